@@ -1,0 +1,92 @@
+"""The value objects that travel: a pair to judge, the request around it, the verdict that comes back."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from PIL import Image
+
+from service.errors import NotFinite
+
+LABELS: Final = ("Yes", "No", "Maybe")
+Source = Literal["page", "api", "probe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What the model is asked: does ``image`` (PIL, RGB) show ``hypothesis``, given ``premise`` if any?"""
+
+    image: Image.Image
+    hypothesis: str
+    premise: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One accepted question. ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds."""
+
+    id: str
+    pair: Pair
+    arrived: float
+    deadline: float
+    source: Source = "api"
+
+    @property
+    def chars(self) -> int:
+        """Characters of text, premise included: all that a log may say about the text."""
+        return len(self.pair.hypothesis) + len(self.pair.premise or "")
+
+
+def new_id(unix_time: float) -> str:
+    """``req_<unix>_<id>``; random, so that two instances writing one log never share an id."""
+    return f"req_{int(unix_time)}_{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one request. ``reason`` is None exactly when the model decided.
+
+    ``retry_after`` and ``duration`` are seconds; ``device`` is where it was computed ("" if it was not).
+    """
+
+    label: str
+    score: float
+    scores: Mapping[str, float] | None
+    reason: str | None = None
+    retry_after: float | None = None
+    duration: float = 0.0
+    device: str = ""
+    request_id: str = ""
+
+    @classmethod
+    def of(
+        cls, scores: Mapping[str, float], *, duration: float, device: str, request_id: str = ""
+    ) -> Verdict:
+        """The model's verdict from probabilities keyed by LABELS. Raises NotFinite."""
+        if not all(math.isfinite(scores[label]) for label in LABELS):
+            raise NotFinite("The model returned scores that are not finite numbers.")
+        label = max(LABELS, key=lambda name: scores[name])
+        ordered = {name: float(scores[name]) for name in LABELS}
+        return cls(label, ordered[label], ordered, duration=duration, device=device, request_id=request_id)
+
+    @classmethod
+    def none(
+        cls,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        duration: float = 0.0,
+        device: str = "",
+        request_id: str = "",
+    ) -> Verdict:
+        """No verdict: Maybe at 0.5 for scripts that read only these two, and the reason for all others."""
+        return cls("Maybe", 0.5, None, reason, retry_after, duration, device, request_id)
+
+    def as_dict(self) -> dict[str, object]:
+        """The contract: exactly label, score, scores and reason."""
+        scores = None if self.scores is None else dict(self.scores)
+        return {"label": self.label, "score": self.score, "scores": scores, "reason": self.reason}
