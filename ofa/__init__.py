@@ -1,0 +1,15 @@
+"""OFA for visual entailment, in plain PyTorch: inference on ModelScope's model folders.
+
+The folder holds the neural network and nothing else: no threads, no HTTP, no settings.
+
+* :mod:`ofa.config`      reads ``config.json`` and ``configuration.json`` and refuses what cannot be honoured
+* :mod:`ofa.tokenizer`   byte-level BPE, with the prompts and the word clean-up of the original
+* :mod:`ofa.image`       a picture to normalised pixels
+* :mod:`ofa.vision`      the ResNet cut after its third stage
+* :mod:`ofa.positions`   buckets of relative positions
+* :mod:`ofa.layers`      attention and transformer layers
+* :mod:`ofa.network`     encoder, decoder and the whole network
+* :mod:`ofa.checkpoint`  strict, weights-only loading
+* :mod:`ofa.scoring`     the probabilities of the allowed answers
+* :mod:`ofa.model`       all of it together: :class:`~ofa.model.EntailmentModel`
+"""

@@ -1,0 +1,123 @@
+"""Strict, weights-only loading of ``model.safetensors`` or ``pytorch_model.bin`` into the network.
+
+The file is untrusted: nothing in it is executed, every key and shape is compared with what the
+configuration asks for, and what is left out is listed here with its reason.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ofa.errors import CheckpointError
+from ofa.network import OFA
+
+#: The file names looked for, in ModelScope's own order of preference.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+#: Keys of a checkpoint that a verdict does not need, as regular expressions.
+IGNORED_KEYS = (
+    r"(encoder|decoder)\.(token|image)_rp_bucket",  # position buckets: recomputed
+    r"(encoder|decoder)\.version",  # fairseq's marker
+    r"decoder\.image_position_idx",  # from here on: what only drawing pictures uses
+    r"decoder\.image_rel_pos_table_list\.\d+\.weight",
+    r"decoder\.embed_image_positions\.weight",
+    r"decoder\.image_pos_ln\.(weight|bias)",
+    r"decoder\.code_layernorm_embedding\.(weight|bias)",
+    r"mlp_head\.(weight|bias)",  # a head for contrastive training
+    r"temp",
+)
+_SHARED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+_COUNTER = "num_batches_tracked"  # BatchNorm's, used in training alone
+
+
+def find_weights(folder: Path) -> Path:
+    """The folder's weight file. Raises :class:`CheckpointError` when there is none."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError("the model folder has neither " + " nor ".join(WEIGHT_FILES))
+
+
+def load_weights(network: OFA, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Fill ``network`` (possibly on the meta device) with the folder's weights, cast to ``dtype``.
+
+    Raises:
+        CheckpointError: a damaged file, or keys or shapes that do not fit.
+    """
+    state = read_state(find_weights(folder))
+    state = {key: value for key, value in state.items() if not is_ignored(key)}
+    _share_embedding(state, network.config.share_decoder_input_output_embed)
+    _compare(state, network)
+    cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    network.load_state_dict(cast, strict=True, assign=True)
+    network.tie_embeddings()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file by its key, memory-mapped where the format allows.
+
+    Raises:
+        CheckpointError: damaged, truncated, or holding anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used with files saved with" not in str(error):
+                raise
+            state = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
+            safetensors.SafetensorError) as error:  # fmt: skip
+        raise CheckpointError(f"{path.name} is damaged, truncated or no weight file") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path.name} must hold a mapping from keys to tensors and nothing else")
+    return state
+
+
+def is_ignored(key: str) -> bool:
+    """Whether a checkpoint's key is one of :data:`IGNORED_KEYS`."""
+    return any(re.fullmatch(pattern, key) for pattern in IGNORED_KEYS)
+
+
+def _share_embedding(state: dict[str, Tensor], with_output: bool) -> None:
+    """Complete the shared embedding's keys from whichever is stored; refuse copies that differ.
+
+    ModelScope ties them before loading, so that of differing copies the last one would win silently.
+    """
+    keys = _SHARED if with_output else _SHARED[:2]
+    stored = [key for key in keys if key in state]
+    if not stored:
+        return  # _compare names the missing keys
+    first = state[stored[0]]
+    for key in stored[1:]:
+        if not torch.equal(state[key], first):
+            raise CheckpointError(f"{key} differs from {stored[0]}, though the configuration shares them")
+    for key in keys:
+        state[key] = first
+
+
+def _compare(state: dict[str, Tensor], network: OFA) -> None:
+    """Refuse missing, unknown and misshapen keys, naming the first few."""
+    wanted = network.state_dict()
+    for key in wanted:
+        if key.endswith(_COUNTER):
+            state.setdefault(key, torch.zeros((), dtype=torch.int64))
+    problems = [f"missing {key}" for key in wanted if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in wanted]
+    for key, value in state.items():
+        if key in wanted and value.shape != wanted[key].shape:
+            problems.append(f"{key} is {tuple(value.shape)}, not {tuple(wanted[key].shape)}")
+        elif key in wanted and value.is_floating_point() != wanted[key].is_floating_point():
+            problems.append(f"{key} is {value.dtype}")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError("the weights do not fit config.json: " + "; ".join(problems[:5]) + more)

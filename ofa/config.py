@@ -1,0 +1,264 @@
+"""A model folder's two configuration files, checked once and frozen.
+
+``config.json`` describes the network (ModelScope's ``OFAConfig``), ``configuration.json`` the task.
+Missing fields take ModelScope's defaults (``modelscope/models/multi_modal/ofa/configuration_ofa.py`` and
+``modelscope/preprocessors/ofa/base.py``, 1.40.2). A value that this code does not implement raises
+:class:`~ofa.errors.UnsupportedConfig` instead of being computed wrongly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from ofa.errors import UnsupportedConfig
+
+#: Blocks in the three stages of each ResNet; ModelScope builds all of them from bottlenecks.
+RESNET_BLOCKS: Mapping[str, tuple[int, int, int]] = {
+    "resnet18": (2, 2, 2),
+    "resnet34": (3, 4, 6),
+    "resnet50": (3, 4, 6),
+    "resnet101": (3, 4, 23),
+    "resnet152": (3, 8, 36),
+}
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
+#: ModelScope builds its bucket table for this many positions whatever the configuration says.
+MAX_BUCKET_POSITIONS = 1024
+
+#: Fields with one supported value, and why any other is refused.
+_ONLY: Mapping[str, tuple[object, str]] = {
+    "use_ofasys": (False, "the ViT models of OFA-Sys have another structure"),
+    "use_image_feature": (True, "a picture is what is judged"),
+    "use_gamma_feature": (False, "layer-scale weights are not implemented"),
+}
+
+#: The answers a visual-entailment model may be trained on, and the label each stands for.
+ANSWER_LABELS: Mapping[str, str] = {
+    "yes": "Yes", "no": "No", "maybe": "Maybe",
+    "entailment": "Yes", "contradiction": "No", "neutral": "Maybe",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """The shape of the network. Field names are ``config.json``'s, defaults are ``OFAConfig``'s."""
+
+    vocab_size: int = 59457
+    d_model: int = 512
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    encoder_attention_heads: int = 8
+    decoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+    decoder_ffn_dim: int = 2048
+    max_position_embeddings: int = 1024
+    activation_function: str = "gelu"
+    scale_embedding: bool = False
+    encoder_normalize_before: bool = True
+    decoder_normalize_before: bool = True
+    normformer: bool = True
+    layernorm_embedding: bool = True
+    patch_layernorm_embedding: bool = True
+    add_type_embedding: bool = True
+    entangle_position_embedding: bool = False
+    disable_entangle: bool = False
+    share_attn_bias: bool = False
+    share_decoder_input_output_embed: bool = True
+    attn_scale_factor: float = 2.0
+    resnet_type: str = "resnet101"
+    token_bucket_size: int = 256
+    image_bucket_size: int = 42
+    interpolate_position: bool = False
+    orig_patch_image_size: int = 224
+    pad_token_id: int = 1
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> NetworkConfig:
+        """Read ``folder/config.json``. Raises :class:`UnsupportedConfig`."""
+        return cls.from_mapping(read_json(folder / "config.json"))
+
+    @classmethod
+    def from_mapping(cls, raw: Mapping[str, Any]) -> NetworkConfig:
+        """Take the known fields of ``raw``; like ModelScope, fields of other purposes are left alone."""
+        for name, (supported, why) in _ONLY.items():
+            if raw.get(name, supported) != supported:
+                raise UnsupportedConfig(f"config.json: {name}", raw[name], why)
+        known = {field.name: _typed(field.name, raw[field.name], type(field.default))
+                 for field in fields(cls) if field.name in raw}  # fmt: skip
+        config = cls(**known)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        if self.resnet_type not in RESNET_BLOCKS:
+            raise UnsupportedConfig("config.json: resnet_type", self.resnet_type,
+                                    "one of " + ", ".join(RESNET_BLOCKS))  # fmt: skip
+        if self.activation_function not in ACTIVATIONS:
+            raise UnsupportedConfig("config.json: activation_function", self.activation_function,
+                                    "one of " + ", ".join(ACTIVATIONS))  # fmt: skip
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1 and field.name != "pad_token_id":
+                raise UnsupportedConfig(f"config.json: {field.name}", value, "a positive number")
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            if self.d_model % getattr(self, name):
+                raise UnsupportedConfig(f"config.json: {name}", getattr(self, name), f"a divisor of d_model {self.d_model}")
+        if self.token_bucket_size < 4:
+            raise UnsupportedConfig("config.json: token_bucket_size", self.token_bucket_size, "at least 4")
+        if self.attn_scale_factor <= 0:
+            raise UnsupportedConfig("config.json: attn_scale_factor", self.attn_scale_factor, "a positive number")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """How pictures and sentences become inputs, and which answers are allowed.
+
+    Attributes:
+        patch_image_size: edge in pixels of the square every picture is resized to.
+        max_src_length: the prompt is cut to this many tokens, and each text to this many words before.
+        prompt_type: ``prev_output`` (the decoder reads the encoder's source again) or ``none``.
+        mean, std: normalisation of the three colour channels.
+        prompt: overrides both of the built-in prompts, or None.
+        answers: the allowed answers in the order of their scores.
+        labels: for each answer, ``Yes``, ``No`` or ``Maybe``.
+    """
+
+    answers: tuple[str, ...]
+    labels: tuple[str, ...]
+    patch_image_size: int = 480
+    max_src_length: int = 256
+    prompt_type: str = "none"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    prompt: str | None = None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TaskConfig:
+        """Read ``folder/configuration.json`` and the answer file it names. Raises :class:`UnsupportedConfig`."""
+        raw = read_json(folder / "configuration.json")
+        model = raw.get("model")
+        if not isinstance(model, Mapping):
+            raise UnsupportedConfig("configuration.json: model", model, "an object with the model's settings")
+        _require("task", raw.get("task"), ("visual-entailment",))
+        _require("model.type", model.get("type"), ("ofa",))
+        _require("model.gen_type", model.get("gen_type", "generation"), ("traverse",))
+        _require("model.language", model.get("language", "en"), ("en",))
+        _require("model.multimodal_type", model.get("multimodal_type", "default"), ("default",))
+        prompt_type = _require("model.prompt_type", model.get("prompt_type", "none"), ("none", "prev_output"))
+        answers = _read_answers(folder, model.get("answer2label"))
+        imagenet = bool(model.get("imagenet_default_mean_and_std", False))
+        return cls(
+            answers=answers,
+            labels=_labels_of(answers),
+            patch_image_size=_positive("patch_image_size", model.get("patch_image_size", 480)),
+            max_src_length=_positive("max_src_length", model.get("max_src_length", 256)),
+            prompt_type=prompt_type,
+            mean=(0.485, 0.456, 0.406) if imagenet else (0.5, 0.5, 0.5),
+            std=(0.229, 0.224, 0.225) if imagenet else (0.5, 0.5, 0.5),
+            prompt=_checked_prompt(model.get("prompt")),
+        )
+
+    @property
+    def prompt_slots(self) -> int | None:
+        """How many texts the configured prompt takes, or None when the built-in prompts are used."""
+        return None if self.prompt is None else _slots(self.prompt)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises :class:`UnsupportedConfig` when the file is missing or is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnsupportedConfig(path.name, "missing", f"the model folder needs a {path.name}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UnsupportedConfig(path.name, "unreadable", "a JSON file") from error
+    if not isinstance(value, dict):
+        raise UnsupportedConfig(path.name, type(value).__name__, "a JSON object")
+    return value
+
+
+def check_together(network: NetworkConfig, task: TaskConfig, base_vocabulary: int, added: int, longest_answer: int) -> None:
+    """Refuse a pair of files that contradict each other, each of which is fine alone.
+
+    Args:
+        base_vocabulary: entries of vocab.json.
+        added: how many code and bin tokens come after them.
+        longest_answer: tokens of the longest answer.
+    """
+    if network.vocab_size != base_vocabulary + added:
+        raise UnsupportedConfig("config.json: vocab_size", network.vocab_size,
+                                f"vocab.json's {base_vocabulary} entries and {added} code and bin tokens make "
+                                f"{base_vocabulary + added}")  # fmt: skip
+    grid = image_grid(task.patch_image_size)
+    if grid > network.image_bucket_size:
+        raise UnsupportedConfig("configuration.json: model.patch_image_size", task.patch_image_size,
+                                f"its {grid}×{grid} image tokens exceed image_bucket_size {network.image_bucket_size}")  # fmt: skip
+    longest = task.max_src_length + 2 + longest_answer
+    room = min(network.max_position_embeddings + 2, MAX_BUCKET_POSITIONS)
+    if longest > room:
+        raise UnsupportedConfig("configuration.json: model.max_src_length", task.max_src_length,
+                                f"at most {room - 2 - longest_answer}, for the network has {room} positions")  # fmt: skip
+
+
+def image_grid(patch_image_size: int) -> int:
+    """Image tokens along one edge: the ResNet halves the picture four times, rounding up."""
+    size = patch_image_size
+    for _ in range(4):
+        size = (size + 1) // 2
+    return size
+
+
+def _typed(name: str, value: object, wanted: type) -> object:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise UnsupportedConfig(f"config.json: {name}", value, f"a value of type {wanted.__name__}")
+    return value
+
+
+def _require(field: str, value: object, allowed: tuple[str, ...]) -> str:
+    if value not in allowed or not isinstance(value, str):
+        raise UnsupportedConfig(f"configuration.json: {field}", value, "only " + " or ".join(allowed))
+    return value
+
+
+def _positive(field: str, value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise UnsupportedConfig(f"configuration.json: model.{field}", value, "a positive whole number")
+    return value
+
+
+def _read_answers(folder: Path, name: object) -> tuple[str, ...]:
+    """The answers in their file's order, which is the order of the scores."""
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise UnsupportedConfig("configuration.json: model.answer2label", name, "the name of a file in the model folder")
+    return tuple(read_json(folder / name))
+
+
+def _labels_of(answers: tuple[str, ...]) -> tuple[str, ...]:
+    labels = tuple(ANSWER_LABELS.get(answer.strip().lower(), "") for answer in answers)
+    if sorted(labels) != ["Maybe", "No", "Yes"]:
+        raise UnsupportedConfig("configuration.json: model.answer2label", list(answers),
+                                "three answers that mean yes, no and maybe")  # fmt: skip
+    return labels
+
+
+def _checked_prompt(prompt: object) -> str | None:
+    if prompt is None:
+        return None
+    if not isinstance(prompt, str) or _slots(prompt) not in (1, 2):
+        raise UnsupportedConfig("configuration.json: model.prompt", prompt, "a text with one or two {} slots")
+    return prompt
+
+
+def _slots(prompt: str) -> int:
+    """Count plain ``{}`` slots; 0 when the text has any other kind of slot, which `format` might misuse."""
+    try:
+        slots = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(prompt) if name is not None]
+    except ValueError:
+        return 0
+    return len(slots) if all(slot == ("", "", None) for slot in slots) else 0

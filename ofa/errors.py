@@ -1,0 +1,42 @@
+"""What can go wrong between a model folder, a picture, a sentence and a verdict.
+
+::
+
+    OFAError (ValueError)
+    ├── UnsupportedConfig   a field of the model's configuration that this code cannot honour
+    ├── CheckpointError     the weights do not fit the configuration, or the file is damaged
+    ├── ImageError          a file that is no readable picture
+    └── TextError           a text that cannot be judged
+"""
+
+from __future__ import annotations
+
+
+class OFAError(ValueError):
+    """Base of every error this package raises itself."""
+
+
+class UnsupportedConfig(OFAError):
+    """A configuration field with a value that would be computed wrongly, so it is refused.
+
+    Attributes:
+        field: name of the field, with the file it stands in.
+        value: what the file says.
+    """
+
+    def __init__(self, field: str, value: object, wanted: str) -> None:
+        super().__init__(f"{field} = {value!r} is not supported: {wanted}")
+        self.field = field
+        self.value = value
+
+
+class CheckpointError(OFAError):
+    """The weight file is damaged, or its keys or shapes differ from what the configuration asks for."""
+
+
+class ImageError(OFAError):
+    """The file is not a picture that can be read."""
+
+
+class TextError(OFAError):
+    """The text cannot be judged (a premise the prompt has no slot for, lone surrogates, ...)."""

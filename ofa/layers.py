@@ -1,0 +1,146 @@
+"""Attention with an additive bias, and the transformer layers of OFA.
+
+OFA (Wang et al. 2022, https://arxiv.org/abs/2202.03052) adds to a pre-norm transformer NormFormer's extra
+norms and per-head scales (Shleifer et al. 2021, https://arxiv.org/abs/2110.09456). Attribute names are
+the checkpoint's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ofa.config import NetworkConfig
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose logits get a bias and whose heads are scaled by ``c_attn``.
+
+    The logits are scaled by (head width · attn_scale_factor)^-½: content and position each contribute
+    a term, hence the factor 2 in the released models.
+    """
+
+    def __init__(self, width: int, heads: int, scale_factor: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width / heads * scale_factor) ** -0.5
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.c_attn = nn.Parameter(torch.ones(heads))
+
+    def forward(self, queries: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        """Attend from ``queries`` to ``context``.
+
+        Args:
+            queries: (batch, length, width).
+            context: (batch, context, width); the queries themselves in self-attention.
+            bias: added to the logits, broadcastable to (batch, heads, length, context).
+
+        Returns:
+            (batch, length, width)
+        """
+        q, k, v = (_split(x, self.heads) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context)))
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        attended = attended * self.c_attn[:, None, None]  # (batch, heads, length, head width)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Mixin of both layers' second half; the checkpoint keeps its parts directly in the layer."""
+
+    fc1: nn.Linear
+    fc2: nn.Linear
+    ffn_layer_norm: nn.LayerNorm | None
+
+    def __init__(self, width: int, inner: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.activation = _ACTIVATIONS[config.activation_function]
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+        self.ffn_layer_norm = nn.LayerNorm(inner) if config.normformer else None
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(batch, length, width) → the same."""
+        return self.fc2(_norm(self.ffn_layer_norm, self.activation(self.fc1(x))))
+
+
+class EncoderLayer(FeedForward):
+    """Self-attention and feed-forward, each around a residual."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        width = config.d_model
+        super().__init__(width, config.encoder_ffn_dim, config)
+        self.pre_norm = config.encoder_normalize_before
+        self.self_attn = Attention(width, config.encoder_attention_heads, config.attn_scale_factor)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn_mid_layer_norm = nn.LayerNorm(width) if config.normformer else None
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """``x``: (batch, length, width); ``bias``: broadcastable to (batch, heads, length, length)."""
+        normed = _norm(self.self_attn_layer_norm if self.pre_norm else None, x)
+        x = x + _norm(self.self_attn_mid_layer_norm, self.self_attn(normed, normed, bias))
+        x = _norm(None if self.pre_norm else self.self_attn_layer_norm, x)
+        x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
+        return _norm(None if self.pre_norm else self.final_layer_norm, x)
+
+
+class DecoderLayer(FeedForward):
+    """Causal self-attention, attention to the encoder's states, feed-forward."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        width, heads, factor = config.d_model, config.decoder_attention_heads, config.attn_scale_factor
+        super().__init__(width, config.decoder_ffn_dim, config)
+        self.pre_norm = config.decoder_normalize_before
+        self.self_attn = Attention(width, heads, factor)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn_mid_layer_norm = nn.LayerNorm(width) if config.normformer else None
+        self.cross_attn = Attention(width, heads, factor)
+        self.cross_attn_layer_norm = nn.LayerNorm(width)
+        self.cross_attn_mid_layer_norm = nn.LayerNorm(width) if config.normformer else None
+
+    def forward(self, x: Tensor, states: Tensor, self_bias: Tensor, cross_bias: Tensor) -> Tensor:
+        """Decode one layer.
+
+        Args:
+            x: (batch, length, width).
+            states: the encoder's, (batch, source, width).
+            self_bias: broadcastable to (batch, heads, length, length), -inf above the diagonal.
+            cross_bias: broadcastable to (batch, heads, length, source).
+        """
+        normed = _norm(self.self_attn_layer_norm if self.pre_norm else None, x)
+        x = x + _norm(self.self_attn_mid_layer_norm, self.self_attn(normed, normed, self_bias))
+        x = _norm(None if self.pre_norm else self.self_attn_layer_norm, x)
+        normed = _norm(self.cross_attn_layer_norm if self.pre_norm else None, x)
+        x = x + _norm(self.cross_attn_mid_layer_norm, self.cross_attn(normed, states, cross_bias))
+        x = _norm(None if self.pre_norm else self.cross_attn_layer_norm, x)
+        x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
+        return _norm(None if self.pre_norm else self.final_layer_norm, x)
+
+
+def position_logits(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
+    """Scaled q·k of position embeddings: (length, width) × (context, width) → (heads, length, context)."""
+    q, k = (_split(x[None], heads)[0] for x in (queries, keys))
+    return (q * scale) @ k.transpose(-1, -2)
+
+
+def _norm(norm: nn.Module | None, x: Tensor) -> Tensor:
+    result: Tensor = x if norm is None else norm(x)
+    return result
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(batch, length, width) → (batch, heads, length, width/heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,254 @@
+"""Encoder, decoder and the whole OFA network. Attribute names are the checkpoint's keys.
+
+The attention bias (absolute q·k of position embeddings plus relative tables) depends on the grid and the
+text's length alone, never on content. Both halves therefore take it as an optional argument: who runs
+many requests computes it once (:mod:`ofa.model`), who trains leaves it out and gets its gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ofa.config import RESNET_BLOCKS, NetworkConfig
+from ofa.layers import DecoderLayer, EncoderLayer, position_logits
+from ofa.positions import image_bucket_count, image_buckets, image_position_ids, token_buckets
+from ofa.vision import WIDTH, CancelPoint, ResNet
+
+#: A bias per layer, each broadcastable to (batch, heads, queries, keys); shared layers share the tensor.
+LayerBias = list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOutput:
+    """What the decoder needs of the encoder.
+
+    Attributes:
+        states: (batch, source, width), image tokens first.
+        positions: normalised position embeddings, (source, width).
+        padding: (batch, source) bool, True where there is no token, or None when nothing is padded.
+    """
+
+    states: Tensor
+    positions: Tensor
+    padding: Tensor | None
+
+
+class Encoder(nn.Module):
+    """Picture and text to one sequence of states: grid² image tokens, then the text's."""
+
+    def __init__(self, config: NetworkConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        width, heads = config.d_model, config.encoder_attention_heads
+        self.config = config
+        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
+        self.position_scale = (width / heads * config.attn_scale_factor) ** -0.5
+        self.embed_tokens = embed_tokens
+        self.embed_images = ResNet(RESNET_BLOCKS[config.resnet_type])
+        self.image_proj = nn.Linear(WIDTH, width)
+        self.type_embedding = nn.Embedding(2, width) if config.add_type_embedding else None
+        self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else None
+        self.patch_layernorm_embedding = nn.LayerNorm(width) if config.patch_layernorm_embedding else None
+        self.embed_positions = nn.Embedding(config.max_position_embeddings + 2, width)
+        self.embed_image_positions = nn.Embedding(config.image_bucket_size**2 + 1, width)
+        self.pos_ln = nn.LayerNorm(width)
+        self.image_pos_ln = nn.LayerNorm(width)
+        self.pos_q_linear = nn.Linear(width, width)
+        self.pos_k_linear = nn.Linear(width, width)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(width) if config.encoder_normalize_before else None
+        tables = 1 if config.share_attn_bias else config.encoder_layers
+        self.token_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding(2 * config.token_bucket_size - 1, heads) for _ in range(tables)
+        )
+        self.image_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding(image_bucket_count(config.image_bucket_size), heads) for _ in range(tables)
+        )
+
+    def forward(
+        self, tokens: Tensor, features: Tensor, padding: Tensor | None = None,
+        bias: LayerBias | None = None, cancel_point: CancelPoint | None = None,
+    ) -> EncoderOutput:  # fmt: skip
+        """Encode texts beside the image features of :meth:`see`.
+
+        Args:
+            tokens: (batch, length) ids.
+            features: (batch, grid², 1024).
+            padding: (batch, length) bool, True at padded tokens; None when there are none.
+            bias: :meth:`attention_bias` for this grid and length, computed here when None.
+        """
+        grid = round(features.shape[1] ** 0.5)
+        if bias is None:
+            bias = self.attention_bias(grid, tokens.shape[1])
+        x = self._embed(tokens, features, grid)
+        if padding is not None:
+            padding = functional.pad(padding, (features.shape[1], 0))  # image tokens are never padded
+            x = x.masked_fill(padding[:, :, None], 0.0)
+            bias = _mask_keys(bias, padding)
+        for layer, layer_bias in zip(self.layers, bias, strict=True):
+            if cancel_point is not None:
+                cancel_point()
+            x = layer(x, layer_bias)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return EncoderOutput(x, self.positions(grid, tokens.shape[1]).to(x.dtype), padding)
+
+    def see(self, pixels: Tensor, cancel_point: CancelPoint | None = None) -> Tensor:
+        """Image features, the same for every sentence: (batch, 3, size, size) → (batch, grid², 1024)."""
+        features: Tensor = self.embed_images(pixels, cancel_point)
+        return features.flatten(2).transpose(1, 2)
+
+    def positions(self, grid: int, length: int) -> Tensor:
+        """Normalised position embeddings of image and text: (grid² + length, width), fp32."""
+        image = _norm32(self.image_pos_ln, self._image_positions(grid))
+        text = _norm32(self.pos_ln, self.embed_positions.weight[:length].float())
+        return torch.cat([image, text])
+
+    def attention_bias(self, grid: int, length: int) -> LayerBias:
+        """The bias of each layer, (1, heads, grid² + length, grid² + length), fp32.
+
+        The bias for a shorter text is the leading slice of the one for a longer text.
+        """
+        positions = self.positions(grid, length)
+        absolute = position_logits(_linear32(self.pos_q_linear, positions), _linear32(self.pos_k_linear, positions),
+                                   self.config.encoder_attention_heads, self.position_scale)  # fmt: skip
+        device = absolute.device
+        image = image_buckets(self.config.image_bucket_size, grid).to(device)
+        text = token_buckets(self.config.token_bucket_size, length).to(device)
+        biases = []
+        for token_table, image_table in zip(self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True):
+            # Tables give (queries, keys, heads); padding places each block on the diagonal.
+            image_block = functional.embedding(image, image_table.weight.float()).permute(2, 0, 1)
+            text_block = functional.embedding(text, token_table.weight.float()).permute(2, 0, 1)
+            relative = functional.pad(image_block, (0, length, 0, length)) + functional.pad(
+                text_block, (grid * grid, 0, grid * grid, 0)
+            )
+            biases.append((absolute + relative)[None])
+        return biases * len(self.layers) if self.config.share_attn_bias else biases
+
+    def _embed(self, tokens: Tensor, features: Tensor, grid: int) -> Tensor:
+        """(batch, grid² + length, width): projected, typed and normalised, image first."""
+        text = self.embed_scale * self.embed_tokens(tokens)
+        image = self.embed_scale * self.image_proj(features)
+        if self.config.entangle_position_embedding:
+            text = text + self.embed_positions.weight[: tokens.shape[1]]
+            image = image + self._image_positions(grid).to(image.dtype)
+        if self.type_embedding is not None:
+            text = text + self.type_embedding.weight[0]
+            image = image + self.type_embedding.weight[1]
+        if self.layernorm_embedding is not None:
+            text = self.layernorm_embedding(text)
+        if self.patch_layernorm_embedding is not None:
+            image = self.patch_layernorm_embedding(image)
+        return torch.cat([image, text], dim=1)
+
+    def _image_positions(self, grid: int) -> Tensor:
+        """Raw position embeddings of the image tokens: (grid², width), fp32."""
+        table = self.embed_image_positions.weight.float()
+        trained = self.config.orig_patch_image_size // 16
+        if not (self.config.interpolate_position and grid > trained):
+            return functional.embedding(image_position_ids(self.config.image_bucket_size, grid).to(table.device), table)
+        # Positions of the size it was trained on, stretched over the larger grid.
+        ids = image_position_ids(self.config.image_bucket_size, trained).to(table.device)
+        square = functional.embedding(ids, table).T.reshape(1, -1, trained, trained)
+        stretched = functional.interpolate(square, size=(grid, grid), mode="bilinear")
+        return stretched[0].flatten(1).T
+
+
+class Decoder(nn.Module):
+    """Reads a prompt beside the encoder's states; only the text half of OFA's decoder is kept."""
+
+    def __init__(self, config: NetworkConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        width, heads = config.d_model, config.decoder_attention_heads
+        self.config = config
+        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
+        self.position_scale = (width / heads * config.attn_scale_factor) ** -0.5
+        self.embed_tokens = embed_tokens
+        self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else None
+        self.embed_positions = nn.Embedding(config.max_position_embeddings + 2, width)
+        self.pos_ln = nn.LayerNorm(width)
+        self.self_pos_q_linear = nn.Linear(width, width)
+        self.self_pos_k_linear = nn.Linear(width, width)
+        self.cross_pos_q_linear = nn.Linear(width, width)
+        self.cross_pos_k_linear = nn.Linear(width, width)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layer_norm = nn.LayerNorm(width) if config.decoder_normalize_before else None
+        tables = 1 if config.share_attn_bias else config.decoder_layers
+        self.token_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding(2 * config.token_bucket_size - 1, heads) for _ in range(tables)
+        )
+        self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
+
+    def forward(
+        self, tokens: Tensor, source: EncoderOutput, cancel_point: CancelPoint | None = None
+    ) -> Tensor:
+        """States after the last norm, before the vocabulary: (batch, length) → (batch, length, width)."""
+        length = tokens.shape[1]
+        self_bias, cross_bias = self._biases(length, source)
+        x = self.embed_scale * self.embed_tokens(tokens)
+        if self.config.entangle_position_embedding and not self.config.disable_entangle:
+            x = x + self.embed_positions.weight[:length]
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        for layer, layer_bias in zip(self.layers, self_bias, strict=True):
+            if cancel_point is not None:
+                cancel_point()
+            x = layer(x, source.states, layer_bias, cross_bias)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return x
+
+    def _biases(self, length: int, source: EncoderOutput) -> tuple[LayerBias, Tensor]:
+        """The causal bias of each layer, (1, heads, length, length), and the cross bias all of them share."""
+        heads, scale, dtype = self.config.decoder_attention_heads, self.position_scale, source.states.dtype
+        positions = _norm32(self.pos_ln, self.embed_positions.weight[:length].float())
+        absolute = position_logits(_linear32(self.self_pos_q_linear, positions),
+                                   _linear32(self.self_pos_k_linear, positions), heads, scale)  # fmt: skip
+        buckets = token_buckets(self.config.token_bucket_size, length).to(absolute.device)
+        future = torch.full((length, length), float("-inf"), device=absolute.device).triu(1)
+        biases = [
+            (absolute + functional.embedding(buckets, table.weight.float()).permute(2, 0, 1) + future)[None].to(dtype)
+            for table in self.token_rel_pos_table_list
+        ]
+        cross = position_logits(_linear32(self.cross_pos_q_linear, positions),
+                                _linear32(self.cross_pos_k_linear, source.positions.float()), heads, scale)  # fmt: skip
+        cross_bias = cross[None].to(dtype)
+        if source.padding is not None:
+            cross_bias = _mask_keys([cross_bias], source.padding)[0]
+        return (biases * len(self.layers) if self.config.share_attn_bias else biases), cross_bias
+
+
+class OFA(nn.Module):
+    """The network: an encoder and a decoder that share the token embedding."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        self.encoder = Encoder(config, shared)
+        self.decoder = Decoder(config, shared)
+        self.tie_embeddings()
+
+    def tie_embeddings(self) -> None:
+        """Make the three uses of the token embedding one tensor (again), where the configuration shares them."""
+        self.decoder.embed_tokens.weight = self.encoder.embed_tokens.weight
+        if self.config.share_decoder_input_output_embed:
+            self.decoder.output_projection.weight = self.encoder.embed_tokens.weight
+
+
+def _mask_keys(bias: LayerBias, padding: Tensor) -> LayerBias:
+    """Forbid padded keys: (1, heads, queries, keys) and (batch, keys) → (batch, heads, queries, keys)."""
+    return [one.masked_fill(padding[:, None, None, :], torch.finfo(one.dtype).min) for one in bias]
+
+
+def _linear32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Position arithmetic stays in fp32: it is done once, and bf16 would cost it three digits."""
+    return functional.linear(x, layer.weight.float(), layer.bias.float())
+
+
+def _norm32(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return functional.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)

@@ -1,0 +1,75 @@
+"""The probabilities of the allowed answers: ModelScope's ``traverse`` scoring.
+
+The vocabulary is masked to what an answer may continue with, log-softmaxed, summed over each answer's
+tokens and softmaxed over the answers (``OfaForAllTasks._traverse_inference``). When the answers part at
+their first token and the rest is forced, every later term is log 1: one decoder pass over the prompt and
+as many vocabulary rows as there are answers give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ofa.network import Decoder, EncoderOutput
+from ofa.vision import CancelPoint
+
+
+class AnswerScorer:
+    """Scores a fixed set of answers after a prompt.
+
+    Args:
+        answers: token ids of each answer, without start and end tokens.
+        eos: id of the end token, which ends every answer.
+
+    Attributes:
+        single_pass: whether one decoder pass over the prompt suffices.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[int]], eos: int) -> None:
+        self.answers = [[*answer, eos] for answer in answers]
+        firsts = [answer[0] for answer in self.answers]
+        self.single_pass = len(set(firsts)) == len(firsts)
+
+    def log_scores(
+        self, decoder: Decoder, source: EncoderOutput, prompt: Tensor, cancel_point: CancelPoint | None = None
+    ) -> Tensor:
+        """Unnormalised log-probability of each answer: (batch, answers), fp32.
+
+        Args:
+            prompt: what the decoder has read, (batch, length).
+        """
+        if self.single_pass:
+            last = decoder(prompt, source, cancel_point)[:, -1]
+            return torch.log_softmax(_logits(decoder, last, [answer[0] for answer in self.answers]), dim=-1)
+        scores = [self._traverse(decoder, source, prompt, answer, cancel_point) for answer in self.answers]
+        return torch.stack(scores, dim=-1)
+
+    def _traverse(
+        self, decoder: Decoder, source: EncoderOutput, prompt: Tensor, answer: list[int],
+        cancel_point: CancelPoint | None,
+    ) -> Tensor:  # fmt: skip
+        """Sum of the log-probabilities of one answer's tokens, each among its allowed siblings: (batch,)."""
+        forced = torch.tensor(answer[:-1], device=prompt.device).expand(prompt.shape[0], -1)
+        states = decoder(torch.cat([prompt, forced], dim=1), source, cancel_point)
+        total = torch.zeros(prompt.shape[0], device=prompt.device)
+        for step, token in enumerate(answer):
+            allowed = self._allowed(answer[:step])
+            if len(allowed) > 1:
+                logits = _logits(decoder, states[:, prompt.shape[1] - 1 + step], allowed)
+                total = total + torch.log_softmax(logits, dim=-1)[:, allowed.index(token)]
+        return total
+
+    def _allowed(self, prefix: list[int]) -> list[int]:
+        """Tokens that may follow ``prefix`` in some answer, each once."""
+        following = [answer[len(prefix)] for answer in self.answers
+                     if len(answer) > len(prefix) and answer[: len(prefix)] == prefix]  # fmt: skip
+        return sorted(set(following))
+
+
+def _logits(decoder: Decoder, states: Tensor, tokens: list[int]) -> Tensor:
+    """Logits of a few vocabulary rows, in fp32: (batch, width) → (batch, tokens)."""
+    rows = decoder.output_projection.weight[tokens]
+    return states.float() @ rows.float().T

@@ -1,0 +1,103 @@
+"""Text to token ids, as ModelScope's ``OFATokenizer`` and its preprocessor make them.
+
+Byte-level BPE without a leading space (GPT-2, BART). After the base vocabulary ModelScope adds 8192
+``<code_i>`` and 1000 ``<bin_i>`` tokens; they own embedding rows but no text may spell them: what reads
+``</s>``, ``<mask>`` or ``<code_5>`` in a user's sentence is text here, never control.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tokenizers import Tokenizer as BPETokenizer
+from tokenizers import models, pre_tokenizers
+
+from ofa.config import TaskConfig
+from ofa.errors import TextError, UnsupportedConfig
+
+CODE_TOKENS = 8192
+BIN_TOKENS = 1000
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+HYPOTHESIS_PROMPT = ' does the image describe " {} "?'
+PREMISE_PROMPT = ' can image and text1 " {} " imply text2 " {} "?'
+
+
+class Tokenizer:
+    """Byte-level BPE over a model folder's ``vocab.json`` and ``merges.txt``.
+
+    Attributes:
+        base_size: entries of ``vocab.json``; the code and bin tokens follow.
+        bos, pad, eos: ids of ``<s>``, ``<pad>``, ``</s>``.
+    """
+
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
+        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+        if missing:
+            raise UnsupportedConfig("vocab.json", "incomplete", "it needs the tokens " + " ".join(missing))
+        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise UnsupportedConfig("vocab.json", "gaps", "ids must run from 0 without gaps")
+        try:
+            bpe = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>")
+        except Exception as error:  # the library raises bare Exception for merges outside the vocabulary
+            raise UnsupportedConfig("merges.txt", "inconsistent", "its merges must be in vocab.json") from error
+        self._bpe = BPETokenizer(bpe)
+        # No special token is registered on purpose: the library would then cut them out of users' texts.
+        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        self.base_size = len(vocabulary)
+        self.added = CODE_TOKENS + BIN_TOKENS
+        self.bos, self.pad, self.eos = (vocabulary[token] for token in ("<s>", "<pad>", "</s>"))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Read ``vocab.json`` and ``merges.txt``. Raises :class:`UnsupportedConfig`."""
+        try:
+            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError as error:
+            name = Path(str(error.filename)).name
+            raise UnsupportedConfig(name, "missing", f"the model folder needs a {name}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UnsupportedConfig("vocab.json or merges.txt", "unreadable", "UTF-8 files, the first one JSON") from error
+        if not isinstance(vocabulary, dict) or not all(type(token) is int for token in vocabulary.values()):
+            raise UnsupportedConfig("vocab.json", type(vocabulary).__name__, "an object from tokens to ids")
+        # Like the original, the first line (a version) and what follows the last newline are no merges.
+        pairs = [tuple(line.split()) for line in lines[1:-1]]
+        if any(len(pair) != 2 for pair in pairs):
+            raise UnsupportedConfig("merges.txt", "malformed", "two tokens on each line after the first")
+        return cls(vocabulary, [(pair[0], pair[1]) for pair in pairs])
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, without ``<s>`` and ``</s>``. Raises :class:`TextError` on lone surrogates."""
+        try:
+            return list(self._bpe.encode(text, add_special_tokens=False).ids)
+        except UnicodeEncodeError as error:
+            raise TextError("the text holds half a surrogate pair, which is no character") from error
+
+
+def build_source(tokenizer: Tokenizer, task: TaskConfig, hypothesis: str, premise: str | None) -> list[int]:
+    """The encoder's token ids ``<s> prompt </s>`` for a hypothesis and an optional premise.
+
+    Raises:
+        TextError: when the configured prompt has no slot for a premise, or needs one.
+    """
+    words = clean_caption(hypothesis, task.max_src_length)
+    slots = task.prompt_slots
+    if premise is None:
+        if slots == 2:
+            raise TextError("this model's prompt compares two texts: give a premise as well")
+        text = (task.prompt or HYPOTHESIS_PROMPT).format(words)
+    else:
+        if slots == 1:  # ModelScope would fill the one slot with the premise and drop the hypothesis
+            raise TextError("this model's prompt has no place for a premise: leave it out")
+        text = (task.prompt or PREMISE_PROMPT).format(clean_caption(premise, task.max_src_length), words)
+    return [tokenizer.bos, *tokenizer.encode(text)[: task.max_src_length], tokenizer.eos]
+
+
+def clean_caption(text: str, max_words: int) -> str:
+    """Lower-case, trim and cut a text by words, step by step as ModelScope's ``pre_caption`` does."""
+    text = text.lower().lstrip(",.!?*#:;~").replace("-", " ").replace("/", " ").replace("<person>", "person")
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    words = text.split(" ")
+    return " ".join(words[:max_words]) if len(words) > max_words else text
