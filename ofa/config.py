@@ -38,9 +38,13 @@ _ONLY: Mapping[str, tuple[object, str]] = {
 
 #: The answers a visual-entailment model may be trained on, and the label each stands for.
 ANSWER_LABELS: Mapping[str, str] = {
-    "yes": "Yes", "no": "No", "maybe": "Maybe",
-    "entailment": "Yes", "contradiction": "No", "neutral": "Maybe",
-}  # fmt: skip
+    "yes": "Yes",
+    "no": "No",
+    "maybe": "Maybe",
+    "entailment": "Yes",
+    "contradiction": "No",
+    "neutral": "Maybe",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +91,40 @@ class NetworkConfig:
         for name, (supported, why) in _ONLY.items():
             if raw.get(name, supported) != supported:
                 raise UnsupportedConfig(f"config.json: {name}", raw[name], why)
-        known = {field.name: _typed(field.name, raw[field.name], type(field.default))
-                 for field in fields(cls) if field.name in raw}  # fmt: skip
+        known: dict[str, Any] = {
+            field.name: _typed(field.name, raw[field.name], type(field.default))
+            for field in fields(cls)
+            if field.name in raw
+        }
         config = cls(**known)
         config._check()
         return config
 
     def _check(self) -> None:
         if self.resnet_type not in RESNET_BLOCKS:
-            raise UnsupportedConfig("config.json: resnet_type", self.resnet_type,
-                                    "one of " + ", ".join(RESNET_BLOCKS))  # fmt: skip
+            raise UnsupportedConfig(
+                "config.json: resnet_type", self.resnet_type, "one of " + ", ".join(RESNET_BLOCKS)
+            )
         if self.activation_function not in ACTIVATIONS:
-            raise UnsupportedConfig("config.json: activation_function", self.activation_function,
-                                    "one of " + ", ".join(ACTIVATIONS))  # fmt: skip
+            raise UnsupportedConfig(
+                "config.json: activation_function",
+                self.activation_function,
+                "one of " + ", ".join(ACTIVATIONS),
+            )
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1 and field.name != "pad_token_id":
+            if type(value) is int and value < 1 and field.name != "pad_token_id":
                 raise UnsupportedConfig(f"config.json: {field.name}", value, "a positive number")
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
-            if self.d_model % getattr(self, name):
-                raise UnsupportedConfig(f"config.json: {name}", getattr(self, name), f"a divisor of d_model {self.d_model}")
+            heads = getattr(self, name)
+            if self.d_model % heads:
+                raise UnsupportedConfig(f"config.json: {name}", heads, f"a divisor of d_model {self.d_model}")
         if self.token_bucket_size < 4:
             raise UnsupportedConfig("config.json: token_bucket_size", self.token_bucket_size, "at least 4")
         if self.attn_scale_factor <= 0:
-            raise UnsupportedConfig("config.json: attn_scale_factor", self.attn_scale_factor, "a positive number")
+            raise UnsupportedConfig(
+                "config.json: attn_scale_factor", self.attn_scale_factor, "a positive number"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +152,7 @@ class TaskConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> TaskConfig:
-        """Read ``folder/configuration.json`` and the answer file it names. Raises :class:`UnsupportedConfig`."""
+        """Read ``configuration.json`` and the answer file it names. Raises :class:`UnsupportedConfig`."""
         raw = read_json(folder / "configuration.json")
         model = raw.get("model")
         if not isinstance(model, Mapping):
@@ -181,7 +195,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_together(network: NetworkConfig, task: TaskConfig, base_vocabulary: int, added: int, longest_answer: int) -> None:
+def check_together(
+    network: NetworkConfig, task: TaskConfig, base_vocabulary: int, added: int, longest_answer: int
+) -> None:
     """Refuse a pair of files that contradict each other, each of which is fine alone.
 
     Args:
@@ -190,18 +206,27 @@ def check_together(network: NetworkConfig, task: TaskConfig, base_vocabulary: in
         longest_answer: tokens of the longest answer.
     """
     if network.vocab_size != base_vocabulary + added:
-        raise UnsupportedConfig("config.json: vocab_size", network.vocab_size,
-                                f"vocab.json's {base_vocabulary} entries and {added} code and bin tokens make "
-                                f"{base_vocabulary + added}")  # fmt: skip
+        raise UnsupportedConfig(
+            "config.json: vocab_size",
+            network.vocab_size,
+            f"vocab.json's {base_vocabulary} entries and {added} code and bin tokens make "
+            f"{base_vocabulary + added}",
+        )
     grid = image_grid(task.patch_image_size)
     if grid > network.image_bucket_size:
-        raise UnsupportedConfig("configuration.json: model.patch_image_size", task.patch_image_size,
-                                f"its {grid}×{grid} image tokens exceed image_bucket_size {network.image_bucket_size}")  # fmt: skip
+        raise UnsupportedConfig(
+            "configuration.json: model.patch_image_size",
+            task.patch_image_size,
+            f"its {grid}×{grid} image tokens exceed image_bucket_size {network.image_bucket_size}",
+        )
     longest = task.max_src_length + 2 + longest_answer
     room = min(network.max_position_embeddings + 2, MAX_BUCKET_POSITIONS)
     if longest > room:
-        raise UnsupportedConfig("configuration.json: model.max_src_length", task.max_src_length,
-                                f"at most {room - 2 - longest_answer}, for the network has {room} positions")  # fmt: skip
+        raise UnsupportedConfig(
+            "configuration.json: model.max_src_length",
+            task.max_src_length,
+            f"at most {room - 2 - longest_answer}, for the network has {room} positions",
+        )
 
 
 def image_grid(patch_image_size: int) -> int:
@@ -235,15 +260,20 @@ def _positive(field: str, value: object) -> int:
 def _read_answers(folder: Path, name: object) -> tuple[str, ...]:
     """The answers in their file's order, which is the order of the scores."""
     if not isinstance(name, str) or not name or Path(name).name != name:
-        raise UnsupportedConfig("configuration.json: model.answer2label", name, "the name of a file in the model folder")
+        raise UnsupportedConfig(
+            "configuration.json: model.answer2label", name, "the name of a file in the model folder"
+        )
     return tuple(read_json(folder / name))
 
 
 def _labels_of(answers: tuple[str, ...]) -> tuple[str, ...]:
     labels = tuple(ANSWER_LABELS.get(answer.strip().lower(), "") for answer in answers)
     if sorted(labels) != ["Maybe", "No", "Yes"]:
-        raise UnsupportedConfig("configuration.json: model.answer2label", list(answers),
-                                "three answers that mean yes, no and maybe")  # fmt: skip
+        raise UnsupportedConfig(
+            "configuration.json: model.answer2label",
+            list(answers),
+            "three answers that mean yes, no and maybe",
+        )
     return labels
 
 
@@ -258,7 +288,11 @@ def _checked_prompt(prompt: object) -> str | None:
 def _slots(prompt: str) -> int:
     """Count plain ``{}`` slots; 0 when the text has any other kind of slot, which `format` might misuse."""
     try:
-        slots = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(prompt) if name is not None]
+        slots = [
+            (name, spec, conversion)
+            for _, name, spec, conversion in Formatter().parse(prompt)
+            if name is not None
+        ]
     except ValueError:
         return 0
     return len(slots) if all(slot == ("", "", None) for slot in slots) else 0

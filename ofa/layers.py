@@ -51,10 +51,13 @@ class Attention(nn.Module):
         Returns:
             (batch, length, width)
         """
-        q, k, v = (_split(x, self.heads) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context)))
+        q, k, v = (
+            _split(x, self.heads) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
+        )
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
         attended = attended * self.c_attn[:, None, None]  # (batch, heads, length, head width)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return mixed
 
 
 class FeedForward(nn.Module):
@@ -74,7 +77,9 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) → the same."""
-        return self.fc2(_norm(self.ffn_layer_norm, self.activation(self.fc1(x))))
+        inner = _norm(self.ffn_layer_norm, self.activation(self.fc1(x)))
+        outer: Tensor = self.fc2(inner)
+        return outer
 
 
 class EncoderLayer(FeedForward):
@@ -143,4 +148,4 @@ def _norm(norm: nn.Module | None, x: Tensor) -> Tensor:
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """(batch, length, width) → (batch, heads, length, width/heads)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)

@@ -47,7 +47,9 @@ class EntailmentModel:
         self._bias: LayerBias = []
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> EntailmentModel:
+    def load(
+        cls, folder: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> EntailmentModel:
         """Load a ModelScope model folder.
 
         Raises:
@@ -58,7 +60,9 @@ class EntailmentModel:
         config, task = NetworkConfig.from_folder(folder), TaskConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder)
         if config.pad_token_id != tokenizer.pad:
-            raise UnsupportedConfig("config.json: pad_token_id", config.pad_token_id, f"vocab.json's {tokenizer.pad}")
+            raise UnsupportedConfig(
+                "config.json: pad_token_id", config.pad_token_id, f"vocab.json's {tokenizer.pad}"
+            )
         longest = max(len(tokenizer.encode(" " + answer)) for answer in task.answers)
         check_together(config, task, tokenizer.base_size, tokenizer.added, longest)
         with torch.device("meta"):  # no time and memory for random weights that are replaced at once
@@ -105,9 +109,12 @@ class EntailmentModel:
     def _see(self, images: Sequence[Image.Image], cancel_point: CancelPoint | None) -> dict[int, Tensor]:
         """Features (grid², 1024) of each distinct picture object, by its id."""
         distinct = {id(image): image for image in images}
-        pixels = torch.stack([
-            to_pixels(image, self.task.patch_image_size, self.task.mean, self.task.std) for image in distinct.values()
-        ])  # fmt: skip
+        pixels = torch.stack(
+            [
+                to_pixels(image, self.task.patch_image_size, self.task.mean, self.task.std)
+                for image in distinct.values()
+            ]
+        )
         features = self.network.encoder.see(pixels.to(self.device, self.dtype), cancel_point)
         return dict(zip(distinct, features, strict=True))
 

@@ -69,9 +69,13 @@ class Encoder(nn.Module):
         )
 
     def forward(
-        self, tokens: Tensor, features: Tensor, padding: Tensor | None = None,
-        bias: LayerBias | None = None, cancel_point: CancelPoint | None = None,
-    ) -> EncoderOutput:  # fmt: skip
+        self,
+        tokens: Tensor,
+        features: Tensor,
+        padding: Tensor | None = None,
+        bias: LayerBias | None = None,
+        cancel_point: CancelPoint | None = None,
+    ) -> EncoderOutput:
         """Encode texts beside the image features of :meth:`see`.
 
         Args:
@@ -113,16 +117,22 @@ class Encoder(nn.Module):
         The bias for a shorter text is the leading slice of the one for a longer text.
         """
         positions = self.positions(grid, length)
-        absolute = position_logits(_linear32(self.pos_q_linear, positions), _linear32(self.pos_k_linear, positions),
-                                   self.config.encoder_attention_heads, self.position_scale)  # fmt: skip
+        absolute = position_logits(
+            _linear32(self.pos_q_linear, positions),
+            _linear32(self.pos_k_linear, positions),
+            self.config.encoder_attention_heads,
+            self.position_scale,
+        )
         device = absolute.device
         image = image_buckets(self.config.image_bucket_size, grid).to(device)
         text = token_buckets(self.config.token_bucket_size, length).to(device)
         biases = []
-        for token_table, image_table in zip(self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True):
+        for token_table, image_table in zip(
+            self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True
+        ):
             # Tables give (queries, keys, heads); padding places each block on the diagonal.
-            image_block = functional.embedding(image, image_table.weight.float()).permute(2, 0, 1)
-            text_block = functional.embedding(text, token_table.weight.float()).permute(2, 0, 1)
+            image_block = functional.embedding(image, _rows(image_table)).permute(2, 0, 1)
+            text_block = functional.embedding(text, _rows(token_table)).permute(2, 0, 1)
             relative = functional.pad(image_block, (0, length, 0, length)) + functional.pad(
                 text_block, (grid * grid, 0, grid * grid, 0)
             )
@@ -150,7 +160,9 @@ class Encoder(nn.Module):
         table = self.embed_image_positions.weight.float()
         trained = self.config.orig_patch_image_size // 16
         if not (self.config.interpolate_position and grid > trained):
-            return functional.embedding(image_position_ids(self.config.image_bucket_size, grid).to(table.device), table)
+            return functional.embedding(
+                image_position_ids(self.config.image_bucket_size, grid).to(table.device), table
+            )
         # Positions of the size it was trained on, stretched over the larger grid.
         ids = image_position_ids(self.config.image_bucket_size, trained).to(table.device)
         square = functional.embedding(ids, table).T.reshape(1, -1, trained, trained)
@@ -198,24 +210,31 @@ class Decoder(nn.Module):
             if cancel_point is not None:
                 cancel_point()
             x = layer(x, source.states, layer_bias, cross_bias)
-        if self.layer_norm is not None:
-            x = self.layer_norm(x)
-        return x
+        decoded: Tensor = x if self.layer_norm is None else self.layer_norm(x)
+        return decoded
 
     def _biases(self, length: int, source: EncoderOutput) -> tuple[LayerBias, Tensor]:
         """The causal bias of each layer, (1, heads, length, length), and the cross bias all of them share."""
         heads, scale, dtype = self.config.decoder_attention_heads, self.position_scale, source.states.dtype
         positions = _norm32(self.pos_ln, self.embed_positions.weight[:length].float())
-        absolute = position_logits(_linear32(self.self_pos_q_linear, positions),
-                                   _linear32(self.self_pos_k_linear, positions), heads, scale)  # fmt: skip
+        absolute = position_logits(
+            _linear32(self.self_pos_q_linear, positions),
+            _linear32(self.self_pos_k_linear, positions),
+            heads,
+            scale,
+        )
         buckets = token_buckets(self.config.token_bucket_size, length).to(absolute.device)
         future = torch.full((length, length), float("-inf"), device=absolute.device).triu(1)
         biases = [
-            (absolute + functional.embedding(buckets, table.weight.float()).permute(2, 0, 1) + future)[None].to(dtype)
+            (absolute + functional.embedding(buckets, _rows(table)).permute(2, 0, 1) + future)[None].to(dtype)
             for table in self.token_rel_pos_table_list
         ]
-        cross = position_logits(_linear32(self.cross_pos_q_linear, positions),
-                                _linear32(self.cross_pos_k_linear, source.positions.float()), heads, scale)  # fmt: skip
+        cross = position_logits(
+            _linear32(self.cross_pos_q_linear, positions),
+            _linear32(self.cross_pos_k_linear, source.positions.float()),
+            heads,
+            scale,
+        )
         cross_bias = cross[None].to(dtype)
         if source.padding is not None:
             cross_bias = _mask_keys([cross_bias], source.padding)[0]
@@ -234,7 +253,7 @@ class OFA(nn.Module):
         self.tie_embeddings()
 
     def tie_embeddings(self) -> None:
-        """Make the three uses of the token embedding one tensor (again), where the configuration shares them."""
+        """Make the uses of the token embedding one tensor (again), where the configuration shares them."""
         self.decoder.embed_tokens.weight = self.encoder.embed_tokens.weight
         if self.config.share_decoder_input_output_embed:
             self.decoder.output_projection.weight = self.encoder.embed_tokens.weight
@@ -243,6 +262,13 @@ class OFA(nn.Module):
 def _mask_keys(bias: LayerBias, padding: Tensor) -> LayerBias:
     """Forbid padded keys: (1, heads, queries, keys) and (batch, keys) → (batch, heads, queries, keys)."""
     return [one.masked_fill(padding[:, None, None, :], torch.finfo(one.dtype).min) for one in bias]
+
+
+def _rows(table: nn.Module) -> Tensor:
+    """A table of relative positions in fp32; a ModuleList has forgotten that its items are embeddings."""
+    if not isinstance(table, nn.Embedding):
+        raise TypeError(f"a table must be an Embedding, not {type(table).__name__}")
+    return table.weight.float()
 
 
 def _linear32(layer: nn.Linear, x: Tensor) -> Tensor:

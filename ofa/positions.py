@@ -25,9 +25,12 @@ def token_buckets(bucket_size: int, length: int) -> Tensor:
     near = (distance < middle) & (distance > -middle)
     magnitude = torch.where(near, middle - 1, distance.abs())
     # The order of the operations is the original's: a bucket's edge must not move by a rounding.
-    logarithmic = torch.ceil(
-        torch.log(magnitude / middle) / math.log((MAX_BUCKET_POSITIONS - 1) / middle) * (middle - 1)
-    ) + middle  # fmt: skip
+    logarithmic = (
+        torch.ceil(
+            torch.log(magnitude / middle) / math.log((MAX_BUCKET_POSITIONS - 1) / middle) * (middle - 1)
+        )
+        + middle
+    )
     bucket = torch.where(magnitude <= middle, distance, logarithmic.int() * torch.sign(distance)).long()
     return bucket + bucket_size - 1
 

@@ -48,9 +48,13 @@ class AnswerScorer:
         return torch.stack(scores, dim=-1)
 
     def _traverse(
-        self, decoder: Decoder, source: EncoderOutput, prompt: Tensor, answer: list[int],
+        self,
+        decoder: Decoder,
+        source: EncoderOutput,
+        prompt: Tensor,
+        answer: list[int],
         cancel_point: CancelPoint | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Sum of the log-probabilities of one answer's tokens, each among its allowed siblings: (batch,)."""
         forced = torch.tensor(answer[:-1], device=prompt.device).expand(prompt.shape[0], -1)
         states = decoder(torch.cat([prompt, forced], dim=1), source, cancel_point)
@@ -64,8 +68,11 @@ class AnswerScorer:
 
     def _allowed(self, prefix: list[int]) -> list[int]:
         """Tokens that may follow ``prefix`` in some answer, each once."""
-        following = [answer[len(prefix)] for answer in self.answers
-                     if len(answer) > len(prefix) and answer[: len(prefix)] == prefix]  # fmt: skip
+        following = [
+            answer[len(prefix)]
+            for answer in self.answers
+            if len(answer) > len(prefix) and answer[: len(prefix)] == prefix
+        ]
         return sorted(set(following))
 
 

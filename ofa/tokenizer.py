@@ -41,7 +41,9 @@ class Tokenizer:
         try:
             bpe = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>")
         except Exception as error:  # the library raises bare Exception for merges outside the vocabulary
-            raise UnsupportedConfig("merges.txt", "inconsistent", "its merges must be in vocab.json") from error
+            raise UnsupportedConfig(
+                "merges.txt", "inconsistent", "its merges must be in vocab.json"
+            ) from error
         self._bpe = BPETokenizer(bpe)
         # No special token is registered on purpose: the library would then cut them out of users' texts.
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -59,7 +61,9 @@ class Tokenizer:
             name = Path(str(error.filename)).name
             raise UnsupportedConfig(name, "missing", f"the model folder needs a {name}") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UnsupportedConfig("vocab.json or merges.txt", "unreadable", "UTF-8 files, the first one JSON") from error
+            raise UnsupportedConfig(
+                "vocab.json or merges.txt", "unreadable", "UTF-8 files, the first one JSON"
+            ) from error
         if not isinstance(vocabulary, dict) or not all(type(token) is int for token in vocabulary.values()):
             raise UnsupportedConfig("vocab.json", type(vocabulary).__name__, "an object from tokens to ids")
         # Like the original, the first line (a version) and what follows the last newline are no merges.
@@ -69,7 +73,7 @@ class Tokenizer:
         return cls(vocabulary, [(pair[0], pair[1]) for pair in pairs])
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, without ``<s>`` and ``</s>``. Raises :class:`TextError` on lone surrogates."""
+        """Token ids of ``text`` without ``<s>`` and ``</s>``. Raises :class:`TextError` on lone surrogates."""
         try:
             return list(self._bpe.encode(text, add_special_tokens=False).ids)
         except UnicodeEncodeError as error:

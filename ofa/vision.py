@@ -31,11 +31,13 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, height, width) → (batch, 4·planes, height/stride, width/stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
         x = torch.relu(self.bn1(self.conv1(x)))
         x = torch.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
@@ -60,7 +62,7 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor, cancel_point: CancelPoint | None = None) -> Tensor:
         """(batch, 3, size, size) → (batch, 1024, size/16, size/16), rounded up."""
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(pixels))))
+        x: Tensor = self.maxpool(torch.relu(self.bn1(self.conv1(pixels))))
         for stage in (self.layer1, self.layer2, self.layer3):
             for block in stage:
                 if cancel_point is not None:
