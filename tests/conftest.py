@@ -1,0 +1,97 @@
+"""What holds for every test: an environment of its own, no network but loopback, nothing left running.
+
+The environment is set up when this file is imported, before any module under test can read it: no settings
+of the person who runs the tests, no proxies, home, caches and run-time files in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import tqdm
+
+from service.settings import options
+
+SETTLING_SECONDS = 5.0
+
+_sandbox = Path(tempfile.mkdtemp(prefix="ofa-tests-"))
+
+
+def _make_environment() -> None:
+    own_settings = {option.env for option in options().values()}
+    for name in list(os.environ):
+        if name in own_settings or name.startswith(("MODELSCOPE_", "GRADIO_", "OFA_", "PYTHONWARNINGS")):
+            del os.environ[name]
+        elif name.lower().endswith("_proxy"):
+            del os.environ[name]
+    for name, folder in {
+        "HOME": "home",
+        "XDG_CACHE_HOME": "home/.cache",
+        "MODELSCOPE_CACHE": "hub",
+        "OFA_RUN_DIR": "run",
+    }.items():
+        (_sandbox / folder).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(_sandbox / folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["PYTHONFAULTHANDLER"] = "1"
+    # tqdm's monitor is a thread for the whole process's life, which a leak check cannot tell from a leak.
+    tqdm.tqdm.monitor_interval = 0
+
+
+def _refuse_foreign_addresses(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: a connection that leaves this machine is an error in any test."""
+    if event != "socket.connect":
+        return
+    address = arguments[1]
+    if isinstance(address, tuple) and not _is_loopback(str(address[0])):
+        raise PermissionError(f"a test tried to reach {address[0]}: tests stay on this machine")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+_make_environment()
+sys.addaudithook(_refuse_foreign_addresses)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_sandbox, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a thread running once its fixtures are torn down."""
+    before = set(threading.enumerate())
+    yield
+    give_up = time.monotonic() + SETTLING_SECONDS
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert not left, f"threads left running: {sorted(thread.name for thread in left)}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_process_left_behind() -> Iterator[None]:
+    """Fails the run if a process that a test started outlives the last test; ends it all the same."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    children = set(psutil.Process().children(recursive=True)) - before
+    _, left = psutil.wait_procs(children, timeout=SETTLING_SECONDS)
+    commands = [" ".join(process.cmdline()) for process in left if process.is_running()]
+    for process in left:
+        process.kill()
+    assert not commands, f"processes left running: {commands}"

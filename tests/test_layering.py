@@ -1,0 +1,206 @@
+"""Holds the imports of the tree, lazy ones included, against the picture that docs/architecture.md draws.
+
+Data goes one way: page → service → engine → predictor → model. Every module is listed with what it may
+import of ours and which foreign packages of weight it may touch; a new module is entered here and there.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("ofa", "service", "page", "parity", "models", "tests", "health_api", "web_app")
+
+# Modules that several layers share: words and values, no behaviour of their own.
+VALUES = {"service.errors", "service.request"}
+
+# module or package (the longest prefix counts) → what it may import of ours, by prefix.
+MAY_IMPORT: dict[str, set[str]] = {
+    "ofa": {"ofa"},
+    "ofa.__main__": {"ofa", "service.hub", "service.errors"},
+    "service.errors": set(),
+    "service.settings": {"service.errors"},
+    "service.request": {"service.errors"},
+    "service.text": VALUES,
+    "service.image_input": VALUES,
+    "service.resources": set(),
+    "service.status": {"service.errors"},
+    "service.health": {"service.status", "service.resources", "service.errors"},
+    "service.logs": VALUES,
+    "service.hub": {"service.errors"},
+    "service.engine": VALUES | {"service.status"},
+    "service.predictor": VALUES | {"service.settings", "ofa"},
+    "service.modelscope_child": set(),
+    "service.modelscope_backend": VALUES | {"service.settings"},
+    "service.app": {"service"},
+    "health_api": {"service.app", "service.health", "service.settings", "service.errors", "service.logs"},
+    "page": {"page", "service.app", "service.settings", *VALUES},
+    "web_app": {"page", "health_api", "service"},
+    "models": {"models", "ofa"},
+    "parity": {"parity", "ofa", "models", "service.hub", "service.errors"},
+}
+
+# foreign package → the only modules that may import it.
+ONLY_IN: dict[str, set[str]] = {
+    "torch": {
+        "ofa",
+        "models",
+        "parity",
+        "service.predictor",
+        "service.resources",
+        "service.modelscope_child",
+    },
+    "gradio": {"page", "web_app"},
+    "gradio_client": {"page", "web_app"},
+    "flask": {"health_api"},
+    "waitress": {"health_api"},
+    "modelscope": {"service.hub", "service.modelscope_child", "parity"},
+    "psutil": {"service.resources"},
+    "tokenizers": {"ofa", "parity", "models"},
+}
+
+# Neither threads nor servers nor settings have a place in the network's folder.
+FORBIDDEN_IN_OFA = {
+    "threading",
+    "concurrent",
+    "asyncio",
+    "multiprocessing",
+    "queue",
+    "socket",
+    "http",
+    "urllib",
+    "requests",
+    "httpx",
+    "signal",
+    "configparser",
+}
+
+
+def product_modules() -> dict[str, Path]:
+    """Module name → file, for everything that is shipped."""
+    found = {}
+    for folder in ("ofa", "service", "page", "parity", "models"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for name in ("health_api", "web_app"):
+        found[name] = ROOT / f"{name}.py"
+    return found
+
+
+@cache
+def imports_of(name: str) -> frozenset[str]:
+    """Full names of all modules that ``name`` imports anywhere in its file."""
+    path = product_modules()[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return frozenset(_imported(ast.parse(path.read_text(encoding="utf-8")), package))
+
+
+def _imported(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = ".".join(package.split(".")[: len(package.split(".")) - level + 1]) if level else ""
+                source = ".".join(part for part in (base, module) if part)
+                for alias in names:
+                    member = f"{source}.{alias.name}"
+                    yield member if member in product_modules() else source
+            case ast.Call(
+                func=ast.Name(id="__import__" | "import_module") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str() as target), *_],
+            ):
+                yield target
+
+
+def entry(table: dict[str, set[str]], name: str) -> str | None:
+    """The longest prefix of ``name`` that the table lists."""
+    candidates = [listed for listed in table if within(name, listed)]
+    return max(candidates, key=len, default=None)
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def test_every_module_has_its_place_in_the_table() -> None:
+    listed = set(MAY_IMPORT)
+    for name in product_modules():
+        if name == "service" or within(name, "ofa") or within(name, "page"):
+            continue
+        assert entry(MAY_IMPORT, name), f"{name} is not in the layering table"
+    assert {name for name in listed if name not in product_modules()} == set(), "listed but not there"
+
+
+@pytest.mark.parametrize("name", product_modules())
+def test_a_module_imports_only_what_lies_below_it(name: str) -> None:
+    place = entry(MAY_IMPORT, name)
+    allowed = MAY_IMPORT[place] if place else set()
+    ours = {target for target in imports_of(name) if target.partition(".")[0] in OURS}
+    astray = {target for target in ours if not any(within(target, prefix) for prefix in allowed)}
+    assert not astray, f"{name} may import {sorted(allowed)} of ours, not {sorted(astray)}"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_heavy_package_is_imported_where_it_belongs_and_nowhere_else(package: str) -> None:
+    importers = {
+        name
+        for name in product_modules()
+        if any(within(target, package) for target in imports_of(name))
+        and not any(within(name, home) for home in ONLY_IN[package])
+    }
+    assert not importers, f"{package} is imported by {sorted(importers)}"
+
+
+def test_the_network_knows_no_threads_servers_or_settings() -> None:
+    astray = {
+        (name, target)
+        for name in product_modules()
+        if within(name, "ofa")
+        for target in imports_of(name)
+        if target.partition(".")[0] in FORBIDDEN_IN_OFA
+    }
+    assert not astray
+
+
+def test_only_the_predictor_reaches_the_network_from_the_service() -> None:
+    importers = {
+        name
+        for name in product_modules()
+        if name.partition(".")[0] in ("service", "health_api", "web_app", "page")
+        and any(within(target, "ofa") for target in imports_of(name))
+    }
+    assert importers == {"service.predictor"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path[path.index(name) :], name))
+        if name in done:
+            return
+        for target in imports_of(name) & product_modules().keys():
+            if target != name:
+                visit(target, (*path, name))
+        done.add(name)
+
+    for name in product_modules():
+        visit(name, ())
+
+
+def test_imports_inside_functions_and_by_name_are_seen() -> None:
+    source = """
+def late():
+    from service import errors
+    from . import scoring
+    importlib.import_module("torch.nn")
+    __import__("gradio")
+"""
+    assert set(_imported(ast.parse(source), "ofa")) == {"service.errors", "ofa.scoring", "torch.nn", "gradio"}

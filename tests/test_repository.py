@@ -1,0 +1,135 @@
+"""Holds the tree to its own rules: size, docstrings, pins with reasons, documents that match the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+from service.settings import table
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_FILE = 450
+
+# What ModelScope's own pipeline needs and this service does without.
+NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")
+
+# Hosts that may be named: this machine, the licence's own address, papers.
+KNOWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "[::1]", "www.apache.org", "arxiv.org"}
+URL = re.compile(r"https?://(\[[0-9a-f:]+\]|[^\s/:\"'`<>()\[\]{}|,\\]+)")
+# Spelt in pieces, so that this file does not hold them.
+MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "work")))
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files under version control that are there, as paths from the root."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts() -> list[tuple[Path, str]]:
+    """Every tracked file that is text, with its content."""
+    found = []
+    for path in tracked():
+        data = (ROOT / path).read_bytes()
+        if b"\0" not in data:
+            found.append((path, data.decode("utf-8")))
+    return found
+
+
+def test_no_foreign_host_is_named() -> None:
+    named = {
+        (str(path), host)
+        for path, text in texts()
+        for host in URL.findall(text)
+        if host not in KNOWN_HOSTS and not host.endswith((".example", ".invalid")) and host.strip(".…*$")
+    }
+    assert not named
+
+
+def test_no_path_of_anyones_machine_is_named() -> None:
+    named = [(str(path), found.group()) for path, text in texts() if (found := MACHINE_PATHS.search(text))]
+    assert not named
+
+
+@pytest.mark.parametrize("path", tracked("*.py"), ids=str)
+def test_a_python_file_says_what_it_is_for_and_stays_readable(path: Path) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), "no docstring"
+    assert len(text.splitlines()) <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-modelscope.txt"])
+def test_every_requirement_is_pinned_and_has_its_reason(name: str) -> None:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    for above, line in zip(["", *lines], lines, strict=False):
+        if not line or line.startswith(("#", "-")):
+            continue
+        assert re.fullmatch(r"[\w-]+(\[\w+\])?(==[\w.]+)", line), f"{line}: not pinned to one version"
+        assert above.startswith("# "), f"{line}: no reason above it"
+
+
+def test_the_default_install_has_nothing_of_the_model_zoo() -> None:
+    installed = {distribution.name.lower() for distribution in distributions()}
+    assert not installed & set(NOT_NEEDED), "make clean, then make test, gives a fresh environment"
+    pins = (ROOT / "requirements.txt").read_text() + (ROOT / "constraints.txt").read_text()
+    assert not [name for name in NOT_NEEDED if re.search(rf"^{name}\b", pins, re.MULTILINE)]
+
+
+def test_everything_installed_is_what_was_pinned() -> None:
+    pinned = dict(
+        line.split("==")
+        for name in ("constraints.txt", "requirements.txt", "requirements-dev.txt")
+        for line in (ROOT / name).read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    here = {d.name.lower().replace("_", "-"): d.version.partition("+")[0] for d in distributions()}
+    wanted = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    differing = {
+        name: (here[name], wanted[name]) for name in here.keys() & wanted if here[name] != wanted[name]
+    }
+    assert not differing, "installed, pinned"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_configuration_table_is_the_code_s_own(name: str) -> None:
+    rows = [
+        line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line.startswith("| `--")
+    ]
+    expected = [line for line in table().splitlines() if line.startswith("| `--")]
+    if name == "README.md":
+        assert rows == expected, "python -m service.settings prints the table"
+    else:  # the last two columns are translated
+        assert [row.split(" | ")[:3] for row in rows] == [row.split(" | ")[:3] for row in expected]
+
+
+def test_both_readmes_have_the_same_structure() -> None:
+    shapes = []
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        fences = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+        outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        shapes.append((re.findall(r"^#+(?= )", outside, re.MULTILINE), fences))
+    (levels, fences), (levels_zh, fences_zh) = shapes
+    assert levels == levels_zh
+    assert [_commands(block) for block in fences] == [_commands(block) for block in fences_zh]
+
+
+def _commands(block: str) -> list[str]:
+    """The lines of a code block without their comments, which are translated."""
+    stripped = (re.sub(r"(^|\s+)#\s.*", "", line).rstrip() for line in block.splitlines())
+    return [line for line in stripped if line]
+
+
+@pytest.mark.parametrize("path", tracked("*.md"), ids=str)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) + re.findall(r'src="([^"]+)"', text)
+    missing = [t for t in targets if "://" not in t and not (ROOT / path.parent / t).exists()]
+    assert not missing
