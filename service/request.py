@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from PIL import Image
 
-from service.errors import NotFinite
+from service.errors import NotFinite, ServiceError
 
 LABELS: Final = ("Yes", "No", "Maybe")
 Source = Literal["page", "api", "probe"]
@@ -50,7 +50,8 @@ def new_id(unix_time: float) -> str:
 class Verdict:
     """The answer to one request. ``reason`` is None exactly when the model decided.
 
-    ``retry_after`` and ``duration`` are seconds; ``device`` is where it was computed ("" if it was not).
+    ``retry_after`` and ``duration`` are seconds; ``device`` and ``dtype`` are where and how it was computed
+    ("" if it was not); ``error`` is what stood in the way, when there was something to tell.
     """
 
     label: str
@@ -60,18 +61,34 @@ class Verdict:
     retry_after: float | None = None
     duration: float = 0.0
     device: str = ""
+    dtype: str = ""
     request_id: str = ""
+    error: ServiceError | None = None
 
     @classmethod
     def of(
-        cls, scores: Mapping[str, float], *, duration: float, device: str, request_id: str = ""
+        cls,
+        scores: Mapping[str, float],
+        *,
+        duration: float,
+        device: str,
+        dtype: str = "",
+        request_id: str = "",
     ) -> Verdict:
         """The model's verdict from probabilities keyed by LABELS. Raises NotFinite."""
         if not all(math.isfinite(scores[label]) for label in LABELS):
             raise NotFinite("The model returned scores that are not finite numbers.")
         label = max(LABELS, key=lambda name: scores[name])
         ordered = {name: float(scores[name]) for name in LABELS}
-        return cls(label, ordered[label], ordered, duration=duration, device=device, request_id=request_id)
+        return cls(
+            label,
+            ordered[label],
+            ordered,
+            duration=duration,
+            device=device,
+            dtype=dtype,
+            request_id=request_id,
+        )
 
     @classmethod
     def none(
@@ -80,11 +97,13 @@ class Verdict:
         *,
         retry_after: float | None = None,
         duration: float = 0.0,
-        device: str = "",
         request_id: str = "",
+        error: ServiceError | None = None,
     ) -> Verdict:
         """No verdict: Maybe at 0.5 for scripts that read only these two, and the reason for all others."""
-        return cls("Maybe", 0.5, None, reason, retry_after, duration, device, request_id)
+        return cls(
+            "Maybe", 0.5, None, reason, retry_after, duration=duration, request_id=request_id, error=error
+        )
 
     def as_dict(self) -> dict[str, object]:
         """The contract: exactly label, score, scores and reason."""

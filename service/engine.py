@@ -1,0 +1,413 @@
+"""One thread owns the model; everybody else hands it requests and waits for a future.
+
+Two threads: the engine computes, the timer keeps deadlines, so that a request is answered on time even while
+the engine is deep inside a computation. A computation that nobody waits for any more is told to stop at its
+next cancel point. If it does not within ``cancel_grace`` it is *orphaned*: it still blocks the engine, new
+requests are refused at once, and ``hang_limit`` seconds later the process counts as hung.
+
+Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. What comes
+after that, a result or an error, is written to the log under the request's id and goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal
+
+from service.errors import (
+    Busy,
+    ComputationStopped,
+    DeadlineExceeded,
+    DeviceLost,
+    InferenceError,
+    ServiceError,
+    ShuttingDown,
+)
+from service.protocols import Journal, Predictor
+from service.request import Request, Verdict
+from service.status import Activity
+
+Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
+Counter = Literal[Outcome, "accepted", "rejected", "orphaned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds, but for ``queue_size`` requests."""
+
+    queue_size: int = 32
+    cancel_grace: float = 5.0
+    hang_limit: float = 60.0
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    request: Request
+    future: Future[Verdict] = field(default_factory=Future)
+    ended: bool = False
+    computing: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """What is being computed. ``beat`` is when the computation last passed a cancel point."""
+
+    jobs: list[_Job]
+    started: float
+    beat: float
+    unwanted_since: float | None = None
+    orphaned: bool = False
+    hung: bool = False
+
+
+class Engine:
+    """Bounded queue, one computing thread, one timer thread. ``step`` and ``tick`` are their loop bodies and
+    can be called without the threads."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        journal: Journal,
+        limits: Limits,
+        *,
+        on_proof: Callable[[float], None] = lambda now: None,
+        on_fatal: Callable[[ServiceError], None] = lambda error: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._predictor = predictor
+        self._journal = journal
+        self._limits = limits
+        self._on_proof = on_proof
+        self._on_fatal = on_fatal
+        self._clock = clock
+        # One lock guards everything below; nobody computes, logs or answers a future while holding it.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._alarm = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)
+        self._waiting: deque[_Job] = deque()
+        self._probe: _Job | None = None  # its own place: never counted, never starved, at most one
+        self._batch: _Batch | None = None
+        self._refusing = False
+        self._closed = False
+        self._dead = False
+        self._count: dict[str, int] = {}
+        self._service_seconds: float | None = None
+        self._threads: list[threading.Thread] = []
+
+    # ---- for callers -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._threads = [
+            threading.Thread(target=self._run, name="engine", daemon=True),
+            threading.Thread(target=self._watch, name="deadlines", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, request: Request) -> Future[Verdict]:
+        """A future that will hold the verdict; it never holds an exception. Refused requests (stopping,
+        queue full, engine stuck) are answered at once and do not count as accepted."""
+        job = _Job(request)
+        with self._lock:
+            refusal = self._refusal(request)
+            if refusal is None:
+                self._add("accepted")
+                if request.source == "probe":
+                    self._probe = job
+                else:
+                    self._waiting.append(job)
+                self._work.notify()
+                self._alarm.notify()
+            else:
+                self._add("rejected")
+        if refusal is not None:
+            job.future.set_result(_no_verdict(refusal, request, 0.0))
+        else:
+            job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
+        return job.future
+
+    def stop(self, grace: float) -> bool:
+        """Refuse new work, let accepted work finish for ``grace`` seconds, then cancel what is left.
+        True when both threads have ended."""
+        with self._lock:
+            self._refusing = True
+            drained = self._clock() + grace
+            while (left := drained - self._clock()) > 0 and self._threads and self._pending():
+                self._idle.wait(left)
+            jobs = self._pending()
+        for job in jobs:
+            self._end(job, "stopping", _no_verdict(_stopping(), job.request, self._since(job)))
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()
+            self._alarm.notify_all()
+        for thread in self._threads:
+            thread.join(self._limits.cancel_grace)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def activity(self) -> Activity:
+        """What the engine is doing now."""
+        with self._lock:
+            now, batch = self._clock(), self._batch
+            return Activity(
+                alive=not self._dead and all(thread.is_alive() for thread in self._threads),
+                depth=len(self._waiting),
+                capacity=self._limits.queue_size,
+                running=batch is not None,
+                running_for=now - batch.started if batch else 0.0,
+                beat_age=now - batch.beat if batch else None,
+                orphaned=batch is not None and batch.orphaned,
+                hung=batch is not None and batch.hung,
+                counts=dict(self._count),
+                service_seconds=self._service_seconds,
+                retry_after=self._retry_after(now),
+            )
+
+    # ---- the engine thread -------------------------------------------------------------------------------
+
+    def step(self, block: bool = False) -> bool:
+        """Compute one batch. False when there was nothing to do (or, blocking, when the engine is closed)."""
+        with self._lock:
+            while block and not self._closed and not self._waiting and self._probe is None:
+                self._work.wait()
+            if self._closed or not (jobs := self._take()):
+                return False
+            now = self._clock()
+            batch = self._batch = _Batch(jobs, started=now, beat=now)
+            for job in jobs:
+                job.computing = True
+        try:
+            self._compute(batch)
+        except BaseException as error:
+            self._give_up(jobs, error)
+            raise
+        finally:
+            with self._lock:
+                self._batch = None
+                self._idle.notify_all()
+                self._alarm.notify_all()
+        return True
+
+    def _take(self) -> list[_Job]:
+        """The next batch: the probe first, so that load cannot starve it. Called with the lock held."""
+        if self._probe is not None:
+            job, self._probe = self._probe, None
+            return [job]
+        return [self._waiting.popleft()] if self._waiting else []
+
+    def _compute(self, batch: _Batch) -> None:
+        late = [job for job in batch.jobs if job.request.deadline <= self._clock()]
+        for job in late:
+            self._expire(job, computing=False)
+        jobs = [job for job in batch.jobs if not job.ended]
+        if not jobs:
+            return
+
+        def cancel_point() -> None:
+            batch.beat = self._clock()
+            if batch.unwanted_since is not None:
+                raise ComputationStopped("Nobody waits for this computation any more.")
+
+        try:
+            results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
+            if len(results) != len(jobs):
+                raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
+        except Exception as error:
+            self._fail(jobs, error)
+        else:
+            self._answer(batch, jobs, results)
+
+    def _answer(self, batch: _Batch, jobs: list[_Job], results: Sequence[Mapping[str, float]]) -> None:
+        now = self._clock()
+        device, dtype = self._predictor.device, self._predictor.dtype
+        self._measure(batch, now)
+        for job, scores in zip(jobs, results, strict=True):
+            try:
+                verdict = Verdict.of(
+                    scores, duration=self._since(job), device=device, dtype=dtype, request_id=job.request.id
+                )
+            except ServiceError as error:
+                self._fail([job], error)
+                continue
+            if not self._end(job, "answered", verdict):
+                self._journal.late(job.request, "answer", self._since(job))
+            elif job.request.source != "probe":
+                self._on_proof(now)
+
+    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+        if isinstance(error, ComputationStopped) and self._batch is not None:
+            self._measure(self._batch, self._clock())
+        known = error if isinstance(error, ServiceError) else _unexpected(error)
+        for job in jobs:
+            if not self._end(job, "error", _no_verdict(known, job.request, self._since(job))):
+                outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
+                self._journal.late(job.request, outcome, self._since(job))
+        if known is not error:
+            self._journal.broken("the model raised an error nobody mapped", error)
+        if isinstance(error, DeviceLost):
+            self._on_fatal(error)
+
+    def _measure(self, batch: _Batch, now: float) -> None:
+        """Keep a moving average of the seconds one request takes; a stopped one took at least as long."""
+        spent = (now - batch.started) / len(batch.jobs)
+        with self._lock:
+            old = self._service_seconds
+            self._service_seconds = spent if old is None else 0.8 * old + 0.2 * spent
+
+    def _run(self) -> None:
+        try:
+            while self.step(block=True):
+                pass
+        except BaseException as error:
+            # Only a mistake of ours comes here. Nobody may wait for a thread that is gone.
+            with self._lock:
+                self._dead = self._refusing = True
+                jobs = self._pending()
+            self._give_up(jobs, error)
+            self._journal.broken("the engine thread died", error)
+
+    def _give_up(self, jobs: list[_Job], error: BaseException) -> None:
+        for job in jobs:
+            self._end(job, "error", _no_verdict(_unexpected(error), job.request, self._since(job)))
+
+    # ---- the timer thread --------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Answer what has expired, and say so when a cancelled computation goes on."""
+        now = self._clock()
+        with self._lock:
+            expired = [job for job in self._pending() if job.request.deadline <= now]
+        for job in expired:
+            self._expire(job, computing=job.computing)
+        with self._lock:
+            batch = self._batch
+            if batch is None or batch.unwanted_since is None:
+                return
+            overdue = now - batch.unwanted_since - self._limits.cancel_grace
+            orphaned = overdue >= 0 and not batch.orphaned
+            hung = overdue >= self._limits.hang_limit and not batch.hung
+            batch.orphaned |= orphaned
+            batch.hung |= hung
+            if orphaned:
+                self._add("orphaned")
+        requests = [job.request for job in batch.jobs]
+        if orphaned:
+            self._journal.orphaned(requests, now - batch.started)
+        if hung:
+            self._journal.hung(requests, now - batch.started)
+
+    def _next_alarm(self) -> float | None:
+        """When the next tick is due; None when nothing is awaited. Called with the lock held."""
+        times = [job.request.deadline for job in self._pending()]
+        batch = self._batch
+        if batch is not None and batch.unwanted_since is not None and not batch.hung:
+            orphaned_at = batch.unwanted_since + self._limits.cancel_grace
+            times.append(orphaned_at + self._limits.hang_limit if batch.orphaned else orphaned_at)
+        return min(times, default=None)
+
+    def _watch(self) -> None:
+        while True:
+            pause = 0.0
+            try:
+                self.tick()
+            except Exception as error:  # the clock of all deadlines must not die of one bad log line
+                self._journal.broken("the deadline timer stumbled", error)
+                pause = 0.1
+            with self._lock:
+                if self._closed and self._batch is None:
+                    return
+                alarm = self._next_alarm()
+                self._alarm.wait(None if alarm is None else max(alarm - self._clock(), pause))
+
+    # ---- shared ------------------------------------------------------------------------------------------
+
+    def _end(self, job: _Job, outcome: Outcome, verdict: Verdict, computing: bool = False) -> bool:
+        """The one way out for an accepted request. False if it had ended before."""
+        with self._lock:
+            if job.ended:
+                return False
+            job.ended = True
+            self._add(outcome)
+            if job is self._probe:
+                self._probe = None
+            elif job in self._waiting:
+                self._waiting.remove(job)
+            batch = self._batch
+            if batch is not None and batch.unwanted_since is None and all(one.ended for one in batch.jobs):
+                batch.unwanted_since = self._clock()  # from here on its cancel point raises
+                self._alarm.notify_all()
+            if not self._pending():
+                self._idle.notify_all()
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_result(verdict)
+        if outcome == "timeout":
+            self._journal.timed_out(job.request, verdict, computing)
+        else:
+            self._journal.ended(job.request, verdict)
+        return True
+
+    def _expire(self, job: _Job, *, computing: bool) -> None:
+        limit = job.request.deadline - job.request.arrived
+        error = DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
+        self._end(job, "timeout", _no_verdict(error, job.request, self._since(job)), computing)
+
+    def _abandon(self, job: _Job) -> None:
+        """The caller cancelled its future: do not compute, or stop computing, what nobody will read."""
+        error = ServiceError("The caller went away.", code="abandoned")
+        self._end(job, "abandoned", _no_verdict(error, job.request, self._since(job)))
+
+    def _refusal(self, request: Request) -> ServiceError | None:
+        if self._refusing:
+            return _stopping()
+        wait = self._retry_after(self._clock())
+        if self._batch is not None and self._batch.orphaned:
+            return Busy("A computation does not stop and blocks the model.", retry_after=wait)
+        if request.source == "probe":
+            return None if self._probe is None else Busy("A probe is waiting already.", retry_after=wait)
+        if len(self._waiting) >= self._limits.queue_size:
+            return Busy(f"{len(self._waiting)} requests are waiting already.", retry_after=wait)
+        return None
+
+    def _retry_after(self, now: float) -> float:
+        """Whole seconds until there should be room: what waits and runs, times the measured time of one."""
+        batch = self._batch
+        if batch is not None and batch.orphaned and batch.unwanted_since is not None:
+            hung_at = batch.unwanted_since + self._limits.cancel_grace + self._limits.hang_limit
+            return max(1.0, math.ceil(hung_at - now))
+        ahead = len(self._waiting) + (batch is not None)
+        return max(1.0, math.ceil(ahead * (self._service_seconds or 1.0)))
+
+    def _pending(self) -> list[_Job]:
+        """Accepted and not yet ended. Called with the lock held."""
+        jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
+        return [job for job in (*jobs, *([self._probe] if self._probe else ())) if not job.ended]
+
+    def _since(self, job: _Job) -> float:
+        return self._clock() - job.request.arrived
+
+    def _add(self, counter: Counter) -> None:
+        self._count[counter] = self._count.get(counter, 0) + 1
+
+
+def _no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict:
+    retry_after = error.retry_after if isinstance(error, Busy) else None
+    reason = error.code
+    return Verdict.none(reason, retry_after=retry_after, duration=seconds, request_id=request.id, error=error)
+
+
+def _stopping() -> ShuttingDown:
+    return ShuttingDown("The service is stopping.")
+
+
+def _unexpected(error: BaseException) -> InferenceError:
+    """A foreign error's own text may hold input, so only its class is told."""
+    known = InferenceError(f"Unexpected {type(error).__name__} in the model.")
+    known.__cause__ = error
+    return known

@@ -1,0 +1,124 @@
+"""Second implementations of the engine's neighbours, and a clock that moves when told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from service.protocols import CancelPoint
+from service.request import Pair, Request, Source, Verdict
+
+YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
+NO = {"Yes": 0.1, "No": 0.7, "Maybe": 0.2}
+PATIENCE = 20.0  # seconds a test waits for what must come; a bound for a broken run, never a measurement
+
+
+class Clock:
+    """Monotonic seconds that stand still until moved."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakePredictor:
+    """Answers at once unless ``behave`` does something else with the pairs and the cancel point."""
+
+    def __init__(
+        self, behave: Callable[[Sequence[Pair], CancelPoint], Sequence[Mapping[str, float]]] | None = None
+    ):
+        self.behave = behave
+        self.seen: list[str] = []
+        self.device = "cpu"
+        self.dtype = "fp32"
+        self.loaded_from: Path | None = None
+
+    def load(self, folder: Path) -> None:
+        self.loaded_from = folder
+
+    def close(self) -> None:
+        self.loaded_from = None
+
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        self.seen.extend(pair.hypothesis for pair in pairs)
+        cancel_point()
+        if self.behave is not None:
+            return self.behave(pairs, cancel_point)
+        return [YES for _ in pairs]
+
+
+class Gate:
+    """A behaviour that stays in the computation until opened; ``listens`` says if it passes cancel points."""
+
+    def __init__(self, *, listens: bool = True, scores: Mapping[str, float] = YES) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.left = threading.Event()
+        self.listens = listens
+        self.scores = scores
+
+    def __call__(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        self.entered.set()
+        try:
+            while not self.opened.wait(0.005):
+                if self.listens:
+                    cancel_point()
+            return [self.scores for _ in pairs]
+        finally:
+            self.left.set()
+
+
+class FakeJournal:
+    """Keeps what it was told, as (event, request id, detail)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+        self.written = threading.Condition()
+
+    def _write(self, event: str, request_id: str, detail: str) -> None:
+        with self.written:
+            self.lines.append((event, request_id, detail))
+            self.written.notify_all()
+
+    def wait_for(self, event: str, count: int = 1) -> list[tuple[str, str, str]]:
+        def found() -> list[tuple[str, str, str]]:
+            return [line for line in self.lines if line[0] == event]
+
+        with self.written:
+            assert self.written.wait_for(lambda: len(found()) >= count, PATIENCE), self.lines
+            return found()
+
+    def ended(self, request: Request, verdict: Verdict) -> None:
+        self._write("ended", request.id, verdict.reason or verdict.label)
+
+    def timed_out(self, request: Request, verdict: Verdict, computing: bool) -> None:
+        self._write("timed_out", request.id, "computing" if computing else "waiting")
+
+    def late(self, request: Request, outcome: str, seconds: float) -> None:
+        self._write("late", request.id, outcome)
+
+    def orphaned(self, requests: Sequence[Request], seconds: float) -> None:
+        self._write("orphaned", requests[0].id, "")
+
+    def hung(self, requests: Sequence[Request], seconds: float) -> None:
+        self._write("hung", requests[0].id, "")
+
+    def broken(self, what: str, error: BaseException) -> None:
+        self._write("broken", "", type(error).__name__)
+
+
+PICTURE = Image.new("RGB", (8, 6), (200, 10, 10))
+
+
+def ask(
+    name: str, *, now: float = 1000.0, limit: float = 15.0, text: str | None = None, source: Source = "api"
+) -> Request:
+    return Request(name, Pair(PICTURE, name if text is None else text), now, now + limit, source)

@@ -1,0 +1,481 @@
+"""The engine's promises, with a real second predictor and, where time matters, a clock that is moved."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import pytest
+
+from service.engine import Engine, Limits
+from service.errors import DeviceLost, OutOfMemory, ServiceError
+from service.protocols import CancelPoint
+from service.request import Pair
+from tests.fakes import NO, PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask
+
+
+@pytest.fixture
+def journal() -> FakeJournal:
+    return FakeJournal()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
+    """Starts engines with real threads and a real clock; stops them all at the end."""
+    started: list[Engine] = []
+
+    def _start(
+        predictor: FakePredictor,
+        *,
+        on_fatal: Callable[[ServiceError], None] = lambda e: None,
+        **limits: float,
+    ) -> Engine:
+        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal)  # type: ignore[arg-type]
+        engine.start()
+        started.append(engine)
+        return engine
+
+    yield _start
+    for engine in started:
+        assert engine.stop(0.0)
+
+
+def still(predictor: FakePredictor, journal: FakeJournal, clock: Clock, **limits: float) -> Engine:
+    """An engine without threads: the test calls step() and tick()."""
+    return Engine(predictor, journal, Limits(**limits), clock=clock)  # type: ignore[arg-type]
+
+
+def now(name: str, *, limit: float = 15.0, **more: str) -> object:
+    return ask(name, now=time.monotonic(), limit=limit, **more)  # type: ignore[arg-type]
+
+
+# ---- answers ---------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_answered_with_the_models_verdict(journal: FakeJournal, clock: Clock) -> None:
+    engine = still(FakePredictor(lambda pairs, cancel: [NO]), journal, clock)
+    future = engine.submit(ask("one"))
+    assert engine.step() is True
+    verdict = future.result(0)
+    assert verdict.as_dict() == {"label": "No", "score": 0.7, "scores": NO, "reason": None}
+    assert (verdict.device, verdict.dtype, verdict.request_id) == ("cpu", "fp32", "one")
+    assert journal.lines == [("ended", "one", "No")]
+    assert engine.step() is False
+
+
+def test_requests_are_answered_in_the_order_they_came(journal: FakeJournal, clock: Clock) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock)
+    for name in "abc":
+        engine.submit(ask(name))
+    while engine.step():
+        pass
+    assert predictor.seen == ["a", "b", "c"]
+
+
+def test_a_full_queue_says_busy_at_once_and_how_long_to_wait(journal: FakeJournal, clock: Clock) -> None:
+    engine = still(FakePredictor(), journal, clock, queue_size=2)
+    kept = [engine.submit(ask("a")), engine.submit(ask("b"))]
+    refused = engine.submit(ask("c")).result(0)
+    assert (refused.label, refused.score, refused.scores, refused.reason) == ("Maybe", 0.5, None, "busy")
+    assert refused.retry_after == 2.0
+    assert engine.activity().full
+    assert not any(future.done() for future in kept)
+    assert engine.activity().counts == {"accepted": 2, "rejected": 1}
+
+
+def test_the_wait_told_follows_the_measured_time_of_a_request(journal: FakeJournal, clock: Clock) -> None:
+    def slow(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        clock.move(3.3)
+        return [YES]
+
+    engine = still(FakePredictor(slow), journal, clock, queue_size=2)
+    engine.submit(ask("first"))
+    engine.step()
+    engine.submit(ask("a", now=clock.now))
+    engine.submit(ask("b", now=clock.now))
+    assert engine.submit(ask("c", now=clock.now)).result(0).retry_after == 7.0  # 2 × 3.3 s, rounded up
+
+
+def test_a_known_error_becomes_an_answer_that_holds_it(journal: FakeJournal, clock: Clock) -> None:
+    def fail(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        raise OutOfMemory("The GPU's memory is full.")
+
+    engine = still(FakePredictor(fail), journal, clock)
+    future = engine.submit(ask("one"))
+    engine.step()
+    assert future.result(0).reason == "error"
+    assert isinstance(future.result(0).error, OutOfMemory)
+
+
+def test_a_foreign_error_is_told_by_its_class_alone(journal: FakeJournal, clock: Clock) -> None:
+    def fail(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        raise KeyError(pairs[0].hypothesis)
+
+    engine = still(FakePredictor(fail), journal, clock)
+    future = engine.submit(ask("one", text="a private sentence"))
+    engine.step()
+    error = future.result(0).error
+    assert error is not None
+    assert error.message == "Unexpected KeyError in the model."
+    assert isinstance(error.__cause__, KeyError)
+    assert ("broken", "", "KeyError") in journal.lines
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_no_verdict(bad: float, journal: FakeJournal, clock: Clock) -> None:
+    proofs: list[float] = []
+    predictor = FakePredictor(lambda pairs, cancel: [{"Yes": bad, "No": 0.5, "Maybe": 0.5}])
+    engine = Engine(predictor, journal, Limits(), clock=clock, on_proof=proofs.append)
+    future = engine.submit(ask("one"))
+    engine.step()
+    assert future.result(0).reason == "error"
+    assert proofs == []
+
+
+def test_too_few_answers_are_an_error_and_not_somebody_elses_answer(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    engine = still(FakePredictor(lambda pairs, cancel: []), journal, clock)
+    future = engine.submit(ask("one"))
+    engine.step()
+    assert future.result(0).reason == "error"
+
+
+def test_an_answer_to_a_user_is_proof_and_one_to_a_probe_is_left_to_the_prober(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    proofs: list[float] = []
+    engine = Engine(FakePredictor(), journal, Limits(), clock=clock, on_proof=proofs.append)
+    engine.submit(ask("probe", source="probe"))
+    engine.step()
+    assert proofs == []
+    engine.submit(ask("user"))
+    engine.step()
+    assert proofs == [clock.now]
+
+
+def test_a_lost_device_is_reported_as_fatal(journal: FakeJournal, clock: Clock) -> None:
+    def fail(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        raise DeviceLost("The CUDA context is lost.")
+
+    fatal: list[ServiceError] = []
+    engine = Engine(FakePredictor(fail), journal, Limits(), clock=clock, on_fatal=fatal.append)
+    future = engine.submit(ask("one"))
+    engine.step()
+    assert future.result(0).reason == "error"
+    assert [type(error) for error in fatal] == [DeviceLost]
+
+
+# ---- deadlines -------------------------------------------------------------------------------------------
+
+
+def test_what_expires_in_the_queue_is_answered_and_never_computed(journal: FakeJournal, clock: Clock) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock)
+    future = engine.submit(ask("late", limit=15))
+    clock.move(14.9)
+    engine.tick()
+    assert not future.done()
+    clock.move(0.1)
+    engine.tick()
+    assert future.result(0).reason == "timeout"
+    assert future.result(0).duration == pytest.approx(15.0)
+    assert engine.activity().depth == 0
+    assert engine.step() is False
+    assert predictor.seen == []
+    assert journal.lines == [("timed_out", "late", "waiting")]
+
+
+def test_what_expired_before_the_timer_came_is_not_computed_either(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock)
+    future = engine.submit(ask("late", limit=15))
+    clock.move(16)
+    engine.step()
+    assert future.result(0).reason == "timeout"
+    assert predictor.seen == []
+
+
+def test_the_deadline_counts_from_arrival_and_not_from_acceptance(journal: FakeJournal, clock: Clock) -> None:
+    engine = still(FakePredictor(), journal, clock)
+    future = engine.submit(ask("decoded slowly", now=clock.now - 14, limit=15))
+    clock.move(1)
+    engine.tick()
+    assert future.result(0).reason == "timeout"
+
+
+def test_a_computation_past_its_deadline_is_answered_stopped_and_the_next_is_served(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate()
+    predictor = FakePredictor(gate)
+    engine = start(predictor)
+    slow = engine.submit(now("slow", limit=0.05))
+    assert slow.result(PATIENCE).reason == "timeout"
+    assert gate.left.wait(PATIENCE)  # really stopped: the gate was never opened
+    predictor.behave = None
+    assert engine.submit(now("next")).result(PATIENCE).label == "Yes"
+    assert journal.wait_for("timed_out") == [("timed_out", "slow", "computing")]
+    assert journal.wait_for("late") == [("late", "slow", "stopped")]
+    assert engine.activity().counts.get("orphaned", 0) == 0
+
+
+def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visibly(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate(listens=False)
+    predictor = FakePredictor(gate)
+    engine = start(predictor, cancel_grace=0.05, hang_limit=0.05)
+    assert engine.submit(now("stuck", limit=0.05)).result(PATIENCE).reason == "timeout"
+    journal.wait_for("orphaned")
+    refused = engine.submit(now("next")).result(PATIENCE)
+    assert refused.reason == "busy"
+    assert refused.retry_after is not None
+    assert engine.submit(now("probe", source="probe")).result(PATIENCE).reason == "busy"
+    journal.wait_for("hung")
+    stuck = engine.activity()
+    assert (stuck.orphaned, stuck.hung, stuck.counts["orphaned"], stuck.alive) == (True, True, 1, True)
+
+    gate.opened.set()  # it comes back after all: its late answer goes to the log alone, and service goes on
+    assert journal.wait_for("late") == [("late", "stuck", "answer")]
+    predictor.behave = None
+    while engine.activity().running:
+        time.sleep(0.001)
+    assert engine.submit(now("after")).result(PATIENCE).label == "Yes"
+    assert not engine.activity().orphaned
+    assert not engine.activity().hung
+
+
+def test_a_late_error_is_logged_under_its_own_request(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate(listens=False)
+
+    def fail(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        gate(pairs, cancel)
+        raise OutOfMemory("The GPU's memory is full.")
+
+    engine = start(FakePredictor(fail))
+    future = engine.submit(now("stuck", limit=0.05))
+    assert future.result(PATIENCE).reason == "timeout"
+    gate.opened.set()
+    assert journal.wait_for("late") == [("late", "stuck", "OutOfMemory")]
+
+
+def test_orphaned_and_hung_are_reached_at_their_limits_and_not_before(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    seen: list[tuple[float, bool, bool]] = []
+
+    def stuck(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        for _ in range(8):
+            clock.move(5)
+            engine.tick()
+            activity = engine.activity()
+            seen.append((clock.now - 1000, activity.orphaned, activity.hung))
+        return [YES]
+
+    engine = still(FakePredictor(stuck), journal, clock, cancel_grace=10, hang_limit=15)
+    engine.submit(ask("one", limit=5))
+    engine.step()
+    assert next(at for at, orphaned, _ in seen if orphaned) == 15  # 5 s limit + 10 s grace
+    assert next(at for at, _, hung in seen if hung) == 30  # and 15 s more
+    assert [line[0] for line in journal.lines] == ["timed_out", "orphaned", "hung", "late"]
+    assert not engine.activity().orphaned
+
+
+def test_proof_of_progress_is_the_age_of_the_last_cancel_point(journal: FakeJournal, clock: Clock) -> None:
+    ages: list[float | None] = []
+
+    def layers(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        for _ in range(2):
+            clock.move(1.0)
+            ages.append(engine.activity().beat_age)
+            cancel()
+        ages.append(engine.activity().beat_age)
+        return [YES]
+
+    engine = still(FakePredictor(layers), journal, clock)
+    engine.submit(ask("one"))
+    engine.step()
+    assert ages == [1.0, 1.0, 0.0]
+
+
+# ---- callers that leave ----------------------------------------------------------------------------------
+
+
+def test_a_request_nobody_waits_for_is_not_computed(journal: FakeJournal, clock: Clock) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock)
+    assert engine.submit(ask("left")).cancel()
+    assert engine.step() is False
+    assert predictor.seen == []
+    assert engine.activity().counts == {"accepted": 1, "abandoned": 1}
+
+
+def test_a_computation_nobody_waits_for_is_stopped(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate()
+    engine = start(FakePredictor(gate))
+    future = engine.submit(now("left"))
+    assert gate.entered.wait(PATIENCE)
+    assert future.cancel()
+    assert gate.left.wait(PATIENCE)
+    assert journal.wait_for("late") == [("late", "left", "stopped")]
+
+
+# ---- the probe -------------------------------------------------------------------------------------------
+
+
+def test_a_probe_goes_first_and_takes_no_users_place(journal: FakeJournal, clock: Clock) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock, queue_size=2)
+    engine.submit(ask("a"))
+    probe = engine.submit(ask("probe", source="probe"))
+    assert not engine.submit(ask("b")).done()  # the probe left room for two users
+    assert engine.submit(ask("c")).result(0).reason == "busy"
+    engine.step()
+    assert predictor.seen == ["probe"]
+    assert probe.result(0).label == "Yes"
+
+
+def test_a_probe_gets_in_when_the_queue_is_full_and_only_one_waits(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    engine = still(FakePredictor(), journal, clock, queue_size=1)
+    engine.submit(ask("a"))
+    assert not engine.submit(ask("probe", source="probe")).done()
+    assert engine.submit(ask("probe2", source="probe")).result(0).reason == "busy"
+
+
+# ---- stopping --------------------------------------------------------------------------------------------
+
+
+def test_a_stop_refuses_new_work_and_lets_accepted_work_finish(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate()
+    engine = start(FakePredictor(gate))
+    running = engine.submit(now("running"))
+    waiting = engine.submit(now("waiting"))
+    assert gate.entered.wait(PATIENCE)
+    stopper = threading.Thread(target=engine.stop, args=(PATIENCE,))
+    stopper.start()
+    while engine.submit(now("refused", limit=60)).result(PATIENCE).reason != "stopping":
+        time.sleep(0.001)
+    gate.opened.set()
+    assert running.result(PATIENCE).label == "Yes"
+    assert waiting.result(PATIENCE).label == "Yes"
+    stopper.join(PATIENCE)
+    assert not stopper.is_alive()
+
+
+def test_a_stop_cancels_what_outlasts_its_grace(journal: FakeJournal, start: Callable[..., Engine]) -> None:
+    gate = Gate()
+    engine = start(FakePredictor(gate))
+    running = engine.submit(now("running"))
+    waiting = engine.submit(now("waiting"))
+    assert gate.entered.wait(PATIENCE)
+    assert engine.stop(0.01) is True
+    assert running.result(0).reason == "stopping"
+    assert waiting.result(0).reason == "stopping"
+    assert gate.left.is_set()
+
+
+def test_a_stop_is_bounded_even_if_the_computation_never_ends(journal: FakeJournal) -> None:
+    gate = Gate(listens=False)
+    engine = Engine(FakePredictor(gate), journal, Limits(cancel_grace=0.05))
+    engine.start()
+    running = engine.submit(now("running"))  # type: ignore[arg-type]
+    assert gate.entered.wait(PATIENCE)
+    assert engine.stop(0.0) is False
+    assert running.result(0).reason == "stopping"
+    gate.opened.set()
+    assert engine.stop(0.0) or engine.stop(PATIENCE)
+
+
+# ---- exactly once ----------------------------------------------------------------------------------------
+
+
+class Suicidal(BaseException):
+    pass
+
+
+def test_nobody_waits_for_a_dead_engine(journal: FakeJournal) -> None:
+    gate = Gate()
+
+    def die(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        gate(pairs, cancel)
+        raise Suicidal
+
+    engine = Engine(FakePredictor(die), journal, Limits())
+    engine.start()
+    running = engine.submit(now("running"))  # type: ignore[arg-type]
+    waiting = engine.submit(now("waiting"))  # type: ignore[arg-type]
+    gate.opened.set()
+    assert running.result(PATIENCE).reason == "error"
+    assert waiting.result(PATIENCE).reason == "error"
+    journal.wait_for("broken")
+    assert engine.activity().alive is False
+    engine.stop(0.0)
+
+
+def test_under_concurrency_every_accepted_request_ends_exactly_once(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    turn = iter(range(10**9))
+
+    def mixed(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        kind = next(turn) % 7
+        if kind == 3:
+            raise OutOfMemory("The GPU's memory is full.")
+        for _ in range(kind):
+            time.sleep(0.0005)
+            cancel()
+        return [YES]
+
+    engine = start(FakePredictor(mixed), queue_size=16)
+    answered: Counter[str] = Counter()
+    reasons: Counter[str | None] = Counter()
+    lock = threading.Lock()
+
+    def caller(number: int) -> None:
+        for turn in range(40):
+            name = f"{number}-{turn}"
+            future = engine.submit(now(name, limit=0.004 if turn % 3 else 5))  # type: ignore[arg-type]
+            left = turn % 5 == 4 and future.cancel()
+            reason = "left" if left else future.result(PATIENCE).reason
+            with lock:
+                answered[name] += 1
+                reasons[reason] += 1
+
+    callers = [threading.Thread(target=caller, args=(number,)) for number in range(8)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(PATIENCE)
+    assert engine.stop(PATIENCE)
+
+    assert len(answered) == 8 * 40
+    assert set(answered.values()) == {1}
+    ends = Counter(line[1] for line in journal.lines if line[0] in ("ended", "timed_out"))
+    assert set(ends.values()) == {1}
+    counts = engine.activity().counts
+    assert len(ends) == counts["accepted"]
+    assert counts["accepted"] + counts.get("rejected", 0) == 8 * 40
+    assert counts["accepted"] == sum(
+        counts.get(way, 0) for way in ("answered", "timeout", "error", "abandoned", "stopping")
+    )
+    assert reasons[None] == counts["answered"]
+    assert {"timeout", "error", "left", None} <= set(reasons)
