@@ -73,11 +73,10 @@ class Tokenizer:
         return cls(vocabulary, [(pair[0], pair[1]) for pair in pairs])
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` without ``<s>`` and ``</s>``. Raises :class:`TextError` on lone surrogates."""
-        try:
-            return list(self._bpe.encode(text, add_special_tokens=False).ids)
-        except UnicodeEncodeError as error:
-            raise TextError("the text holds half a surrogate pair, which is no character") from error
+        """Token ids of ``text``, bare of ``<s>`` and ``</s>``. :class:`TextError` on lone surrogates."""
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise TextError("the text holds half a surrogate pair, which is no character")
+        return list(self._bpe.encode(text, add_special_tokens=False).ids)
 
 
 def build_source(tokenizer: Tokenizer, task: TaskConfig, hypothesis: str, premise: str | None) -> list[int]:
