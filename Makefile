@@ -77,6 +77,7 @@ lint: $(DEV)
 	@tests/system_packages.sh git shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@rm -f page/*.pyi # Gradio writes them when the page is imported, and mypy would read them in place of the code
 	$(BIN)/mypy
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 

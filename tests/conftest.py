@@ -28,11 +28,10 @@ _sandbox = Path(tempfile.mkdtemp(prefix="ofa-tests-"))
 
 
 def _make_environment() -> None:
-    own_settings = {option.env for option in options().values()}
+    settings = {option.env for option in options().values()}
+    prefixes = ("OFA_", "MODELSCOPE_", "GRADIO_", "PYTHONWARNINGS")
     for name in list(os.environ):
-        if name in own_settings or name.startswith(("MODELSCOPE_", "GRADIO_", "OFA_", "PYTHONWARNINGS")):
-            del os.environ[name]
-        elif name.lower().endswith("_proxy"):
+        if name in settings or name.startswith(prefixes) or name.lower().endswith("_proxy"):
             del os.environ[name]
     for name, folder in {
         "HOME": "home",

@@ -1,0 +1,145 @@
+"""A real process of the service, driven from outside: its command line, its ports, its signals, its logs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.ports import free_ports
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Bounds for a broken run on a busy machine, never measurements.
+START_SECONDS = 90.0
+EXIT_SECONDS = 60.0
+
+
+class Instance:
+    """One process and where to reach it; use it as a context manager, so that it cannot outlive its test."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        interpreter: Sequence[str] = (),
+        program: str = "web_app.py",
+        ports: tuple[int, int] | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        self.port, self.health_port = ports or tuple(free_ports(2))
+        self.output_path = run_dir / "output.txt"
+        run_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, *interpreter, program, *arguments]
+        variables = {
+            "OFA_RUN_DIR": str(run_dir),
+            "OFA_HOST": "127.0.0.1",
+            "OFA_HEALTH_HOST": "127.0.0.1",
+            "OFA_PORT": str(self.port),
+            "OFA_HEALTH_PORT": str(self.health_port),
+        }
+        with self.output_path.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **variables, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Instance:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process and everything it started, whatever state they are in."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(EXIT_SECONDS)
+
+    @property
+    def page(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def health(self) -> str:
+        return f"http://127.0.0.1:{self.health_port}"
+
+    @property
+    def output(self) -> str:
+        """What it wrote to its console so far."""
+        return self.output_path.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def log(self) -> str:
+        """web_app.log so far."""
+        path = self.run_dir / "web_app.log"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of the health sidecar's answer; status 0 while nobody listens."""
+        try:
+            with urllib.request.urlopen(self.health + path, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except (urllib.error.URLError, ConnectionError):
+            return 0, ""
+
+    def judge(self, picture: bytes, text: str, premise: str | None = None) -> dict[str, Any]:
+        """The page's API as a script uses it: upload, ask, read the answer."""
+        boundary = "--a-boundary-of-the-tests"
+        head = (
+            'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png'
+        )
+        body = f"--{boundary}\r\n{head}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
+        (path,) = self._post("/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}")
+        image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        question = json.dumps({"data": [image, text, premise]}).encode()
+        event = self._post("/gradio_api/call/judge", question, "application/json")["event_id"]
+        with urllib.request.urlopen(f"{self.page}/gradio_api/call/judge/{event}", timeout=60) as stream:
+            lines = stream.read().decode().splitlines()
+        assert "event: complete" in lines, lines
+        (answer,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
+        return dict(answer)
+
+    def _post(self, path: str, body: bytes, content_type: str) -> Any:
+        request = urllib.request.Request(self.page + path, body, {"Content-Type": content_type})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def wait_for(self, what: str, happened: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+        """Returns when ``happened()`` does; a process that has ended, or the bound, ends the test."""
+        give_up = time.monotonic() + seconds
+        while not happened():
+            code = self.process.poll()
+            assert code is None, f"ended with {code} while waiting for {what}:\n{self.output}"
+            assert time.monotonic() < give_up, f"waited in vain for {what}:\n{self.output}"
+            time.sleep(0.05)
+
+    def wait_healthy(self) -> None:
+        self.wait_for("health", lambda: self.get("/health/simple")[0] == 200)
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit code that follows."""
+        self.process.terminate()
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """The exit code of a process that ends by itself."""
+        try:
+            return self.process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end:\n{self.output}") from None

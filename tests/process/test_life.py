@@ -1,0 +1,82 @@
+"""The real process from start to end: what it says while loading, when it serves, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.instance import Instance
+
+
+def test_the_sidecar_says_loading_first_and_healthy_once_an_inference_proved_it(
+    start: Callable[..., Instance],
+) -> None:
+    instance = start("--model", "demo")
+    seen: list[tuple[int, str, str]] = []
+
+    def healthy() -> bool:
+        status, body = instance.get("/health")
+        if status:
+            details = json.loads(body)["details"]
+            seen.append((status, details["model"], details["inference"]))
+        return status == 200
+
+    instance.wait_for("an answer", lambda: instance.get("/livez")[0] == 200)
+    assert instance.get("/startupz")[0] == 503
+    assert instance.get("/readyz")[0] == 503
+    assert instance.get("/health/simple") == (503, "FAIL")
+    instance.wait_for("health", healthy)
+    assert seen[0] in {
+        (503, "uninitialized", "failed: not yet proven"),
+        (503, "loading", "failed: not yet proven"),
+    }
+    assert seen[-1] == (200, "loaded", "success")
+    assert instance.get("/health/simple") == (200, "OK")
+    assert [instance.get(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_serving_process_in_order(start: Callable[..., Instance], number: int) -> None:
+    instance = start("--model", "demo")
+    instance.wait_healthy()
+    instance.process.send_signal(number)
+    assert instance.exit_code() == 0
+    assert "Traceback" not in instance.output
+    _assert_nothing_is_left(instance)
+
+
+def test_a_signal_while_the_model_loads_ends_it_in_order(start: Callable[..., Instance]) -> None:
+    instance = start("--model", "demo")
+    instance.wait_for("an answer", lambda: instance.get("/livez")[0] == 200)
+    assert instance.terminate() == 0
+    assert "Traceback" not in instance.output
+    _assert_nothing_is_left(instance)
+
+
+def test_requests_in_flight_are_answered_before_it_leaves(
+    start: Callable[..., Instance], red_circle: bytes
+) -> None:
+    instance = start("--model", "demo", program="tests/process/slow.py", environment={"SLOW_SECONDS": "0.7"})
+    instance.wait_healthy()
+    with ThreadPoolExecutor(3) as callers:
+        calls = [callers.submit(instance.judge, red_circle, "there is a red circle") for _ in range(3)]
+        instance.wait_for("all to be accepted", lambda: instance.log.count("REQUEST_START") >= 3)
+        code = instance.terminate()
+        answers = [call.result() for call in calls]
+    assert code == 0
+    assert [(answer["label"], answer["reason"]) for answer in answers] == [("Yes", None)] * 3
+    _assert_nothing_is_left(instance)
+
+
+def _assert_nothing_is_left(instance: Instance) -> None:
+    with pytest.raises(ProcessLookupError):  # it led its own process group
+        os.killpg(instance.process.pid, 0)
+    for port in (instance.port, instance.health_port):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0

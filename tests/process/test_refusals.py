@@ -1,0 +1,134 @@
+"""What the real process refuses at its start: with which exit code, how clearly, how soon."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.settings import DEFAULT_MODEL, flag, options
+from tests.hub.server import Hub
+from tests.instance import ROOT, Instance
+from tests.ports import free_ports
+
+CONFIGURATION = 78
+LOAD_FAILED = 1
+
+Start = Callable[..., Instance]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the demo model to damage."""
+    return shutil.copytree(ROOT / "models" / "demo", tmp_path / "model")
+
+
+def weights_of(folder: Path) -> Path:
+    (weights,) = [
+        path for path in folder.iterdir() if path.name in ("model.safetensors", "pytorch_model.bin")
+    ]
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "eighty"], "--port='eighty' is not allowed. Allowed: a whole number from 0 to 65535."),
+        (["--device", "tpu"], "Allowed: auto, cpu, cuda, cuda:N."),
+        (["--timeout", "nan"], "--timeout='nan' is not allowed."),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_a_wrong_flag_is_refused_at_once_and_says_what_is_allowed(
+    start: Start, arguments: list[str], told: str
+) -> None:
+    instance = start("--model", "demo", *arguments)
+    assert instance.exit_code() == CONFIGURATION
+    assert told in instance.output
+    assert "Traceback" not in instance.output
+
+
+def test_a_wrong_variable_is_refused_by_its_own_name(start: Start) -> None:
+    instance = start("--model", "demo", environment={"OFA_QUEUE_SIZE": "many"})
+    assert instance.exit_code() == CONFIGURATION
+    assert "OFA_QUEUE_SIZE='many' is not allowed." in instance.output
+
+
+@pytest.mark.parametrize("program", ["web_app.py", "health_api.py"])
+def test_help_names_every_flag_and_variable(start: Start, program: str) -> None:
+    instance = start("--help", program=program)
+    assert instance.exit_code() == 0
+    said = instance.output
+    missing = [name for name, option in options().items() if flag(name) not in said or option.env not in said]
+    assert not missing
+    assert DEFAULT_MODEL in "".join(said.split())
+
+
+@pytest.mark.parametrize("taken", ["page", "health"])
+def test_a_port_that_is_taken_is_named_and_nothing_is_served_on_the_other(start: Start, taken: str) -> None:
+    port, health_port = free_ports(2)
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", port if taken == "page" else health_port))
+        stranger.listen()
+        instance = start("--model", "demo", ports=(port, health_port))
+        assert instance.exit_code() == CONFIGURATION
+    assert str(port if taken == "page" else health_port) in instance.output
+    assert "Traceback" not in instance.output
+
+
+def test_a_folder_that_is_not_there_is_refused_without_another_attempt(start: Start, tmp_path: Path) -> None:
+    instance = start("--model", str(tmp_path / "nowhere"))
+    assert instance.exit_code() == CONFIGURATION
+    assert "FATAL" in instance.log
+    assert str(tmp_path / "nowhere") in instance.log
+
+
+def test_a_configuration_it_would_compute_wrongly_is_refused_by_field_and_value(
+    start: Start, folder: Path
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "use_ofasys": True}))
+    instance = start("--model", str(folder))
+    assert instance.exit_code() == CONFIGURATION
+    assert "use_ofasys" in instance.log
+    assert "Traceback" not in instance.output
+
+
+def test_a_folder_without_weights_is_refused_by_the_files_it_lacks(start: Start, folder: Path) -> None:
+    weights_of(folder).unlink()
+    instance = start("--model", str(folder))
+    assert instance.exit_code() == CONFIGURATION
+    assert "pytorch_model.bin" in instance.log
+
+
+@pytest.mark.parametrize("harm", ["cut", "overwritten"])
+def test_damaged_weights_are_tried_again_and_then_given_up(start: Start, folder: Path, harm: str) -> None:
+    weights = weights_of(folder)
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2] if harm == "cut" else b"\xff" * 4096 + data[4096:])
+    instance = start("--model", str(folder), "--load-attempts", "2", "--load-pause", "0")
+    assert instance.exit_code() == LOAD_FAILED
+    assert "FATAL" in instance.log
+    assert weights.name in instance.log
+
+
+def test_a_hub_id_that_does_not_exist_is_refused_without_another_attempt(start: Start) -> None:
+    with Hub() as hub:
+        instance = start("--model", "nobody/nothing", environment={"MODELSCOPE_ENDPOINT": hub.endpoint})
+        assert instance.exit_code() == CONFIGURATION
+        assert hub.listings == 1
+    assert "nobody/nothing" in instance.log
+
+
+def test_a_hub_that_is_down_is_asked_again_and_may_be_retried_later(start: Start) -> None:
+    (port,) = free_ports(1)
+    instance = start(
+        *("--model", "some/model", "--load-attempts", "2", "--load-pause", "0"),
+        environment={"MODELSCOPE_ENDPOINT": f"http://127.0.0.1:{port}"},
+    )
+    assert instance.exit_code() == LOAD_FAILED
+    assert "FATAL" in instance.log

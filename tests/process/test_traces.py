@@ -1,0 +1,83 @@
+"""What a serving process leaves behind: its log in the promised form, and no user's words anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.instance import ROOT, Instance
+
+SECRET = "xylophonist"  # a word that no message of ours holds
+NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")
+
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| [A-Z]{4,8} {0,4} \| \S.*")
+START = re.compile(r"REQUEST_START \| (req_\d+_\w+) \| TEXT_LEN=(\d+) \| IMG_SIZE=\((\d+), (\d+)\)( \| .*)?")
+END = re.compile(
+    r"REQUEST_END \| (req_\d+_\w+) \| LABEL=(Yes|No|Maybe) \| SCORE=\d\.\d{3} \| DURATION=\d+\.\d\ds( \| .*)?"
+)
+
+
+@pytest.fixture(scope="module")
+def judged(demo: Instance, red_circle: bytes) -> Instance:
+    """The instance after a verdict, and after texts that it had to clean or to refuse."""
+    demo.judge(red_circle, f"there is a {SECRET}")
+    demo.judge(red_circle, f"there is\u200b a \x07{SECRET}", f"a premise with a {SECRET}")
+    with pytest.raises(AssertionError, match="event: error"):
+        demo.judge(red_circle, f"{SECRET} " * 200)
+    with pytest.raises(AssertionError, match="event: error"):
+        demo.judge(SECRET.encode() * 50, f"there is a {SECRET}")
+    return demo
+
+
+def test_every_line_of_the_log_has_the_promised_form(judged: Instance) -> None:
+    lines = judged.log.splitlines()
+    assert lines
+    assert [line for line in lines if not LINE.fullmatch(line) or line[30:33] != " | "] == []
+
+
+def test_a_request_is_logged_by_its_start_and_its_end(judged: Instance) -> None:
+    messages = [line.split(" | ", 2)[2] for line in judged.log.splitlines()]
+    starts = {found[1]: found for message in messages if (found := START.fullmatch(message))}
+    ends = {found[1] for message in messages if (found := END.fullmatch(message))}
+    asked = f"there is a {SECRET}"
+    of_ours = [id for id, found in starts.items() if found.group(2, 3, 4) == (str(len(asked)), "256", "192")]
+    assert of_ours
+    assert set(of_ours) <= ends
+
+
+def test_no_text_of_a_user_is_written_anywhere(judged: Instance) -> None:
+    files = [path for path in judged.run_dir.rglob("*") if path.is_file()]
+    assert {"web_app.log", "output.txt"} <= {path.name for path in files}
+    assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_the_running_service_imports_nothing_of_the_model_zoo(
+    start: Callable[..., Instance], red_circle: bytes
+) -> None:
+    """Python itself lists every import of the unmodified process, up to and through a verdict."""
+    instance = start("--model", "demo", interpreter=["-X", "importtime"])
+    instance.wait_healthy()
+    instance.judge(red_circle, "there is a red circle")
+    assert instance.terminate() == 0
+    lines = re.findall(r"^import time:.*\|\s*(\S+)$", instance.output, re.MULTILINE)
+    imported = {name.partition(".")[0] for name in lines}
+    assert {"torch", "gradio", "flask", "ofa"} <= imported
+    assert not imported & {*NOT_NEEDED, "modelscope", "tests"}
+
+
+def test_importing_the_names_that_scripts_use_starts_nothing(tmp_path: Path) -> None:
+    script = """
+import json, sys, threading
+from web_app import health_check, init_model, predict
+print(json.dumps([threading.active_count(), sorted({"torch", "gradio", "modelscope"} & set(sys.modules))]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert json.loads(done.stdout) == [1, []]
