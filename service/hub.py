@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from service import hub_client, model_folder
 from service.errors import DamagedFile, DiskFull, DownloadInterrupted, ModelNotFound, UnsupportedModel
@@ -49,7 +48,7 @@ def resolve(
     cache_dir: Path | None = None,
     progress: Show | None = None,
     endpoint: str | None = None,
-    verify: Literal["quick", "full"] = "quick",
+    verify: str = "quick",
 ) -> Path:
     """The folder of ``model``, with everything in it that a model needs.
 
@@ -64,9 +63,9 @@ def resolve(
     if model == "demo":
         return model_folder.checked(DEMO_FOLDER, "the bundled demo model")
     folder = _expanded(model)
-    if folder.is_dir():
+    if model and folder.is_dir():
         return model_folder.checked(folder.absolute(), f"the folder {model}")
-    if folder.exists():
+    if model and folder.exists():
         raise ModelNotFound(f"{model} is a file; a model is a folder")
     if not _HUB_ID.fullmatch(model):
         raise _no_such_folder(model)
@@ -92,7 +91,7 @@ def _expanded(model: str) -> Path:
 
 
 def _no_such_folder(model: str) -> ModelNotFound:
-    if model.count("/") != 1 or model.startswith((".", "~", "/")) or model.endswith("/") or "\\" in model:
+    if model.count("/") > 1 or model.startswith((".", "~", "/")) or model.endswith("/") or "\\" in model:
         return ModelNotFound(f"folder not found: {model}")
     return ModelNotFound(f"{model} is neither a folder nor a hub id, which reads namespace/name")
 

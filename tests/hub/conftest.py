@@ -1,0 +1,64 @@
+"""A hub on loopback with one small fake model, an empty cache, and a client that gives up quickly."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service import model_folder
+from service.hub import DEMO_FOLDER
+from tests.hub.server import Hub
+
+MODEL = "iic/fake_visual-entailment"
+WEIGHTS = "pytorch_model.bin"
+NEEDED = ["ans2label.json", "config.json", "configuration.json", "merges.txt", WEIGHTS, "vocab.json"]
+
+
+needs_demo = pytest.mark.skipif(
+    not any((DEMO_FOLDER / name).is_file() for name in model_folder.WEIGHTS),
+    reason="the demo model has not been trained yet",
+)
+
+
+def fake_model(seed: int = 0) -> dict[str, bytes]:
+    """What a repository holds: the needed files, and some that a service has no use for."""
+    configuration = {"model": {"type": "ofa", "answer2label": "ans2label.json"}}
+    return {
+        "configuration.json": json.dumps(configuration).encode(),
+        "config.json": b'{"d_model": 8}',
+        "vocab.json": b'{"a": 0}',
+        "merges.txt": b"#version: 0.2\n",
+        "ans2label.json": b'{"no": 0, "yes": 1, "maybe": 2}',
+        WEIGHTS: random.Random(seed).randbytes(1 << 20),
+        "README.md": b"# words\n",
+        "resources/picture.png": b"not needed",
+        "onnx/model.onnx": b"not needed either",
+    }
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        server.repositories[MODEL, "master"] = fake_model()
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hasty_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the client's own knobs, which it reads from the environment once, at import."""
+    from modelscope_hub import _download, _legacy_api
+
+    monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(_legacy_api, "DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(_download, "DOWNLOAD_RETRY_TIMES", 0)
+    monkeypatch.setattr(_download, "DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0.01)
