@@ -184,7 +184,7 @@ class Settings:
         int,
         Option(
             "OFA_MAX_PIXELS",
-            _integer(1, 1_000_000_000, "pixels"),
+            _integer(1, 170_000_000, "pixels"),
             "the largest picture accepted, width times height",
         ),
     ] = 64_000_000

@@ -1,0 +1,198 @@
+"""Log lines as scripts read them, on a real disk that is sometimes full."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.errors import InputError, OutOfMemory
+from service.logs import Logs, RequestLog, one_line
+from service.request import Pair, Request, Verdict
+
+SECRET = "my private sentence"
+REQUEST = Request("req_1795000000_ab12", Pair(Image.new("RGB", (512, 384)), SECRET), 10.0, 25.0, "page")
+OpenLogs = Callable[..., Logs]
+
+
+@pytest.fixture
+def console() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def open_logs(tmp_path: Path, console: io.StringIO) -> Iterator[OpenLogs]:
+    opened: list[Logs] = []
+
+    def _open(folder: Path = tmp_path, *, max_bytes: int = 1_000_000, to: io.StringIO = console) -> Logs:
+        logs = Logs(folder, max_bytes=max_bytes, backups=2, console=to)
+        logs.open()
+        opened.append(logs)
+        return logs
+
+    yield _open
+    for logs in opened:
+        logs.close()
+
+
+def lines(folder: Path, name: str = "web_app.log") -> list[str]:
+    return (folder / name).read_text(encoding="utf-8").splitlines()
+
+
+def test_a_judged_request_is_two_lines_in_the_agreed_form(
+    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
+) -> None:
+    open_logs()
+    log = RequestLog()
+    log.started(REQUEST, (512, 384), {})
+    scores = {"Yes": 0.9211, "No": 0.05, "Maybe": 0.0289}
+    log.ended(REQUEST, Verdict.of(scores, duration=3.214, device="cpu"))
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO     \| "
+    start, end = lines(tmp_path)
+    assert re.fullmatch(
+        stamp
+        + r"REQUEST_START \| req_1795000000_ab12 \| TEXT_LEN=19 \| IMG_SIZE=\(512, 384\) \| SOURCE=page",
+        start,
+    )
+    assert re.fullmatch(
+        stamp
+        + r"REQUEST_END \| req_1795000000_ab12 \| LABEL=Yes \| SCORE=0\.921 \| DURATION=3\.21s \| DEVICE=cpu"
+        + r" \| SOURCE=page",
+        end,
+    )
+    assert console.getvalue().splitlines() == [start, end]
+
+
+def test_what_was_removed_from_a_text_is_counted_in_its_start_line(
+    open_logs: OpenLogs, tmp_path: Path
+) -> None:
+    open_logs()
+    RequestLog().started(REQUEST, (1, 1), {"zero_width": 3, "control": 1})
+    assert " | REMOVED=control:1,zero_width:3" in lines(tmp_path)[0]
+
+
+def test_an_error_is_told_in_our_words_and_its_cause_by_class_alone(
+    open_logs: OpenLogs, tmp_path: Path
+) -> None:
+    open_logs()
+    error = OutOfMemory("The GPU's memory is full. " + "x" * 200)
+    error.__cause__ = RuntimeError(SECRET)
+    RequestLog().ended(REQUEST, Verdict.none("error", duration=0.876, error=error))
+    (line,) = lines(tmp_path)
+    assert "| WARNING  | REQUEST_ERROR | req_1795000000_ab12 | ERROR=OutOfMemory | MSG=The GPU's mem" in line
+    assert "x" * 75 not in line  # the first 100 characters
+    assert "| DURATION=0.88s | CAUSE=RuntimeError | REASON=error | SOURCE=page" in line
+
+
+def test_a_refused_input_is_one_line(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs()
+    RequestLog().refused("req_1_a", InputError("There is no picture.", code="no_image"), 0.004)
+    (line,) = lines(tmp_path)
+    head, _, tail = line.partition(" | MSG=There is no picture. | ")
+    assert head.endswith("| INFO     | REQUEST_ERROR | req_1_a | ERROR=InputError")
+    assert tail == "DURATION=0.00s | REASON=no_image"
+
+
+def test_a_timeout_is_a_line_in_slow_requests_too(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs()
+    RequestLog().timed_out(REQUEST, Verdict.none("timeout", duration=15.0), computing=True)
+    (slow,) = lines(tmp_path, "slow_requests.log")
+    columns = slow.split("\t")
+    assert re.fullmatch(r"\d{10}", columns[0])
+    assert columns[1:] == ["TIMEOUT", "19 chars", REQUEST.id, "computing", "15.00s", "512x384", "page"]
+    assert len(lines(tmp_path)) == 1
+
+
+def test_a_probe_writes_nothing_while_it_succeeds(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs()
+    probe = Request("req_1_p", REQUEST.pair, 0.0, 1.0, "probe")
+    log = RequestLog()
+    log.started(probe, (64, 64), {})
+    log.ended(probe, Verdict.of({"Yes": 0.5, "No": 0.3, "Maybe": 0.2}, duration=1, device="cpu"))
+    log.ended(probe, Verdict.none("error", error=OutOfMemory("The GPU's memory is full.")))
+    assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["REQUEST_ERROR"]
+
+
+def test_user_text_is_in_no_line_not_even_in_a_traceback(
+    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
+) -> None:
+    open_logs()
+    log = RequestLog()
+    log.started(REQUEST, (1, 1), {})
+    try:
+        raise KeyError(REQUEST.pair.hypothesis)
+    except KeyError as error:
+        log.broken("the model raised an error nobody mapped", error)
+    log.timed_out(REQUEST, Verdict.none("timeout"), computing=False)
+    log.late(REQUEST, "KeyError", 20.0)
+    log.orphaned([REQUEST], 20.0)
+    log.hung([REQUEST], 90.0)
+    written = "".join(path.read_text() for path in tmp_path.iterdir()) + console.getvalue()
+    assert "KeyError" in written
+    assert "WHERE=test_logs.py:" in written
+    assert "| FATAL    | HUNG |" in written
+    assert SECRET not in written
+
+
+def test_no_message_can_begin_a_second_line() -> None:
+    assert one_line("a\nFATAL\r\x1b[2J\u2028b") == "a FATAL  [2J b"
+
+
+def test_our_other_modules_write_to_the_same_file_and_foreign_ones_do_not(
+    open_logs: OpenLogs, tmp_path: Path
+) -> None:
+    open_logs()
+    logging.getLogger("service.hub").info("from the hub")
+    logging.getLogger("web_app").warning("from the page")
+    logging.getLogger("urllib3").info("foreign")
+    assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["from the hub", "from the page"]
+
+
+def test_both_files_are_rotated_and_old_ones_thrown_away(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs(max_bytes=2000)
+    for _ in range(100):
+        RequestLog().timed_out(REQUEST, Verdict.none("timeout"), computing=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        f"{base}{end}" for base in ("slow_requests.log", "web_app.log") for end in ("", ".1", ".2")
+    ]
+    assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
+
+
+def test_a_full_disk_loses_lines_and_nothing_else(
+    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
+) -> None:
+    """/dev/full is a disk that is always full; afterwards the file gets its room back."""
+    (tmp_path / "web_app.log").symlink_to("/dev/full")
+    logs = open_logs()
+    for _ in range(3):
+        logging.getLogger("service").info("lost")
+    assert logs.lost == 3
+    assert console.getvalue().count("lost") == 3  # the console has them
+    (tmp_path / "web_app.log").unlink()
+    logging.getLogger("service").info("kept")
+    assert [line.split(" | ")[2:] for line in lines(tmp_path)] == [["kept"], ["LOG_GAP", "LOST=3"]]
+    assert logs.lost == 3
+
+
+def test_a_folder_that_cannot_be_made_is_survived(
+    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    logs = open_logs(tmp_path / "file" / "run")
+    logging.getLogger("service").info("said")
+    assert logs.lost == 1
+    assert "said" in console.getvalue()
+
+
+def test_a_closed_console_is_survived(open_logs: OpenLogs, tmp_path: Path) -> None:
+    gone = io.StringIO()
+    gone.close()
+    open_logs(to=gone)
+    logging.getLogger("service").info("said")
+    assert lines(tmp_path)[0].endswith("said")

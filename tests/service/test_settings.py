@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import DEFAULT_MODEL, ROOT, Settings, flag, options, table
+
+
+def refused(argv: list[str], environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_args(argv, environ or {})
+    assert caught.value.exit_code == 78
+    return caught.value.message
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings.from_args([], {})
+    assert settings == Settings()
+    assert (settings.model, settings.port, settings.health_port) == (DEFAULT_MODEL, 7860, 8000)
+    assert (settings.host, settings.health_host, settings.run_dir) == ("0.0.0.0", "0.0.0.0", ROOT)
+    assert (settings.timeout, settings.load_attempts) == (15.0, 3)
+
+
+def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None:
+    environ = {"OFA_PORT": "1111", "PROBE_INTERVAL": "5", "OFA_HOST": ""}
+    settings = Settings.from_args(["--port", "2222"], environ)
+    assert (settings.port, settings.probe_interval, settings.host) == (2222, 5.0, "0.0.0.0")
+
+
+def test_every_option_has_a_flag_and_a_variable_that_do_the_same() -> None:
+    samples = {"verify": "full", "backend": "native", "device": "cpu", "dtype": "bf16"}
+    samples |= dict.fromkeys(("cache_dir", "run_dir"), "/nowhere/yet")
+    samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048"}
+    for name, option in options().items():
+        sample = samples.get(name, "1")
+        by_flag = Settings.from_args([flag(name), sample], {})
+        by_variable = Settings.from_args([], {option.env: sample})
+        assert by_flag == by_variable, name
+        assert name == "backend" or by_flag != Settings(), name
+
+
+def test_no_two_options_share_a_variable() -> None:
+    names = [option.env for option in options().values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("argv", "allowed"),
+    [
+        (["--port", "http"], "a whole number from 0 to 65535"),
+        (["--port", "65536"], "a whole number from 0 to 65535"),
+        (["--timeout", "nan"], "a number from 0.01 to 3600 seconds"),
+        (["--timeout", "0"], "a number from 0.01 to 3600 seconds"),
+        (["--device", "gpu"], "auto, cpu, cuda, cuda:N"),
+        (["--dtype", "int8"], "auto, fp32, bf16, fp16"),
+        (["--backend", "onnx"], "native, modelscope"),
+        (["--queue-size", "0"], "a whole number from 1 to 100000"),
+        (["--host", "a b"], "a host name or an address"),
+        (["--model", " "], "demo, a folder, or a hub id"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(argv: list[str], allowed: str) -> None:
+    message = refused(argv)
+    assert allowed in message
+    assert argv[0] in message
+    assert repr(argv[1]) in message
+
+
+def test_a_wrong_variable_is_named() -> None:
+    assert refused([], {"OFA_TIMEOUT": "soon"}).startswith("OFA_TIMEOUT='soon' is not allowed.")
+
+
+def test_unknown_flags_and_abbreviations_are_refused() -> None:
+    assert "--nonsense" in refused(["--nonsense", "1"])
+    assert "--heal" in refused(["--heal", "1"])
+    assert "expected one argument" in refused(["--port"])
+
+
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    assert "both 8000" in refused(["--port", "8000"])
+    assert Settings.from_args(["--port", "0", "--health-port", "0"], {}).port == 0
+    assert "--reference-python" in refused(["--backend", "modelscope"])
+    (tmp_path / "file").touch()
+    assert "a folder" in refused(["--run-dir", str(tmp_path / "file")])
+
+
+def test_help_names_every_flag_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        Settings.from_args(["--help"], {})
+    assert caught.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for name, option in options().items():
+        assert flag(name) in told
+        assert f"{option.env})" in told
+        assert option.kind.allowed in told
+
+
+def test_the_table_for_the_docs_has_a_row_for_every_option() -> None:
+    rows = table().splitlines()[2:]
+    assert len(rows) == len(dataclasses.fields(Settings))
+    assert rows[0].startswith("| `--model` | `OFA_MODEL` | `iic/")
+    assert all(row.count("|") == 6 for row in rows)
+
+
+def test_evidence_outlives_an_interval_and_two_full_probes() -> None:
+    assert Settings(probe_interval=60, probe_timeout=15).evidence_ttl == 90
