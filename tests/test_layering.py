@@ -47,13 +47,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.engine": VALUES | {"service.protocols", "service.status"},
     "service.predictor": VALUES | {"service.protocols", "service.settings", "ofa"},
     "service.modelscope_child": set(),
-    "service.modelscope_backend": VALUES | {"service.protocols", "service.settings"},
+    "service.child_process": VALUES | {"service.protocols"},
+    "service.modelscope_backend": VALUES | {"service.protocols", "service.settings", "service.child_process"},
     "service.app": {"service"},
     "health_api": {"service.app", "service.health", "service.settings", "service.errors", "service.logs"},
     "page": VALUES | {"page", "service.app", "service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
     "models": {"models", "ofa"},
-    "parity": {"parity", "ofa", "models", "service.hub", "service.errors"},
+    "parity": {
+        *("parity", "ofa", "models"),
+        *("service.errors", "service.hub", "service.child_process", "service.modelscope_child"),
+    },
 }
 
 # foreign package → the only modules that may import it.
