@@ -1,0 +1,15 @@
+"""The page people use: Gradio's layout and handlers, the words in two languages, the server around them.
+
+    server   the port, the HTTP server's thread, starting and stopping         → gate, layout
+    gate     what may be asked of the port at all; headers; size of bodies
+    layout   the components and their events                                   → judging, picture, words, card
+    picture  the picture input that hands over a path and decodes nothing
+    judging  the handlers: from Gradio's call to the application and back      → verdicts, words
+    verdicts from a verdict or an error to HTML
+    banner   from the application's snapshot to HTML
+    card     what the served model says it knows, and its examples
+    words    English and Chinese, and which of them a request wants
+
+Importing a module here starts nothing; ``layout``, ``picture`` and ``judging`` import Gradio, which takes
+seconds, so ``server`` imports them only when it starts.
+"""

@@ -1,0 +1,74 @@
+"""From the application's snapshot to the line at the top of the page."""
+
+from __future__ import annotations
+
+from html import escape
+
+from page.verdicts import device_name
+from page.words import Language, say
+from service.status import Phase, Progress, Snapshot
+
+MEGABYTE = 1_000_000
+
+TONES = {
+    Phase.UNINITIALIZED: "loading",
+    Phase.LOADING: "loading",
+    Phase.LOADED: "ready",
+    Phase.FAILED: "failed",
+    Phase.STOPPING: "stopping",
+}
+
+
+def tone(snapshot: Snapshot) -> str:
+    """One word for the state: loading, ready, degraded, failed or stopping."""
+    word = TONES[snapshot.phase]
+    return "degraded" if word == "ready" and snapshot.degraded else word
+
+
+def render(snapshot: Snapshot, language: Language) -> str:
+    """The line's HTML."""
+    word = tone(snapshot)
+    parts = [f'<strong class="state-word">{_say(language, f"state.{word}")}</strong>']
+    if word in ("ready", "degraded"):
+        parts.append(f'<span class="state-facts">{escape(_facts(snapshot))}</span>')
+    if word == "loading":
+        parts.append(_progress(snapshot.progress, language))
+    if word != "ready":
+        parts.append(f'<span class="state-do">{_say(language, f"state.{word}.do")}</span>')
+    return _line(word, "".join(parts))
+
+
+def lost(language: Language) -> str:
+    """The line for when the server cannot be reached; kept by the browser until it needs it."""
+    word = f'<strong class="state-word">{_say(language, "state.lost")}</strong>'
+    return _line("lost", f'{word}<span class="state-do">{_say(language, "state.lost.do")}</span>')
+
+
+def _line(word: str, inner: str) -> str:
+    return f'<div class="state state-{word}"><span class="state-dot" aria-hidden="true"></span>{inner}</div>'
+
+
+def _facts(snapshot: Snapshot) -> str:
+    facts = (snapshot.model, device_name(snapshot.device), snapshot.dtype)
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _progress(progress: Progress, language: Language) -> str:
+    if progress.total_bytes <= 0:
+        return '<progress class="state-bar"></progress>'
+    done = min(progress.done_bytes, progress.total_bytes)
+    share = 100 * done // progress.total_bytes
+    told = say(
+        language,
+        "state.progress",
+        done=f"{done / MEGABYTE:.1f}",
+        total=f"{progress.total_bytes / MEGABYTE:.1f}",
+    )
+    return (
+        f'<progress class="state-bar" max="100" value="{share}"></progress>'
+        f'<span class="state-facts" aria-hidden="true">{share}% · {escape(told)}</span>'
+    )
+
+
+def _say(language: Language, key: str) -> str:
+    return escape(say(language, key))

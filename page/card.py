@@ -1,0 +1,85 @@
+"""What the served model says about itself: ``card.json`` in its folder, and the examples that go with it.
+
+A model from the hub brings no card; then the demo model's pictures stand in as neutral examples.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from page.words import LANGUAGES, Language
+
+log = logging.getLogger(__name__)
+
+DEMO = Path(__file__).resolve().parent.parent / "models" / "demo"
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and a question that can be tried with one click."""
+
+    image: Path
+    hypothesis: str
+    premise: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """``knows`` says in each language what the model was trained for; empty without a card."""
+
+    name: str = ""
+    knows: dict[Language, str] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+
+
+def folder_of(model: str) -> Path | None:
+    """The local folder behind ``--model``, or None for a hub id, whose folder is known only once fetched."""
+    if model == "demo":
+        return DEMO
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def load(model: str) -> Card:
+    """The card of the served model. Never fails: a missing or broken card only leaves the page poorer."""
+    folder = folder_of(model)
+    card = _read(folder) if folder else None
+    if card is None:
+        neutral = _read(DEMO)
+        return Card(examples=neutral.examples if neutral else ())
+    return card
+
+
+def _read(folder: Path) -> Card | None:
+    path = folder / "card.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        knows = {language: str(content["knows"][language]) for language in LANGUAGES}
+        examples = tuple(_example(folder, entry) for entry in content.get("examples", []))
+        return Card(str(content["name"]), knows, _varied(examples))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning(
+            "The model's card.json cannot be used (%s); the page goes without it.", type(error).__name__
+        )
+        return None
+
+
+def _example(folder: Path, entry: dict[str, Any]) -> Example:
+    image = (folder / entry["image"]).resolve()
+    if not image.is_relative_to(folder.resolve()):  # a card comes with a model from anywhere
+        raise ValueError("an example's picture lies outside the model's folder")
+    return Example(image, str(entry["hypothesis"]), entry.get("premise") or None)
+
+
+def _varied(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    """At most SHOWN examples, evenly spread over the list, whose pictures exist."""
+    there = [example for example in examples if example.image.is_file()]
+    step = max(1.0, len(there) / SHOWN)
+    return tuple(there[int(index * step)] for index in range(min(SHOWN, len(there))))

@@ -1,0 +1,102 @@
+"""What may be asked of the page's port: an ASGI layer in front of Gradio.
+
+Gradio answers far more than a page needs: it fetches addresses for callers, shows usage, edits its own
+code. Here every path is closed that the page and its API do not use. Bodies are bounded before anyone reads
+them, and the browser is told to load nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN: Final = {
+    "GET": re.compile(
+        r"/|/status|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/example/\d{1,3}"
+        r"|/(assets|static|svelte)/.+"
+        r"|/gradio_api/(info/?|openapi\.json|app_id/?|theme\.css|startup-events|upload_progress|queue/data"
+        r"|heartbeat/\w+|call/(v2/)?judge/\w+|file=(?!\w+:).+)"
+    ),
+    "POST": re.compile(
+        r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?judge/?|run/\w+/?|heartbeat/\w+)"
+    ),
+}
+OPEN_METHODS: Final = {**OPEN, "HEAD": OPEN["GET"]}
+UPLOAD: Final = "/gradio_api/upload"
+
+JSON_BYTES: Final = 1_048_576
+# A file over the service's limit is still taken in up to this many times it, so that the person is told in
+# their language what to change; only beyond that the connection is refused.
+UPLOAD_SLACK: Final = 4
+MULTIPART_BYTES: Final = 65_536
+
+HEADERS: Final = tuple(
+    (name.encode(), value.encode())
+    for name, value in {
+        # Gradio's page is made of inline scripts and of functions built from text; all else stays at home.
+        "content-security-policy": "default-src 'self'; "
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+        "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; "
+        "base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+    }.items()
+)
+
+
+class Gate:
+    """Lets through what is open and small enough. ``max_bytes`` is the largest picture file accepted."""
+
+    def __init__(self, app: App, *, max_bytes: int) -> None:
+        self._app = app
+        self._upload_bytes = max_bytes * UPLOAD_SLACK + MULTIPART_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        refused = self._refusal(scope)
+        if refused is None:
+            await self._app(scope, receive, send_with_headers)
+        else:
+            await _answer(send_with_headers, *refused)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """The status and the sentence to refuse with, or None."""
+        method, path = scope["method"], scope["path"]
+        allowed = OPEN_METHODS.get(method)
+        if allowed is None:
+            return 405, "This method is not used here."
+        if not allowed.fullmatch(path):
+            return 404, "There is nothing here."
+        if method != "POST":
+            return None
+        length = dict(scope["headers"]).get(b"content-length")
+        if length is None or not length.isdigit():
+            return 411, "Say the length of the body (Content-Length)."
+        if int(length) > (self._upload_bytes if path == UPLOAD else JSON_BYTES):
+            return 413, "This is too large. Make the picture smaller and try again."
+        return None
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})

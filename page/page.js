@@ -1,0 +1,53 @@
+() => {
+  // The document's language, for screen readers, hyphenation and fonts.
+  document.documentElement.lang = (navigator.language || 'en').toLowerCase().startsWith('zh') ? 'zh-CN' : 'en';
+
+  // The line at the top: asked for often while something is going on, seldom when all is well.
+  const PAUSE = {ready: 10000, loading: 1000, lost: 2000};
+  let lost = '';
+  let shown = '';
+  let timer = 0;
+
+  const show = (html) => {
+    const line = document.getElementById('state');
+    if (!line || (html === shown && line.innerHTML)) return;
+    line.innerHTML = html;  // made by our server, which escapes what is not its own
+    shown = html;
+  };
+
+  // Gradio translates what is on the page, but not the tab's title.
+  const entitle = () => {
+    const heading = document.querySelector('#masthead h1');
+    if (heading && document.title !== heading.textContent) document.title = heading.textContent;
+  };
+
+  // On a small screen the answer comes up below what can be seen: bring it there.
+  const follow = () => {
+    const answer = document.getElementById('answer');
+    if (!answer) return setTimeout(follow, 200);
+    new MutationObserver(() => {
+      if (answer.querySelector('.answer:not(.answer-empty)')) answer.scrollIntoView({block: 'nearest'});
+    }).observe(answer, {childList: true, subtree: true});
+  };
+
+  const ask = async () => {
+    clearTimeout(timer);
+    entitle();
+    let state = 'lost';
+    try {
+      const answer = await fetch('status', {cache: 'no-store', signal: AbortSignal.timeout(5000)});
+      if (!answer.ok) throw new Error(answer.status);
+      const told = await answer.json();
+      state = told.state;
+      lost = told.lost;
+      show(told.html);
+    } catch (error) {
+      if (lost) show(lost);
+    }
+    if (!document.hidden) timer = setTimeout(ask, PAUSE[state] || 3000);
+  };
+
+  document.addEventListener('visibilitychange', () => { if (!document.hidden) ask(); });
+  follow();
+  ask();
+}

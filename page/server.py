@@ -1,0 +1,251 @@
+"""The page's HTTP server: its port, its thread, its end.
+
+The port is taken before anything slow happens, so that a port in use is told at once and a browser that
+comes early waits instead of being refused. Gradio, whose import takes seconds, is imported by ``start``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from page import banner, card
+from page.gate import Gate
+from page.words import language_of
+from service.errors import SettingsError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+    from page.judging import Application
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 128
+START_SECONDS: Final = 60.0
+FLUSH_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 3.0
+ADVERTISEMENT: Final = re.compile(
+    r"""<meta\s+(property|name)="(og|twitter):\w+"\s+content="([^"]*(gradio|Gradio|Click)[^"]*|\{url\})"\s*/>"""
+)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises SettingsError when the address cannot be had; port 0 takes a free one."""
+    where = f"{host}:{port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"The page cannot listen on {where}: the port is in use.",
+                remedy="Stop the program that holds it, or give another port with --port.",
+            ) from error
+        raise SettingsError(
+            f"The page cannot listen on {where}: {error.strerror or type(error).__name__}.",
+            remedy="Check --host and --port.",
+        ) from error
+
+
+class PageServer:
+    """The page over ``application``, served from a thread on ``sock``, which it owns from now on."""
+
+    def __init__(self, application: Application, settings: Settings, sock: socket.socket) -> None:
+        self._application = application
+        self._settings = settings
+        self._socket = sock
+        self._uploads: Path | None = None
+        self._page: gr.Blocks | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server's thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
+        self._uploads = _upload_folder(self.port)
+        # Read by Gradio when it is imported or builds a component; there is no other way to tell it.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(self._uploads)}
+        import uvicorn
+
+        app = self._build()
+        config = uvicorn.Config(
+            Gate(app, max_bytes=self._settings.max_bytes),
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(CLOSE_SECONDS),
+        )
+        self._server = server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [self._socket]}, name="page-server", daemon=True
+        )
+        self._thread.start()
+        end = time.monotonic() + START_SECONDS
+        while not server.started:
+            if not self._thread.is_alive() or time.monotonic() > end:
+                raise RuntimeError("The page's server did not start.")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Let finished answers out, close the connections, stop the thread; takes a few seconds at most."""
+        if self._page is not None:
+            self._flush(self._page)
+            self._page.close(verbose=False)  # ends the streams that browsers keep open
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(CLOSE_SECONDS)
+            if self._thread.is_alive():
+                self._server.force_exit = True
+                self._thread.join(CLOSE_SECONDS)
+        self._socket.close()
+        if self._uploads is not None:
+            shutil.rmtree(self._uploads, ignore_errors=True)
+
+    def _build(self) -> FastAPI:
+        import gradio as gr
+        from fastapi import FastAPI
+
+        from page import layout
+
+        _take_over_log()
+        _take_over_document()
+
+        shown = card.load(self._settings.model)
+        self._page = page = layout.build(self._application, limit=self._settings.timeout, card=shown)
+        _widen(page, self._settings.queue_size)
+        app = FastAPI(openapi_url=None)
+        _add_routes(app, self._application, shown)
+        gr.mount_gradio_app(
+            app,
+            page,
+            path="/",
+            footer_links=[],
+            run_history=False,
+            show_error=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            ssr_mode=False,
+            pwa=False,
+            favicon_path=str(layout.ASSETS / "favicon.svg"),
+            i18n=page.i18n_instance,
+            theme=layout.theme(),
+            css_paths=[layout.ASSETS / "page.css"],
+            js=(layout.ASSETS / "page.js").read_text(encoding="utf-8"),
+        )
+        page.has_launched = True  # what launch() would set; Gradio checks callers' paths only then
+        return app
+
+    @staticmethod
+    def _flush(page: gr.Blocks) -> None:
+        """Wait, bounded, until the answers that are ready have been fetched from Gradio's queue."""
+        queue, end = page._queue, time.monotonic() + FLUSH_SECONDS
+        while time.monotonic() < end:
+            if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
+                return
+            time.sleep(0.02)
+
+
+class _ToOurLog(logging.Handler):
+    """Passes a library's record on to the page's log, whose lines leave out what an exception says."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.handle(record)
+
+
+def _take_over_log() -> None:
+    logger = logging.getLogger("uvicorn.error")
+    logger.propagate = False
+    logger.handlers = [_ToOurLog()]
+
+
+def _take_over_document() -> None:
+    """Serve Gradio's document without its advertisement: the link previews that name Gradio and its hosts."""
+    from gradio.routes import templates
+    from jinja2 import FunctionLoader
+
+    environment = templates.env
+    packaged = environment.loader
+    assert packaged is not None
+
+    def source(name: str) -> str:
+        text = packaged.get_source(environment, name)[0]
+        return ADVERTISEMENT.sub("", text) if name.endswith("index.html") else text
+
+    environment.loader = FunctionLoader(source)
+
+
+def _widen(page: gr.Blocks, queue_size: int) -> None:
+    """Give Gradio room for every request our queue may hold, and some to be told that it is full.
+
+    launch() has a parameter for it, mounting has not: by default 40 events run and the others wait, unseen
+    by our deadline. Its queue is looked at a thousand times a second when idle; a hundred will do.
+    """
+    page.max_threads = queue_size + 64
+    page._queue.max_thread_count = page.max_threads
+    page._queue.sleep_when_free = 0.01
+
+
+def _add_routes(app: FastAPI, application: Application, shown: card.Card) -> None:
+    from starlette.responses import FileResponse, JSONResponse, Response
+
+    async def status(request: Request) -> Response:
+        language = language_of(request.headers.get("accept-language"))
+        snapshot = application.snapshot()
+        content: dict[str, Any] = {
+            "state": banner.tone(snapshot),
+            "html": banner.render(snapshot, language),
+            "lost": banner.lost(language),
+        }
+        return JSONResponse(content, headers={"cache-control": "no-store"})
+
+    async def example(request: Request) -> Response:
+        index = int(request.path_params["index"])
+        if index >= len(shown.examples):
+            return Response(status_code=404)
+        return FileResponse(shown.examples[index].image, headers={"cache-control": "max-age=3600"})
+
+    app.add_route("/status", status)
+    app.add_route("/example/{index:int}", example)
+
+
+def _upload_folder(port: int) -> Path:
+    """A private folder for uploads. What an earlier process on this port left when it was killed goes first:
+    we hold the port, so nobody lives who could still need it."""
+    prefix = f"ofa-page-{port}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix))

@@ -1,0 +1,125 @@
+"""From a verdict, or an error, to the HTML of the answer.
+
+Everything that is not our own text is escaped. What the model said and what it did not say look different
+at a glance: a verdict is a filled card with a big word and bars, no verdict is a dashed card that says so.
+"""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from page.words import Language, has, say
+from service.errors import InputError
+from service.request import LABELS, Verdict
+
+MARKS = {
+    "Yes": '<path d="M5 12.5l4.5 4.5L19 7.5"/>',
+    "No": '<path d="M6.5 6.5l11 11M17.5 6.5l-11 11"/>',
+    "Maybe": '<path d="M8.5 9a3.5 3.5 0 1 1 5 3.2c-1 .5-1.5 1.1-1.5 2.3M12 18.2v.1"/>',
+    "none": '<path d="M12 6.5v7M12 17.4v.1"/>',
+}
+
+
+def verdict(answer: Verdict, language: Language, *, limit: float, failed: bool = False) -> str:
+    """The answer's HTML. ``limit``: the time limit in seconds; ``failed``: the model cannot be loaded."""
+    if answer.reason is None and answer.scores is not None:
+        return _decided(answer, language)
+    return _undecided(answer, language, limit=limit, failed=failed)
+
+
+def refusal(error: InputError, language: Language) -> str:
+    """The HTML for input that cannot be judged: what to change, in the person's language."""
+    return (
+        '<section class="answer answer-input" role="alert">'
+        f"{_mark('none')}<div><h3>{_say(language, 'input.title')}</h3>"
+        f"<p>{escape(refusal_text(error, language))}</p></div></section>"
+    )
+
+
+def refusal_text(error: InputError, language: Language) -> str:
+    """The same as one plain sentence or two, for programs."""
+    key = f"input.{error.code}"
+    if not has(key):
+        return f"{error.message} {error.remedy}".strip()
+    return say(language, key, **_allowed(error, language))
+
+
+def percent(share: float) -> str:
+    """A probability for people. Never 100 % or 0 % of something that is not certain."""
+    tenths = share * 1000
+    tenths = math.floor(tenths) if share > 0.5 else math.ceil(tenths)
+    return f"{tenths / 10:.1f}%"
+
+
+def seconds(duration: float) -> str:
+    """A duration in seconds with two useful digits: 0.42, 3.2, 15."""
+    return f"{duration:.2f}" if duration < 1 else f"{duration:.1f}" if duration < 10 else f"{duration:.0f}"
+
+
+def device_name(device: str) -> str:
+    """``cpu`` → ``CPU``, ``cuda:0`` → ``CUDA:0``."""
+    return device.upper()
+
+
+def _decided(answer: Verdict, language: Language) -> str:
+    scores = answer.scores or {}
+    bars = "".join(_bar(label, scores[label], label == answer.label, language) for label in LABELS)
+    meta = [say(language, "took", seconds=seconds(answer.duration))]
+    if answer.device:
+        meta.append(say(language, "on_device", device=device_name(answer.device)))
+    return (
+        f'<section class="answer answer-{escape(answer.label.lower())}" role="status">'
+        f'<div class="answer-head">{_mark(answer.label)}<div>'
+        f'<h3 class="answer-word">{_say(language, f"label.{answer.label}")}</h3>'
+        f"<p>{_say(language, f'meaning.{answer.label}')}</p></div></div>"
+        f'<ul class="bars" aria-label="{_say(language, "probabilities")}">{bars}</ul>'
+        f'<p class="answer-meta">{escape(" · ".join(meta))}</p></section>'
+    )
+
+
+def _bar(label: str, share: float, chosen: bool, language: Language) -> str:
+    name, shown = say(language, f"label.{label}"), percent(share)
+    return (
+        f'<li class="bar bar-{label.lower()}{" bar-chosen" if chosen else ""}">'
+        f'<span class="bar-name">{escape(name)}</span>'
+        f'<span class="bar-track"><span class="bar-fill" style="width:{share * 100:.2f}%"></span></span>'
+        f'<span class="bar-value">{escape(shown)}</span></li>'
+    )
+
+
+def _undecided(answer: Verdict, language: Language, *, limit: float, failed: bool) -> str:
+    reason = "failed" if failed and answer.reason == "loading" else answer.reason or "error"
+    if not has(f"none.{reason}"):
+        reason = "error"
+    why = say(language, f"none.{reason}", limit=f"{limit:g}")
+    if reason == "busy" and answer.retry_after is None:
+        what = say(language, "none.busy.later")
+    else:
+        what = say(language, f"none.{reason}.do", seconds=math.ceil(answer.retry_after or 0))
+    return (
+        f'<section class="answer answer-none" role="alert" data-reason="{escape(answer.reason or "error")}">'
+        f'<div class="answer-head">{_mark("none")}<div>'
+        f'<h3 class="answer-word">{_say(language, "none.title")}</h3>'
+        f"<p>{_say(language, 'none.lead')}</p></div></div>"
+        f"<p><strong>{escape(why)}</strong> {escape(what)}</p></section>"
+    )
+
+
+def _allowed(error: InputError, language: Language) -> dict[str, str]:
+    """The limits an error carries as facts, as half sentences; empty where it carries none."""
+    divisors = {"pixels": 1_000_000, "bytes": 1_048_576, "chars": 1}
+    limit = error.facts.get("limit")
+    parts = dict.fromkeys((f"allowed_{unit}" for unit in divisors), "")
+    if isinstance(limit, int | float):
+        for unit, divisor in divisors.items():
+            parts[f"allowed_{unit}"] = say(language, f"allowed_{unit}", limit=f"{limit / divisor:.4g}")
+    return parts
+
+
+def _mark(name: str) -> str:
+    return f'<svg class="answer-mark" viewBox="0 0 24 24" aria-hidden="true">{MARKS[name]}</svg>'
+
+
+def _say(language: Language, key: str) -> str:
+    return escape(say(language, key))

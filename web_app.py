@@ -1,0 +1,164 @@
+"""The service's command line, and the names that scripts import.
+
+    python web_app.py --model demo --port 7860 --health-port 8000      see --help
+    from web_app import init_model, predict, health_check              starts no server, loads no model
+
+Started as a program it goes: settings, ports, logs, application, health sidecar, page. The model loads in
+the background meanwhile. SIGTERM and SIGINT end it in order: no new work, accepted requests answered within
+--stop-grace, exit code 0. Exit codes are service.errors.ExitCode.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from service.errors import ExitCode, SettingsError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    import socket
+
+    from health_api import Sidecar
+    from PIL import Image
+    from service.app import Application
+
+    from page.server import PageServer
+
+log = logging.getLogger("web_app")
+
+LOOK_SECONDS: Final = 0.2
+
+_lock = threading.Lock()  # guards _application: built once, whichever thread asks first
+_application: Application | None = None
+
+
+def init_model() -> bool:
+    """Load the model that the environment names (OFA_MODEL, …), with its retries; True if it is loaded."""
+    return _shared().load()
+
+
+def predict(
+    image: Image.Image | str | Path | None, text: str | None, premise: str | None = None
+) -> dict[str, object]:
+    """Whether ``image`` (PIL, or a path) shows what ``text`` says: {"label", "score", "scores", "reason"}.
+
+    ``reason`` is None when the model decided. Loads the model first if nobody has. Raises InputError for
+    input that cannot be judged.
+    """
+    application = _shared()
+    application.load()
+    return application.submit(image, text, premise).result().as_dict()
+
+
+def health_check() -> dict[str, Any]:
+    """The ``details`` of the health report: process, gpu, memory, disk, model, inference."""
+    details: dict[str, Any] = _shared().report().as_dict()["details"]
+    return details
+
+
+def _shared() -> Application:
+    """The one application of a script that imports this module; settings from the environment alone."""
+    global _application
+    with _lock:
+        if _application is None:
+            from service.app import build
+
+            _application = build(Settings.from_args([], os.environ))
+        return _application
+
+
+class Signals:
+    """Remembers that the process was asked to end. Handlers only record: no lock, no log, no exception."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._record)
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the service until it is told to end or cannot go on; the exit code."""
+    signals = Signals()
+    signals.install()
+    try:
+        settings = Settings.from_args(argv, os.environ)
+        from page.server import listen  # the port first: what is wrong with it is told before anything starts
+
+        sock = listen(settings.host, settings.port)
+    except SettingsError as error:
+        print(f"web_app.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
+        return error.exit_code
+    from service.logs import Logs
+
+    logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
+    logs.open()
+    try:
+        return _serve(settings, sock, signals)
+    finally:
+        sock.close()
+        logs.close()
+
+
+def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
+    from health_api import Sidecar
+    from service.app import build
+
+    from page.server import PageServer
+
+    application = build(settings)
+    sidecar = Sidecar(application, settings.health_host, settings.health_port)
+    page = PageServer(application, settings, sock)
+    code: int = ExitCode.ORDERLY
+    try:
+        application.start()
+        sidecar.start()
+        log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
+        page.start()
+        log.info("Page: http://%s:%d", settings.host, page.port)
+        code = _wait(application, page, signals)
+    except SettingsError as error:
+        log.critical("%s %s", error.message, error.remedy)
+        code = error.exit_code
+    finally:
+        _stop(settings, application, sidecar, page)
+    return code
+
+
+def _wait(application: Application, page: PageServer, signals: Signals) -> int:
+    """Return when there is a reason to end, with the exit code."""
+    while signals.number is None:
+        application.wait(LOOK_SECONDS)
+        if application.fatal is not None:
+            log.critical("The service cannot go on: exit code %d.", application.fatal)
+            return application.fatal
+        if not page.alive:
+            log.critical("The page's server ended by itself.")
+            return ExitCode.LOAD_FAILED
+    log.info("Asked to end by %s.", signal.Signals(signals.number).name)
+    return ExitCode.ORDERLY
+
+
+def _stop(settings: Settings, application: Application, sidecar: Sidecar, page: PageServer) -> None:
+    """In order and within bounds: new work is refused and accepted work answered while the page can still
+    carry the answers out; health is asked to the last."""
+    application.stop(settings.stop_grace)
+    page.stop()
+    sidecar.stop()
+    log.info("Ended.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
