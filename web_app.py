@@ -26,11 +26,11 @@ from service.settings import Settings
 if TYPE_CHECKING:
     import socket
 
-    from health_api import Sidecar
     from PIL import Image
-    from service.app import Application
 
+    from health_api import Sidecar
     from page.server import PageServer
+    from service.app import Application
 
 log = logging.getLogger("web_app")
 
@@ -114,9 +114,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
     from health_api import Sidecar
-    from service.app import build
-
     from page.server import PageServer
+    from service.app import build
 
     application = build(settings)
     sidecar = Sidecar(application, settings.health_host, settings.health_port)
