@@ -1,0 +1,140 @@
+"""A child process that answers JSON lines: every wait bounded, nothing left behind.
+
+No threads: one call writes the request and waits for its reply with `select`, so that a child that is
+stopped, full or dead can neither block the caller nor leak anything. The child must end itself at the end of
+its standard input; then it cannot outlive this process, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Longest pause between two calls of the cancel point, in seconds.
+POLL_SECONDS = 0.02
+_CHUNK = 1 << 20
+
+
+class ChildEnded(Exception):
+    """The child is gone, or never started; what it was asked is lost."""
+
+
+class ChildSilent(Exception):
+    """The child did not answer in time."""
+
+
+class ChildProcess:
+    """One child. Not thread-safe, but `kill` may be called from another thread."""
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start `command` in `folder`. Raises OSError when it cannot be started.
+
+        Its standard error is dropped: what ModelScope logs there may hold user text.
+        """
+        self._process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env=None if environment is None else dict(environment),
+            start_new_session=True,  # a Ctrl-C is ours to handle, and one kill reaches its children too
+            bufsize=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        for pipe in (self._requests, self._replies):
+            os.set_blocking(pipe.fileno(), False)
+        self._unsent = b""
+        self._received = bytearray()
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also its group's."""
+        return self._process.pid
+
+    def ask(
+        self, request: Mapping[str, Any], seconds: float, cancel_point: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """The reply to `request`.
+
+        Whatever `cancel_point` raises passes through; the request is then still under way, so that the child
+        must be killed or its reply be awaited with `reply`.
+
+        Raises:
+            ChildEnded: it died.
+            ChildSilent: no reply within `seconds`.
+        """
+        self.send(request)
+        return self.reply(seconds, cancel_point)
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Queue a request; it is written while `reply` waits."""
+        self._unsent += json.dumps(request).encode() + b"\n"
+
+    def reply(self, seconds: float, cancel_point: Callable[[], None] | None = None) -> dict[str, Any]:
+        """The next reply. Raises as `ask`."""
+        give_up = time.monotonic() + seconds
+        while (line := self._next_line()) is None:
+            if cancel_point is not None:
+                cancel_point()
+            if (left := give_up - time.monotonic()) <= 0:
+                raise ChildSilent(f"no answer within {seconds:g} s")
+            self._transfer(min(POLL_SECONDS, left))
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ChildEnded("the child broke the protocol") from error
+        if not isinstance(value, dict):
+            raise ChildEnded("the child broke the protocol")
+        return value
+
+    def close(self, grace: float) -> None:
+        """End the child: close its input, wait `grace` seconds, then kill it."""
+        self._requests.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child and its children at once; harmless when it is gone."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._requests.close()
+        self._replies.close()
+
+    def _next_line(self) -> bytes | None:
+        end = self._received.find(b"\n")
+        if end < 0:
+            return None
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line
+
+    def _transfer(self, seconds: float) -> None:
+        """Move bytes either way, waiting at most `seconds` for the pipes to be ready."""
+        writing = [self._requests] if self._unsent else []
+        try:
+            readable, writable, _ = select.select([self._replies], writing, [], seconds)
+            if writable:
+                self._unsent = self._unsent[os.write(self._requests.fileno(), self._unsent[:_CHUNK]) :]
+            if readable:
+                data = os.read(self._replies.fileno(), _CHUNK)
+                if not data:
+                    raise ChildEnded("the child process ended")
+                self._received += data
+        except (OSError, ValueError) as error:  # a broken pipe, or closed by `kill` in another thread
+            raise ChildEnded("the child process ended") from error
