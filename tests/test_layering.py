@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.resources": set(),
     "service.status": {"service.errors"},
     "service.health": {"service.status", "service.resources", "service.errors"},
+    "service.prober": VALUES | {"service.status"},
     "service.logs": VALUES,
     "service.protocols": VALUES,
     "service.progress": {"service.errors"},
@@ -51,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.modelscope_backend": VALUES | {"service.protocols", "service.settings", "service.child_process"},
     "service.app": {"service"},
     "health_api": {"service.app", "service.health", "service.settings", "service.errors", "service.logs"},
-    "page": VALUES | {"page", "service.app", "service.settings", "service.status"},
+    "page": VALUES | {"page", "service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
     "models": {"models", "ofa"},
     "parity": {
