@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ MODEL = "iic/fake_visual-entailment"
 WEIGHTS = "pytorch_model.bin"
 NEEDED = ["ans2label.json", "config.json", "configuration.json", "merges.txt", WEIGHTS, "vocab.json"]
 
+
+PATIENCE = 60.0  # seconds until a test gives up waiting
 
 needs_demo = pytest.mark.skipif(
     not any((DEMO_FOLDER / name).is_file() for name in model_folder.WEIGHTS),
@@ -38,6 +41,17 @@ def fake_model(seed: int = 0) -> dict[str, bytes]:
         "resources/picture.png": b"not needed",
         "onnx/model.onnx": b"not needed either",
     }
+
+
+def wait_for_partial(cache: Path) -> Path:
+    """The partial file of an unfinished download, once the client has written some of it."""
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        for path in cache.rglob(f"{WEIGHTS}.incomplete"):
+            if path.stat().st_size:
+                return path
+        time.sleep(0.01)
+    raise AssertionError("the client wrote nothing")
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.hub import resolve
-from tests.hub.conftest import MODEL, NEEDED, WEIGHTS, fake_model
+from tests.hub.conftest import MODEL, NEEDED, PATIENCE, WEIGHTS, fake_model, wait_for_partial
 from tests.hub.server import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = """
-import sys
+import logging, sys
+logging.basicConfig(level=logging.INFO)
 from service.hub import resolve
 seen = set()
 def show(progress):
@@ -35,7 +36,6 @@ print(json.dumps({
     "listing": _download.REPO_TREE_LIST_TIMEOUT_SECONDS,
 }))
 """
-PATIENCE = 60
 
 
 def start(program: str, hub: Hub, cache: Path, **more: str) -> subprocess.Popen[str]:
@@ -102,7 +102,7 @@ def test_a_killed_download_leaves_no_lock_and_goes_on_where_it_stopped(hub: Hub,
     with gate(hub) as (reached, _):
         process = start(FETCH, hub, cache)
         assert reached.wait(PATIENCE)
-        (partial,) = wait_for_bytes(cache)
+        partial = wait_for_partial(cache)
         process.kill()
         process.communicate(timeout=PATIENCE)
     had = partial.stat().st_size
@@ -111,14 +111,3 @@ def test_a_killed_download_leaves_no_lock_and_goes_on_where_it_stopped(hub: Hub,
     assert hub.ranges(WEIGHTS) == [f"bytes={had}-"]
     assert hub.requested() == [WEIGHTS]
     assert (folder / WEIGHTS).read_bytes() == fake_model()[WEIGHTS]
-
-
-def wait_for_bytes(cache: Path) -> list[Path]:
-    """The partial file, once the client has written some of it."""
-    tick = threading.Event()
-    for _ in range(PATIENCE * 50):
-        found = [path for path in cache.rglob("*.incomplete") if path.stat().st_size]
-        if found:
-            return found
-        tick.wait(0.02)
-    raise AssertionError("the client wrote nothing")
