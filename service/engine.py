@@ -30,7 +30,7 @@ from service.errors import (
     ShuttingDown,
 )
 from service.protocols import Journal, Predictor
-from service.request import Request, Verdict
+from service.request import Request, Source, Verdict
 from service.status import Activity
 
 Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
@@ -116,7 +116,7 @@ class Engine:
         queue full, engine stuck) are answered at once and do not count as accepted."""
         job = _Job(request)
         with self._lock:
-            refusal = self._refusal(request)
+            refusal = self._refusal(request.source)
             if refusal is None:
                 self._add("accepted")
                 if request.source == "probe":
@@ -128,10 +128,19 @@ class Engine:
             else:
                 self._add("rejected")
         if refusal is not None:
-            job.future.set_result(_no_verdict(refusal, request, 0.0))
+            job.future.set_result(_no_verdict(refusal, request, self._since(job)))
+            self._journal.refused(request.id, refusal, self._since(job))
         else:
             job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
         return job.future
+
+    def check(self, source: Source) -> None:
+        """Raise what a request would be refused with now, so that no work is put into preparing it."""
+        with self._lock:
+            refusal = self._refusal(source)
+            if refusal is not None:
+                self._add("rejected")
+                raise refusal
 
     def stop(self, grace: float) -> bool:
         """Refuse new work, let accepted work finish for ``grace`` seconds, then cancel what is left.
@@ -363,13 +372,13 @@ class Engine:
         error = ServiceError("The caller went away.", code="abandoned")
         self._end(job, "abandoned", _no_verdict(error, job.request, self._since(job)))
 
-    def _refusal(self, request: Request) -> ServiceError | None:
+    def _refusal(self, source: Source) -> ServiceError | None:
         if self._refusing:
             return _stopping()
         wait = self._retry_after(self._clock())
         if self._batch is not None and self._batch.orphaned:
             return Busy("A computation does not stop and blocks the model.", retry_after=wait)
-        if request.source == "probe":
+        if source == "probe":
             return None if self._probe is None else Busy("A probe is waiting already.", retry_after=wait)
         if len(self._waiting) >= self._limits.queue_size:
             return Busy(f"{len(self._waiting)} requests are waiting already.", retry_after=wait)

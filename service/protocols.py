@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
+from PIL import Image
+
+from service.errors import ServiceError
 from service.request import Pair, Request, Verdict
 
 CancelPoint = Callable[[], None]
@@ -28,8 +32,31 @@ class Predictor(Protocol):
         ServiceErrors."""
 
 
+class Model(Predictor, Protocol):
+    """A predictor with its whole life, as the application needs it."""
+
+    @property
+    def takes_premise(self) -> bool | None:
+        """Whether its prompt has a place for a premise: True must have one, False must not, None may."""
+
+    def load(self, folder: Path) -> None:
+        """Make the model in ``folder`` ready to judge, in place of one loaded before. Raises ModelErrors."""
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The part of a picture that ``judge`` will look at, made small. Called in the callers' threads."""
+
+    def gpu(self) -> tuple[str, int, int] | None:
+        """Name, used and total bytes of the GPU in use, other processes included; None without one."""
+
+    def close(self) -> None:
+        """Give back what it holds. May be called more than once, and while ``judge`` is stuck."""
+
+
 class Journal(Protocol):
     """Where the engine writes down what happened. Its methods never raise."""
+
+    def refused(self, request_id: str, error: ServiceError, seconds: float) -> None:
+        """A request was not accepted."""
 
     def ended(self, request: Request, verdict: Verdict) -> None:
         """An accepted request got its answer, or the reason why there is none."""

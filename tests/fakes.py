@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from service.errors import ServiceError
 from service.protocols import CancelPoint
 from service.request import Pair, Request, Source, Verdict
 
@@ -39,10 +40,17 @@ class FakePredictor:
         self.seen: list[str] = []
         self.device = "cpu"
         self.dtype = "fp32"
+        self.takes_premise: bool | None = None
         self.loaded_from: Path | None = None
 
     def load(self, folder: Path) -> None:
         self.loaded_from = folder
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
+
+    def gpu(self) -> tuple[str, int, int] | None:
+        return None
 
     def close(self) -> None:
         self.loaded_from = None
@@ -95,6 +103,9 @@ class FakeJournal:
         with self.written:
             assert self.written.wait_for(lambda: len(found()) >= count, PATIENCE), self.lines
             return found()
+
+    def refused(self, request_id: str, error: ServiceError, seconds: float) -> None:
+        self._write("refused", request_id, error.code)
 
     def ended(self, request: Request, verdict: Verdict) -> None:
         self._write("ended", request.id, verdict.reason or verdict.label)

@@ -1,0 +1,172 @@
+"""Memory, disk, GPU and process figures, sampled by a thread of their own, away from requests and health.
+
+Memory is judged against the tightest cgroup limit above this process (v1 or v2) when it is lower than the
+machine's memory. Pages the kernel can drop at once (inactive file cache: the model's own file, mostly) do
+not count as used, as with ``free`` and Kubernetes. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How much of something is used."""
+
+    used: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.used / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """One sample. ``gpu`` is the whole device, other processes included; None without CUDA. ``memory_by`` is
+    ``cgroup`` or ``host``: whose limit memory is judged by."""
+
+    at: float
+    memory: Use
+    memory_by: str
+    disk: Use
+    gpu: Use | None = None
+    gpu_name: str = ""
+    process_memory: int = 0
+    threads: int = 0
+    cpu_seconds: float = 0.0
+
+
+GpuReader = Callable[[], tuple[str, int, int] | None]
+
+
+class Sampler:
+    """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one."""
+
+    def __init__(
+        self, folders: Sequence[Path], gpu: GpuReader, *, period: float = 2.0, cgroups: Path = CGROUPS
+    ) -> None:
+        self._folders = tuple(folders)
+        self._gpu = gpu
+        self._period = period
+        self._cgroups = cgroups
+        self._process = psutil.Process()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
+        # Replaced whole by one thread and read by any: needs no lock.
+        self._latest = self.sample(gpu=False)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, wait: float = 2.0) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(wait)
+
+    def latest(self) -> Resources:
+        return self._latest
+
+    def sample(self, *, gpu: bool = True) -> Resources:
+        """A fresh sample. Takes a millisecond, more with ``gpu``: the driver may be slow."""
+        memory, by = memory_use(self._cgroups)
+        card = self._gpu() if gpu else None
+        with self._process.oneshot():
+            return Resources(
+                at=time.monotonic(),
+                memory=memory,
+                memory_by=by,
+                disk=max((disk_use(folder) for folder in self._folders), key=lambda use: use.share),
+                gpu=Use(card[1], card[2]) if card else None,
+                gpu_name=card[0] if card else "",
+                process_memory=self._process.memory_info().rss,
+                threads=self._process.num_threads(),
+                cpu_seconds=sum(self._process.cpu_times()[:2]),
+            )
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with suppress(Exception):  # the old sample stays, and its age tells
+                self._latest = self.sample()
+            self._stop.wait(self._period)
+
+
+def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, str]:
+    """Memory by the tightest limit that holds for this process, and whether that is a cgroup's."""
+    host = psutil.virtual_memory()
+    limited = [use for use in _cgroup_uses(cgroups, own) if use.total < host.total]
+    if limited:
+        return max(limited, key=lambda use: use.share), "cgroup"
+    return Use(host.total - host.available, host.total), "host"
+
+
+def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
+    """Use and limit of our cgroups and all above them, as far as they can be seen."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            names = ("memory.current", "memory.max", "inactive_file")
+            base = cgroups / "unified" if (cgroups / "unified").is_dir() else cgroups
+        elif "memory" in controllers.split(","):
+            names = ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
+            base = cgroups / "memory"
+        else:
+            continue
+        # In a container the path is the host's and not mounted here; our own group is then the root.
+        folder = base / path.lstrip("/")
+        while True:
+            if (use := _cgroup_use(folder, *names)) is not None:
+                yield use
+            if folder == base or base not in folder.parents:
+                break
+            folder = folder.parent
+
+
+def _cgroup_use(folder: Path, current: str, limit: str, reclaimable: str) -> Use | None:
+    try:
+        total = int((folder / limit).read_text())  # "max" is no number: no limit here
+        used = int((folder / current).read_text())
+    except (OSError, ValueError):
+        return None
+    return Use(max(0, used - _stat(folder / "memory.stat", reclaimable)), total)
+
+
+def _stat(path: Path, key: str) -> int:
+    try:
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def disk_use(folder: Path) -> Use:
+    """The file system that ``folder`` is on, or will be."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    disk = psutil.disk_usage(str(folder))
+    return Use(disk.used, disk.used + disk.free)  # without root's reserve: what we could write
+
+
+def process_start_ticks() -> int:
+    """When this process began, in clock ticks since boot: with the PID it names a process for good."""
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return int(after_name[19])
