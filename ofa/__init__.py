@@ -10,6 +10,7 @@ The folder holds the neural network and nothing else: no threads, no HTTP, no se
 * :mod:`ofa.layers`      attention and transformer layers
 * :mod:`ofa.network`     encoder, decoder and the whole network
 * :mod:`ofa.checkpoint`  strict, weights-only loading
+* :mod:`ofa.fold`        arithmetic done once after loading instead of for every picture
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       all of it together: :class:`~ofa.model.EntailmentModel`
 """

@@ -43,8 +43,8 @@ def find_weights(folder: Path) -> Path:
     raise CheckpointError("the model folder has neither " + " nor ".join(WEIGHT_FILES))
 
 
-def load_weights(network: OFA, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Fill ``network`` (possibly on the meta device) with the folder's weights, cast to ``dtype``.
+def load_weights(network: OFA, folder: Path) -> None:
+    """Fill ``network`` (possibly on the meta device) with the folder's weights, in fp32.
 
     Raises:
         CheckpointError: a damaged file, or keys or shapes that do not fit.
@@ -53,7 +53,7 @@ def load_weights(network: OFA, folder: Path, dtype: torch.dtype = torch.float32)
     state = {key: value for key, value in state.items() if not is_ignored(key)}
     _share_embedding(state, network.config.share_decoder_input_output_embed)
     _compare(state, network)
-    cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    cast = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     network.load_state_dict(cast, strict=True, assign=True)
     network.tie_embeddings()
 

@@ -27,8 +27,11 @@ class Attention(nn.Module):
     """Multi-head attention whose logits get a bias and whose heads are scaled by ``c_attn``.
 
     The logits are scaled by (head width · attn_scale_factor)^-½: content and position each contribute
-    a term, hence the factor 2 in the released models.
+    a term, hence the factor 2 in the released models. :mod:`ofa.fold` moves ``c_attn`` into ``out_proj``
+    and, in self-attention, the three projections into ``qkv``.
     """
+
+    c_attn: nn.Parameter | None
 
     def __init__(self, width: int, heads: int, scale_factor: float) -> None:
         super().__init__()
@@ -39,6 +42,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
         self.c_attn = nn.Parameter(torch.ones(heads))
+        self.qkv: nn.Linear | None = None
 
     def forward(self, queries: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """Attend from ``queries`` to ``context``.
@@ -51,11 +55,37 @@ class Attention(nn.Module):
         Returns:
             (batch, length, width)
         """
-        q, k, v = (
-            _split(x, self.heads) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
+        if self.qkv is not None:
+            projected = self.qkv(queries).chunk(3, dim=-1)
+        else:
+            projected = (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
+        q, k, v = (_split(x, self.heads) for x in projected)
+        return self._mix(functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale))
+
+    def absorbed(self, queries: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        """The same as :meth:`forward`, cheaper while ``length`` is less than a head's width.
+
+        q·(Wk s) = (q Wk)·s, and Σ p (Wv s + b) = Wv (Σ p s) + b: the queries are brought to the context's
+        space instead of every context token to the heads'. The key's bias shifts all logits of a query
+        alike, which softmax does not see.
+        """
+        batch, length, width = queries.shape
+        q = _split(self.q_proj(queries), self.heads)  # (batch, heads, length, head width)
+        by_head = (self.heads, width // self.heads, width)
+        wide = (q @ self.k_proj.weight.view(by_head)).reshape(batch, 1, self.heads * length, width)
+        keys = context[:, None]  # one wide head
+        flat_bias = bias.expand(-1, self.heads, length, -1).reshape(bias.shape[0], 1, self.heads * length, -1)
+        mixed = functional.scaled_dot_product_attention(
+            wide, keys, keys, attn_mask=flat_bias, scale=self.scale
         )
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
-        attended = attended * self.c_attn[:, None, None]  # (batch, heads, length, head width)
+        mixed = mixed.view(batch, self.heads, length, width)
+        attended = mixed @ self.v_proj.weight.view(by_head).transpose(1, 2)
+        return self._mix(attended + self.v_proj.bias.view(self.heads, 1, -1))
+
+    def _mix(self, attended: Tensor) -> Tensor:
+        """(batch, heads, length, head width) → (batch, length, width)"""
+        if self.c_attn is not None:
+            attended = attended * self.c_attn[:, None, None]
         mixed: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return mixed
 
@@ -129,7 +159,9 @@ class DecoderLayer(FeedForward):
         x = x + _norm(self.self_attn_mid_layer_norm, self.self_attn(normed, normed, self_bias))
         x = _norm(None if self.pre_norm else self.self_attn_layer_norm, x)
         normed = _norm(self.cross_attn_layer_norm if self.pre_norm else None, x)
-        x = x + _norm(self.cross_attn_mid_layer_norm, self.cross_attn(normed, states, cross_bias))
+        short = x.shape[1] * self.cross_attn.heads < x.shape[2]
+        cross_attn = self.cross_attn.absorbed if short and not self.training else self.cross_attn
+        x = x + _norm(self.cross_attn_mid_layer_norm, cross_attn(normed, states, cross_bias))
         x = _norm(None if self.pre_norm else self.cross_attn_layer_norm, x)
         x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
         return _norm(None if self.pre_norm else self.final_layer_norm, x)

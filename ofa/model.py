@@ -13,6 +13,7 @@ from torch import Tensor
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, TaskConfig, check_together, image_grid
 from ofa.errors import UnsupportedConfig
+from ofa.fold import fold
 from ofa.image import to_pixels
 from ofa.network import OFA, LayerBias
 from ofa.scoring import AnswerScorer
@@ -67,7 +68,9 @@ class EntailmentModel:
         check_together(config, task, tokenizer.base_size, tokenizer.added, longest)
         with torch.device("meta"):  # no time and memory for random weights that are replaced at once
             network = OFA(config)
-        load_weights(network, folder, dtype)
+        load_weights(network, folder)
+        fold(network)
+        network.cast(dtype)
         return cls(network.to(device).eval(), tokenizer, task)
 
     @property

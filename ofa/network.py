@@ -22,13 +22,32 @@ from ofa.vision import WIDTH, CancelPoint, ResNet
 LayerBias = list[Tensor]
 
 
+#: Children of both halves that serve positions alone: computed once for many requests, so never in bf16.
+_FP32_CHILDREN = frozenset(
+    {
+        "embed_positions",
+        "embed_image_positions",
+        "pos_ln",
+        "image_pos_ln",
+        "pos_q_linear",
+        "pos_k_linear",
+        "self_pos_q_linear",
+        "self_pos_k_linear",
+        "cross_pos_q_linear",
+        "cross_pos_k_linear",
+        "token_rel_pos_table_list",
+        "image_rel_pos_table_list",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
     """What the decoder needs of the encoder.
 
     Attributes:
         states: (batch, source, width), image tokens first.
-        positions: normalised position embeddings, (source, width).
+        positions: normalised position embeddings, (source, width), fp32.
         padding: (batch, source) bool, True where there is no token, or None when nothing is padded.
     """
 
@@ -46,6 +65,7 @@ class Encoder(nn.Module):
         self.config = config
         self.embed_scale = width**0.5 if config.scale_embedding else 1.0
         self.position_scale = (width / heads * config.attn_scale_factor) ** -0.5
+        self.image_folded = False  # ofa.fold: image_proj does the scaling and typing as well
         self.embed_tokens = embed_tokens
         self.embed_images = ResNet(RESNET_BLOCKS[config.resnet_type])
         self.image_proj = nn.Linear(WIDTH, width)
@@ -98,7 +118,7 @@ class Encoder(nn.Module):
             x = layer(x, layer_bias)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
-        return EncoderOutput(x, self.positions(grid, tokens.shape[1]).to(x.dtype), padding)
+        return EncoderOutput(x, self.positions(grid, tokens.shape[1]), padding)
 
     def see(self, pixels: Tensor, cancel_point: CancelPoint | None = None) -> Tensor:
         """Image features, the same for every sentence: (batch, 3, size, size) → (batch, grid², 1024)."""
@@ -142,13 +162,16 @@ class Encoder(nn.Module):
     def _embed(self, tokens: Tensor, features: Tensor, grid: int) -> Tensor:
         """(batch, grid² + length, width): projected, typed and normalised, image first."""
         text = self.embed_scale * self.embed_tokens(tokens)
-        image = self.embed_scale * self.image_proj(features)
+        image = self.image_proj(features)
+        if not self.image_folded:
+            image = self.embed_scale * image
+            if self.type_embedding is not None:
+                image = image + self.type_embedding.weight[1]
         if self.config.entangle_position_embedding:
-            text = text + self.embed_positions.weight[: tokens.shape[1]]
+            text = text + self.embed_positions.weight[: tokens.shape[1]].to(text.dtype)
             image = image + self._image_positions(grid).to(image.dtype)
         if self.type_embedding is not None:
             text = text + self.type_embedding.weight[0]
-            image = image + self.type_embedding.weight[1]
         if self.layernorm_embedding is not None:
             text = self.layernorm_embedding(text)
         if self.patch_layernorm_embedding is not None:
@@ -203,7 +226,7 @@ class Decoder(nn.Module):
         self_bias, cross_bias = self._biases(length, source)
         x = self.embed_scale * self.embed_tokens(tokens)
         if self.config.entangle_position_embedding and not self.config.disable_entangle:
-            x = x + self.embed_positions.weight[:length]
+            x = x + self.embed_positions.weight[:length].to(x.dtype)
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
         for layer, layer_bias in zip(self.layers, self_bias, strict=True):
@@ -231,7 +254,7 @@ class Decoder(nn.Module):
         ]
         cross = position_logits(
             _linear32(self.cross_pos_q_linear, positions),
-            _linear32(self.cross_pos_k_linear, source.positions.float()),
+            _linear32(self.cross_pos_k_linear, source.positions),
             heads,
             scale,
         )
@@ -251,6 +274,13 @@ class OFA(nn.Module):
         self.encoder = Encoder(config, shared)
         self.decoder = Decoder(config, shared)
         self.tie_embeddings()
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Convert to another number format, all but the position arithmetic, which stays in fp32."""
+        for half in (self.encoder, self.decoder):
+            for name, child in half.named_children():
+                if name not in _FP32_CHILDREN:
+                    child.to(dtype)
 
     def tie_embeddings(self) -> None:
         """Make the uses of the token embedding one tensor (again), where the configuration shares them."""

@@ -54,7 +54,7 @@ class ResNet(nn.Module):
     def __init__(self, blocks: tuple[int, int, int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1: nn.Module = nn.BatchNorm2d(64)  # an Identity once folded
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(64, 64, blocks[0], stride=1)
         self.layer2 = _stage(256, 128, blocks[1], stride=2)

@@ -1,0 +1,59 @@
+"""Folding changes how the network computes, never what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ofa.checkpoint import load_weights
+from ofa.config import NetworkConfig, image_grid
+from ofa.fold import fold
+from ofa.network import OFA
+from parity.folders import SMALL, write_folder
+
+CONFIGURATIONS = ("scaled-shared-resnet34", "entangled-untyped-resnet50", "bare-post-norm")
+
+
+def load(folder: Path) -> OFA:
+    with torch.device("meta"):
+        network = OFA(NetworkConfig.from_folder(folder))
+    load_weights(network, folder)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("length", [5, 40])
+def test_a_folded_network_answers_as_before(name: str, length: int, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / name, SMALL[name])
+    plain, folded = load(folder), load(folder)
+    fold(folded)
+    size = SMALL[name].task["patch_image_size"]
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(5, 600, (2, length), generator=torch.Generator().manual_seed(2))
+    states = []
+    with torch.inference_mode():
+        for network in (plain, folded):
+            features = network.encoder.see(pixels)
+            assert features.shape[1] == image_grid(size) ** 2
+            states.append(network.decoder(tokens, network.encoder(tokens, features)))
+    assert torch.allclose(states[0], states[1], atol=1e-4), (states[0] - states[1]).abs().max()
+
+
+@pytest.mark.parametrize("length", [3, 17])
+def test_absorbed_cross_attention_equals_the_plain_one(random_folder: Path, length: int) -> None:
+    attention = load(random_folder).decoder.layers[0].cross_attn
+    generator = torch.Generator().manual_seed(3)
+    queries, context = (torch.randn(2, n, 64, generator=generator) for n in (length, 29))
+    bias = torch.randn(1, 4, length, 29, generator=generator)
+    with torch.inference_mode():
+        plain, absorbed = attention(queries, context, bias), attention.absorbed(queries, context, bias)
+    assert torch.allclose(plain, absorbed, atol=1e-5)
+
+
+def test_a_network_is_folded_once(random_folder: Path) -> None:
+    network = load(random_folder)
+    fold(network)
+    with pytest.raises((TypeError, AttributeError)):
+        fold(network)
