@@ -1,0 +1,95 @@
+# shellcheck shell=bash
+# What the instance's endpoints say, and whether that is a reason to restart it.
+# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+
+# fetch PATH: sets `status` (000 when there was no answer) and the start of `answer`.
+fetch() {
+  local text
+  text=$(curl -q -sS --noproxy '*' --max-time "$((CHECK_TIMEOUT_MS / 1000)).$((CHECK_TIMEOUT_MS % 1000 / 100))" \
+    --max-filesize 65536 -w '\n%{http_code}' -- "$BASE_URL$1" 2>/dev/null 9>&-)
+  status=${text##*$'\n'} answer=${text%$'\n'*}
+  [[ $status =~ ^[0-9]{3}$ ]] || status=000
+  answer=${answer:0:600}
+}
+
+# Remembers the latest answer for the line that will say why the instance was restarted.
+note_answer() {
+  [[ $status == 000 ]] || last_answer="$1 $status ${answer//[[:cntrl:]]/ }" last_answer_at=$now
+}
+
+# One look at all that is asked of the instance. Sets `trouble` (a reason to restart) and `hung`.
+check() {
+  trouble='' hung=''
+  fetch /livez
+  if [[ $status == 200 ]]; then
+    answered=yes live_failures=0
+  elif [[ $answered ]]; then
+    ((live_failures++))
+  fi
+  if [[ $loading_since ]]; then check_loading; else check_loaded; fi
+  ((live_failures < LIVENESS_FAILURES)) && return
+  hung=yes trouble="hung: /livez failed $live_failures times in a row"
+}
+
+# While loading only visible standstill counts: a busy import may keep the endpoints silent for long.
+check_loading() {
+  fetch /startupz
+  if [[ $status == 200 ]]; then
+    loading_since='' unhealthy_since=''
+    check_loaded
+    return
+  fi
+  note_answer /startupz
+  if look_for_progress "$status $answer"; then live_failures=0 progress_at=$now; fi
+  if ((now - loading_since > START_TIMEOUT_MS)); then
+    trouble="not started up within $(show_time "$START_TIMEOUT_MS")"
+  elif ((now - progress_at > START_STALL_MS)); then
+    trouble="no progress in starting up for $(show_time $((now - progress_at)))"
+    [[ $answered ]] || hung=yes
+  fi
+}
+
+# Progress is an answer that changed, 5 % of a CPU, or a mebibyte moved since the last look.
+look_for_progress() {
+  local key value io=0 moved=1
+  { while read -r key value; do [[ $key == [rw]char: || $key == read_bytes: ]] && ((io += value)); done <"/proc/$child/io"; } 2>/dev/null
+  survey_group
+  if [[ $1 != "$seen_answer" ]] || ((group_cpu - seen_cpu > (now - seen_at) / 200 || io - seen_io > 1048576)); then moved=0; fi
+  seen_answer=$1 seen_cpu=$group_cpu seen_io=$io seen_at=$now
+  return "$moved"
+}
+
+check_loaded() {
+  [[ $live_failures == 0 ]] || return 0
+  fetch /health/simple
+  note_answer /health/simple
+  if [[ $status == 200 ]]; then
+    note_health
+    return
+  fi
+  healthy_since=''
+  fetch /startupz
+  if [[ $status != 200 && $status != 000 ]]; then # the model is being loaded again, which is no illness
+    loading_since=$now progress_at=$now unhealthy_since=''
+    return
+  fi
+  : "${unhealthy_since:=$now}"
+  ((now - unhealthy_since > UNHEALTHY_LIMIT_MS)) || return 0
+  fetch /health
+  note_answer /health
+  trouble="unhealthy for $(show_time $((now - unhealthy_since))) while live"
+}
+
+note_health() {
+  unhealthy_since=''
+  if [[ -z $healthy_since ]]; then
+    healthy_since=$now
+    [[ $greeted ]] || say "$([[ $failures == 0 ]] && echo INFO || echo SUCCESS)" \
+      "healthy $(show_time $((now - launched_at))) after its start: process $child, restart $failures of $MAX_RESTARTS"
+    greeted=yes
+  fi
+  if [[ -z $stable ]] && ((now - healthy_since >= STABLE_PERIOD_MS)); then
+    ((failures == 0)) || say SUCCESS "recovered: healthy for $(show_time "$STABLE_PERIOD_MS"), restarts are counted from zero again"
+    stable=yes failures=0
+  fi
+}

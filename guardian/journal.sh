@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# Time that no clock setting moves, and the lines and logs of the guardian. Nothing here fails on a full disk.
+# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+
+tell_time() {
+  local uptime
+  read -r uptime _ </proc/uptime
+  now=$((10#${uptime/./} * 10))
+}
+
+# Sleeps $1 milliseconds without a process of its own; fd 8 is a pipe nobody writes to.
+nap() {
+  local pause
+  printf -v pause '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
+  read -rt "$pause" -u 8
+  tell_time
+}
+
+# Sleeps $1 milliseconds, or until a signal asked for something.
+pause_for() {
+  tell_time
+  local -r until=$((now + $1))
+  while ((now < until)) && [[ -z $asked ]]; do
+    nap $((until - now < WATCH_INTERVAL_MS ? until - now : WATCH_INTERVAL_MS))
+  done
+}
+
+# say LEVEL MESSAGE: a dated line on standard output, and unless INFO in restart.log. Never fails.
+say() {
+  local line
+  printf -v line '%(%F %T)T [%s] %s' -1 "$1" "${2//[[:cntrl:]]/ }"
+  { printf '%s\n' "$line"; } 2>/dev/null
+  [[ $1 == INFO ]] || keep "$line"
+}
+
+# Appends a line to restart.log, which is rotated at its size.
+keep() {
+  rotate_if_large "$RESTART_LOG"
+  { printf '%s\n' "$1" >>"$RESTART_LOG"; } 2>/dev/null
+}
+
+rotate_if_large() {
+  local -r size=$(stat -c %s -- "$1" 2>/dev/null 9>&-)
+  ((${size:-0} > LOG_BYTES)) && rotate "$1"
+}
+
+rotate() {
+  local n
+  for ((n = LOGS_KEPT - 1; n > 0; n--)); do
+    [[ -e $1.$n ]] && mv -f -- "$1.$n" "$1.$((n + 1))" 2>/dev/null 9>&-
+  done
+  mv -f -- "$1" "$1.1" 2>/dev/null 9>&-
+}
+
+# The console log stays open in the instance (for appending), so it is copied and emptied, not moved.
+cap_console_log() {
+  local -r size=$(stat -c %s -- "$CONSOLE_LOG" 2>/dev/null 9>&-)
+  ((${size:-0} > LOG_BYTES)) || return 0
+  cp -f -- "$CONSOLE_LOG" "$CONSOLE_LOG.1" 2>/dev/null 9>&-
+  { : >"$CONSOLE_LOG"; } 2>/dev/null
+}
+
+# The instance's last log lines, under a line of restart.log. Its own log holds no user text; the console is
+# shown only when it died before it wrote to that log.
+keep_last_lines() {
+  local file=$APP_LOG line
+  [[ $APP_LOG -nt $PID_FILE ]] || file=$CONSOLE_LOG
+  while IFS= read -r line || [[ $line ]]; do
+    line="    | ${line//[[:cntrl:]]/ }"
+    { printf '%s\n' "${line:0:300}"; } 2>/dev/null
+    keep "${line:0:300}"
+  done < <(tail -n "$LOG_LINES" -- "$file" 2>/dev/null 9>&-)
+}
+
+show_time() {  # milliseconds → 45 s, 12 min, 3 h 20 min
+  local -r s=$(($1 / 1000))
+  if ((s < 120)); then echo "$s s"; elif ((s < 7200)); then echo "$((s / 60)) min"; else echo "$((s / 3600)) h $((s % 3600 / 60)) min"; fi
+}
