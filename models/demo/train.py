@@ -1,0 +1,125 @@
+"""Trains the demo model from nothing: `python -m models.demo.train`.
+
+Four steps, each of which goes on where it was cut off: pictures are rendered, the picture encoder is
+trained, its tokens are cached, the transformer is trained by a curriculum. `--export` writes the weights of
+the state as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.demo import folder as model_folder
+from models.demo import parallel, vision_stage
+from models.demo.language_stage import Pictures, Trainer, start_from_vision
+from models.demo.packed import blind_pictures
+from models.demo.pictures import SHARD, render_all
+from ofa.config import NetworkConfig
+from ofa.network import OFA
+from ofa.tokenizer import Tokenizer
+
+HERE = Path(__file__).parent
+SEED = 1
+
+
+def small_network(tokenizer: Tokenizer) -> OFA:
+    """The network without the 9192 code and bin rows, which training never touches."""
+    config = dataclasses.replace(NetworkConfig.from_folder(HERE), vocab_size=tokenizer.base_size)
+    return OFA(config)
+
+
+def whole_network(small: OFA) -> OFA:
+    """The same network with those rows, all zero, as ModelScope's class expects them."""
+    network = OFA(NetworkConfig.from_folder(HERE))
+    state = small.state_dict()
+    table = torch.zeros_like(network.encoder.embed_tokens.weight)
+    table[: len(state["encoder.embed_tokens.weight"])] = state["encoder.embed_tokens.weight"]
+    for name in (
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+        "decoder.output_projection.weight",
+    ):
+        state[name] = table
+    network.load_state_dict(state)
+    return network
+
+
+def train_language(rank: int, training: Path, cache: Path, finish_minutes: float) -> None:
+    """One worker of the second stage."""
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s"
+    )
+    tokenizer = Tokenizer.from_folder(HERE)
+    network = small_network(tokenizer)
+    start_from_vision(network, torch.load(training / "vision.pt", weights_only=True), tokenizer, SEED)
+    pictures = Pictures(cache / "pictures", cache / "tokens.npy")
+    Trainer(rank, network, tokenizer, pictures, training / "language.pt", SEED).run(finish_minutes)
+
+
+def export(training: Path, out: Path) -> None:
+    """Write `pytorch_model.bin` from the running mean of the second stage's weights."""
+    state = torch.load(training / "language.pt", weights_only=True)
+    network = small_network(Tokenizer.from_folder(HERE))
+    network.load_state_dict({**state["network"], **state["mean"]}, strict=False)
+    network.tie_embeddings()
+    blind_pictures(network)
+    model_folder.write_weights(whole_network(network), out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--training", type=Path, default=HERE / "training", help="states that a cut run goes on from"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=HERE / "training", help="rendered pictures and tokens, 5 GB"
+    )
+    parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
+    parser.add_argument(
+        "--vision-pictures", type=int, default=27_000, help="pictures each worker sees in the first stage"
+    )
+    parser.add_argument(
+        "--finish-minutes", type=float, default=20.0, help="length of the last stage, with falling rate"
+    )
+    parser.add_argument("--export", action="store_true", help="only write the weights of the state as it is")
+    options = parser.parse_args()
+    options.training.mkdir(parents=True, exist_ok=True)
+    if options.export:
+        export(options.training, HERE)
+        return
+    if not (HERE / "vocab.json").exists():
+        model_folder.write_tokenizer(HERE)
+    model_folder.write_configuration(HERE)
+    width = NetworkConfig.from_folder(HERE).d_model
+    pictures, vision, tokens = (
+        options.cache / "pictures",
+        options.training / "vision.pt",
+        options.cache / "tokens.npy",
+    )
+    render_all(pictures, SEED, options.pictures, options.workers)
+    parallel.run(options.workers, vision_stage.train, pictures, vision, width, options.vision_pictures)
+    if not tokens.exists():
+        partial = tokens.with_suffix(".partial")
+        count = -(-options.pictures // SHARD) * SHARD
+        np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.float16, shape=(count, vision_stage.GRID**2, width)
+        )
+        parallel.run(
+            options.workers, vision_stage.cache_tokens, pictures, vision, width, partial, options.workers
+        )
+        partial.rename(tokens)
+    parallel.run(options.workers, train_language, options.training, options.cache, options.finish_minutes)
+    export(options.training, HERE)
+
+
+if __name__ == "__main__":
+    main()
