@@ -56,7 +56,7 @@ failures=0     # restarts since the instance was last healthy for STABLE_PERIOD
 stable=''      # this instance was
 asked=''       # stop or restart: what a signal asked for; handlers only record
 orderly=yes    # whether the guardian means to end
-now=0
+now=0 awake_at=0
 
 # shellcheck source=guardian/journal.sh
 source "$ROOT/guardian/journal.sh"
@@ -133,7 +133,7 @@ read_settings() {
 # A new instance to watch: nothing is known of it yet.
 expect_instance() {
   tell_time
-  launched_at=$now loading_since=$now progress_at=$now seen_at=$now
+  launched_at=$now awake_at=$now loading_since=$now progress_at=$now seen_at=$now
   answered='' live_failures=0 healthy_since='' unhealthy_since='' last_answer=none last_answer_at=$now stable='' greeted=''
   seen_answer='' seen_cpu=0 seen_io=0
   count_oom_kills
@@ -242,6 +242,7 @@ back_off() {
   pause=$((BACKOFF_FIRST_MS << doublings))
   ((pause < BACKOFF_LIMIT_MS)) || pause=$BACKOFF_LIMIT_MS
   pause=$((pause * (75 + RANDOM % 51) / 100))
+  say INFO "next start in $pause ms"
 }
 
 # restart REASON STOP_TIMEOUT [AT_ONCE]: also at once after an instance that had been stable.
@@ -283,7 +284,6 @@ meet_death() {
 }
 
 look() {
-  tell_time
   check
   cap_console_log
   [[ $trouble ]] || return 0
@@ -294,9 +294,9 @@ look() {
 
 # The guardian itself may have been stopped, or the machine asleep: what was not watched proves nothing.
 forgive_standstill() {
-  tell_time
-  local -r gap=$((now - $1 - WATCH_INTERVAL_MS))
-  ((gap > 10000)) || return 0
+  local -r gap=$((now - awake_at))
+  awake_at=$now
+  ((gap > WATCH_INTERVAL_MS + CHECK_INTERVAL_MS + 4 * CHECK_TIMEOUT_MS)) || return 0
   say INFO "the guardian itself stood still for $(show_time "$gap"): its waits begin again"
   [[ $loading_since ]] && loading_since=$now progress_at=$now
   [[ $unhealthy_since ]] && unhealthy_since=$now
@@ -305,8 +305,10 @@ forgive_standstill() {
 }
 
 watch() {
-  local next=0 slept_at
+  local next=0
   while [[ $asked != stop ]]; do
+    tell_time
+    forgive_standstill
     if [[ $asked == restart ]]; then
       asked=''
       say ALERT "restarting process $child, as asked"
@@ -317,10 +319,7 @@ watch() {
       next=$((now + CHECK_INTERVAL_MS))
       look
     fi
-    tell_time
-    slept_at=$now
     [[ $asked ]] || nap "$WATCH_INTERVAL_MS"
-    forgive_standstill "$slept_at"
   done
 }
 

@@ -17,30 +17,55 @@ note_answer() {
   [[ $status == 000 ]] || last_answer="$1 $status ${answer//[[:cntrl:]]/ }" last_answer_at=$now
 }
 
-# One look at all that is asked of the instance. Sets `trouble` (a reason to restart) and `hung`.
+# One look at all that is asked of the instance. Sets `trouble` (a reason to restart, or nothing) and `hung`.
 check() {
   trouble='' hung=''
   fetch /livez
   if [[ $status == 200 ]]; then
     answered=yes live_failures=0
-  elif [[ $answered ]]; then
-    ((live_failures++))
+    look_at_ability
+  else
+    note_answer /livez
+    [[ $answered ]] && ((live_failures++))
+    # A busy import or load may keep the endpoints silent for long; a refusal is another matter.
+    if [[ $status == 000 && $loading_since ]]; then look_at_loading 'no answer'; fi
   fi
-  if [[ $loading_since ]]; then check_loading; else check_loaded; fi
   ((live_failures < LIVENESS_FAILURES)) && return
   hung=yes trouble="hung: /livez failed $live_failures times in a row"
 }
 
-# While loading only visible standstill counts: a busy import may keep the endpoints silent for long.
-check_loading() {
-  fetch /startupz
+# Health is asked of a live instance. Readiness is not: a full queue is no illness.
+look_at_ability() {
+  fetch /health/simple
+  note_answer /health/simple
   if [[ $status == 200 ]]; then
-    loading_since='' unhealthy_since=''
-    check_loaded
+    note_health
     return
   fi
-  note_answer /startupz
-  if look_for_progress "$status $answer"; then live_failures=0 progress_at=$now; fi
+  healthy_since=''
+  fetch /startupz
+  if [[ $status == 503 ]]; then
+    note_answer /startupz
+    look_at_loading "$answer"
+    return
+  fi
+  fetch /health
+  if [[ $answer =~ \"model\":\ *\"loading\" ]]; then # again, from verified files
+    look_at_loading reloading
+    return
+  fi
+  loading_since=''
+  : "${unhealthy_since:=$now}"
+  ((now - unhealthy_since > UNHEALTHY_LIMIT_MS)) || return 0
+  note_answer /health
+  trouble="unhealthy for $(show_time $((now - unhealthy_since))) while live"
+}
+
+# look_at_loading ANSWER: loading may take long; only visible standstill, or very long, is trouble.
+look_at_loading() {
+  unhealthy_since=''
+  if [[ -z $loading_since ]]; then loading_since=$now progress_at=$now; fi
+  if look_for_progress "$1"; then live_failures=0 progress_at=$now; fi
   if ((now - loading_since > START_TIMEOUT_MS)); then
     trouble="not started up within $(show_time "$START_TIMEOUT_MS")"
   elif ((now - progress_at > START_STALL_MS)); then
@@ -59,29 +84,8 @@ look_for_progress() {
   return "$moved"
 }
 
-check_loaded() {
-  [[ $live_failures == 0 ]] || return 0
-  fetch /health/simple
-  note_answer /health/simple
-  if [[ $status == 200 ]]; then
-    note_health
-    return
-  fi
-  healthy_since=''
-  fetch /startupz
-  if [[ $status != 200 && $status != 000 ]]; then # the model is being loaded again, which is no illness
-    loading_since=$now progress_at=$now unhealthy_since=''
-    return
-  fi
-  : "${unhealthy_since:=$now}"
-  ((now - unhealthy_since > UNHEALTHY_LIMIT_MS)) || return 0
-  fetch /health
-  note_answer /health
-  trouble="unhealthy for $(show_time $((now - unhealthy_since))) while live"
-}
-
 note_health() {
-  unhealthy_since=''
+  unhealthy_since='' loading_since=''
   if [[ -z $healthy_since ]]; then
     healthy_since=$now
     [[ $greeted ]] || say "$([[ $failures == 0 ]] && echo INFO || echo SUCCESS)" \

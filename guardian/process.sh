@@ -160,7 +160,7 @@ read_last_exit() {
   exit_code='' exit_reason=''
   { IFS= read -rd '' text <"$LAST_EXIT"; } 2>/dev/null
   [[ $text =~ \"pid\":\ *([0-9]+) && ${BASH_REMATCH[1]} == "$child" ]] || return 0
-  [[ $text =~ \"starttime\":\ *([0-9]+) && ${BASH_REMATCH[1]} == "$child_start" ]] || return 0
+  [[ $text =~ \"start_ticks\":\ *([0-9]+) && ${BASH_REMATCH[1]} == "$child_start" ]] || return 0
   [[ $text =~ \"code\":\ *([0-9]{1,3}) ]] && exit_code=${BASH_REMATCH[1]}
   [[ $text =~ \"reason\":\ *\"([^\"]*)\" ]] && exit_reason=${BASH_REMATCH[1]:0:200}
 }

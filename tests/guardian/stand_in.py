@@ -1,18 +1,16 @@
 """A stand-in for web_app.py: speaks the health endpoints and does the evil it is told to.
 
-Each launch appends its PID to ``launches`` in the run folder and takes its orders from ``plan.json`` (a list,
-one entry per launch, the last one for all later launches), overridden at any moment by ``orders.json``:
+Each launch notes itself in ``launches`` in the run folder, each request in ``requests``. It takes its orders
+from ``plan.json`` (a list with an entry for each launch, the last one for all later launches), overridden at
+any moment by ``orders.json``:
 
-    exit          leave with this code, at once
-    loading       /startupz says 503; a number that grows with time when "progress"
-    standstill    with loading: the answer never changes
-    simple        what /health/simple says: OK (200) or FAIL (503)
-    ready         what /readyz says, 200 or 503
-    silent        no endpoint answers within its time
-    deaf          SIGTERM is ignored
-    orphan        a child in the same process group that outlives it
-    busy          burn the CPU while starting
-    no_port       listen on nothing
+    exit        leave with this code, at once        deaf      ignore SIGTERM
+    loading     /startupz fails                      orphan    leave a child behind in the process group
+    standstill  and its answer never changes         idle_for  listen only after these seconds
+    simple      the status of /health/simple         busy_for  the same, burning the CPU
+    livez       the status of /livez                 hoard     take this many MiB of memory
+    readyz      the status of /readyz                chatty    write this many lines to the console
+    model       the model's state in /health         silent    no endpoint answers in time
 """
 
 from __future__ import annotations
@@ -31,55 +29,62 @@ from typing import Any
 RUN_DIR = Path(os.environ["OFA_RUN_DIR"])
 
 
-def _read(name: str, otherwise: Any) -> Any:
+def start_ticks() -> int:
+    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def read(name: str, otherwise: Any) -> Any:
     try:
         return json.loads((RUN_DIR / name).read_text())
     except (OSError, ValueError):
         return otherwise
 
 
-def _start_time() -> int:
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-
-
-def _launch_orders() -> dict[str, Any]:
-    plan = _read("plan.json", [{}])
-    with (RUN_DIR / "launches").open("a+") as launches:
-        launches.seek(0)
-        number = len(launches.read().splitlines())
-        launches.write(f"{os.getpid()} {_start_time()} {' '.join(sys.argv[2:])}\n")
-    return dict(plan[min(number, len(plan) - 1)])
+def note(name: str, line: str) -> None:
+    try:
+        with (RUN_DIR / name).open("a") as file:
+            file.write(line + "\n")
+    except OSError:
+        pass
 
 
 class Orders:
     def __init__(self) -> None:
-        self._launched = _launch_orders()
+        plan = read("plan.json", [{}])
+        launches = RUN_DIR / "launches"
+        number = len(launches.read_text().splitlines()) if launches.exists() else 0
+        note("launches", json.dumps([os.getpid(), start_ticks(), sys.argv[1:]]))
+        self._launched = plan[min(number, len(plan) - 1)]
 
     def get(self, name: str, otherwise: Any = None) -> Any:
-        return {**self._launched, **_read("orders.json", {})}.get(name, otherwise)
+        return {**self._launched, **read("orders.json", {})}.get(name, otherwise)
 
 
 class Handler(BaseHTTPRequestHandler):
     orders: Orders
 
     def do_GET(self) -> None:
+        note("requests", self.path)
         if self.orders.get("silent"):
             time.sleep(3600)
-        loading = self.orders.get("loading")
-        progress = 0 if self.orders.get("standstill") else time.monotonic_ns()
-        status, body = {
-            "/livez": (200, "OK"),
-            "/readyz": (self.orders.get("ready", 200), "busy"),
-            "/startupz": (503, f"loading {progress}") if loading else (200, "OK"),
-            "/health/simple": (503, "FAIL")
-            if loading or self.orders.get("simple") == "FAIL"
-            else (200, "OK"),
-            "/health": (503, '{"status": "unhealthy", "details": {"inference": "stale"}}'),
-        }[self.path]
+        status, body = self._answer()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
+
+    def _answer(self) -> tuple[int, str]:
+        loading = self.orders.get("loading", False)
+        moved = 0 if self.orders.get("standstill") else time.monotonic_ns()
+        model = self.orders.get("model", "loaded")
+        simple = self.orders.get("simple", 503 if loading else 200)
+        return {
+            "/livez": (self.orders.get("livez", 200), "live"),
+            "/readyz": (self.orders.get("readyz", 200), "ready"),
+            "/startupz": (503, f"loading: {moved}") if loading else (200, "started"),
+            "/health/simple": (simple, "OK" if simple == 200 else "FAIL"),
+            "/health": (simple, f'{{"status":"unhealthy","details":{{"model":"{model}"}}}}'),
+        }[self.path]
 
     def log_message(self, *_: object) -> None:
         pass
@@ -89,35 +94,42 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def _leave(code: int, reason: str) -> None:
-    exit_note = {"pid": os.getpid(), "starttime": _start_time(), "code": code, "reason": reason}
-    (RUN_DIR / "last_exit.json").write_text(json.dumps(exit_note))
-    os._exit(code)
+def leave(code: int, reason: str) -> None:
+    told = {"pid": os.getpid(), "start_ticks": start_ticks(), "code": code, "reason": reason}
+    try:
+        (RUN_DIR / "last_exit.json").write_text(json.dumps(told))
+    finally:
+        os._exit(code)
 
 
-def _obey(orders: Orders) -> None:
+def obey(orders: Orders) -> None:
+    """What is done at once, whenever it is ordered."""
     while True:
         code = orders.get("exit")
         if code is not None:
-            _leave(code, "told to")
+            leave(code, "ordered")
         time.sleep(0.02)
 
 
 def main() -> None:
     orders = Handler.orders = Orders()
-    print("stand-in on the console", flush=True)
-    (RUN_DIR / "web_app.log").open("a").write("a line of web_app.log\n")
+    for number in range(orders.get("chatty", 1)):
+        print(f"line {number} of the console", flush=True)
+    note("web_app.log", "a line of web_app.log")
     if orders.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
-        signal.signal(signal.SIGTERM, lambda *_: _leave(0, "SIGTERM"))
+        signal.signal(signal.SIGTERM, lambda *_: leave(0, "SIGTERM"))
     if orders.get("orphan"):
-        subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL)
-    threading.Thread(target=_obey, args=(orders,), daemon=True).start()
-    if orders.get("no_port"):
-        while True:
-            if not orders.get("busy"):
-                time.sleep(0.05)
+        orphan = subprocess.Popen(["sleep", "3600"])
+        note("orphan", str(orphan.pid))
+    hoard = bytearray(orders.get("hoard", 0) << 20)
+    hoard[::4096] = b"x" * len(hoard[::4096])
+    threading.Thread(target=obey, args=(orders,), daemon=True).start()
+    time.sleep(orders.get("idle_for", 0))
+    enough = time.monotonic() + orders.get("busy_for", 0)
+    while time.monotonic() < enough:
+        pass
     Server(("127.0.0.1", int(os.environ["OFA_HEALTH_PORT"])), Handler).serve_forever()
 
 

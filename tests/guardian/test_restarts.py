@@ -1,0 +1,210 @@
+"""When the guardian restarts its instance, and beside each of these the case where it must not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from tests.guardian.conftest import Guarded
+
+
+def test_a_killed_instance_is_started_again(guarded: Guarded) -> None:
+    guarded.guard()
+    first = guarded.wait_healthy()
+    os.kill(first.pid, signal.SIGKILL)
+    second = guarded.wait_healthy(2)
+    assert re.search(r"^\S+ \S+ \[ALERT\] restart 1 of 5: .*signal 9 \(SIGKILL\)", guarded.restart_log, re.M)
+    assert "last answer" in guarded.restart_log
+    assert "    | a line of web_app.log" in guarded.restart_log
+    assert re.search(rf"\[SUCCESS\] healthy .* after its start: process {second.pid}", guarded.restart_log)
+    assert guarded.text("web_app.pid").split()[0] == str(second.pid)
+
+
+def test_a_healthy_instance_is_left_alone(guarded: Guarded) -> None:
+    guarded.guard()
+    guarded.wait_healthy()
+    guarded.wait_checks()
+    assert len(guarded.launches) == 1
+    assert guarded.restart_log == ""
+
+
+def test_an_instance_that_is_no_longer_live_is_restarted(guarded: Guarded) -> None:
+    guarded.guard()
+    first = guarded.wait_healthy()
+    guarded.order(livez=503)
+    guarded.wait_launches(2)
+    assert not first.runs
+    assert "hung: /livez failed 3 times in a row" in guarded.restart_log
+
+
+def test_an_instance_that_fails_to_be_live_twice_is_left_alone(guarded: Guarded) -> None:
+    guarded.guard(CHECK_INTERVAL=1)
+    guarded.wait_healthy()
+    guarded.order(livez=503)
+    guarded.wait_checks(1)
+    guarded.order()
+    guarded.wait_checks(3)
+    assert len(guarded.launches) == 1
+
+
+@pytest.mark.parametrize("stop", [True, False], ids=["stopped", "silent"])
+def test_an_instance_that_does_not_answer_is_killed_and_restarted(guarded: Guarded, stop: bool) -> None:
+    guarded.guard(CHECK_TIMEOUT=0.5)
+    first = guarded.wait_healthy()
+    if stop:
+        os.kill(first.pid, signal.SIGSTOP)
+    else:
+        guarded.order(silent=True)
+    guarded.wait_launches(2)
+    assert not first.runs
+    assert "is hung: /livez failed" in guarded.restart_log
+
+
+def test_an_instance_that_stays_unhealthy_is_restarted(guarded: Guarded) -> None:
+    guarded.guard()
+    guarded.wait_healthy()
+    guarded.order(simple=503)
+    guarded.wait_launches(2)
+    assert "while live" in guarded.restart_log
+    assert '"model":"loaded"' in guarded.restart_log, "the last health answer is told"
+
+
+def test_an_instance_that_was_unhealthy_for_a_moment_is_left_alone(guarded: Guarded) -> None:
+    guarded.guard(UNHEALTHY_LIMIT=30)
+    guarded.wait_healthy()
+    guarded.order(simple=503)
+    guarded.wait_checks()
+    guarded.order()
+    guarded.wait_checks()
+    assert len(guarded.launches) == 1
+
+
+def test_a_full_queue_is_no_reason_to_restart(guarded: Guarded) -> None:
+    guarded.guard()
+    guarded.wait_healthy()
+    guarded.order(readyz=503)
+    guarded.wait_checks(12)
+    assert len(guarded.launches) == 1
+
+
+def test_a_model_that_is_loaded_again_is_no_reason_to_restart(guarded: Guarded) -> None:
+    guarded.guard()
+    guarded.wait_healthy()
+    guarded.order(simple=503, model="loading")
+    guarded.wait_checks(12)
+    assert len(guarded.launches) == 1
+
+
+def test_loading_with_progress_is_left_alone(guarded: Guarded) -> None:
+    guarded.plan({"loading": True})
+    guarded.guard(START_STALL=0.5)
+    guarded.wait_launches(1)
+    guarded.wait_checks(12, "/startupz")
+    assert len(guarded.launches) == 1
+
+
+def test_loading_without_progress_is_restarted(guarded: Guarded) -> None:
+    guarded.plan({"loading": True, "standstill": True}, {})
+    guarded.guard(START_STALL=0.5)
+    guarded.wait_healthy(2)
+    assert "no progress in starting up" in guarded.restart_log
+    assert "ago: /startupz 503 loading: 0" in guarded.restart_log
+
+
+def test_loading_beyond_its_limit_is_restarted_even_with_progress(guarded: Guarded) -> None:
+    guarded.plan({"loading": True}, {})
+    guarded.guard(START_TIMEOUT=1)
+    guarded.wait_healthy(2)
+    assert "not started up within 1 s" in guarded.restart_log
+
+
+def test_a_start_that_computes_before_it_listens_is_left_alone(guarded: Guarded) -> None:
+    guarded.plan({"busy_for": 4})
+    guarded.guard(START_STALL=1)
+    guarded.wait_healthy()
+    assert len(guarded.launches) == 1
+
+
+def test_a_start_that_does_nothing_is_restarted(guarded: Guarded) -> None:
+    guarded.plan({"idle_for": 3600}, {})
+    guarded.guard(START_STALL=1)
+    guarded.wait_healthy(2)
+    assert "no progress in starting up" in guarded.restart_log
+
+
+@pytest.mark.parametrize("code", [0, 1, 70, 71, 75])
+def test_an_instance_that_ends_by_itself_is_started_again(guarded: Guarded, code: int) -> None:
+    guarded.plan({"exit": code}, {})
+    guarded.guard()
+    guarded.wait_healthy(2)
+    assert f"exit code {code}" in guarded.restart_log
+    assert ": ordered;" in guarded.restart_log, "the reason in last_exit.json is told"
+    at_once = code in (70, 71)
+    assert ("next start in" not in guarded.output) == at_once
+
+
+def test_a_wrong_configuration_halts_the_guardian(guarded: Guarded) -> None:
+    guarded.plan({"exit": 78})
+    guardian = guarded.guard()
+    assert guarded.wait_exit(guardian) == 78
+    assert len(guarded.launches) == 1
+    assert re.search(r"\[FATAL\] halted.*exit code 78", guarded.restart_log)
+    assert "    | a line of web_app.log" in guarded.restart_log
+
+
+def test_an_interpreter_that_is_not_there_is_named(guarded: Guarded) -> None:
+    guardian = guarded.guard(PYTHON="/nowhere/python")
+    assert guarded.wait_exit(guardian) == 78
+    assert "/nowhere/python" in guarded.output
+
+
+def test_it_gives_up_after_so_many_failed_restarts_in_a_row(guarded: Guarded) -> None:
+    guarded.plan({"exit": 1})
+    told = guarded.run_dir / "told"
+    guardian = guarded.guard(MAX_RESTARTS=3, NOTIFY_COMMAND=f'echo "$GUARDIAN_MESSAGE" > {told}')
+    assert guarded.wait_exit(guardian) == 1
+    assert len(guarded.launches) == 4
+    assert "[FATAL] gave up after 3 failed restarts in a row" in guarded.restart_log
+    assert "gave up after 3 failed restarts" in told.read_text()
+
+
+def test_restarts_are_counted_from_zero_after_a_recovery(guarded: Guarded) -> None:
+    guarded.guard(MAX_RESTARTS=1, STABLE_PERIOD=0.2)
+    for number in range(1, 4):
+        instance = guarded.wait_healthy(number)
+        # A recovery is told once for each restart; the first start needs none.
+        guarded.wait("recovery", lambda n=number: guarded.restart_log.count("] recovered") >= n - 1)
+        guarded.wait_checks(6)
+        os.kill(instance.pid, signal.SIGKILL)
+    guarded.wait_healthy(4)
+    assert "FATAL" not in guarded.restart_log
+    assert "next start in" not in guarded.output, "one that had been stable is started at once"
+
+
+def test_the_pauses_between_failed_restarts_grow_with_jitter(guarded: Guarded) -> None:
+    guarded.plan({"exit": 1})
+    guardian = guarded.guard(MAX_RESTARTS=6, BACKOFF_FIRST=0.1, BACKOFF_LIMIT=0.8)
+    assert guarded.wait_exit(guardian) == 1
+    pauses = [int(pause) for pause in re.findall(r"next start in (\d+) ms", guarded.output)]
+    assert len(pauses) == 6
+    for pause, expected in zip(pauses, [100, 200, 400, 800, 800, 800], strict=True):
+        assert 0.75 * expected <= pause <= 1.25 * expected
+
+
+def test_a_guardian_that_itself_stood_still_does_not_hold_it_against_the_instance(guarded: Guarded) -> None:
+    guardian = guarded.guard(UNHEALTHY_LIMIT=4, CHECK_TIMEOUT=0.5)
+    guarded.wait_healthy()
+    guarded.order(simple=503)
+    guarded.wait_checks(2)
+    os.kill(guardian.pid, signal.SIGSTOP)
+    time.sleep(4.5)  # longer than the limit
+    os.kill(guardian.pid, signal.SIGCONT)
+    guarded.wait_checks(4)
+    guarded.order()
+    guarded.wait_checks(4)
+    assert "the guardian itself stood still" in guarded.output
+    assert len(guarded.launches) == 1
