@@ -115,7 +115,7 @@ SMALL: Mapping[str, FolderSpec] = {
         answers=("yes", "maybe", "no"),
     ),
     "entangled-untyped-resnet50": FolderSpec(
-        103,
+        306,
         _shape(32, (3, 2), (2, 4), "resnet50", entangle_position_embedding=True, add_type_embedding=False,
                token_bucket_size=64, image_bucket_size=16),
         {"patch_image_size": 128, "prompt_type": "none", "max_src_length": 128},

@@ -2,7 +2,7 @@
 
 JSON lines as in service.modelscope_child, whose loading and scoring this uses; three operations:
 
-    {"op": "load", "folder": str, "threads": int|null}  -> {"ok": true, "answers", "device", "versions"}
+    {"op": "load", "folder": str, "threads": int}  -> {"ok": true, "answers", "device", "versions"}
     {"op": "compare", "picture": path, "text": str, "premise": str|null}
         -> {"ok": true, "label", "score", "scores", "tokens": [int, ...]}
     {"op": "keys", "folder": str}  -> {"ok": true, "keys": {key: shape}, "buckets": {key: digest}}
@@ -44,7 +44,7 @@ class Reference:
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         self._scorer = None
-        self._scorer = Scorer(request["folder"], "cpu", request.get("threads"))
+        self._scorer = Scorer(request["folder"], "cpu", request.get("threads", 0))
         return {"answers": self._scorer.answers, "device": "cpu", "versions": versions()}
 
     def _compare(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 #: Longest pause between two calls of the cancel point, in seconds.
 POLL_SECONDS = 0.02
+CLOSE_SECONDS = 5.0
 _CHUNK = 1 << 20
 
 
@@ -32,7 +34,7 @@ class ChildSilent(Exception):
 
 
 class ChildProcess:
-    """One child. Not thread-safe, but `kill` may be called from another thread."""
+    """One child, asked by one thread at a time; `kill` may be called from any thread at any moment."""
 
     def __init__(
         self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
@@ -58,6 +60,7 @@ class ChildProcess:
             os.set_blocking(pipe.fileno(), False)
         self._unsent = b""
         self._received = bytearray()
+        self._waiting = threading.Lock()  # held while the pipes are in use, so that `kill` closes them after
 
     @property
     def pid(self) -> int:
@@ -86,12 +89,13 @@ class ChildProcess:
     def reply(self, seconds: float, cancel_point: Callable[[], None] | None = None) -> dict[str, Any]:
         """The next reply. Raises as `ask`."""
         give_up = time.monotonic() + seconds
-        while (line := self._next_line()) is None:
-            if cancel_point is not None:
-                cancel_point()
-            if (left := give_up - time.monotonic()) <= 0:
-                raise ChildSilent(f"no answer within {seconds:g} s")
-            self._transfer(min(POLL_SECONDS, left))
+        with self._waiting:
+            while (line := self._next_line()) is None:
+                if cancel_point is not None:
+                    cancel_point()
+                left = give_up - time.monotonic()
+                if not self._transfer(min(POLL_SECONDS, max(left, 0.0))) and left <= 0:
+                    raise ChildSilent(f"no answer within {seconds:g} s")
         try:
             value = json.loads(line)
         except ValueError as error:
@@ -113,8 +117,11 @@ class ChildProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self._requests.close()
-        self._replies.close()
+        # Whoever waits for a reply now reads the end of the pipe and lets go.
+        if self._waiting.acquire(timeout=CLOSE_SECONDS):
+            self._requests.close()
+            self._replies.close()
+            self._waiting.release()
 
     def _next_line(self) -> bytes | None:
         end = self._received.find(b"\n")
@@ -124,8 +131,8 @@ class ChildProcess:
         del self._received[: end + 1]
         return line
 
-    def _transfer(self, seconds: float) -> None:
-        """Move bytes either way, waiting at most `seconds` for the pipes to be ready."""
+    def _transfer(self, seconds: float) -> bool:
+        """Move bytes either way, waiting at most `seconds` for the pipes; whether any came or went."""
         writing = [self._requests] if self._unsent else []
         try:
             readable, writable, _ = select.select([self._replies], writing, [], seconds)
@@ -136,5 +143,6 @@ class ChildProcess:
                 if not data:
                     raise ChildEnded("the child process ended")
                 self._received += data
-        except (OSError, ValueError) as error:  # a broken pipe, or closed by `kill` in another thread
+        except (OSError, ValueError) as error:  # a broken pipe, or one that `kill` has closed
             raise ChildEnded("the child process ended") from error
+        return bool(readable or writable)

@@ -5,11 +5,12 @@ Gradio, so this file imports nothing of ours, and until it is told to load only 
 
 Standard input, one JSON object a line, answered in order on standard output:
 
-    {"op": "load", "folder": str, "device": "cpu"|"cuda", "threads": int|null}
+    {"op": "load", "folder": str, "device": "auto"|"cpu"|"cuda:N", "threads": int}
         -> {"ok": true, "answers": [str, ...], "device": str, "versions": {package: version}}
     {"op": "judge", "size": [width, height], "rgb": base64 of the pixels, "text": str, "premise": str|null}
         -> {"ok": true, "label": str, "score": float, "scores": {answer: float}}
 
+Replies from a GPU also have "gpu": [name, bytes used, bytes in all], other processes included.
 A failure is {"ok": false, "error": class name, "kind": "dependency"|"memory"|"device"|"load"|"inference"},
 with "message" while loading: later ones may hold user text. The end of standard input ends the process at
 once, even in the middle of a computation: a child cannot outlive its parent.
@@ -43,7 +44,7 @@ class Scorer:
     that its result can be read; every number is still computed by ModelScope's own code.
     """
 
-    def __init__(self, folder: str, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, folder: str, device: str = "cpu", threads: int = 0) -> None:
         import torch
         from modelscope.models.multi_modal import ofa_for_all_tasks
         from modelscope.pipelines import pipeline
@@ -53,6 +54,8 @@ class Scorer:
             torch.set_num_threads(threads)
         self._kept: list[Any] = []
         ofa_for_all_tasks.F = _SoftmaxRecorder(torch.nn.functional, self._kept)
+        if device == "auto":
+            device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self.device = device
         self.pipeline: Any = pipeline(Tasks.visual_entailment, model=folder, device=device)
         _mend_prompt_type_none(self.pipeline.preprocessor)
@@ -71,6 +74,15 @@ class Scorer:
             "score": float(result["scores"]),
             "scores": dict(zip(self.answers, probabilities, strict=True)),
         }
+
+    def gpu(self) -> dict[str, Any]:
+        """What a reply says about the GPU in use; nothing on a CPU."""
+        if self.device == "cpu":
+            return {}
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.device)
+        return {"gpu": [torch.cuda.get_device_name(self.device), total - free, total]}
 
 
 def _mend_prompt_type_none(preprocessor: Any) -> None:
@@ -143,13 +155,9 @@ class Server:
             return failure(error, "inference")
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._scorer = Scorer(request["folder"], request.get("device", "cpu"), request.get("threads"))
-        return {
-            "ok": True,
-            "answers": self._scorer.answers,
-            "device": self._scorer.device,
-            "versions": versions(),
-        }
+        self._scorer = scorer = Scorer(request["folder"], request["device"], request["threads"])
+        told = {"answers": scorer.answers, "device": scorer.device, "versions": versions()}
+        return {"ok": True, **told, **scorer.gpu()}
 
     def _judge(self, request: dict[str, Any]) -> dict[str, Any]:
         from PIL import Image
@@ -157,7 +165,8 @@ class Server:
         if self._scorer is None:
             raise RuntimeError("judge before load")
         image = Image.frombytes("RGB", tuple(request["size"]), base64.b64decode(request["rgb"]))
-        return {"ok": True, **self._scorer.judge(image, request["text"], request.get("premise"))}
+        verdict = self._scorer.judge(image, request["text"], request["premise"])
+        return {"ok": True, **verdict, **self._scorer.gpu()}
 
 
 def private_stdout() -> TextIO:
