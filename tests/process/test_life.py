@@ -30,14 +30,14 @@ def test_the_sidecar_says_loading_first_and_healthy_once_an_inference_proved_it(
     instance.wait_for("an answer", lambda: instance.get("/livez")[0] == 200)
     assert instance.get("/startupz")[0] == 503
     assert instance.get("/readyz")[0] == 503
-    assert instance.get("/health/simple") == (503, "FAIL")
+    assert plain(instance.get("/health/simple")) == (503, "FAIL")
     instance.wait_for("health", healthy)
     assert seen[0] in {
         (503, "uninitialized", "failed: not yet proven"),
         (503, "loading", "failed: not yet proven"),
     }
     assert seen[-1] == (200, "loaded", "success")
-    assert instance.get("/health/simple") == (200, "OK")
+    assert plain(instance.get("/health/simple")) == (200, "OK")
     assert [instance.get(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
 
 
@@ -72,6 +72,12 @@ def test_requests_in_flight_are_answered_before_it_leaves(
     assert code == 0
     assert [(answer["label"], answer["reason"]) for answer in answers] == [("Yes", None)] * 3
     _assert_nothing_is_left(instance)
+
+
+def plain(answer: tuple[int, str]) -> tuple[int, str]:
+    """The answer as ``$(curl ...)`` reads it: without the newline at its end."""
+    status, body = answer
+    return status, body.rstrip("\n")
 
 
 def _assert_nothing_is_left(instance: Instance) -> None:

@@ -27,11 +27,14 @@ END = re.compile(
 def judged(demo: Instance, red_circle: bytes) -> Instance:
     """The instance after a verdict, and after texts that it had to clean or to refuse."""
     demo.judge(red_circle, f"there is a {SECRET}")
-    demo.judge(red_circle, f"there is\u200b a \x07{SECRET}", f"a premise with a {SECRET}")
-    with pytest.raises(AssertionError, match="event: error"):
-        demo.judge(red_circle, f"{SECRET} " * 200)
-    with pytest.raises(AssertionError, match="event: error"):
-        demo.judge(SECRET.encode() * 50, f"there is a {SECRET}")
+    demo.judge(red_circle, f"there is\u200b a \x07{SECRET}")
+    for refused in (
+        (red_circle, f"{SECRET} " * 200),
+        (red_circle, "there is a red circle", f"a {SECRET} is near"),  # the demo model takes no premise
+        (SECRET.encode() * 50, f"there is a {SECRET}"),
+    ):
+        with pytest.raises(AssertionError, match="event: error"):
+            demo.judge(*refused)
     return demo
 
 
