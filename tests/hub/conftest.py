@@ -68,11 +68,9 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hasty_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the client's own knobs, which it reads from the environment once, at import."""
+    """Turn off the client's own retries; it reads its knobs from the environment once, at import."""
     from modelscope_hub import _download, _legacy_api
 
     monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_MAX_ATTEMPTS", 1)
-    monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_TIMEOUT_SECONDS", 1)
-    monkeypatch.setattr(_legacy_api, "DOWNLOAD_TIMEOUT", 1)
     monkeypatch.setattr(_download, "DOWNLOAD_RETRY_TIMES", 0)
     monkeypatch.setattr(_download, "DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0.01)

@@ -106,7 +106,8 @@ def test_an_answer_that_is_no_file_list_is_not_taken_for_one(hub: Hub, cache: Pa
 
 
 @pytest.mark.usefixtures("hasty_client")
-def test_a_hub_that_never_answers_is_given_up(hub: Hub, cache: Path) -> None:
+def test_a_hub_that_never_answers_is_given_up(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelscope_hub._legacy_api.REPO_TREE_PAGE_TIMEOUT_SECONDS", 1)
     released = threading.Event()
     hub.faults.before_list = waiting_for(released)
     try:
@@ -117,7 +118,10 @@ def test_a_hub_that_never_answers_is_given_up(hub: Hub, cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("hasty_client")
-def test_a_line_that_falls_silent_is_given_up_and_its_bytes_kept(hub: Hub, cache: Path) -> None:
+def test_a_line_that_falls_silent_is_given_up_and_its_bytes_kept(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 2)
     released = threading.Event()
     hub.faults.halfway[WEIGHTS] = waiting_for(released)
     try:
@@ -125,9 +129,8 @@ def test_a_line_that_falls_silent_is_given_up_and_its_bytes_kept(hub: Hub, cache
             resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
     finally:
         released.set()
-    hub.files.clear()
-    resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
-    assert hub.ranges(WEIGHTS) == [f"bytes={SIZE // 2}-"]
+    (partial,) = cache.rglob(f"{WEIGHTS}.incomplete")
+    assert partial.read_bytes() == fake_model()[WEIGHTS][: SIZE // 2]
 
 
 @pytest.mark.usefixtures("hasty_client")
@@ -214,6 +217,16 @@ def test_a_model_too_large_for_the_disk_is_refused_before_it_is_fetched(hub: Hub
         resolve(MODEL, cache_dir=small_disk, endpoint=hub.endpoint)
     assert int(raised.value.facts["needed_bytes"]) > int(raised.value.facts["free_bytes"])
     assert hub.files == []
+
+
+@pytest.mark.usefixtures("hasty_client")
+def test_what_is_there_already_needs_no_room(hub: Hub, small_disk: Path) -> None:
+    hub.repositories[MODEL, "master"][WEIGHTS] = os.urandom(2 << 20)
+    hub.faults.cut_after[WEIGHTS] = [3 << 19]
+    with pytest.raises(DownloadInterrupted):
+        resolve(MODEL, cache_dir=small_disk, endpoint=hub.endpoint)
+    # Half a megabyte is still to come, and a whole one to spare; two would not fit.
+    resolve(MODEL, cache_dir=small_disk, endpoint=hub.endpoint)
 
 
 @pytest.mark.usefixtures("hasty_client")

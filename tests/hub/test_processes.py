@@ -96,6 +96,7 @@ def test_two_processes_fetch_a_model_once(hub: Hub, cache: Path) -> None:
     assert "another process" in waiting
     assert outputs[0][0].splitlines()[-1] == outputs[1][0].splitlines()[-1]
     assert sorted(seen.file for seen in hub.files) == NEEDED
+    assert hub.listings == 3  # all of them the first one's
 
 
 def test_a_killed_download_leaves_no_lock_and_goes_on_where_it_stopped(hub: Hub, cache: Path) -> None:
