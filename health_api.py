@@ -90,7 +90,7 @@ def _check(check: Check) -> Response:
 
 
 def _text(body: str, status: int) -> Response:
-    return Response(body + "\n", status=status, mimetype="text/plain")
+    return Response(body, status=status, mimetype="text/plain")
 
 
 class Sidecar:
@@ -182,31 +182,37 @@ def main(argv: Sequence[str]) -> int:
     logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
     logs.open()
     try:
-        return _serve(settings, signals)
+        code, clean = _serve(settings, signals)
     finally:
         logs.close()
+    if not clean:
+        from service.app import leave
+
+        leave(code)
+    return code
 
 
-def _serve(settings: Settings, signals: Sequence[int]) -> int:
+def _serve(settings: Settings, signals: Sequence[int]) -> tuple[int, bool]:
+    """The exit code, and whether every thread has ended."""
     from service.app import build
 
     application: Application = build(settings)
     sidecar = Sidecar(application, settings.health_host, settings.health_port)
+    code, reason = 0, None
     try:
         sidecar.start()
-    except SettingsError as error:
-        log.critical("%s %s", error.message, error.remedy)
-        return error.exit_code
-    try:
         application.start()
         log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
         while not signals and not application.wait(LOOK_SECONDS):
             pass
-        return application.fatal or 0
-    finally:
-        application.stop(settings.stop_grace)
-        sidecar.stop()
-        log.info("Ended.")
+        code = application.fatal or 0
+    except SettingsError as error:
+        log.critical("%s %s", error.message, error.remedy)
+        code, reason = error.exit_code, error.message
+    clean = application.stop(settings.stop_grace, code=code, reason=reason)
+    sidecar.stop()
+    log.info("Ended.")
+    return code, clean
 
 
 if __name__ == "__main__":

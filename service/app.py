@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from PIL import Image
 
@@ -104,19 +105,22 @@ class Application:
                 return False
             return self._loaded(time.monotonic() - began)
 
-    def stop(self, grace: float, *, code: int | None = None, reason: str | None = None) -> None:
+    def stop(self, grace: float, *, code: int | None = None, reason: str | None = None) -> bool:
         """Refuse new work, let accepted work finish for ``grace`` seconds, cancel the rest, end the threads.
 
         Leaves ``last_exit.json`` in the run-time folder, with the code and reason the process will leave
-        with; unless given they are those of the failure that ended the service, or 0.
+        with; unless given they are those of the failure that ended the service, or 0. False when a thread
+        is still deep in a library: then only ``leave`` ends the process cleanly.
         """
         before = self._status.snapshot()
         if not self._move(Phase.STOPPING):
-            return
+            return not self._loader_thread.is_alive()
         if code is None:
             code = before.fatal if before.fatal is not None else ExitCode.ORDERLY
         if reason is None:
             reason = (before.last_error or "failed") if code else "asked to end"
+        waiting = before.activity.depth + before.activity.running
+        _log.info("STOPPING | CODE=%d | REASON=%s | UNANSWERED=%d | GRACE=%gs", code, reason, waiting, grace)
         self._loader.stopping.set()
         self._prober.disable()
         ended = self._engine.stop(grace)
@@ -124,10 +128,12 @@ class Application:
         self._sampler.stop()
         if self._loader_thread.ident is not None:
             self._loader_thread.join(1.0)
-        if ended and not self._loader_thread.is_alive():
+        ended &= not self._loader_thread.is_alive()
+        if ended:
             self._model.close()
         write_exit(self._settings.run_dir, int(code), reason)
         self._ended.set()
+        return ended
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the service ended or cannot go on; False if it still runs after ``timeout`` seconds."""
@@ -360,6 +366,15 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
         part.replace(run_dir / EXIT_FILE)
     except OSError as error:
         _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, its output flushed. For when a thread is left in native code: the
+    interpreter's own way out would tear libraries down under it, and end in a crash instead of ``code``."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 @cache

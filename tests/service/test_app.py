@@ -1,0 +1,411 @@
+"""The application as page, scripts and health API see it, over a fake model and a fake hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.app import PROBE_TEXT, Application, build, shown_name
+from service.errors import (
+    DamagedFile,
+    DeviceLost,
+    HubUnavailable,
+    InputError,
+    ModelNotFound,
+    ServiceError,
+)
+from service.progress import Progress
+from service.protocols import CancelPoint
+from service.request import Pair
+from service.settings import DEFAULT_MODEL, Settings
+from service.status import Phase
+from tests.fakes import NO, PATIENCE, YES, FakePredictor, Gate
+
+PICTURE = Image.new("RGB", (32, 24), (200, 10, 10))
+
+
+class Hub:
+    """Resolves to a folder, or raises what it was given first, one failure a call."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.asked: list[str] = []
+
+    def __call__(self, model: str, *, progress: Callable[[Progress], None], verify: str, **_: object) -> Path:
+        self.asked.append(verify)
+        progress(Progress("pytorch_model.bin", 5, 10))
+        if self.failures:
+            raise self.failures.pop(0)
+        return Path("/models") / model
+
+
+Build = Callable[..., Application]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Build]:
+    made: list[Application] = []
+
+    def _make(model: FakePredictor | None = None, hub: Hub | None = None, **settings: object) -> Application:
+        told = Settings(run_dir=tmp_path, load_pause=0.0, **settings)  # type: ignore[arg-type]
+        made.append(build(told, model=model or FakePredictor(), resolve=hub or Hub()))
+        return made[-1]
+
+    yield _make
+    for application in made:
+        application.stop(0.0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.002)
+
+
+# ---- loading ---------------------------------------------------------------------------------------------
+
+
+def test_building_starts_and_loads_nothing(make: Build) -> None:
+    threads = threading.active_count()
+    hub = Hub()
+    application = make(hub=hub)
+    assert threading.active_count() == threads
+    assert hub.asked == []
+    assert application.snapshot().phase is Phase.UNINITIALIZED
+    assert application.report().details["model"] == "uninitialized"
+
+
+def test_a_loaded_model_is_proven_by_a_probe_and_answers(make: Build) -> None:
+    model = FakePredictor()
+    application = make(model)
+    application.start()
+    until(lambda: application.report().healthy)
+    assert model.loaded_from == Path("/models") / DEFAULT_MODEL
+    assert model.seen == [PROBE_TEXT]
+    snapshot = application.snapshot()
+    assert (snapshot.phase, snapshot.device, snapshot.dtype) == (Phase.LOADED, "cpu", "fp32")
+    verdict = application.submit(PICTURE, "a red picture").result(PATIENCE)
+    assert verdict.as_dict() == {"label": "Yes", "score": 0.9, "scores": YES, "reason": None}
+
+
+def test_scripts_load_by_themselves_and_twice_is_once(make: Build) -> None:
+    hub = Hub()
+    application = make(hub=hub)
+    assert application.load() is True
+    assert application.load() is True
+    assert hub.asked == ["quick"]
+
+
+def test_while_loading_requests_are_answered_so_and_progress_is_told(make: Build) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    class SlowHub(Hub):
+        def __call__(self, model: str, **more: object) -> Path:
+            folder = super().__call__(model, **more)  # type: ignore[arg-type]
+            arrived.set()
+            assert go.wait(PATIENCE)
+            return folder
+
+    application = make(hub=SlowHub())
+    assert application.submit(PICTURE, "a").result(0).reason == "loading"
+    application.start()
+    assert arrived.wait(PATIENCE)
+    progress = application.snapshot().progress
+    assert (progress.message, progress.done_bytes, progress.total_bytes) == (
+        "fetching pytorch_model.bin",
+        5,
+        10,
+    )
+    assert application.submit(None, None).result(0).reason == "loading"
+    assert not application.report().startup.ok
+    go.set()
+    until(lambda: application.report().startup.ok)
+
+
+def test_a_passing_failure_is_tried_again_and_a_damaged_file_looked_at_closely(make: Build) -> None:
+    hub = Hub(HubUnavailable("The hub is down."), DamagedFile("A file is damaged."))
+    application = make(hub=hub)
+    assert application.load() is True
+    assert hub.asked == ["quick", "quick", "full"]
+    assert application.snapshot().last_error is None
+    assert application.fatal is None
+
+
+def test_after_the_last_attempt_the_process_should_leave_with_1(make: Build) -> None:
+    hub = Hub(*[HubUnavailable("The hub is down.") for _ in range(3)])
+    application = make(hub=hub)
+    application.start()
+    assert application.wait(PATIENCE)
+    assert application.fatal == 1
+    assert len(hub.asked) == 3
+    snapshot = application.snapshot()
+    assert (snapshot.phase, snapshot.last_error) == (Phase.FAILED, "The hub is down.")
+    assert application.submit(PICTURE, "a").result(0).reason == "loading"
+    assert not application.report().healthy
+
+
+def test_what_no_attempt_mends_is_not_tried_again_and_leaves_with_78(make: Build) -> None:
+    hub = Hub(ModelNotFound("There is no such model."))
+    application = make(hub=hub)
+    assert application.load() is False
+    assert application.fatal == 78
+    assert hub.asked == ["quick"]
+
+
+def test_an_unknown_failure_counts_as_passing_and_its_text_is_not_told(make: Build) -> None:
+    hub = Hub(*[ValueError("a token: s3cr3t") for _ in range(3)])
+    application = make(hub=hub)
+    assert application.load() is False
+    assert application.fatal == 1
+    assert application.snapshot().last_error == "Unexpected ValueError while loading the model."
+
+
+def test_after_a_failure_a_script_may_try_again(make: Build) -> None:
+    hub = Hub(ModelNotFound("There is no such model."))
+    application = make(hub=hub)
+    assert application.load() is False
+    assert application.load() is True
+    assert application.fatal is None
+
+
+def test_the_pauses_between_attempts_grow(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(4)]), load_attempts=4)
+    waited: list[float] = []
+    loader = application._loader
+    object.__setattr__(loader._settings, "load_pause", 5.0)
+    monkeypatch.setattr(loader.stopping, "wait", waited.append)
+    assert application.load() is False
+    assert waited == [5.0, 10.0, 20.0]
+
+
+# ---- requests --------------------------------------------------------------------------------------------
+
+
+def test_input_that_cannot_be_judged_is_an_error_and_not_a_maybe(make: Build, tmp_path: Path) -> None:
+    application = make(max_chars=20)
+    application.load()
+    cases: list[tuple[object, object, object, str]] = [
+        (None, "a", None, "no_image"),
+        (PICTURE, "", None, "no_text"),
+        (PICTURE, "x" * 21, None, "text_too_long"),
+        (PICTURE, "a", "x" * 21, "text_too_long"),
+        (tmp_path, "a", None, "not_an_image"),
+    ]
+    for image, text, premise, code in cases:
+        with pytest.raises(InputError) as caught:
+            application.submit(image, text, premise)  # type: ignore[arg-type]
+        assert caught.value.code == code
+
+
+def test_the_model_gets_clean_texts(make: Build) -> None:
+    seen: list[Pair] = []
+
+    def keep(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        seen.extend(pairs)
+        return [NO]
+
+    application = make(FakePredictor(keep))
+    application.load()
+    verdict = application.submit(PICTURE, " a\u200b red\ud800 ", "\x00men\x00").result(PATIENCE)
+    assert verdict.label == "No"
+    pair = seen[-1]
+    assert (pair.hypothesis, pair.premise, pair.image.size) == ("a red", "men", (32, 24))
+
+
+def test_a_premise_the_model_cannot_take_is_refused_and_one_it_needs_is_asked_for(make: Build) -> None:
+    model = FakePredictor()
+    application = make(model)
+    application.load()
+    for takes, premise, code in [(False, "men", "premise_refused"), (True, None, "premise_needed")]:
+        model.takes_premise = takes
+        with pytest.raises(InputError) as caught:
+            application.submit(PICTURE, "a", premise)
+        assert caught.value.code == code
+    assert application.submit(PICTURE, "a", "men").result(PATIENCE).label == "Yes"
+
+
+def test_a_model_of_two_texts_is_probed_with_two(make: Build) -> None:
+    model = FakePredictor()
+    model.takes_premise = True
+    application = make(model)
+    application.load()
+    until(lambda: application.report().healthy)
+
+
+def test_a_full_queue_is_answered_busy_before_any_decoding(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    model = FakePredictor()
+    application = make(model, queue_size=1)
+    application.load()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    application.submit(PICTURE, "running")
+    assert gate.entered.wait(PATIENCE)
+    application.submit(PICTURE, "waiting")
+
+    def decode(*_: object, **__: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("service.image_input.load", decode)
+    verdict = application.submit(PICTURE, "refused").result(0)
+    assert verdict.reason == "busy"
+    assert verdict.retry_after is not None
+    report = application.report()
+    assert (report.ready.ok, report.live.ok, report.healthy) == (False, True, True)
+    gate.opened.set()
+
+
+def test_the_time_limit_counts_from_arrival_and_is_answered_as_a_timeout(make: Build, tmp_path: Path) -> None:
+    gate = Gate()
+    model = FakePredictor()
+    application = make(model, timeout=0.05)
+    application.load()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    verdict = application.submit(PICTURE, "slow").result(PATIENCE)
+    assert verdict.as_dict() == {"label": "Maybe", "score": 0.5, "scores": None, "reason": "timeout"}
+    assert gate.left.wait(PATIENCE)
+
+
+def test_a_lack_of_memory_ends_one_request_and_nothing_else(make: Build) -> None:
+    class Greedy(FakePredictor):
+        hungry = False
+
+        def prepare(self, image: Image.Image) -> Image.Image:
+            if self.hungry:
+                raise MemoryError
+            return image
+
+    model = Greedy()
+    application = make(model)
+    application.load()
+    model.hungry = True
+    assert application.submit(PICTURE, "a").result(0).reason == "error"
+    model.hungry = False
+    assert application.submit(PICTURE, "a").result(PATIENCE).label == "Yes"
+
+
+def test_a_users_answer_is_evidence(make: Build) -> None:
+    application = make()
+    application.load()
+    until(lambda: application.report().healthy)
+    application.submit(PICTURE, "a").result(PATIENCE)
+    until(lambda: application.snapshot().evidence.proven_by == "user")
+
+
+def test_a_model_that_stops_answering_turns_unhealthy_by_itself_and_back(make: Build) -> None:
+    model = FakePredictor()
+    application = make(model, probe_interval=0.05, probe_timeout=0.05)
+    application.load()
+    until(lambda: application.report().healthy)
+    gate = model.behave = Gate()
+    until(lambda: application.report().details["inference"] == "timeout")
+    assert application.report().live.ok
+    gate.opened.set()
+    until(lambda: application.report().healthy)
+
+
+def test_a_lost_device_ends_the_service_with_71(make: Build) -> None:
+    def lose(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        raise DeviceLost("The CUDA context is lost.")
+
+    model = FakePredictor()
+    application = make(model)
+    application.load()
+    until(lambda: application.report().healthy)
+    model.behave = lose
+    assert application.submit(PICTURE, "a").result(PATIENCE).reason == "error"
+    assert application.wait(PATIENCE)
+    assert application.fatal == 71
+    assert not application.report().live.ok
+
+
+# ---- stopping --------------------------------------------------------------------------------------------
+
+
+def test_a_stop_answers_what_runs_and_refuses_what_comes_and_says_so(make: Build, tmp_path: Path) -> None:
+    gate = Gate()
+    model = FakePredictor()
+    application = make(model)
+    application.load()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    running = application.submit(PICTURE, "running")
+    assert gate.entered.wait(PATIENCE)
+    stopper = threading.Thread(target=application.stop, args=(PATIENCE,))
+    stopper.start()
+    until(lambda: application.snapshot().phase is Phase.STOPPING)
+    assert application.submit(PICTURE, "refused").result(0).reason == "stopping"
+    assert application.report().live.ok
+    gate.opened.set()
+    stopper.join(PATIENCE)
+    assert running.result(0).label == "Yes"
+    assert model.loaded_from is None
+    told = json.loads((tmp_path / "last_exit.json").read_text())
+    assert (told["pid"], told["code"], told["reason"]) == (os.getpid(), 0, "asked to end")
+    assert told["start_ticks"] > 0
+    assert application.stop(0.0) is True  # a second time does nothing
+
+
+def test_a_stop_while_loading_ends_the_download(make: Build, tmp_path: Path) -> None:
+    class Endless(Hub):
+        def __call__(self, model: str, *, progress: Callable[[Progress], None], **_: object) -> Path:
+            while True:
+                progress(Progress("pytorch_model.bin", 1, 10))
+                time.sleep(0.002)
+
+    application = make(hub=Endless())
+    application.start()
+    until(lambda: application.snapshot().progress.total_bytes == 10)
+    assert application.stop(0.0) is True
+    assert application.fatal is None
+
+
+def test_a_stop_after_a_failure_says_which(make: Build, tmp_path: Path) -> None:
+    application = make(hub=Hub(ModelNotFound("There is no such model.")))
+    application.load()
+    application.stop(0.0)
+    told = json.loads((tmp_path / "last_exit.json").read_text())
+    assert (told["code"], told["reason"]) == (78, "There is no such model.")
+
+
+def test_the_caller_may_say_why_it_ends(make: Build, tmp_path: Path) -> None:
+    application = make()
+    application.stop(0.0, code=78, reason="The port is taken.")
+    told = json.loads((tmp_path / "last_exit.json").read_text())
+    assert (told["code"], told["reason"]) == (78, "The port is taken.")
+
+
+def test_a_folder_that_cannot_be_written_does_not_keep_the_process(make: Build, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    application = build(Settings(run_dir=tmp_path / "file" / "x"), model=FakePredictor(), resolve=Hub())
+    assert application.stop(0.0) is True
+
+
+def test_a_local_folder_is_shown_by_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "my model").mkdir()
+    assert shown_name(str(tmp_path / "my model")) == "my model"
+    assert shown_name("iic/ofa") == "iic/ofa"
+
+
+def test_every_error_says_what_to_do() -> None:
+    """Classes whose remedy is empty leave a person alone; InputError's is given where it is raised."""
+    pending, seen = [ServiceError], set()
+    while pending:
+        kind = pending.pop()
+        pending.extend(kind.__subclasses__())
+        seen.add(kind)
+    silent = {kind.__name__ for kind in seen if not kind.default_remedy}
+    assert silent == {
+        "ServiceError", "InputError", "Busy", "ModelError", "TransientLoadError", "PermanentLoadError",
+    }  # fmt: skip

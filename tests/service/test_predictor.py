@@ -1,0 +1,214 @@
+"""The native predictor over a real small network with random weights, and the mapping of foreign errors."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ofa.errors import CheckpointError, TextError, UnsupportedConfig
+from ofa.model import EntailmentModel
+from ofa.model import Pair as NetworkPair
+from parity.folders import SMALL, write_folder
+from service.errors import (
+    ComputationStopped,
+    DamagedFile,
+    DeviceLost,
+    DiskFull,
+    InferenceError,
+    InputError,
+    MissingDependency,
+    NotReady,
+    OutOfMemory,
+    ServiceError,
+    TransientLoadError,
+    UnsupportedModel,
+)
+from service.predictor import NativePredictor, _inference_errors, _load_errors
+from service.request import LABELS, Pair
+
+SECRET = "my private sentence"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("model"), SMALL["defaults-resnet18"])
+
+
+@pytest.fixture(scope="module")
+def predictor(folder: Path) -> Iterator[NativePredictor]:
+    predictor = NativePredictor(device="cpu")
+    predictor.load(folder)
+    yield predictor
+    predictor.close()
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def go_on() -> None:
+    """A cancel point that never cancels."""
+
+
+def test_it_says_where_and_how_it_computes(predictor: NativePredictor) -> None:
+    assert (predictor.device, predictor.dtype, predictor.takes_premise) == ("cpu", "fp32", None)
+    assert predictor.gpu() is None
+
+
+def test_a_prepared_picture_gets_the_very_same_answer_and_is_small(
+    predictor: NativePredictor, folder: Path
+) -> None:
+    picture = noise(700, 300)
+    small = predictor.prepare(picture)
+    side = EntailmentModel.load(folder).task.patch_image_size
+    assert small.size == (side, side)
+    (through_us,) = predictor.judge([Pair(small, "a red circle", "men")], go_on)
+    (direct,) = EntailmentModel.load(folder).judge([NetworkPair(picture, "a red circle", "men")])
+    assert through_us == direct
+    assert set(through_us) == set(LABELS)
+
+
+def test_a_16_bit_picture_is_scaled_and_not_clipped(predictor: NativePredictor) -> None:
+    ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64, dtype=np.uint16).reshape(64, 64))
+    values = np.asarray(predictor.prepare(ramp))
+    assert values.min() < 10
+    assert 100 < values.mean() < 155
+    assert values.max() > 245
+
+
+def test_several_pairs_are_answered_in_order(predictor: NativePredictor) -> None:
+    pairs = [Pair(predictor.prepare(noise(20, 20)), text) for text in ("a", "two men on a road", "a")]
+    first, second, third = predictor.judge(pairs, go_on)
+    assert first == pytest.approx(third, abs=1e-6)
+    assert first != pytest.approx(second, abs=1e-6)
+
+
+def test_a_computation_ends_at_its_next_cancel_point(predictor: NativePredictor) -> None:
+    passed = 0
+
+    def stop_at_the_third() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == 3:
+            raise ComputationStopped("Nobody waits.")
+
+    with pytest.raises(ComputationStopped):
+        predictor.judge([Pair(predictor.prepare(noise(20, 20)), "a")], stop_at_the_third)
+    assert passed == 3
+    assert predictor.judge([Pair(predictor.prepare(noise(20, 20)), "a")], go_on)
+
+
+def test_explicit_bf16_is_taken(folder: Path) -> None:
+    predictor = NativePredictor(device="cpu", dtype="bf16")
+    predictor.load(folder)
+    assert predictor.dtype == "bf16"
+    (scores,) = predictor.judge([Pair(predictor.prepare(noise(20, 20)), "a")], go_on)
+    assert sum(scores.values()) == pytest.approx(1.0)
+    predictor.close()
+
+
+def test_the_number_of_threads_holds_in_the_thread_that_judges(folder: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        NativePredictor(device="cpu", threads=1).load(folder)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_a_model_nothing_is_judged(folder: Path) -> None:
+    predictor = NativePredictor(device="cpu")
+    with pytest.raises(NotReady):
+        predictor.judge([Pair(noise(2, 2), "a")], go_on)
+    predictor.load(folder)
+    predictor.close()
+    predictor.close()
+    with pytest.raises(NotReady):
+        predictor.prepare(noise(2, 2))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_that_is_not_there_is_refused_and_auto_takes_the_cpu(folder: Path) -> None:
+    with pytest.raises(MissingDependency) as caught:
+        NativePredictor(device="cuda").load(folder)
+    assert "0 CUDA devices" in caught.value.message
+    predictor = NativePredictor()
+    predictor.load(folder)
+    assert predictor.device == "cpu"
+    predictor.close()
+
+
+def test_fp16_on_a_cpu_is_refused(folder: Path) -> None:
+    with pytest.raises(UnsupportedModel):
+        NativePredictor(device="cpu", dtype="fp16").load(folder)
+
+
+def test_a_truncated_weight_file_is_a_damaged_one(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    weights = copy / "pytorch_model.bin"
+    weights.write_bytes(weights.read_bytes()[:-2000])
+    with pytest.raises(DamagedFile):
+        NativePredictor(device="cpu").load(copy)
+
+
+def test_a_missing_configuration_is_permanent(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    (copy / "config.json").unlink()
+    with pytest.raises(UnsupportedModel):
+        NativePredictor(device="cpu").load(copy)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        (UnsupportedConfig("config.json: use_ofasys", True, "false"), UnsupportedModel),
+        (CheckpointError("keys are missing"), DamagedFile),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+        (FileNotFoundError("vocab.json"), DamagedFile),
+        (ImportError("no torch", name="torch"), MissingDependency),
+        (MemoryError(), TransientLoadError),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), TransientLoadError),
+        (ZeroDivisionError(SECRET), TransientLoadError),
+    ],
+)
+def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
+    with pytest.raises(ServiceError) as caught, _load_errors():
+        raise foreign
+    assert type(caught.value) is ours
+    assert caught.value.__cause__ is foreign
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
+        (RuntimeError("CUDA error: out of memory"), OutOfMemory),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            OutOfMemory,
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("CUDA error: unspecified launch failure"), DeviceLost),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceLost),
+        (TextError(SECRET), InputError),
+        (RuntimeError(f"shape mismatch in {SECRET}"), InferenceError),
+        (KeyError(SECRET), InferenceError),
+    ],
+)
+def test_what_goes_wrong_in_judging_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
+    with pytest.raises(ServiceError) as caught, _inference_errors():
+        raise foreign
+    assert type(caught.value) is ours
+    assert caught.value.__cause__ is foreign
+    assert SECRET not in caught.value.message
