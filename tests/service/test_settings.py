@@ -1,3 +1,5 @@
+"""Settings from flags and environment: what is read, what wins, what is refused and in which words."""
+
 from __future__ import annotations
 
 import dataclasses

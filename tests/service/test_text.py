@@ -1,3 +1,5 @@
+"""What is cleaned out of a text, what is kept, and what is refused."""
+
 from __future__ import annotations
 
 import unicodedata
