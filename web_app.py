@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from service.errors import ExitCode, SettingsError
 from service.settings import Settings
@@ -58,10 +58,9 @@ def predict(
     return application.submit(image, text, premise).result().as_dict()
 
 
-def health_check() -> dict[str, Any]:
+def health_check() -> dict[str, str]:
     """The ``details`` of the health report: process, gpu, memory, disk, model, inference."""
-    details: dict[str, Any] = _shared().report().as_dict()["details"]
-    return details
+    return dict(_shared().report().details)
 
 
 def _shared() -> Application:
