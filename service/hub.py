@@ -64,7 +64,7 @@ def resolve(
         return model_folder.checked(DEMO_FOLDER, "the bundled demo model")
     folder = _expanded(model)
     if model and folder.is_dir():
-        return model_folder.checked(folder.absolute(), f"the folder {model}")
+        return model_folder.checked(folder.absolute(), f"the folder {folder.absolute().name}")
     if model and folder.exists():
         raise ModelNotFound(f"{model} is a file; a model is a folder")
     if not _HUB_ID.fullmatch(model):
@@ -270,7 +270,7 @@ def _acquire(descriptor: int, folder: Path, show: Show) -> bool:
             grown, size = time.monotonic(), now_there
         elif time.monotonic() - grown > _PATIENCE:
             raise DownloadInterrupted("another process is fetching this model and makes no progress")
-        show(Progress("another process is fetching it", size, 0))
+        show(Progress("in another process", size, 0))
         time.sleep(_POLL)
 
 

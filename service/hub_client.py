@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 _ANONYMOUS = "0" * 32
 _WORKERS = 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _SIGN_IN = "Set MODELSCOPE_API_TOKEN to a token that may read the model, or name another with --model."
 
 _import_lock = threading.Lock()  # guards the import and the one-time taming of the client
@@ -236,9 +236,9 @@ def disk_error(error: OSError) -> ModelError | None:
     """DiskFull or a permanent lack of rights; None for an OSError that is neither (network errors are)."""
     if error.errno in _NO_ROOM:
         return DiskFull("the disk is full: the model's files do not fit into the cache")
-    if error.errno in _NO_RIGHT:
+    if error.errno in _NO_PLACE:
         return PermanentLoadError(
-            "the model cache cannot be written: permission denied or read-only",
+            "the model cache cannot be written: permission denied, read-only or no folder",
             remedy="Put the cache where this user may write, with --cache-dir.",
         )
     return None

@@ -197,6 +197,12 @@ def test_a_configuration_that_cannot_be_followed_is_refused(
     assert hub.requested() == ["configuration.json"]
 
 
+def test_a_cache_that_is_no_folder_is_no_case_for_another_attempt(hub: Hub, cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(PermanentLoadError, match="cannot be written"):
+        resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MB."""
