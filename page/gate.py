@@ -36,6 +36,7 @@ JSON_BYTES: Final = 1_048_576
 # their language what to change; only beyond that the connection is refused.
 UPLOAD_SLACK: Final = 4
 MULTIPART_BYTES: Final = 65_536
+DRAINED_BYTES: Final = 268_435_456
 
 HEADERS: Final = tuple(
     (name.encode(), value.encode())
@@ -75,8 +76,10 @@ class Gate:
         refused = self._refusal(scope)
         if refused is None:
             await self._app(scope, receive, send_with_headers)
-        else:
-            await _answer(send_with_headers, *refused)
+            return
+        if _length(scope) <= DRAINED_BYTES:
+            await _drain(receive)
+        await _answer(send_with_headers, *refused)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """The status and the sentence to refuse with, or None."""
@@ -88,12 +91,23 @@ class Gate:
             return 404, "There is nothing here."
         if method != "POST":
             return None
-        length = dict(scope["headers"]).get(b"content-length")
-        if length is None or not length.isdigit():
+        if _length(scope) < 0:
             return 411, "Say the length of the body (Content-Length)."
-        if int(length) > (self._upload_bytes if path == UPLOAD else JSON_BYTES):
+        if _length(scope) > (self._upload_bytes if path == UPLOAD else JSON_BYTES):
             return 413, "This is too large. Make the picture smaller and try again."
         return None
+
+
+def _length(scope: Scope) -> int:
+    """What the caller says the body's length is; -1 where it says nothing that can be understood."""
+    said = dict(scope["headers"]).get(b"content-length", b"")
+    return int(said) if said.isdigit() else 0 if scope["method"] in ("GET", "HEAD") else -1
+
+
+async def _drain(receive: Receive) -> None:
+    """Read the body and forget it: a caller that is cut off while sending never sees the answer."""
+    while (await receive()).get("more_body", False):
+        pass
 
 
 async def _answer(send: Send, status: int, text: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,10 +42,14 @@ class Application(Protocol):
 
 
 class Judging:
-    """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds."""
+    """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds,
+    ``intake`` the threads in which it checks and decodes."""
 
-    def __init__(self, application: Application, *, limit: float, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, application: Application, *, intake: Executor, limit: float, examples: Sequence[Example]
+    ) -> None:
         self._application = application
+        self._intake = intake
         self._limit = limit
         self._examples = tuple(examples)
 
@@ -92,9 +97,8 @@ class Judging:
             raise InputError("The picture was not uploaded to this server.", code=image.code)
         path = Path(image) if image else None
         try:
-            future = await asyncio.to_thread(
-                self._application.submit, path, text, premise or None, source=source
-            )
+            submit = partial(self._application.submit, path, text, premise or None, source=source)
+            future = await asyncio.get_running_loop().run_in_executor(self._intake, submit)
             return await asyncio.wait_for(asyncio.wrap_future(future), self._limit + SPARE_SECONDS)
         except InputError:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -57,9 +58,9 @@ class Page(gr.Blocks):
             raise gr.Error(NOT_UNDERSTOOD, title="bad_call", print_exception=False) from None
 
 
-def build(application: Application, *, limit: float, card: Card) -> gr.Blocks:
-    """The page over ``application``; ``limit`` is its time limit in seconds."""
-    judging = Judging(application, limit=limit, examples=card.examples)
+def build(application: Application, *, intake: Executor, limit: float, card: Card) -> gr.Blocks:
+    """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds."""
+    judging = Judging(application, intake=intake, limit=limit, examples=card.examples)
     words = translations(card)
     say = gr.I18n(**words)
     with Page(

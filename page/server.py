@@ -6,6 +6,7 @@ comes early waits instead of being refused. Gradio, whose import takes seconds, 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -15,6 +16,7 @@ import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,9 +37,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 128
+# Threads in which the application checks and decodes; it limits by itself how many decode at once, and counts
+# the deadline from where it is called, so that waiting has to happen there and not before.
+INTAKE: Final = 32
 START_SECONDS: Final = 60.0
+KEEP_ALIVE: Final = 75  # longer than proxies keep a connection idle, so that none is closed as it is used
 FLUSH_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 3.0
+# Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
+# about events, for a page we do not open, would be computed anew from the last 10,000 twice for every event.
+ENVIRONMENT: Final = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+}
 ADVERTISEMENT: Final = re.compile(
     r"""<meta\s+(property|name)="(og|twitter):\w+"\s+content="([^"]*(gradio|Gradio|Click)[^"]*|\{url\})"\s*/>"""
 )
@@ -79,6 +92,7 @@ class PageServer:
         self._settings = settings
         self._socket = sock
         self._uploads: Path | None = None
+        self._intake = ThreadPoolExecutor(INTAKE, thread_name_prefix="page-intake")
         self._page: gr.Blocks | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -95,17 +109,17 @@ class PageServer:
     def start(self) -> None:
         """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
         self._uploads = _upload_folder(self.port)
-        # Read by Gradio when it is imported or builds a component; there is no other way to tell it.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(self._uploads)}
+        os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(self._uploads)}
         import uvicorn
 
-        app = self._build()
+        app = asyncio.run(self._build())
         config = uvicorn.Config(
             Gate(app, max_bytes=self._settings.max_bytes),
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=int(CLOSE_SECONDS),
         )
         self._server = server = uvicorn.Server(config)
@@ -130,11 +144,14 @@ class PageServer:
             if self._thread.is_alive():
                 self._server.force_exit = True
                 self._thread.join(CLOSE_SECONDS)
+        self._intake.shutdown(wait=False, cancel_futures=True)
         self._socket.close()
         if self._uploads is not None:
             shutil.rmtree(self._uploads, ignore_errors=True)
 
-    def _build(self) -> FastAPI:
+    async def _build(self) -> FastAPI:
+        """The page as an ASGI app. Waits for nothing, but wants a running event loop: Gradio makes locks for
+        one and, finding none, would make loops that nobody closes."""
         import gradio as gr
         from fastapi import FastAPI
 
@@ -144,7 +161,9 @@ class PageServer:
         _take_over_document()
 
         shown = card.load(self._settings.model)
-        self._page = page = layout.build(self._application, limit=self._settings.timeout, card=shown)
+        self._page = page = layout.build(
+            self._application, intake=self._intake, limit=self._settings.timeout, card=shown
+        )
         _widen(page, self._settings.queue_size)
         app = FastAPI(openapi_url=None)
         _add_routes(app, self._application, shown)

@@ -1,0 +1,50 @@
+"""One real process of the service for all tests that only ask it things: started once, whoever comes first.
+
+A conftest that wants it imports the fixture: ``from tests.service_process import running_service``. The
+folders that do so share one process, which ends with the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.instance import Instance
+
+
+class _Shared:
+    """Counts its users; the first starts the process, the last ends it."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._held = ExitStack()
+        self._instance: Instance | None = None
+
+    def take(self, factory: pytest.TempPathFactory) -> Instance:
+        if self._instance is None:
+            run_dir = factory.mktemp("service")
+            self._instance = self._held.enter_context(Instance(run_dir, "--model", "demo", "--timeout", "60"))
+        self._users += 1
+        return self._instance
+
+    def leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._held.close()
+            self._instance = None
+
+
+_shared = _Shared()
+
+
+@pytest.fixture(scope="session")
+def running_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A healthy service with the demo model. Its time limit is generous: tests run on busy machines."""
+    instance = _shared.take(tmp_path_factory)
+    try:
+        instance.wait_healthy()
+        yield instance
+    finally:
+        _shared.leave()

@@ -1,0 +1,93 @@
+"""A page over the application that answers as told, in a process of its own, and how scripts talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from tests.instance import EXIT_SECONDS, ROOT, START_SECONDS
+from tests.ports import free_ports
+
+META = {"_type": "gradio.FileData"}
+T = TypeVar("T")
+
+
+class Page:
+    """A serving process. ``base`` is its address, ``output`` what it printed so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], base: str, output: Path) -> None:
+        self.process = process
+        self.base = base
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def run(self, conversation: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
+        """What the conversation with the page returns."""
+
+        async def inner() -> T:
+            limits = httpx.Limits(max_connections=1000)
+            async with httpx.AsyncClient(base_url=self.base, timeout=120.0, limits=limits) as client:
+                return await conversation(client)
+
+        return asyncio.run(inner())
+
+    def end(self) -> int:
+        """SIGTERM, and the exit code that follows."""
+        self.process.terminate()
+        return self.process.wait(EXIT_SECONDS)
+
+
+@contextmanager
+def serving(folder: Path, *flags: str, state: str = "ready") -> Iterator[Page]:
+    """A page over ``tests.web.application``; gone on leaving."""
+    (port,) = free_ports(1)
+    output = folder / "output.txt"
+    command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo", *flags]
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "STATE": state}, stdout=file, stderr=subprocess.STDOUT
+        )
+    page = Page(process, f"http://127.0.0.1:{port}", output)
+    try:
+        give_up = time.monotonic() + START_SECONDS
+        while "serving" not in page.output:
+            assert process.poll() is None, page.output
+            assert time.monotonic() < give_up, page.output
+            time.sleep(0.05)
+        yield page
+    finally:
+        process.kill()
+        process.wait(EXIT_SECONDS)
+
+
+async def upload(client: httpx.AsyncClient, content: bytes, name: str = "picture.png") -> dict[str, Any]:
+    """Upload a file; what names it in a call."""
+    answer = await client.post("/gradio_api/upload", files={"files": (name, content)})
+    answer.raise_for_status()
+    return {"path": answer.json()[0], "meta": META}
+
+
+async def call(
+    client: httpx.AsyncClient, *data: Any, headers: Mapping[str, str] | None = None
+) -> tuple[str, Any]:
+    """Ask /judge: ``("complete", answer)`` or ``("error", what was told)``."""
+    joined = await client.post("/gradio_api/call/judge", json={"data": data}, headers=dict(headers or {}))
+    joined.raise_for_status()
+    stream = await client.get(f"/gradio_api/call/judge/{joined.json()['event_id']}")
+    *_, event, told = (line for line in stream.text.splitlines() if line)
+    content = json.loads(told.removeprefix("data: "))
+    event = event.removeprefix("event: ")
+    return event, content[0] if event == "complete" else content

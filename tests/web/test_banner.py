@@ -1,0 +1,49 @@
+"""The line at the top says where the service stands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from page import banner
+from page.words import LANGUAGES, Language
+from service.status import Phase, Progress
+from tests.web.application import READY
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "tone"),
+    [
+        (replace(READY, phase=Phase.UNINITIALIZED), "loading"),
+        (replace(READY, phase=Phase.LOADING), "loading"),
+        (READY, "ready"),
+        (replace(READY, degraded="running on the CPU"), "degraded"),
+        (replace(READY, phase=Phase.FAILED, degraded="x"), "failed"),
+        (replace(READY, phase=Phase.STOPPING), "stopping"),
+    ],
+)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_state_has_a_line(snapshot: banner.Snapshot, tone: str, language: Language) -> None:
+    assert banner.tone(snapshot) == tone
+    assert f"state-{tone}" in banner.render(snapshot, language)
+
+
+def test_ready_names_model_device_and_precision() -> None:
+    assert "demo · CPU · fp32" in banner.render(READY, "en")
+
+
+def test_loading_shows_bytes_and_percent() -> None:
+    progress = Progress("fetching", done_bytes=500_000_000, total_bytes=1_900_000_000)
+    line = banner.render(replace(READY, phase=Phase.LOADING, progress=progress), "en")
+    assert 'max="100" value="26"' in line
+    assert "26% · 500.0 of 1900.0 MB" in line
+
+
+def test_loading_without_a_known_size_shows_a_bar_without_an_end() -> None:
+    line = banner.render(replace(READY, phase=Phase.LOADING), "en")
+    assert '<progress class="state-bar"></progress>' in line
+
+
+def test_a_models_name_is_escaped() -> None:
+    assert "<b>" not in banner.render(replace(READY, model="<b>x</b>"), "en")

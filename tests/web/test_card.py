@@ -1,0 +1,65 @@
+"""A model's card and its examples; none of it may break the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from page import card
+
+
+def write(folder: Path, **changes: Any) -> None:
+    content: dict[str, Any] = {
+        "name": "shapes",
+        "knows": {"en": "Shapes.", "zh": "形状。"},
+        "examples": [{"image": "one.png", "hypothesis": "there is a circle", "premise": None}],
+    }
+    (folder / "one.png").write_bytes(b"")
+    (folder / "card.json").write_text(json.dumps({**content, **changes}))
+
+
+def test_a_folders_card_is_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    shown = card.load(str(tmp_path))
+    assert (shown.name, shown.knows["zh"]) == ("shapes", "形状。")
+    assert shown.examples == (card.Example(tmp_path / "one.png", "there is a circle"),)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"name": "x", "knows": {"en": "x"}}'])
+def test_a_broken_card_leaves_neutral_examples(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    write(demo)
+    monkeypatch.setattr(card, "DEMO", demo)
+    (tmp_path / "card.json").write_text(text)
+    shown = card.load(str(tmp_path))
+    assert shown.knows == {}
+    assert [example.hypothesis for example in shown.examples] == ["there is a circle"]
+
+
+def test_a_hub_id_has_neutral_examples_and_no_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    monkeypatch.setattr(card, "DEMO", tmp_path)
+    shown = card.load("owner/name")
+    assert shown.knows == {}
+    assert len(shown.examples) == 1
+
+
+def test_a_card_cannot_show_files_outside_its_folder(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"")
+    model = tmp_path / "model"
+    model.mkdir()
+    write(model, examples=[{"image": "../secret.png", "hypothesis": "x"}])
+    assert all(example.image != secret for example in card.load(str(model)).examples)
+
+
+def test_examples_are_few_and_spread_over_the_list(tmp_path: Path) -> None:
+    write(tmp_path, examples=[{"image": "one.png", "hypothesis": str(index)} for index in range(32)])
+    chosen = [int(example.hypothesis) for example in card.load(str(tmp_path)).examples]
+    assert chosen == [0, 4, 8, 12, 16, 20, 24, 28]

@@ -1,0 +1,118 @@
+"""The layer in front of Gradio: closed paths, bounded bodies, headers that keep the browser at home."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from page.gate import JSON_BYTES, MULTIPART_BYTES, UPLOAD_SLACK, Gate
+
+MAX_BYTES = 1000
+
+
+def ask(method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
+    """Status and headers of the answer; the application behind the gate answers 200 to everything."""
+    sent: list[Any] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": raw}
+    asyncio.run(Gate(behind, max_bytes=MAX_BYTES)(scope, receive, send))
+    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/status",
+        "/config",
+        "/theme.css",
+        "/assets/index.js",
+        "/static/fonts/a.woff2",
+        "/example/3",
+        "/gradio_api/info",
+        "/gradio_api/queue/data",
+        "/gradio_api/heartbeat/abc123",
+        "/gradio_api/call/judge/0a1b",
+        "/gradio_api/file=/tmp/uploads/x/red circle.png",
+    ],
+)
+def test_what_the_page_uses_is_open(path: str) -> None:
+    assert ask("GET", path)[0] == 200
+    assert ask("HEAD", path)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/docs",
+        "/openapi.json",
+        "/monitoring",
+        "/monitoring/summary",
+        "/login",
+        "/gradio_api/proxy=http://127.0.0.1/",
+        "/gradio_api/file=http://127.0.0.1/secret",
+        "/gradio_api/file=file:///etc/passwd",
+        "/gradio_api/deep_link",
+        "/gradio_api/runs",
+        "/gradio_api/vibe-code",
+        "/gradio_api/custom_component/a/b/c/d",
+        "/gradio_api/stream/a/b/c/playlist.m3u8",
+        "/gradio_api/dev/reload",
+    ],
+)
+def test_what_the_page_does_not_use_is_closed(path: str) -> None:
+    assert ask("GET", path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/process_recording", "/gradio_api/vibe-edit", "/login", "/status"]
+)
+def test_posts_are_closed_except_those_the_page_makes(path: str) -> None:
+    assert ask("POST", path, {"content-length": "2"})[0] == 404
+    assert ask("POST", "/gradio_api/call/judge", {"content-length": "2"})[0] == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_other_methods_are_closed(method: str) -> None:
+    assert ask(method, "/")[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("/gradio_api/queue/join", JSON_BYTES),
+        ("/gradio_api/upload", MAX_BYTES * UPLOAD_SLACK + MULTIPART_BYTES),
+    ],
+)
+def test_bodies_are_bounded_before_they_are_read(path: str, limit: int) -> None:
+    assert ask("POST", path, {"content-length": str(limit)})[0] == 200
+    assert ask("POST", path, {"content-length": str(limit + 1)})[0] == 413
+
+
+@pytest.mark.parametrize("headers", [{}, {"transfer-encoding": "chunked"}, {"content-length": "-1"}])
+def test_a_body_without_a_length_is_refused(headers: dict[str, str]) -> None:
+    assert ask("POST", "/gradio_api/upload", headers)[0] == 411
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing"])
+def test_every_answer_tells_the_browser_to_stay_at_home(path: str) -> None:
+    headers = ask("GET", path)[1]
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'self'"
+    assert not [
+        source for sources in policy.values() for source in sources.split() if "//" in source or source == "*"
+    ]
+    assert headers["x-content-type-options"] == "nosniff"

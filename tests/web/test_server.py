@@ -1,0 +1,221 @@
+"""The page's server over real HTTP: what it lets through, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from page.server import listen
+from service.errors import SettingsError
+from tests.web.application import SCORES
+from tests.web.client import META, Page, call, serving, upload
+
+PICTURE = b"not decoded by anything in front of the application"
+SECRET = "xylophonist"  # a word that no message of ours holds
+MANY = 60  # more than Gradio lets run at once by itself
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    flags = ("--queue-size", str(MANY), "--max-bytes", "100000", "--timeout", "100")
+    with serving(tmp_path_factory.mktemp("page"), *flags) as page:
+        yield page
+
+
+def test_a_call_returns_exactly_the_promised_answer(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        return await call(client, await upload(client, PICTURE), "there is a circle", None)
+
+    answer = {"label": "Yes", "score": 0.9, "scores": SCORES, "reason": None}
+    assert page.run(conversation) == ("complete", answer)
+
+
+def test_the_file_arrives_as_it_was_sent_and_nothing_opened_it_on_the_way(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        return await call(client, await upload(client, PICTURE), "tell", "a premise")
+
+    event, answer = page.run(conversation)
+    handed = json.loads(answer["reason"])
+    assert event == "complete"
+    assert handed["sha"] == hashlib.sha256(PICTURE).hexdigest()
+    assert (handed["premise"], handed["source"]) == ("a premise", "api")
+
+
+def test_nothing_stands_before_the_services_own_queue(page: Page) -> None:
+    """The application answers none of them until it has seen all of them."""
+
+    async def conversation(client: httpx.AsyncClient) -> list[str]:
+        picture = await upload(client, PICTURE)
+        calls = [call(client, picture, f"together {MANY}", None) for _ in range(MANY)]
+        return [answer["label"] for _, answer in await asyncio.gather(*calls)]
+
+    assert page.run(conversation) == ["Yes"] * MANY
+
+
+@pytest.mark.parametrize("reason", ["busy", "timeout", "loading"])
+def test_no_verdict_is_an_answer_and_not_an_error(page: Page, reason: str) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        return await call(client, await upload(client, PICTURE), f"reason {reason}", None)
+
+    answer = {"label": "Maybe", "score": 0.5, "scores": None, "reason": reason}
+    assert page.run(conversation) == ("complete", answer)
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("en", "There is no picture."), ("zh-CN,zh;q=0.9", "还没有图片。")]
+)
+def test_input_that_cannot_be_judged_is_an_error_in_the_callers_language(
+    page: Page, language: str, told: str
+) -> None:
+    event, error = page.run(
+        lambda client: call(client, None, "a circle", None, headers={"accept-language": language})
+    )
+    assert event == "error"
+    assert error["error"].startswith(told)
+    assert error["title"] == "no_image"
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"path": "/etc/hostname"},
+        {"path": "/etc/hostname", "meta": META},
+        {"path": "/etc/hostname", "meta": META, "is_stream": True},
+        {"path": "http://127.0.0.1:9/picture.png", "meta": META},
+        {"path": "file:///etc/hostname", "meta": META},
+        {"url": "data:image/png;base64,iVBORw0KGgo=", "meta": META},
+        {"url": "http://127.0.0.1:9/picture.png", "meta": META},
+        {"path": "\0", "meta": META},
+        {"path": "x" * 5000, "meta": META},
+        "a word",
+        7,
+        [],
+    ],
+    ids=lambda picture: str(picture)[:40],
+)
+def test_only_an_uploaded_file_is_a_picture(page: Page, picture: Any) -> None:
+    event, error = page.run(lambda client: call(client, picture, "a circle", None))
+    assert event == "error"
+    assert error["title"] in ("image_elsewhere", "bad_call")
+    assert error["error"]
+
+
+def test_a_file_named_in_the_text_is_not_touched(page: Page) -> None:
+    hidden = {"path": "/etc/hostname", "meta": META}
+    event, error = page.run(lambda client: call(client, None, hidden, None))
+    assert (event, error["title"]) == ("error", "bad_call")
+
+
+@pytest.mark.parametrize("data", [[], [SECRET], [None, SECRET], [SECRET] * 3], ids=len)
+def test_a_call_of_the_wrong_shape_is_told_the_right_one_and_not_printed(page: Page, data: list[Any]) -> None:
+    event, error = page.run(lambda client: call(client, *data))
+    assert (event, error["title"]) == ("error", "bad_call")
+    assert "data" in error["error"]
+    assert SECRET not in page.output
+
+
+def test_a_picture_that_was_deleted_is_asked_for_again(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        picture = await upload(client, PICTURE, "gone.png")
+        await asyncio.to_thread(Path(picture["path"]).unlink)
+        return await call(client, picture, "a circle", None)
+
+    event, error = page.run(conversation)
+    assert (event, error["title"]) == ("error", "image_gone")
+
+
+def test_a_file_name_cannot_leave_the_upload_folder(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Path:
+        return Path((await upload(client, PICTURE, "../../../../tmp/évil name.png"))["path"])
+
+    assert re.fullmatch(r"ofa-page-\d+-\w+", page.run(conversation).parent.parent.name)
+
+
+def test_an_upload_is_served_only_to_who_knows_its_unguessable_path(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> list[int]:
+        path = (await upload(client, PICTURE))["path"]
+        digest, folder = Path(path).parent.name, str(Path(path).parent.parent)
+        guessed = path.replace(digest, hashlib.sha256(PICTURE).hexdigest())
+        paths = [
+            path,
+            guessed,
+            str(Path(path).parent),
+            folder,
+            f"{folder}/../../etc/hostname",
+            "/etc/hostname",
+        ]
+        return [(await client.get(f"/gradio_api/file={name}")).status_code for name in paths]
+
+    served, *refused = page.run(conversation)
+    assert served == 200
+    assert set(refused) <= {403, 404}
+
+
+def test_an_upload_far_beyond_the_limit_is_refused_in_words(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * 500_000)})
+
+    answer = page.run(conversation)
+    assert answer.status_code == 413
+    assert "Make the picture smaller" in answer.text
+
+
+def test_the_document_names_no_foreign_host(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> list[str]:
+        return [(await client.get(path)).text for path in ("/", "/theme.css", "/gradio_api/info", "/config")]
+
+    texts = page.run(conversation)
+    found = {urlsplit(url).netloc for text in texts for url in re.findall(r"https?://[^\s\"'\\)]+", text)}
+    assert found - {urlsplit(page.base).netloc, "www.w3.org"} == set()
+
+
+def test_the_state_is_told_in_the_browsers_language(page: Page) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        return (await client.get("/status", headers={"accept-language": "zh-CN"})).json()
+
+    told = page.run(conversation)
+    assert told["state"] == "ready"
+    assert "就绪" in told["html"]
+    assert "连接已断开" in told["lost"]
+
+
+def test_it_ends_in_order_with_the_last_answers_out_and_no_upload_left(tmp_path: Path) -> None:
+    async def conversation(client: httpx.AsyncClient) -> tuple[Path, Any]:
+        picture = await upload(client, PICTURE)
+        asked = asyncio.create_task(call(client, picture, "wait", None))
+        while "waiting" not in page.output:
+            await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(page.end) == 0
+        return Path(picture["path"]), await asked
+
+    with serving(tmp_path) as page:
+        path, (event, answer) = page.run(conversation)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", urlsplit(page.base).port)) != 0
+    assert (event, answer["reason"]) == ("complete", "stopping")
+    assert not path.parent.parent.exists()
+    assert "Traceback" not in page.output
+
+
+def test_a_port_in_use_is_told_with_what_to_do() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"127.0.0.1:{port}: the port is in use") as caught:
+            listen("127.0.0.1", port)
+    assert "--port" in caught.value.remedy
+    assert caught.value.exit_code == 78
+
+
+def test_an_address_that_is_not_ours_is_told() -> None:
+    with pytest.raises(SettingsError, match=r"cannot listen on 203\.0\.113\.7"):
+        listen("203.0.113.7", 0)
