@@ -1,0 +1,132 @@
+"""ofa/ against what ModelScope said about the small random-weight folders, without ModelScope.
+
+The folders are made again from their seeds; goldens come from `make parity ARGS=--write-goldens`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from ofa.checkpoint import IGNORED_KEYS, is_ignored
+from ofa.config import NetworkConfig
+from ofa.image import open_picture
+from ofa.model import EntailmentModel, Pair
+from ofa.network import OFA
+from ofa.positions import token_buckets
+from ofa.tokenizer import Tokenizer, build_source
+from parity.compare import TOLERANCE
+from parity.folders import SMALL, FolderSpec, random_weights, write_folder
+from parity.goldens import GOLDENS, keys_digest, read_golden, read_pictures_golden, weights_digest
+from parity.pairs import PAIRS, pairs_for, pixel_digest, write_pictures
+from parity.reference import digest
+
+NAMES = tuple(SMALL)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Each folder's name and path; made once."""
+    return request.param, write_folder(tmp_path_factory.mktemp(request.param), SMALL[request.param])
+
+
+def test_there_is_a_golden_for_every_small_folder_and_no_other() -> None:
+    assert {path.stem for path in GOLDENS.glob("*.json")} == {*NAMES, "pictures"}
+
+
+def test_the_goldens_could_tell_a_wrong_network_from_a_right_one() -> None:
+    """Scores that hardly vary with the pair, or answers that are all but certain, would hide mistakes."""
+    for name in NAMES:
+        scores = read_golden(name).scores
+        assert len(scores) == len(PAIRS)
+        for label in ("Yes", "No", "Maybe"):
+            values = [score[label] for score in scores]
+            assert max(values) - min(values) > 100 * TOLERANCE, f"{name}: {label} does not vary"
+        assert max(max(score.values()) for score in scores) < 0.999, f"{name} is saturated"
+        assert len({max(score, key=lambda label: score[label]) for score in scores}) > 1, name
+
+
+def test_this_machine_reads_the_pictures_as_the_goldens_machine_did(pictures: Path) -> None:
+    read = {name: pixel_digest(open_picture(pictures / name)) for name in read_pictures_golden()}
+    assert read == read_pictures_golden(), "another Pillow? the scores below then differ for that reason"
+
+
+def test_a_folder_is_answered_as_modelscope_answered(made: tuple[str, Path], pictures: Path) -> None:
+    name, folder = made
+    golden = read_golden(name)
+    model = EntailmentModel.load(folder)
+    pairs = pairs_for(SMALL[name].prompt_slots)
+    questions = [Pair(open_picture(pictures / p.picture), p.text, p.premise) for p in pairs]
+    ours = model.judge(questions)
+    assert len(ours) == len(golden.scores)
+    for pair, mine, theirs in zip(pairs, ours, golden.scores, strict=True):
+        assert mine == pytest.approx(theirs, abs=TOLERANCE, rel=0), f"{pair.picture}: {pair.text[:40]!r}"
+        assert _best(mine) == _best(theirs)
+
+
+def test_pairs_judged_alone_and_together_agree(made: tuple[str, Path], pictures: Path) -> None:
+    name, folder = made
+    golden = read_golden(name)
+    model = EntailmentModel.load(folder)
+    pairs = list(zip(pairs_for(SMALL[name].prompt_slots), golden.scores, strict=True))[:3]
+    for pair, theirs in pairs:
+        question = Pair(open_picture(pictures / pair.picture), pair.text, pair.premise)
+        assert model.judge([question])[0] == pytest.approx(theirs, abs=TOLERANCE, rel=0)
+
+
+def test_texts_become_the_same_token_ids(made: tuple[str, Path]) -> None:
+    name, folder = made
+    tokenizer, model = Tokenizer.from_folder(folder), EntailmentModel.load(folder)
+    pairs = pairs_for(SMALL[name].prompt_slots)
+    ours = [build_source(tokenizer, model.task, pair.text, pair.premise) for pair in pairs]
+    assert ours == [list(tokens) for tokens in read_golden(name).tokens]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_and_their_keys_are_those_modelscope_had(name: str) -> None:
+    golden, spec = read_golden(name), SMALL[name]
+    weights = random_weights(spec)
+    assert weights_digest(weights) == golden.weights, "the generator gives other weights here"
+    shapes = {key: list(value.shape) for key, value in weights.items()}
+    if spec.stored_buckets:
+        assert keys_digest(shapes) == golden.keys
+    ours = _network_keys(spec)
+    theirs = {key for key in shapes if not is_ignored(key)}
+    assert ours == theirs
+
+
+def test_stored_and_recomputed_buckets_are_modelscope_s() -> None:
+    for name, spec in SMALL.items():
+        golden = read_golden(name).buckets
+        assert (
+            digest(token_buckets(spec.network.get("token_bucket_size", 256), 1024))
+            == (golden["encoder.token_rp_bucket"])
+        )
+        if spec.stored_buckets:
+            stored = {key: digest(value) for key, value in random_weights(spec).items() if key in golden}
+            assert stored == golden
+
+
+def test_every_ignored_key_is_one_that_the_network_lacks() -> None:
+    keys = {key for spec in SMALL.values() for key in _network_keys(spec)}
+    assert not [key for key in keys for pattern in IGNORED_KEYS if re.fullmatch(pattern, key)]
+
+
+def _network_keys(spec: FolderSpec) -> set[str]:
+    with torch.device("meta"):
+        return set(OFA(NetworkConfig.from_mapping(spec.config())).state_dict())
+
+
+def _best(scores: Mapping[str, float]) -> str:
+    return max(scores, key=lambda label: scores[label])
