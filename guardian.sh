@@ -46,9 +46,9 @@ readonly WEB_APP=$ROOT/web_app.py
 readonly LIVENESS_FAILURES=3 LOGS_KEPT=3 LOG_LINES=8
 readonly EXIT_GAVE_UP=1 EXIT_USAGE=2 EXIT_HELD=3 EXIT_CONFIGURATION=78
 
-# The instance: its process, whether it is our child (else adopted), and what was seen of it. Times are
+# The instance: its process, whether it is our child (else adopted), who keeps its console, what was seen of it. Times are
 # milliseconds of /proc/uptime, which no clock setting moves; empty means never, or not now.
-child='' child_start='' child_ours='' launched_at=0
+child='' child_start='' child_ours='' console='' launched_at=0
 answered='' live_failures=0 loading_since='' progress_at=0 healthy_since='' unhealthy_since='' last_answer=none last_answer_at=0
 seen_answer='' seen_cpu=0 seen_io=0 seen_at=0 oom_kills=0
 
@@ -145,11 +145,11 @@ become_instance() {
 }
 
 launch() {
-  local console=$CONSOLE_LOG
-  [[ -s $CONSOLE_LOG ]] && rotate "$CONSOLE_LOG"
-  { : >>"$console"; } 2>/dev/null || console=/dev/null
-  become_instance </dev/null >>"$console" 2>&1 8>&- 9>&- &
+  exec 7> >(keep_console >/dev/null 2>&1)
+  console=$!
+  become_instance </dev/null >&7 2>&1 7>&- 8>&- 9>&- &
   child=$! child_ours=yes child_start=''
+  exec 7>&-
   read_stat "$child" && child_start=${stat[19]}
   expect_instance
   say INFO "started process $child, ports $PORT and $HEALTH_PORT, folder $RUN_DIR"
@@ -285,7 +285,6 @@ meet_death() {
 
 look() {
   check
-  cap_console_log
   [[ $trouble ]] || return 0
   # One that died during the look failed it for that reason, which its exit code tells better.
   child_alive || return 0

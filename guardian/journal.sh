@@ -52,18 +52,28 @@ rotate() {
   mv -f -- "$1" "$1.1" 2>/dev/null 9>&-
 }
 
-# The console log stays open in the instance (for appending), so it is copied and emptied, not moved.
-cap_console_log() {
-  local -r size=$(stat -c %s -- "$CONSOLE_LOG" 2>/dev/null 9>&-)
-  ((${size:-0} > LOG_BYTES)) || return 0
-  cp -f -- "$CONSOLE_LOG" "$CONSOLE_LOG.1" 2>/dev/null 9>&-
-  { : >"$CONSOLE_LOG"; } 2>/dev/null
+# Keeps what the instance writes to its console, for as long as anybody writes. A pipe to here and not the file
+# itself: on a full disk the instance's own print would fail, and the file would grow without bound.
+keep_console() {
+  exec 8>&- 9>&-
+  trap '' TERM INT HUP
+  local line size=0
+  [[ -s $CONSOLE_LOG ]] && rotate "$CONSOLE_LOG"
+  while IFS= read -rn 4096 line || [[ $line ]]; do
+    { printf '%s\n' "$line" >>"$CONSOLE_LOG"; } 2>/dev/null
+    ((size += ${#line} + 1))
+    if ((size > LOG_BYTES)); then rotate "$CONSOLE_LOG" && size=0; fi
+  done
 }
 
 # The instance's last log lines, under a line of restart.log. Its own log holds no user text; the console is
 # shown only when it died before it wrote to that log.
 keep_last_lines() {
-  local file=$APP_LOG line
+  local file=$APP_LOG line tries
+  for ((tries = 0; tries < 10; tries++)); do # the console's last lines are on their way
+    if [[ -z $console ]] || child_alive || ! kill -0 "$console" 2>/dev/null; then break; fi
+    nap 50
+  done
   [[ $APP_LOG -nt $PID_FILE ]] || file=$CONSOLE_LOG
   while IFS= read -r line || [[ $line ]]; do
     line="    | ${line//[[:cntrl:]]/ }"

@@ -83,7 +83,11 @@ class Guarded:
             "OFA_HEALTH_PORT": self.health_port,
             "PYTHON": interpreter,
         }
-        self.environment = {**os.environ, **QUICK, **{n: str(v) for n, v in {**variables, **settings}.items()}}
+        self.environment = {
+            **os.environ,
+            **QUICK,
+            **{n: str(v) for n, v in {**variables, **settings}.items()},
+        }
 
     def __enter__(self) -> Guarded:
         return self
@@ -118,7 +122,9 @@ class Guarded:
         """Orders for each launch in turn."""
         (self.run_dir / "plan.json").write_text(json.dumps(orders))
 
-    def guard(self, *arguments: str, prefix: tuple[str, ...] = (), **settings: object) -> subprocess.Popen[str]:
+    def guard(
+        self, *arguments: str, prefix: tuple[str, ...] = (), **settings: object
+    ) -> subprocess.Popen[str]:
         """A guardian in the foreground of a session of its own; its output goes to ``output``."""
         environment = {**self.environment, **{name: str(value) for name, value in settings.items()}}
         with self._output_path.open("ab") as output:

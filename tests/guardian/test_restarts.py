@@ -87,7 +87,7 @@ def test_a_full_queue_is_no_reason_to_restart(guarded: Guarded) -> None:
     guarded.guard()
     guarded.wait_healthy()
     guarded.order(readyz=503)
-    guarded.wait_checks(12)
+    guarded.wait_checks(8)
     assert len(guarded.launches) == 1
 
 
@@ -95,7 +95,7 @@ def test_a_model_that_is_loaded_again_is_no_reason_to_restart(guarded: Guarded) 
     guarded.guard()
     guarded.wait_healthy()
     guarded.order(simple=503, model="loading")
-    guarded.wait_checks(12)
+    guarded.wait_checks(8)
     assert len(guarded.launches) == 1
 
 
@@ -103,7 +103,7 @@ def test_loading_with_progress_is_left_alone(guarded: Guarded) -> None:
     guarded.plan({"loading": True})
     guarded.guard(START_STALL=0.5)
     guarded.wait_launches(1)
-    guarded.wait_checks(12, "/startupz")
+    guarded.wait_checks(8, "/startupz")
     assert len(guarded.launches) == 1
 
 
@@ -187,11 +187,11 @@ def test_restarts_are_counted_from_zero_after_a_recovery(guarded: Guarded) -> No
 
 def test_the_pauses_between_failed_restarts_grow_with_jitter(guarded: Guarded) -> None:
     guarded.plan({"exit": 1})
-    guardian = guarded.guard(MAX_RESTARTS=6, BACKOFF_FIRST=0.1, BACKOFF_LIMIT=0.8)
+    guardian = guarded.guard(MAX_RESTARTS=6, BACKOFF_FIRST=0.05, BACKOFF_LIMIT=0.4)
     assert guarded.wait_exit(guardian) == 1
     pauses = [int(pause) for pause in re.findall(r"next start in (\d+) ms", guarded.output)]
     assert len(pauses) == 6
-    for pause, expected in zip(pauses, [100, 200, 400, 800, 800, 800], strict=True):
+    for pause, expected in zip(pauses, [50, 100, 200, 400, 400, 400], strict=True):
         assert 0.75 * expected <= pause <= 1.25 * expected
 
 

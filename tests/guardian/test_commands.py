@@ -1,0 +1,106 @@
+"""The commands of guardian.sh as a person uses them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.guardian.conftest import ROOT, Guarded
+
+
+def test_start_status_restart_stop(guarded: Guarded) -> None:
+    assert guarded.command("status").returncode == 3
+    started = guarded.command("start", "--", "--model", "demo", "with a space")
+    assert started.returncode == 0, started.stderr
+    try:
+        guarded.wait_launches(1)
+        first = guarded.instance
+        assert first.arguments == [str(ROOT / "web_app.py"), "--model", "demo", "with a space"]
+        guarded.wait("health", lambda: guarded.command("status").returncode == 0)
+        status = guarded.command("status").stdout
+        assert f"instance: process {first.pid}" in status
+        assert "health:   200 OK" in status
+        assert guarded.command("restart").returncode == 0
+        guarded.wait_launches(2)
+        assert guarded.instance.arguments == first.arguments
+        assert not first.runs
+        assert guarded.command("restart", "--", "--model", "other").returncode == 0
+        guarded.wait_launches(3)
+        assert guarded.instance.arguments[1:] == ["--model", "other"]
+        logs = guarded.command("logs")
+        assert "restarting process" in logs.stdout
+        assert "a line of web_app.log" in logs.stdout
+    finally:
+        assert guarded.command("stop").returncode == 0
+    assert not guarded.instance.runs
+    assert guarded.command("status").returncode == 3
+    assert "nothing runs" in guarded.command("stop").stdout
+
+
+def test_status_tells_an_unhealthy_instance(guarded: Guarded) -> None:
+    guarded.plan({"loading": True})
+    guarded.guard()
+    guarded.wait_launches(1)
+    guarded.wait_checks(1)
+    status = guarded.command("status")
+    assert status.returncode == 1
+    assert "health:   503 FAIL, starting: loading" in status.stdout
+
+
+def test_flags_of_the_instance_count_for_the_guardian(folder: Callable[..., Guarded], tmp_path: Path) -> None:
+    guarded = folder()
+    elsewhere = tmp_path / "elsewhere"
+    guardian = guarded.guard(
+        "--", "--run-dir", str(elsewhere), f"--health-port={guarded.health_port}", HEALTH_URL=""
+    )
+    guarded.wait("a start", lambda: (elsewhere / "web_app.pid").exists())
+    assert f"http://127.0.0.1:{guarded.health_port}" in guarded.output
+    guardian.terminate()
+    assert guarded.wait_exit(guardian) == 0
+
+
+def test_the_health_url_may_be_given_as_a_whole(folder: Callable[..., Guarded]) -> None:
+    guarded = folder()
+    guarded.environment["HEALTH_URL"] = f"http://localhost:{guarded.health_port}/health/simple"
+    guarded.guard()
+    guarded.wait_healthy()
+
+
+def test_help_is_the_header(guarded: Guarded) -> None:
+    shown = guarded.command("help")
+    assert shown.returncode == 0
+    assert "./guardian.sh [COMMAND]" in shown.stdout
+    assert "MAX_RESTARTS=5" in shown.stdout
+    assert "#" not in shown.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "told"),
+    [
+        (["bogus"], {}, "no command 'bogus'"),
+        (["start", "--model"], {}, "go after --"),
+        (["--model", "demo"], {}, "go after --"),
+        ([], {"CHECK_INTERVAL": "soon"}, "CHECK_INTERVAL=soon"),
+        ([], {"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1"),
+        ([], {"OFA_HEALTH_PORT": "0"}, "may not be 0"),
+        ([], {"OFA_HEALTH_PORT": "http"}, "no numbers"),
+        ([], {"OFA_RUN_DIR": "/proc/nowhere"}, "cannot be made"),
+    ],
+)
+def test_a_wrong_call_is_refused_and_says_why(
+    guarded: Guarded, arguments: list[str], settings: dict[str, str], told: str
+) -> None:
+    guarded.environment.update(settings)
+    refused = guarded.command(*arguments)
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert guarded.launches == []
+
+
+def test_the_scripts_are_clean() -> None:
+    scripts = [ROOT / "guardian.sh", *sorted((ROOT / "guardian").glob("*.sh"))]
+    for script in scripts:
+        assert subprocess.run(["bash", "-n", script], check=False).returncode == 0

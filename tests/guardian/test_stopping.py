@@ -1,0 +1,142 @@
+"""How the guardian ends an instance, and whom it never touches."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guardian.conftest import Guarded, as_root, stat_of, wait_for
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_guardian_told_to_end_ends_its_instance_in_order(guarded: Guarded, number: int) -> None:
+    guardian = guarded.guard()
+    instance = guarded.wait_healthy()
+    guardian.send_signal(number)
+    assert guarded.wait_exit(guardian) == 0
+    assert not instance.runs
+    assert json.loads(guarded.text("last_exit.json"))["code"] == 0, "it was given the time to end by itself"
+    assert not (guarded.run_dir / "web_app.pid").exists()
+    assert guarded.restart_log == ""
+
+
+def test_an_instance_that_ignores_to_be_terminated_is_killed(guarded: Guarded) -> None:
+    guarded.plan({"deaf": True})
+    guardian = guarded.guard(STOP_TIMEOUT=0.5)
+    instance = guarded.wait_healthy()
+    guardian.terminate()
+    assert guarded.wait_exit(guardian) == 0
+    assert not instance.runs
+    assert f"[ALERT] process {instance.pid} did not end within" in guarded.restart_log
+
+
+def test_a_stopped_instance_is_woken_to_end_in_order(guarded: Guarded) -> None:
+    guardian = guarded.guard(CHECK_TIMEOUT=1)
+    instance = guarded.wait_healthy()
+    os.kill(instance.pid, signal.SIGSTOP)
+    guardian.terminate()
+    assert guarded.wait_exit(guardian) == 0
+    assert not instance.runs
+    assert json.loads(guarded.text("last_exit.json"))["code"] == 0
+
+
+def test_what_an_instance_leaves_in_its_process_group_is_killed(guarded: Guarded) -> None:
+    guarded.plan({"orphan": True}, {})
+    guarded.guard()
+    instance = guarded.wait_healthy()
+    orphan = int(guarded.text("orphan"))
+    os.kill(instance.pid, signal.SIGKILL)
+    guarded.wait_launches(2)
+    assert stat_of(orphan)[:1] in ([], ["Z"])
+    assert f"1 process(es) left in the group of {instance.pid}" in guarded.restart_log
+
+
+def test_a_neighbour_in_the_guardians_own_group_is_not_touched(guarded: Guarded) -> None:
+    start = ("sh", "-c", 'sleep 3600 & echo $! > "$OFA_RUN_DIR/neighbour"; exec "$@"', "sh")
+    guardian = guarded.guard(prefix=start)
+    instance = guarded.wait_healthy()
+    neighbour = int(guarded.text("neighbour"))
+    os.kill(instance.pid, signal.SIGKILL)
+    guarded.wait_healthy(2)
+    guardian.terminate()
+    assert guarded.wait_exit(guardian) == 0
+    assert stat_of(neighbour)[0] == "S"
+
+
+@pytest.mark.parametrize("which", ["page", "health"])
+def test_a_stranger_on_a_port_is_named_and_left_alone(guarded: Guarded, which: str) -> None:
+    port = guarded.port if which == "page" else guarded.health_port
+    listen = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(3600)"
+    stranger = subprocess.Popen([sys.executable, "-SEc", listen])
+    try:
+        wait_for("the stranger", lambda: _answers(port))
+        guarded.guard(MAX_RESTARTS=100, BACKOFF_LIMIT=0.2)
+        guarded.wait(
+            "a name", lambda: f"port {port} is taken by process {stranger.pid} (" in guarded.restart_log
+        )
+        assert sys.executable in guarded.restart_log
+        assert guarded.launches == []
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    guarded.wait_healthy()
+
+
+def test_a_listener_on_another_address_is_no_hindrance(guarded: Guarded) -> None:
+    with socket.create_server(("127.0.0.2", guarded.health_port)):
+        guarded.guard()
+        guarded.wait_healthy()
+    assert guarded.restart_log == ""
+
+
+def test_a_port_that_stays_taken_makes_it_give_up(guarded: Guarded) -> None:
+    with socket.create_server(("127.0.0.1", guarded.port)):
+        guardian = guarded.guard(MAX_RESTARTS=2)
+        assert guarded.wait_exit(guardian) == 1
+    assert f"port {guarded.port} is taken by process {os.getpid()} (" in guarded.restart_log
+    assert "[FATAL] gave up" in guarded.restart_log
+
+
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    """A cgroup whose processes can be frozen: then they are in state D and KILL does not end them."""
+    group = FREEZER / f"guardian-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup v1 freezer here ({error.strerror})")
+    yield group
+    (group / "freezer.state").write_text("THAWED")
+    wait_for("the frozen to go", lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+@as_root
+def test_an_instance_that_cannot_be_killed_is_reported_and_never_doubled(
+    guarded: Guarded, freezer: Path
+) -> None:
+    guarded.guard(CHECK_TIMEOUT=0.5, KILL_TIMEOUT=0.5)
+    instance = guarded.wait_healthy()
+    (freezer / "cgroup.procs").write_text(str(instance.pid))
+    (freezer / "freezer.state").write_text("FROZEN")
+    guarded.wait("a report", lambda: "cannot be killed (state D)" in guarded.restart_log)
+    assert len(guarded.launches) == 1
+    (freezer / "freezer.state").write_text("THAWED")
+    guarded.wait_healthy(2)
+    assert not instance.runs
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
