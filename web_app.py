@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from health_api import Sidecar
     from page.server import PageServer
     from service.app import Application
 
@@ -105,13 +104,19 @@ def main(argv: Sequence[str]) -> int:
     logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
     logs.open()
     try:
-        return _serve(settings, sock, signals)
+        code, clean = _serve(settings, sock, signals)
     finally:
         sock.close()
         logs.close()
+    if not clean:
+        from service.app import leave
+
+        leave(code)
+    return code
 
 
-def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
+def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> tuple[int, bool]:
+    """The exit code, and whether every thread has ended."""
     from health_api import Sidecar
     from page.server import PageServer
     from service.app import build
@@ -119,43 +124,39 @@ def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
     application = build(settings)
     sidecar = Sidecar(application, settings.health_host, settings.health_port)
     page = PageServer(application, settings, sock)
-    code: int = ExitCode.ORDERLY
+    code, reason = 0, None
     try:
-        application.start()
         sidecar.start()
+        application.start()
         log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
         page.start()
         log.info("Page: http://%s:%d", settings.host, page.port)
-        code = _wait(application, page, signals)
+        code, reason = _wait(application, page, signals)
     except SettingsError as error:
         log.critical("%s %s", error.message, error.remedy)
-        code = error.exit_code
-    finally:
-        _stop(settings, application, sidecar, page)
-    return code
-
-
-def _wait(application: Application, page: PageServer, signals: Signals) -> int:
-    """Return when there is a reason to end, with the exit code."""
-    while signals.number is None:
-        application.wait(LOOK_SECONDS)
-        if application.fatal is not None:
-            log.critical("The service cannot go on: exit code %d.", application.fatal)
-            return application.fatal
-        if not page.alive:
-            log.critical("The page's server ended by itself.")
-            return ExitCode.LOAD_FAILED
-    log.info("Asked to end by %s.", signal.Signals(signals.number).name)
-    return ExitCode.ORDERLY
-
-
-def _stop(settings: Settings, application: Application, sidecar: Sidecar, page: PageServer) -> None:
-    """In order and within bounds: new work is refused and accepted work answered while the page can still
-    carry the answers out; health is asked to the last."""
-    application.stop(settings.stop_grace)
+        code, reason = error.exit_code, error.message
+    except Exception as error:
+        log.critical("The page could not be started: %s", type(error).__name__, exc_info=True)
+        code, reason = ExitCode.LOAD_FAILED, "the page could not be started"
+    # In order and within bounds: new work is refused and accepted work answered while the page can still
+    # carry the answers out; health can be asked to the last.
+    clean = application.stop(settings.stop_grace, code=code, reason=reason)
     page.stop()
     sidecar.stop()
     log.info("Ended.")
+    return code, clean
+
+
+def _wait(application: Application, page: PageServer, signals: Signals) -> tuple[int, str | None]:
+    """Return when there is a reason to end: the exit code, and the reason unless the application knows it."""
+    while signals.number is None:
+        if application.wait(LOOK_SECONDS):
+            return application.fatal or 0, None
+        if not page.alive:
+            log.critical("The page's server ended by itself.")
+            return ExitCode.LOAD_FAILED, "the page's server ended by itself"
+    log.info("Asked to end by %s.", signal.Signals(signals.number).name)
+    return ExitCode.ORDERLY, None
 
 
 if __name__ == "__main__":
