@@ -11,6 +11,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.instance import Instance
+from tests.service_process import running_service
+
+__all__ = ["running_service"]
 
 
 @pytest.fixture
@@ -20,14 +23,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Instance]]:
         yield lambda *arguments, **options: running.enter_context(
             Instance(tmp_path / "run", *arguments, **options)
         )
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """A healthy instance with the demo model, shared by the tests of a file; they only ask it things."""
-    with Instance(tmp_path_factory.mktemp("demo"), "--model", "demo") as instance:
-        instance.wait_healthy()
-        yield instance
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,15 @@ def test_a_signal_ends_a_serving_process_in_order(start: Callable[..., Instance]
     _assert_nothing_is_left(instance)
 
 
+def test_the_health_api_alone_serves_a_model_and_no_page(start: Callable[..., Instance]) -> None:
+    instance = start("--model", "demo", program="health_api.py")
+    instance.wait_healthy()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", instance.port)) != 0
+    assert instance.terminate() == 0
+    _assert_nothing_is_left(instance)
+
+
 def test_a_signal_while_the_model_loads_ends_it_in_order(start: Callable[..., Instance]) -> None:
     instance = start("--model", "demo")
     instance.wait_for("an answer", lambda: instance.get("/livez")[0] == 200)

@@ -24,18 +24,18 @@ END = re.compile(
 
 
 @pytest.fixture(scope="module")
-def judged(demo: Instance, red_circle: bytes) -> Instance:
+def judged(running_service: Instance, red_circle: bytes) -> Instance:
     """The instance after a verdict, and after texts that it had to clean or to refuse."""
-    demo.judge(red_circle, f"there is a {SECRET}")
-    demo.judge(red_circle, f"there is\u200b a \x07{SECRET}")
+    running_service.judge(red_circle, f"there is a {SECRET}")
+    running_service.judge(red_circle, f"there is\u200b a \x07{SECRET}")
     for refused in (
         (red_circle, f"{SECRET} " * 200),
         (red_circle, "there is a red circle", f"a {SECRET} is near"),  # the demo model takes no premise
         (SECRET.encode() * 50, f"there is a {SECRET}"),
     ):
         with pytest.raises(AssertionError, match="event: error"):
-            demo.judge(*refused)
-    return demo
+            running_service.judge(*refused)
+    return running_service
 
 
 def test_every_line_of_the_log_has_the_promised_form(judged: Instance) -> None:

@@ -1,0 +1,70 @@
+"""The commands and programs that the README shows, run as they stand there against a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.instance import ROOT, Instance
+
+
+def snippet(language: str, containing: str) -> str:
+    """The README's one block in ``language`` that contains these words."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if containing in block]
+    return str(block)
+
+
+def run(command: list[str], program: str, **environment: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [*command, program],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_answer_comes_with_nothing_but_curl(running_service: Instance) -> None:
+    script = snippet("bash", "gradio_api").replace("http://localhost:7860", running_service.page)
+    event, data = run(["bash", "-euc"], script).splitlines()[:2]
+    assert event == "event: complete"
+    (answer,) = json.loads(data.removeprefix("data: "))
+    assert (answer["label"], answer["reason"]) == ("Yes", None)
+
+
+def test_the_answer_comes_through_gradio_s_client(running_service: Instance) -> None:
+    script = snippet("python", "gradio_client").replace("http://localhost:7860", running_service.page)
+    said = run([sys.executable, "-c"], script)
+    assert "'label': 'Yes'" in said
+    assert "'reason': None" in said
+
+
+def test_the_names_that_scripts_import_answer_without_a_server(tmp_path: Path) -> None:
+    said = run(
+        [sys.executable, "-c"], snippet("python", "web_app"), OFA_MODEL="demo", OFA_RUN_DIR=str(tmp_path)
+    )
+    answer, details = said.splitlines()[-2:]
+    assert "'label': 'Yes'" in answer
+    assert "'model': 'loaded', 'inference': 'success'" in details
+
+
+def test_health_is_asked_as_the_readme_asks(running_service: Instance) -> None:
+    script = snippet("bash", "curl -s localhost:8000/health")
+    said = run(["bash", "-euc"], script.replace("localhost:8000", running_service.health))
+    assert json.loads(said)["status"] == "healthy"
+
+
+def test_the_command_line_judges_the_example() -> None:
+    script = snippet("bash", "python -m ofa --model demo").splitlines()[0]
+    assert json.loads(run(["bash", "-euc"], script))["label"] == "Yes"
