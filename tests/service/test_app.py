@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.app import PROBE_TEXT, Application, build, shown_name
+from service.app import DECODERS, PROBE_TEXT, Application, build, shown_name
 from service.errors import (
     DamagedFile,
     DeviceLost,
@@ -293,6 +293,44 @@ def test_a_lack_of_memory_ends_one_request_and_nothing_else(make: Build) -> None
     assert application.submit(PICTURE, "a").result(0).reason == "error"
     model.hungry = False
     assert application.submit(PICTURE, "a").result(PATIENCE).label == "Yes"
+
+
+def test_few_pictures_are_decoded_at_once_the_others_wait_and_a_probe_does_not(make: Build) -> None:
+    lock, go = threading.Lock(), threading.Event()
+    inside, most = 0, 0
+
+    class Slow(FakePredictor):
+        def prepare(self, image: Image.Image) -> Image.Image:
+            nonlocal inside, most
+            if image.size == (64, 64):  # the probe's
+                return image
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            assert go.wait(PATIENCE)
+            with lock:
+                inside -= 1
+            return image
+
+    application = make(Slow(), probe_interval=0.05)
+    application.load()
+    answers: list[str] = []
+    callers = [
+        threading.Thread(
+            target=lambda: answers.append(application.submit(PICTURE, "a").result(PATIENCE).label)
+        )
+        for _ in range(3 * DECODERS)
+    ]
+    for caller in callers:
+        caller.start()
+    until(lambda: inside == DECODERS)
+    probes = application.snapshot().evidence.probes
+    until(lambda: application.snapshot().evidence.probes > probes + 1)
+    go.set()
+    for caller in callers:
+        caller.join(PATIENCE)
+    assert answers == ["Yes"] * 3 * DECODERS
+    assert most == DECODERS
 
 
 def test_a_users_answer_is_evidence(make: Build) -> None:
