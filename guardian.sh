@@ -288,7 +288,7 @@ look() {
   [[ $trouble ]] || return 0
   # One that died during the look failed it for that reason, which its exit code tells better.
   child_alive || return 0
-  restart "process $child is $trouble" "$([[ $hung ]] && echo "$HUNG_STOP_TIMEOUT_MS" || echo "$STOP_TIMEOUT_MS")"
+  restart "process $child $trouble" "$([[ $hung ]] && echo "$HUNG_STOP_TIMEOUT_MS" || echo "$STOP_TIMEOUT_MS")"
 }
 
 # The guardian itself may have been stopped, or the machine asleep: what was not watched proves nothing.

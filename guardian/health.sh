@@ -31,7 +31,7 @@ check() {
     if [[ $status == 000 && $loading_since ]]; then look_at_loading 'no answer'; fi
   fi
   ((live_failures < LIVENESS_FAILURES)) && return
-  hung=yes trouble="hung: /livez failed $live_failures times in a row"
+  hung=yes trouble="is hung: /livez failed $live_failures times in a row"
 }
 
 # Health is asked of a live instance. Readiness is not: a full queue is no illness.
@@ -58,7 +58,7 @@ look_at_ability() {
   : "${unhealthy_since:=$now}"
   ((now - unhealthy_since > UNHEALTHY_LIMIT_MS)) || return 0
   note_answer /health
-  trouble="unhealthy for $(show_time $((now - unhealthy_since))) while live"
+  trouble="is unhealthy for $(show_time $((now - unhealthy_since))) while live"
 }
 
 # look_at_loading ANSWER: loading may take long; only visible standstill, or very long, is trouble.
@@ -67,9 +67,9 @@ look_at_loading() {
   if [[ -z $loading_since ]]; then loading_since=$now progress_at=$now; fi
   if look_for_progress "$1"; then live_failures=0 progress_at=$now; fi
   if ((now - loading_since > START_TIMEOUT_MS)); then
-    trouble="not started up within $(show_time "$START_TIMEOUT_MS")"
+    trouble="did not start up within $(show_time "$START_TIMEOUT_MS")"
   elif ((now - progress_at > START_STALL_MS)); then
-    trouble="no progress in starting up for $(show_time $((now - progress_at)))"
+    trouble="made no progress in starting up for $(show_time $((now - progress_at)))"
     [[ $answered ]] || hung=yes
   fi
 }

@@ -1,204 +1,18 @@
-"""Fixtures that drive the real guardian.sh, mostly with a stand-in for the service."""
+"""Fixtures of the guardian's tests: run folders, with a stand-in for the service."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import shlex
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import psutil
 import pytest
 
-from tests.ports import free_ports
+from tests.guardian.harness import Guarded
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
-
-# A bound for a broken run on a busy machine, never a measurement.
-PATIENCE = 60.0
-
-# Times in seconds. The limit of a look is long, so that a busy machine is not taken for a hung instance.
-QUICK = {
-    "WATCH_INTERVAL": "0.05",
-    "CHECK_INTERVAL": "0.1",
-    "CHECK_TIMEOUT": "5",
-    "UNHEALTHY_LIMIT": "0.5",
-    "START_STALL": "20",
-    "STOP_TIMEOUT": "10",
-    "HUNG_STOP_TIMEOUT": "0.2",
-    "BACKOFF_FIRST": "0.02",
-}
-
-
-class Launch(NamedTuple):
-    pid: int
-    start_ticks: int
-    arguments: list[str]
-
-    @property
-    def runs(self) -> bool:
-        """Whether that very process lives and is no zombie."""
-        fields = stat_of(self.pid)
-        return bool(fields) and fields[0] not in "ZX" and int(fields[19]) == self.start_ticks
-
-
-def stat_of(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on, or nothing."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def wait_for(what: str, happened: Callable[[], Any], seen: Callable[[], object] = str) -> None:
-    """Returns when ``happened()`` is true; ``seen()`` is shown when it never is."""
-    give_up = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < give_up, f"waited in vain for {what}:\n{seen()}"
-        time.sleep(0.02)
-
-
-class Guarded:
-    """One run folder with its guardian and its instances, all gone when the context ends."""
-
-    def __init__(self, run_dir: Path, interpreter: Path, **settings: object) -> None:
-        self.run_dir = run_dir
-        self.port, self.health_port = free_ports(2)
-        self.guardians: list[subprocess.Popen[str]] = []
-        run_dir.mkdir(exist_ok=True)
-        variables = {
-            "OFA_RUN_DIR": run_dir,
-            "OFA_HOST": "127.0.0.1",
-            "OFA_HEALTH_HOST": "127.0.0.1",
-            "OFA_PORT": self.port,
-            "OFA_HEALTH_PORT": self.health_port,
-            "PYTHON": interpreter,
-        }
-        self.environment = {
-            **os.environ,
-            **QUICK,
-            **{n: str(v) for n, v in {**variables, **settings}.items()},
-        }
-
-    def __enter__(self) -> Guarded:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for guardian in self.guardians:
-            guardian.kill()
-            guardian.wait()
-            if guardian.stdout:
-                guardian.stdout.close()
-        for pid in self._left():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def _left(self) -> list[int]:
-        """What still runs on behalf of this folder, however it was started."""
-        mark = f"OFA_RUN_DIR={self.run_dir}".encode()
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                    found.append(process.pid)
-        return found
-
-    def order(self, **orders: object) -> None:
-        """Orders for the instances, from now on; what was ordered before is forgotten."""
-        part = self.run_dir / "orders.part"
-        part.write_text(json.dumps(orders))
-        part.replace(self.run_dir / "orders.json")
-
-    def plan(self, *orders: dict[str, object]) -> None:
-        """Orders for each launch in turn."""
-        (self.run_dir / "plan.json").write_text(json.dumps(orders))
-
-    def guard(
-        self, *arguments: str, prefix: tuple[str, ...] = (), **settings: object
-    ) -> subprocess.Popen[str]:
-        """A guardian in the foreground of a session of its own; its output goes to ``output``."""
-        environment = {**self.environment, **{name: str(value) for name, value in settings.items()}}
-        with self._output_path.open("ab") as output:
-            guardian = subprocess.Popen(
-                [*prefix, str(ROOT / "guardian.sh"), *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        self.guardians.append(guardian)
-        return guardian
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of guardian.sh to its end."""
-        return subprocess.run(
-            [ROOT / "guardian.sh", *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-
-    @property
-    def _output_path(self) -> Path:
-        return self.run_dir.with_name(self.run_dir.name + ".output")
-
-    @property
-    def output(self) -> str:
-        return self._output_path.read_text() if self._output_path.exists() else ""
-
-    def text(self, name: str) -> str:
-        path = self.run_dir / name
-        return path.read_text() if path.exists() else ""
-
-    @property
-    def restart_log(self) -> str:
-        return self.text("restart.log")
-
-    @property
-    def launches(self) -> list[Launch]:
-        return [Launch(*json.loads(line)) for line in self.text("launches").splitlines()]
-
-    @property
-    def instance(self) -> Launch:
-        return self.launches[-1]
-
-    def wait(self, what: str, happened: Callable[[], Any]) -> None:
-        wait_for(what, happened, lambda: f"{self.output}\nlaunches: {self.launches}")
-
-    def wait_launches(self, count: int) -> None:
-        self.wait(f"launch {count}", lambda: len(self.launches) >= count)
-
-    def wait_healthy(self, launches: int = 1) -> Launch:
-        """Until the guardian has seen launch number ``launches`` healthy."""
-        self.wait_launches(launches)
-        instance = self.launches[launches - 1]
-        self.wait("health", lambda: f"after its start: process {instance.pid}," in self.output)
-        return instance
-
-    def wait_checks(self, count: int = 8, path: str = "/livez") -> None:
-        """Until the guardian has asked ``path`` so many times more."""
-        asked = self.text("requests").splitlines().count(path)
-        self.wait(f"{count} looks", lambda: self.text("requests").splitlines().count(path) >= asked + count)
-
-    def wait_exit(self, guardian: subprocess.Popen[str]) -> int:
-        try:
-            return guardian.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the guardian does not end:\n{self.output}") from None
 
 
 @pytest.fixture
@@ -222,6 +36,3 @@ def folder(tmp_path: Path, interpreter: Path) -> Iterator[Callable[..., Guarded]
 @pytest.fixture
 def guarded(folder: Callable[..., Guarded]) -> Guarded:
     return folder()
-
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, namespaces or cgroups")

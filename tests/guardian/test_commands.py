@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.conftest import ROOT, Guarded
+from tests.guardian.harness import ROOT, Guarded
 
 
 def test_start_status_restart_stop(guarded: Guarded) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.conftest import ROOT, Guarded, as_root, stat_of
+from tests.guardian.harness import ROOT, Guarded, as_root, stat_of
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.conftest import Guarded, as_root
+from tests.guardian.harness import Guarded, as_root
 
 
 @pytest.fixture

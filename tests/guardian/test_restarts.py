@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.guardian.conftest import Guarded
+from tests.guardian.harness import Guarded
 
 
 def test_a_killed_instance_is_started_again(guarded: Guarded) -> None:
@@ -119,7 +119,7 @@ def test_loading_beyond_its_limit_is_restarted_even_with_progress(guarded: Guard
     guarded.plan({"loading": True}, {})
     guarded.guard(START_TIMEOUT=1)
     guarded.wait_healthy(2)
-    assert "not started up within 1 s" in guarded.restart_log
+    assert "did not start up within 1 s" in guarded.restart_log
 
 
 def test_a_start_that_computes_before_it_listens_is_left_alone(guarded: Guarded) -> None:

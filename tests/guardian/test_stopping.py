@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.conftest import Guarded, as_root, stat_of, wait_for
+from tests.guardian.harness import Guarded, as_root, stat_of, wait_for
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
