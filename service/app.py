@@ -36,7 +36,7 @@ from service.errors import (
 )
 from service.health import Report
 from service.loader import Loader, Resolve, shown_name, told
-from service.logs import RequestLog
+from service.logs import RequestLog, lost_lines
 from service.prober import Prober
 from service.protocols import Model
 from service.request import Pair, Request, Source, Verdict, new_id
@@ -255,6 +255,7 @@ class Application:
             unix=time.time(),
             evidence_ttl=self._settings.evidence_ttl,
             versions=_versions(),
+            log_lines_lost=lost_lines(),
         )
 
     # ---- inside ------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def judge(
     unix: float,
     evidence_ttl: float,
     versions: Mapping[str, str] = MappingProxyType({}),
+    log_lines_lost: int = 0,
 ) -> Report:
     """The report at ``now`` (monotonic) and ``unix`` seconds; evidence over ``evidence_ttl`` is stale."""
     word = inference(snapshot, now, evidence_ttl)
@@ -75,7 +76,11 @@ def judge(
             "model": _model(snapshot),
             "inference": word,
         },
-        more=_more(snapshot, resources, now, unix, versions),
+        more={
+            "versions": dict(versions),
+            "log_lines_lost": log_lines_lost,
+            **_more(snapshot, resources, now, unix),
+        },
         timestamp=int(unix),
     )
 
@@ -152,12 +157,9 @@ def _progress(snapshot: Snapshot) -> str:
     return (progress.message or "not started") + done + attempt
 
 
-def _more(
-    snapshot: Snapshot, resources: Resources, now: float, unix: float, versions: Mapping[str, str]
-) -> dict[str, object]:
+def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> dict[str, object]:
     activity, evidence = snapshot.activity, snapshot.evidence
     return {
-        "versions": dict(versions),
         "uptime_seconds": max(0, int(unix) - snapshot.started_unix),
         "model": {
             "name": snapshot.model,

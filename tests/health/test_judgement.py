@@ -155,6 +155,7 @@ def test_nothing_to_use_up_is_not_full() -> None:
 def test_the_extra_figures_hold_ages_and_counts() -> None:
     told = report(with_activity(depth=1, counts={"accepted": 3, "timeout": 1}, service_seconds=3.21))
     more = told.as_dict()
+    assert more["log_lines_lost"] == 0
     assert more["uptime_seconds"] == 60
     assert more["evidence"]["age_seconds"] == 10.0  # type: ignore[index]
     assert more["evidence"]["probe_age_seconds"] == 30.0  # type: ignore[index]
