@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from service.engine import Engine, Limits
 from service.errors import ServiceError
 from service.protocols import CancelPoint
 from service.request import Pair, Request, Source, Verdict
@@ -133,3 +135,13 @@ def ask(
     name: str, *, now: float = 1000.0, limit: float = 15.0, text: str | None = None, source: Source = "api"
 ) -> Request:
     return Request(name, Pair(PICTURE, name if text is None else text), now, now + limit, source)
+
+
+def still(predictor: FakePredictor, journal: FakeJournal, clock: Clock, **limits: float) -> Engine:
+    """An engine without threads: the test calls step() and tick()."""
+    return Engine(predictor, journal, Limits(**limits), clock=clock)  # type: ignore[arg-type]
+
+
+def now(name: str, *, limit: float = 15.0, **more: str) -> object:
+    """A request that arrives at this moment of the real clock."""
+    return ask(name, now=time.monotonic(), limit=limit, **more)  # type: ignore[arg-type]

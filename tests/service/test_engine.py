@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -13,48 +13,7 @@ from service.engine import Engine, Limits
 from service.errors import DeviceLost, OutOfMemory, ServiceError
 from service.protocols import CancelPoint
 from service.request import Pair
-from tests.fakes import NO, PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask
-
-
-@pytest.fixture
-def journal() -> FakeJournal:
-    return FakeJournal()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
-    """Starts engines with real threads and a real clock; stops them all at the end."""
-    started: list[Engine] = []
-
-    def _start(
-        predictor: FakePredictor,
-        *,
-        on_fatal: Callable[[ServiceError], None] = lambda e: None,
-        **limits: float,
-    ) -> Engine:
-        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal)  # type: ignore[arg-type]
-        engine.start()
-        started.append(engine)
-        return engine
-
-    yield _start
-    for engine in started:
-        assert engine.stop(0.0)
-
-
-def still(predictor: FakePredictor, journal: FakeJournal, clock: Clock, **limits: float) -> Engine:
-    """An engine without threads: the test calls step() and tick()."""
-    return Engine(predictor, journal, Limits(**limits), clock=clock)  # type: ignore[arg-type]
-
-
-def now(name: str, *, limit: float = 15.0, **more: str) -> object:
-    return ask(name, now=time.monotonic(), limit=limit, **more)  # type: ignore[arg-type]
-
+from tests.fakes import NO, PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, now, still
 
 # ---- answers ---------------------------------------------------------------------------------------------
 
@@ -172,143 +131,6 @@ def test_a_lost_device_is_reported_as_fatal(journal: FakeJournal, clock: Clock) 
     engine.step()
     assert future.result(0).reason == "error"
     assert [type(error) for error in fatal] == [DeviceLost]
-
-
-# ---- deadlines -------------------------------------------------------------------------------------------
-
-
-def test_what_expires_in_the_queue_is_answered_and_never_computed(journal: FakeJournal, clock: Clock) -> None:
-    predictor = FakePredictor()
-    engine = still(predictor, journal, clock)
-    future = engine.submit(ask("late", limit=15))
-    clock.move(14.9)
-    engine.tick()
-    assert not future.done()
-    clock.move(0.1)
-    engine.tick()
-    assert future.result(0).reason == "timeout"
-    assert future.result(0).duration == pytest.approx(15.0)
-    assert engine.activity().depth == 0
-    assert engine.step() is False
-    assert predictor.seen == []
-    assert journal.lines == [("timed_out", "late", "waiting")]
-
-
-def test_what_expired_before_the_timer_came_is_not_computed_either(
-    journal: FakeJournal, clock: Clock
-) -> None:
-    predictor = FakePredictor()
-    engine = still(predictor, journal, clock)
-    future = engine.submit(ask("late", limit=15))
-    clock.move(16)
-    engine.step()
-    assert future.result(0).reason == "timeout"
-    assert predictor.seen == []
-
-
-def test_the_deadline_counts_from_arrival_and_not_from_acceptance(journal: FakeJournal, clock: Clock) -> None:
-    engine = still(FakePredictor(), journal, clock)
-    future = engine.submit(ask("decoded slowly", now=clock.now - 14, limit=15))
-    clock.move(1)
-    engine.tick()
-    assert future.result(0).reason == "timeout"
-
-
-def test_a_computation_past_its_deadline_is_answered_stopped_and_the_next_is_served(
-    journal: FakeJournal, start: Callable[..., Engine]
-) -> None:
-    gate = Gate()
-    predictor = FakePredictor(gate)
-    engine = start(predictor)
-    slow = engine.submit(now("slow", limit=0.05))
-    assert slow.result(PATIENCE).reason == "timeout"
-    assert gate.left.wait(PATIENCE)  # really stopped: the gate was never opened
-    predictor.behave = None
-    assert engine.submit(now("next")).result(PATIENCE).label == "Yes"
-    assert journal.wait_for("timed_out") == [("timed_out", "slow", "computing")]
-    assert journal.wait_for("late") == [("late", "slow", "stopped")]
-    assert engine.activity().counts.get("orphaned", 0) == 0
-
-
-def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visibly(
-    journal: FakeJournal, start: Callable[..., Engine]
-) -> None:
-    gate = Gate(listens=False)
-    predictor = FakePredictor(gate)
-    engine = start(predictor, cancel_grace=0.05, hang_limit=0.05)
-    assert engine.submit(now("stuck", limit=0.05)).result(PATIENCE).reason == "timeout"
-    journal.wait_for("orphaned")
-    refused = engine.submit(now("next")).result(PATIENCE)
-    assert refused.reason == "busy"
-    assert refused.retry_after is not None
-    assert engine.submit(now("probe", source="probe")).result(PATIENCE).reason == "busy"
-    journal.wait_for("hung")
-    stuck = engine.activity()
-    assert (stuck.orphaned, stuck.hung, stuck.counts["orphaned"], stuck.alive) == (True, True, 1, True)
-
-    gate.opened.set()  # it comes back after all: its late answer goes to the log alone, and service goes on
-    assert journal.wait_for("late") == [("late", "stuck", "answer")]
-    predictor.behave = None
-    while engine.activity().running:
-        time.sleep(0.001)
-    assert engine.submit(now("after")).result(PATIENCE).label == "Yes"
-    assert not engine.activity().orphaned
-    assert not engine.activity().hung
-
-
-def test_a_late_error_is_logged_under_its_own_request(
-    journal: FakeJournal, start: Callable[..., Engine]
-) -> None:
-    gate = Gate(listens=False)
-
-    def fail(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
-        gate(pairs, cancel)
-        raise OutOfMemory("The GPU's memory is full.")
-
-    engine = start(FakePredictor(fail))
-    future = engine.submit(now("stuck", limit=0.05))
-    assert future.result(PATIENCE).reason == "timeout"
-    gate.opened.set()
-    assert journal.wait_for("late") == [("late", "stuck", "OutOfMemory")]
-
-
-def test_orphaned_and_hung_are_reached_at_their_limits_and_not_before(
-    journal: FakeJournal, clock: Clock
-) -> None:
-    seen: list[tuple[float, bool, bool]] = []
-
-    def stuck(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
-        for _ in range(8):
-            clock.move(5)
-            engine.tick()
-            activity = engine.activity()
-            seen.append((clock.now - 1000, activity.orphaned, activity.hung))
-        return [YES]
-
-    engine = still(FakePredictor(stuck), journal, clock, cancel_grace=10, hang_limit=15)
-    engine.submit(ask("one", limit=5))
-    engine.step()
-    assert next(at for at, orphaned, _ in seen if orphaned) == 15  # 5 s limit + 10 s grace
-    assert next(at for at, _, hung in seen if hung) == 30  # and 15 s more
-    assert [line[0] for line in journal.lines] == ["timed_out", "orphaned", "hung", "late"]
-    assert not engine.activity().orphaned
-
-
-def test_proof_of_progress_is_the_age_of_the_last_cancel_point(journal: FakeJournal, clock: Clock) -> None:
-    ages: list[float | None] = []
-
-    def layers(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
-        for _ in range(2):
-            clock.move(1.0)
-            ages.append(engine.activity().beat_age)
-            cancel()
-        ages.append(engine.activity().beat_age)
-        return [YES]
-
-    engine = still(FakePredictor(layers), journal, clock)
-    engine.submit(ask("one"))
-    engine.step()
-    assert ages == [1.0, 1.0, 0.0]
 
 
 # ---- callers that leave ----------------------------------------------------------------------------------

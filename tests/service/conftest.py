@@ -1,0 +1,42 @@
+"""The engine's neighbours as tests want them, and engines that are stopped when a test is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.engine import Engine, Limits
+from service.errors import ServiceError
+from tests.fakes import Clock, FakeJournal, FakePredictor
+
+
+@pytest.fixture
+def journal() -> FakeJournal:
+    return FakeJournal()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
+    """Starts engines with real threads and a real clock; stops them all at the end."""
+    started: list[Engine] = []
+
+    def _start(
+        predictor: FakePredictor,
+        *,
+        on_fatal: Callable[[ServiceError], None] = lambda e: None,
+        **limits: float,
+    ) -> Engine:
+        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal)  # type: ignore[arg-type]
+        engine.start()
+        started.append(engine)
+        return engine
+
+    yield _start
+    for engine in started:
+        assert engine.stop(0.0)

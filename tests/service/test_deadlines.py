@@ -1,0 +1,148 @@
+"""Deadlines: answered on time whatever the computation does, and counted from a request's arrival."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from service.engine import Engine
+from service.errors import OutOfMemory
+from service.protocols import CancelPoint
+from service.request import Pair
+from tests.fakes import PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, now, still
+
+
+def test_what_expires_in_the_queue_is_answered_and_never_computed(journal: FakeJournal, clock: Clock) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock)
+    future = engine.submit(ask("late", limit=15))
+    clock.move(14.9)
+    engine.tick()
+    assert not future.done()
+    clock.move(0.1)
+    engine.tick()
+    assert future.result(0).reason == "timeout"
+    assert future.result(0).duration == pytest.approx(15.0)
+    assert engine.activity().depth == 0
+    assert engine.step() is False
+    assert predictor.seen == []
+    assert journal.lines == [("timed_out", "late", "waiting")]
+
+
+def test_what_expired_before_the_timer_came_is_not_computed_either(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    predictor = FakePredictor()
+    engine = still(predictor, journal, clock)
+    future = engine.submit(ask("late", limit=15))
+    clock.move(16)
+    engine.step()
+    assert future.result(0).reason == "timeout"
+    assert predictor.seen == []
+
+
+def test_the_deadline_counts_from_arrival_and_not_from_acceptance(journal: FakeJournal, clock: Clock) -> None:
+    engine = still(FakePredictor(), journal, clock)
+    future = engine.submit(ask("decoded slowly", now=clock.now - 14, limit=15))
+    clock.move(1)
+    engine.tick()
+    assert future.result(0).reason == "timeout"
+
+
+def test_a_computation_past_its_deadline_is_answered_stopped_and_the_next_is_served(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate()
+    predictor = FakePredictor(gate)
+    engine = start(predictor)
+    slow = engine.submit(now("slow", limit=0.05))
+    assert slow.result(PATIENCE).reason == "timeout"
+    assert gate.left.wait(PATIENCE)  # really stopped: the gate was never opened
+    predictor.behave = None
+    assert engine.submit(now("next")).result(PATIENCE).label == "Yes"
+    assert journal.wait_for("timed_out") == [("timed_out", "slow", "computing")]
+    assert journal.wait_for("late") == [("late", "slow", "stopped")]
+    assert engine.activity().counts.get("orphaned", 0) == 0
+
+
+def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visibly(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate(listens=False)
+    predictor = FakePredictor(gate)
+    engine = start(predictor, cancel_grace=0.05, hang_limit=0.05)
+    assert engine.submit(now("stuck", limit=0.05)).result(PATIENCE).reason == "timeout"
+    journal.wait_for("orphaned")
+    refused = engine.submit(now("next")).result(PATIENCE)
+    assert refused.reason == "busy"
+    assert refused.retry_after is not None
+    assert engine.submit(now("probe", source="probe")).result(PATIENCE).reason == "busy"
+    journal.wait_for("hung")
+    stuck = engine.activity()
+    assert (stuck.orphaned, stuck.hung, stuck.counts["orphaned"], stuck.alive) == (True, True, 1, True)
+
+    gate.opened.set()  # it comes back after all: its late answer goes to the log alone, and service goes on
+    assert journal.wait_for("late") == [("late", "stuck", "answer")]
+    predictor.behave = None
+    while engine.activity().running:
+        time.sleep(0.001)
+    assert engine.submit(now("after")).result(PATIENCE).label == "Yes"
+    assert not engine.activity().orphaned
+    assert not engine.activity().hung
+
+
+def test_a_late_error_is_logged_under_its_own_request(
+    journal: FakeJournal, start: Callable[..., Engine]
+) -> None:
+    gate = Gate(listens=False)
+
+    def fail(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        gate(pairs, cancel)
+        raise OutOfMemory("The GPU's memory is full.")
+
+    engine = start(FakePredictor(fail))
+    future = engine.submit(now("stuck", limit=0.05))
+    assert future.result(PATIENCE).reason == "timeout"
+    gate.opened.set()
+    assert journal.wait_for("late") == [("late", "stuck", "OutOfMemory")]
+
+
+def test_orphaned_and_hung_are_reached_at_their_limits_and_not_before(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    seen: list[tuple[float, bool, bool]] = []
+
+    def stuck(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        for _ in range(8):
+            clock.move(5)
+            engine.tick()
+            activity = engine.activity()
+            seen.append((clock.now - 1000, activity.orphaned, activity.hung))
+        return [YES]
+
+    engine = still(FakePredictor(stuck), journal, clock, cancel_grace=10, hang_limit=15)
+    engine.submit(ask("one", limit=5))
+    engine.step()
+    assert next(at for at, orphaned, _ in seen if orphaned) == 15  # 5 s limit + 10 s grace
+    assert next(at for at, _, hung in seen if hung) == 30  # and 15 s more
+    assert [line[0] for line in journal.lines] == ["timed_out", "orphaned", "hung", "late"]
+    assert not engine.activity().orphaned
+
+
+def test_proof_of_progress_is_the_age_of_the_last_cancel_point(journal: FakeJournal, clock: Clock) -> None:
+    ages: list[float | None] = []
+
+    def layers(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        for _ in range(2):
+            clock.move(1.0)
+            ages.append(engine.activity().beat_age)
+            cancel()
+        ages.append(engine.activity().beat_age)
+        return [YES]
+
+    engine = still(FakePredictor(layers), journal, clock)
+    engine.submit(ask("one"))
+    engine.step()
+    assert ages == [1.0, 1.0, 0.0]
