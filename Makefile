@@ -50,11 +50,12 @@ define make_venv
 	fi
 endef
 
-.PHONY: help demo run test lint format parity clean
+.PHONY: help setup demo run test lint format parity clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
 	@echo 'make run     serve the real model (MODEL=hub id or folder) on all addresses, ports 7860 and 8000'
+	@echo 'make setup   make the environment and run nothing, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, a real browser included (ARGS="-k name" for some of them)'
 	@echo 'make lint    ruff, mypy, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
@@ -62,6 +63,8 @@ help:
 	@echo 'make clean   remove environments and caches'
 	@echo
 	@echo 'Each makes its Python environment by itself. ARGS="..." is handed on to the command that is run.'
+
+setup: $(RUNTIME)
 
 demo: $(RUNTIME)
 	$(BIN)/python web_app.py --model demo --host 127.0.0.1 --health-host 127.0.0.1 $(ARGS)

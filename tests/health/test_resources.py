@@ -1,3 +1,5 @@
+"""Memory, disk and GPU figures: whose limit counts, and what cannot be read is said to be unknown."""
+
 from __future__ import annotations
 
 import os
