@@ -65,6 +65,7 @@ help:
 	@echo 'Each makes its Python environment by itself. ARGS="..." is handed on to the command that is run.'
 
 setup: $(RUNTIME)
+	@echo 'The environment $(VENV) is ready'
 
 demo: $(RUNTIME)
 	$(BIN)/python web_app.py --model demo --host 127.0.0.1 --health-host 127.0.0.1 $(ARGS)
