@@ -1,7 +1,7 @@
 """An application that answers as it is told, and a process that serves the page over it.
 
-``python -m tests.web.application PORT [FLAG…]`` with the state's name in STATE. The texts that callers send
-steer the answers: ``tell`` (what the application was handed), ``together N`` (when N of them have come),
+``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
+(from now on), ``tell`` (what the application was handed), ``together N`` (when N of them have come),
 ``reason X`` (no verdict), ``wait`` (until it ends), anything else a Yes.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import sys
 import threading
@@ -54,7 +53,10 @@ class FakeApplication:
             raise InputError("There is no text.", code="no_text")
         future: Future[Verdict] = Future()
         word, _, rest = text.partition(" ")
-        if word == "tell":
+        if word == "state":
+            self._snapshot = STATES[rest]
+            future.set_result(Verdict.none("error"))
+        elif word == "tell":
             handed = {"sha": _sha(image), "path": str(image), "premise": premise, "source": source}
             future.set_result(Verdict.none(json.dumps(handed)))
         elif word == "together":
@@ -97,7 +99,7 @@ def main(port: int, flags: list[str]) -> None:
 
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_end.append(number))
-    application = FakeApplication(STATES[os.environ.get("STATE", "ready")])
+    application = FakeApplication()
     page = PageServer(application, Settings.from_args(flags, {}), listen("127.0.0.1", port))
     page.start()
     print("serving", flush=True)

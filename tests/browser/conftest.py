@@ -1,0 +1,113 @@
+"""A real browser: Debian's Chromium, driven by Playwright, that may reach this machine only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.service_process import running_service
+
+__all__ = ["running_service"]
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    # A camera that shows a test picture, and no question whether it may be used.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+PATIENCE = 90_000.0  # milliseconds; a bound for a broken run on a busy machine, never a measurement
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of a file, not of the session: while it is there, no other test can run an event loop."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "Chromium is not installed: tests/system_packages.sh chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A visitor's tab, with everything that went wrong in it."""
+
+    def __init__(self, context: BrowserContext, base: str) -> None:
+        self.context = context
+        self.base = base
+        self.page: Page = context.new_page()
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+
+    def _asked(self, url: str) -> None:
+        if urlsplit(url).scheme not in ("data", "blob"):
+            self.hosts.add(urlsplit(url).netloc)
+
+    def open(self) -> Visit:
+        self.page.goto(self.base)
+        self.page.locator("#judge").wait_for()
+        self.page.locator("#state .state").wait_for()
+        return self
+
+    def upload(self, picture: Path) -> None:
+        self.page.set_input_files("#picture input[type=file]", picture)
+        self.page.locator("#picture img").wait_for()
+
+    def write(self, sentence: str) -> None:
+        self.page.fill("#hypothesis textarea", sentence)
+
+    def judge(self) -> str:
+        """Press the button; the text of the answer, on a page that shows none yet."""
+        self.page.click("#judge")
+        return self.answer()
+
+    def answer(self) -> str:
+        """The answer's text, once there is one."""
+        answer = self.page.locator("#answer .answer:not(.answer-empty)")
+        answer.wait_for()
+        return answer.inner_text()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens a page as a visitor with the given address, language and screen."""
+    contexts: list[BrowserContext] = []
+
+    def open_page(base: str, locale: str = "en-US", width: int = 1280, scheme: str = "light") -> Visit:
+        context = browser.new_context(
+            locale=locale,
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            permissions=["camera", "clipboard-read", "clipboard-write"],
+        )
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        return Visit(context, base).open()
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def red_circle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A red circle on a light ground, in the size a phone's picture might be cut to."""
+    path = tmp_path_factory.mktemp("pictures") / "red-circle.png"
+    picture = Image.new("RGB", (480, 360), (246, 244, 238))
+    ImageDraw.Draw(picture).ellipse((150, 90, 330, 270), fill=(220, 38, 38))
+    picture.save(path)
+    return path

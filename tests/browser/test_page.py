@@ -1,0 +1,215 @@
+"""The real service in a real browser: what a person sees and can do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.browser.conftest import Visit
+from tests.instance import ROOT, Instance
+
+Open = Callable[..., Visit]
+
+SCREENSHOT = ROOT / "docs" / "images" / "page.png"
+
+
+@pytest.fixture
+def english(visit: Open, running_service: Instance) -> Visit:
+    return visit(running_service.page)
+
+
+@pytest.fixture
+def chinese(visit: Open, running_service: Instance) -> Visit:
+    return visit(running_service.page, locale="zh-CN")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "label", "meaning"),
+    [
+        ("there is a red circle", "Yes", "The picture shows what the sentence says."),
+        ("there is a blue star", "No", "The picture contradicts the sentence."),
+        ("the circle is heavy", "Maybe", "The picture alone does not settle it."),
+    ],
+)
+def test_a_picture_and_a_sentence_get_their_verdict(
+    english: Visit, red_circle: Path, sentence: str, label: str, meaning: str
+) -> None:
+    english.upload(red_circle)
+    english.write(sentence)
+    lines = [line for line in english.judge().splitlines() if line]
+    assert lines[:2] == [label, meaning]
+    shares = [float(line.rstrip("%")) for line in lines if line.endswith("%")]
+    assert len(shares) == 3
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert re.fullmatch(r"\d+(\.\d+)? s · on (CPU|CUDA.*)", lines[-1])
+    if label == "Yes" and os.environ.get("SAVE_SCREENSHOT"):
+        SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
+        english.page.mouse.move(0, 0)
+        english.page.wait_for_timeout(1000)  # the bars grow for half a second
+        english.page.screenshot(path=SCREENSHOT, full_page=True)
+
+
+def test_the_page_says_which_model_is_ready_and_what_it_knows(english: Visit) -> None:
+    assert re.search(r"Ready\s+demo · (CPU|CUDA)", english.page.inner_text("#state"))
+    knows = english.page.inner_text("#knows")
+    assert "shapes" in knows
+    assert english.page.title() == "Does the picture show it?"
+
+
+def test_without_a_picture_it_says_so(english: Visit) -> None:
+    english.write("there is a red circle")
+    told = english.judge()
+    assert "Please change your input" in told
+    assert "There is no picture." in told
+    assert english.page.locator("#answer [role=alert]").count() == 1
+
+
+def test_without_a_sentence_it_says_so(english: Visit, red_circle: Path) -> None:
+    english.upload(red_circle)
+    assert "There is no sentence." in english.judge()
+
+
+def test_a_file_that_is_no_picture_is_refused_in_words_that_help(english: Visit, tmp_path: Path) -> None:
+    fake = tmp_path / "holiday.png"
+    fake.write_bytes(b"These are words. " * 50)
+    english.page.set_input_files("#picture input[type=file]", fake)
+    english.page.locator("#picture img").wait_for(state="attached")
+    english.write("there is a red circle")
+    told = english.judge()
+    assert "not a picture that can be read" in told
+    assert "JPEG" in told
+
+
+def test_chinese_from_the_first_word_to_the_verdict(chinese: Visit, red_circle: Path) -> None:
+    assert chinese.page.title() == "图片里真有这回事吗？"
+    assert chinese.page.inner_text("#judge") == "判断"
+    assert chinese.page.get_attribute("html", "lang") == "zh-CN"
+    assert "就绪" in chinese.page.inner_text("#state")
+    for selector in (
+        "#masthead",
+        "#knows",
+        "#examples h2",
+        "#footer",
+        "#picture",
+        "#hypothesis",
+        "#premise-box",
+    ):
+        assert re.search(r"[\u4e00-\u9fff]", chinese.page.inner_text(selector)), selector
+    chinese.upload(red_circle)
+    chinese.write("there is a red circle")
+    told = chinese.judge()
+    assert told.startswith("是")
+    assert "图片显示了句子所说的内容。" in told
+    assert "运行于" in told
+
+
+def test_chinese_errors_too(chinese: Visit) -> None:
+    told = chinese.judge()
+    assert "请修改输入" in told
+    assert "还没有图片" in told
+
+
+def test_markup_in_a_sentence_stays_text(english: Visit, red_circle: Path) -> None:
+    english.upload(red_circle)
+    english.write("<img src=x onerror=\"document.body.dataset.hacked='yes'\"><script>alert(1)</script>")
+    english.judge()
+    assert english.page.get_attribute("body", "data-hacked") is None
+    assert english.page.locator("#answer img, #answer script").count() == 0
+
+
+def test_an_example_fills_the_page_and_is_judged(english: Visit) -> None:
+    card = english.page.locator(".card").first
+    sentence = card.inner_text()
+    card.click()
+    assert re.match(r"(Yes|No|Maybe)\n", english.answer())
+    assert english.page.input_value("#hypothesis textarea") == sentence
+    assert english.page.locator("#picture img").count() == 1
+
+
+def test_the_keyboard_is_enough(english: Visit, red_circle: Path) -> None:
+    english.upload(red_circle)
+    english.page.focus("#hypothesis textarea")
+    english.page.keyboard.type("there is a red circle")
+    english.page.keyboard.press("Enter")
+    assert english.answer().startswith("Yes")
+    english.page.locator(".card").last.focus()
+    sentence = english.page.locator(".card").last.inner_text()
+    english.page.keyboard.press("Enter")
+    english.page.wait_for_function(
+        "sentence => document.querySelector('#hypothesis textarea').value === sentence", arg=sentence
+    )
+
+
+def test_clear_empties_everything(english: Visit, red_circle: Path) -> None:
+    english.upload(red_circle)
+    english.write("there is a red circle")
+    english.judge()
+    english.page.click("#clear")
+    english.page.locator("#answer .answer-empty").wait_for()
+    assert "The answer appears here" in english.page.inner_text("#answer")
+    assert english.page.input_value("#hypothesis textarea") == ""
+    assert english.page.locator("#picture img").count() == 0
+
+
+def test_a_premise_can_be_given(english: Visit, red_circle: Path) -> None:
+    english.upload(red_circle)
+    english.write("there is a red circle")
+    english.page.click("#premise-box button")
+    english.page.fill("#premise textarea", "there is a circle")
+    assert english.judge()
+
+
+def test_a_picture_can_be_taken_with_the_camera(english: Visit) -> None:
+    english.page.click("#picture button[aria-label='Capture from camera']")
+    english.page.click("#picture [data-testid=webcam-access], #picture .access-webcam, #picture .wrap button")
+    english.page.locator("#picture video").wait_for()
+    english.page.click("#picture button[aria-label='capture photo']")
+    english.page.locator("#picture img").wait_for()
+    english.write("there is a red circle")
+    assert re.match(r"(Yes|No|Maybe)\n", english.judge())
+
+
+def test_a_picture_can_be_pasted(english: Visit) -> None:
+    english.page.evaluate(
+        """async () => {
+          const canvas = new OffscreenCanvas(200, 200), brush = canvas.getContext('2d');
+          brush.fillStyle = 'white'; brush.fillRect(0, 0, 200, 200);
+          brush.fillStyle = 'red'; brush.arc(100, 100, 60, 0, 7); brush.fill();
+          const blob = await canvas.convertToBlob({type: 'image/png'});
+          await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
+        }"""
+    )
+    english.page.click("#picture button[aria-label='Paste from clipboard']")
+    english.page.locator("#picture img").wait_for()
+    english.write("there is a red circle")
+    assert english.judge().startswith("Yes")
+
+
+def test_nothing_is_asked_of_a_foreign_host_and_nothing_goes_wrong(
+    english: Visit, red_circle: Path, running_service: Instance
+) -> None:
+    english.upload(red_circle)
+    english.write("there is a red circle")
+    english.judge()
+    english.page.wait_for_load_state("networkidle")
+    assert english.hosts == {urlsplit(running_service.page).netloc}
+    assert english.errors == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_sticks_out_on_a_screen_of_any_width(
+    visit: Open, running_service: Instance, red_circle: Path, width: int
+) -> None:
+    visitor = visit(running_service.page, width=width)
+    visitor.upload(red_circle)
+    visitor.write("there is a red circle")
+    visitor.judge()
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+    box = visitor.page.locator("#answer .answer").bounding_box()
+    assert box is not None
+    assert box["y"] < 900  # the answer was brought where it can be seen

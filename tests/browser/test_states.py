@@ -1,0 +1,90 @@
+"""What the page shows when there is no verdict to show, over an application that answers as told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import Visit
+from tests.web.client import Page, serving
+
+Open = Callable[..., Visit]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with serving(tmp_path_factory.mktemp("ready"), "--timeout", "15") as page:
+        yield page
+
+
+def look_again(visitor: Visit) -> None:
+    """As when the tab is shown again: the page asks for the state now, and not when it would have next."""
+    visitor.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+@pytest.mark.parametrize(
+    ("reason", "why", "do"),
+    [
+        ("busy", "Too many requests are waiting.", "Try again in about 4 seconds."),
+        ("timeout", "The model did not finish within 15 seconds.", "Try again."),
+        ("error", "Something went wrong", "Try again."),
+        ("loading", "The model is still loading.", "Wait until"),
+        ("stopping", "The server is shutting down.", "Try again in a minute"),
+    ],
+)
+def test_no_verdict_is_shown_as_such_with_why_and_what_to_do(
+    visit: Open, ready: Page, red_circle: Path, reason: str, why: str, do: str
+) -> None:
+    visitor = visit(ready.base)
+    visitor.upload(red_circle)
+    visitor.write(f"reason {reason}")
+    told = visitor.judge()
+    assert told.startswith("No verdict")
+    assert "This is not an answer of the model." in told
+    assert why in told
+    assert do in told
+    assert "%" not in told
+    assert visitor.page.locator("#answer .answer-none[role=alert]").count() == 1
+
+
+def test_no_verdict_in_chinese(visit: Open, ready: Page, red_circle: Path) -> None:
+    visitor = visit(ready.base, locale="zh-CN")
+    visitor.upload(red_circle)
+    visitor.write("reason busy")
+    told = visitor.judge()
+    assert told.startswith("没有判断结果")
+    assert "这不是模型的回答。" in told
+    assert "请在大约 4 秒后再试。" in told
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("loading", ["The model is loading", "26%", "500.0 of 1900.0 MB"]),
+        ("failed", ["The model could not be loaded", "until the server has been restarted"]),
+        ("degraded", ["Working with reduced strength", "demo · CPU"]),
+    ],
+)
+def test_the_line_at_the_top_says_where_the_service_stands(
+    visit: Open, ready: Page, red_circle: Path, state: str, told: list[str]
+) -> None:
+    visitor = visit(ready.base)
+    visitor.upload(red_circle)
+    visitor.write(f"state {state}")
+    visitor.judge()
+    look_again(visitor)
+    line = visitor.page.locator(f"#state .state-{state}").inner_text()
+    assert [words for words in told if words not in line] == []
+
+
+def test_a_server_that_is_gone_is_noticed_and_so_is_its_return(visit: Open, tmp_path: Path) -> None:
+    with serving(tmp_path) as page:
+        visitor = visit(page.base)
+        port = int(page.base.rpartition(":")[2])
+        page.end()
+        look_again(visitor)
+        visitor.page.locator("#state .state-lost").wait_for()
+    with serving(tmp_path, port=port):
+        visitor.page.locator("#state .state-ready").wait_for()
