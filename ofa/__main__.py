@@ -65,14 +65,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(options: argparse.Namespace) -> EntailmentModel:
-    from service.hub import (
-        resolve,
-    )  # the one step upwards in this package: hub ids are the service's business
+    # The one step upwards in this package: fetching models is the service's business.
+    from service.hub import resolve
+    from service.progress import terminal_bar
 
+    with terminal_bar() as show:
+        folder = resolve(options.model, progress=show)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EntailmentModel.load(resolve(options.model), device, _DTYPES[options.dtype])
+    return EntailmentModel.load(folder, device, _DTYPES[options.dtype])
 
 
 def _answers(model: EntailmentModel, lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -103,7 +103,7 @@ class Settings:
         str, Option("OFA_MODEL", _MODEL, "the model: 'demo', a folder in ModelScope's format, or a hub id")
     ] = DEFAULT_MODEL
     revision: Annotated[
-        str | None, Option("OFA_MODEL_REVISION", _WORD, "the hub revision to pin; unset takes the newest")
+        str | None, Option("OFA_MODEL_REVISION", _WORD, "the hub revision to pin; unset keeps what was fetched, or fetches the newest")
     ] = None
     cache_dir: Annotated[
         Path | None,

@@ -22,7 +22,7 @@ VALUES = {"service.errors", "service.request"}
 # module or package (the longest prefix counts) → what it may import of ours, by prefix.
 MAY_IMPORT: dict[str, set[str]] = {
     "ofa": {"ofa"},
-    "ofa.__main__": {"ofa", "service.hub", "service.errors"},
+    "ofa.__main__": {"ofa", "service.hub", "service.progress", "service.errors"},
     "service.errors": set(),
     "service.settings": {"service.errors"},
     "service.request": {"service.errors"},
