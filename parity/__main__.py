@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that gigabytes of scratch files go too
     try:
         with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
             results, notes = _compare(options, python, Path(scratch))
