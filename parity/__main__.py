@@ -20,7 +20,7 @@ from parity.backend import compare_backend
 from parity.compare import ROOT, TOLERANCE, FolderResult, ReferenceFailed, ReferenceProcess, compare_folder
 from parity.folders import PUBLISHED, SMALL, SPECS, FolderSpec, random_weights, write_folder
 from parity.goldens import write_golden, write_pictures_golden
-from parity.pairs import PAIRS, pairs_for, write_pictures
+from parity.pairs import PAIRS, card_pairs, pairs_for, write_pictures
 from parity.report import HEAD, document, row
 from service.child_process import ChildEnded, ChildSilent
 from service.errors import ServiceError
@@ -91,7 +91,8 @@ def _compare(
         for name, spec in _wanted(options).items():
             folder = _folder(name, spec, scratch)
             slots = TaskConfig.from_folder(folder).prompt_slots
-            result = compare_folder(reference, name, folder, pairs_for(slots), pictures)
+            pairs = (*pairs_for(slots), *card_pairs(folder))
+            result = compare_folder(reference, name, folder, pairs, pictures)
             _show(result)
             results.append(result)
             if options.write_goldens and spec is not None and name in SMALL:

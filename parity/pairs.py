@@ -8,6 +8,7 @@ every machine writes the same pixels; `pixel_digest` tells where it did not. Tex
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A picture's file name, the hypothesis and an optional premise."""
+    """A picture's file name (or whole path), the hypothesis and an optional premise."""
 
     picture: str
     text: str
@@ -70,6 +71,18 @@ def pairs_for(slots: int | None) -> tuple[TextPair, ...]:
     if slots == 2:
         return tuple(pair if pair.premise else replace(pair, premise="a photo of it") for pair in PAIRS)
     return PAIRS
+
+
+def card_pairs(folder: Path) -> tuple[TextPair, ...]:
+    """The examples of a model's card.json, which are what it was made for; none without a card."""
+    card = folder / "card.json"
+    if not card.is_file():
+        return ()
+    examples = json.loads(card.read_text(encoding="utf-8")).get("examples", [])
+    return tuple(
+        TextPair(str(folder / example["image"]), example["hypothesis"], example.get("premise") or None)
+        for example in examples
+    )
 
 
 def write_pictures(folder: Path) -> None:
