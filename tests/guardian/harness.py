@@ -83,7 +83,7 @@ class Guarded:
         }
         self.environment = {
             **os.environ,
-            **QUICK,
+            **times,
             **{n: str(v) for n, v in {**variables, **settings}.items()},
         }
 
@@ -121,13 +121,17 @@ class Guarded:
         (self.run_dir / "plan.json").write_text(json.dumps(orders))
 
     def guard(
-        self, *arguments: str, prefix: tuple[str, ...] = (), **settings: object
+        self,
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+        program: Path = ROOT / "guardian.sh",
+        **settings: object,
     ) -> subprocess.Popen[str]:
         """A guardian in the foreground of a session of its own; its output goes to ``output``."""
         environment = {**self.environment, **{name: str(value) for name, value in settings.items()}}
         with self._output_path.open("ab") as output:
             guardian = subprocess.Popen(
-                [*prefix, str(ROOT / "guardian.sh"), *arguments],
+                [*prefix, str(program), *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
