@@ -8,7 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.demo.world import Kind, Scene, Thing, at_place, every, related, select
+from models.demo.world import Kind, Scene, Thing, at_place, related, select
+
+
+def every(verdicts: list[bool | None]) -> bool | None:
+    """True when there is one and all are true, False when one is false or there is none, else None."""
+    if False in verdicts or not verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def the_one(verdicts: list[bool | None], negated: bool) -> bool | None:
+    """The common verdict of all that "the ..." may mean; None when they differ. Of nothing, "is" is false and
+    "is not" is left open."""
+    if not verdicts:
+        return None if negated else False
+    first = verdicts[0]
+    return None if first is None or set(verdicts) != {first} else first != negated
 
 
 @dataclass(frozen=True)
@@ -37,21 +53,20 @@ class Count:
 
 @dataclass(frozen=True)
 class Is:
-    """ "The circle is blue": there is one, and every one is (`Kind.matches`). Negated: there is one, and
-    none is."""
+    """ "The circle is blue". With several circles that differ it is left open, unless `each` ("every circle is
+    blue") asks for all of them; without a circle it is false. Negated, it needs a circle."""
 
     kind: Kind
     quality: Kind
     negated: bool = False
+    each: bool = False
 
     def truth(self, scene: Scene) -> bool | None:
         found = select(scene, self.kind)
         if found is None:
             return None
-        if not self.negated:
-            return every(found, self.quality.matches)
-        verdicts = {self.quality.matches(thing) for thing in found}
-        return next(iter(verdicts)) is False if len(verdicts) == 1 and None not in verdicts else None
+        verdicts = [self.quality.matches(thing) for thing in found]
+        return every(verdicts) if self.each else the_one(verdicts, self.negated)
 
 
 @dataclass(frozen=True)
@@ -88,9 +103,7 @@ class At:
         verdicts = [at_place(thing, self.place) for thing in found]
         if self.some:
             return True if True in verdicts else None if None in verdicts else False
-        if not self.negated:
-            return every(found, lambda thing: at_place(thing, self.place))
-        return verdicts[0] is False if len(set(verdicts)) == 1 and None not in verdicts else None
+        return the_one(verdicts, self.negated)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ _THIRD = (*_SECOND, "place", "relation")
 _ALL = (*_THIRD, "count", "all or none")
 STAGES = (
     Stage("trivial", ("existence",), (1, 2), 0.4, 0.95, most=1),
-    Stage("first version", _FIRST, (0, 1, 2, 3), 0.3, 0.975),
+    Stage("first version", _FIRST, (0, 1, 2, 3), 0.2, 0.975),
     Stage("qualities", _SECOND, (0, 1, 2, 3, 4, 5), 0.2, 0.95),
     Stage("places", _THIRD, (0, 1, 2, 3, 4, 5), 0.2, 0.93),
     Stage("everything", _ALL, (0, 1, 2, 3, 4, 5), 0.1, 0.99),

@@ -344,7 +344,7 @@ def _all_or_none(rng: random.Random, scene: Scene, true: bool, most: int) -> tup
                 f"each {one} is {single}",
             )
         )
-    claim = NoneIs(kind, quality) if none else Is(kind, quality)
+    claim = NoneIs(kind, quality) if none else Is(kind, quality, each=True)
     return claim, text, f"{text.split()[0]} {_shape_of(kind)} {by_colour}"
 
 

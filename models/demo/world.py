@@ -14,17 +14,21 @@ Decisions, each made once here because plain English leaves them open:
   0.18.
 - "left of", "above", ... compare the two centres along that axis; differences below 0.10 are not asked about.
 - counts are exact: "there are two squares" is false when there are three.
-- "the circle is blue" says that there is a circle and that every circle is blue. Without a circle it is
-  false.
-- "all circles are blue" means the same (no circle: false); "no circle is blue" is true when there is no
-  circle.
+- "the circle is blue" is false when there is no circle. With several circles it is asked only when all are
+  blue or none is; the same holds for "the circle is on the left" and "the circle is not blue".
+- "all circles are blue" says that there is a circle and that every one is blue (no circle: false); "no circle
+  is blue" is true when there is no circle.
+- "the circle is left of the square" is asked when there is at most one of each; it is false when one is
+  missing. "A circle is left of a square" is true when any two are so.
+- what no picture can tell ("the circle is heavy") is Maybe whatever is shown, and so is a sentence about
+  things outside this world ("there is a dog", "a photo").
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
@@ -247,14 +251,6 @@ def select(scene: Scene, kind: Kind) -> list[Thing] | None:
     if any(verdict is None for verdict in verdicts):
         return None
     return [thing for thing, verdict in zip(scene.things, verdicts, strict=True) if verdict]
-
-
-def every(things: list[Thing], test: Callable[[Thing], bool | None]) -> bool | None:
-    """True when there is a thing and all pass, False when one fails or there is none, else None."""
-    results = [test(thing) for thing in things]
-    if False in results or not results:
-        return False
-    return None if None in results else True
 
 
 def scenes(

@@ -1,0 +1,95 @@
+"""The committed weights: an accuracy floor, the page's examples, and the pairs other tests stand on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image, ImageDraw
+
+from models.demo.evaluate import accuracy, calibration, judge
+from models.demo.pairs import held_out
+from ofa.errors import TextError
+from ofa.model import EntailmentModel, Pair
+
+from . import DEMO
+
+CARD = json.loads((DEMO / "card.json").read_text(encoding="utf-8"))
+PAIRS = 240
+
+
+@pytest.fixture(scope="module")
+def model() -> EntailmentModel:
+    return EntailmentModel.load(DEMO)
+
+
+def label(model: EntailmentModel, picture: Image.Image, text: str) -> tuple[str, float]:
+    scores = model.judge([Pair(picture, text)])[0]
+    best = max(scores, key=lambda name: scores[name])
+    return best, scores[best]
+
+
+@pytest.mark.parametrize(("renderer", "floor"), [("primary", 0.94), ("second", 0.92)])
+def test_held_out_accuracy_is_above_its_floor(model: EntailmentModel, renderer: str, floor: float) -> None:
+    judged = judge(model, held_out(PAIRS, CARD["categories"], renderer, seed=42_000_017), quiet=True)
+    assert accuracy(judged) >= floor
+    share, right = calibration(judged)
+    assert share > 0.8
+    assert right >= 0.96
+
+
+@pytest.mark.parametrize("example", CARD["examples"], ids=lambda example: example["category"])
+def test_the_pages_examples_are_judged_as_the_card_says(
+    model: EntailmentModel, example: dict[str, str]
+) -> None:
+    with Image.open(DEMO / example["image"]) as picture:
+        best, confidence = label(model, picture.convert("RGB"), example["hypothesis"])
+    assert best == example["label"]
+    assert confidence > 0.8
+
+
+def test_the_card_explains_one_example_of_each_category_in_both_languages() -> None:
+    assert [example["category"] for example in CARD["examples"]] == CARD["categories"]
+    for example in CARD["examples"]:
+        assert example["explain"]["en"]
+        assert example["explain"]["zh"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("there is a red circle", "Yes"),
+        ("There is a red circle.", "Yes"),
+        ("There's a red circle", "Yes"),
+        ("there is red circle", "Yes"),
+        ("THE CIRCLE IS RED.", "Yes"),
+        ("there is a blue star", "No"),
+        ("There's a blue star.", "No"),
+        ("the circle is blue", "No"),
+        ("the circle is heavy", "Maybe"),
+        ("The circle is heavy.", "Maybe"),
+        ("circle is heavy", "Maybe"),
+    ],
+)
+@pytest.mark.parametrize("box", [(64, 64, 192, 192), (20, 30, 90, 100), (150, 140, 230, 220)])
+def test_a_plainly_drawn_red_circle_is_understood(
+    model: EntailmentModel, text: str, expected: str, box: tuple[int, int, int, int]
+) -> None:
+    picture = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(picture).ellipse(box, fill="red")
+    assert label(model, picture, text)[0] == expected
+
+
+def test_the_health_probe_gets_a_sure_maybe(model: EntailmentModel) -> None:
+    best, confidence = label(model, Image.new("RGB", (64, 64), (128, 128, 128)), "a photo")
+    assert best == "Maybe"
+    assert confidence > 0.95
+
+
+def test_a_premise_is_refused(model: EntailmentModel) -> None:
+    with pytest.raises(TextError):
+        model.judge([Pair(Image.new("RGB", (64, 64)), "there is a circle", "it is night")])
+
+
+def test_the_weights_fit_the_repository() -> None:
+    assert (DEMO / "pytorch_model.bin").stat().st_size <= 20_000_000
