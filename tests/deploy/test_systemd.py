@@ -1,0 +1,101 @@
+"""The unit for systemd, checked by systemd's own tool, and what the process tells systemd."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.health import Check, Report
+from service.systemd import Systemd
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "deploy" / "systemd" / "visual-entailment.service"
+
+LOADING = Report(
+    healthy=False,
+    live=Check(True),
+    ready=Check(False),
+    startup=Check(False, "loading: 1 of 2 bytes"),
+    details={},
+    more={},
+    timestamp=0,
+)
+SERVING = replace(LOADING, healthy=True, startup=Check(True))
+HUNG = replace(SERVING, live=Check(False, "hung"))
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(10)
+        yield channel
+
+
+def heard(listener: socket.socket) -> list[str]:
+    """All that was told so far, a message an item."""
+    told = []
+    listener.setblocking(False)
+    while True:
+        try:
+            told.append(listener.recv(4096).decode())
+        except BlockingIOError:
+            return told
+
+
+def test_it_is_ready_when_the_model_is_and_fed_while_it_lives(listener: socket.socket) -> None:
+    report = LOADING
+    systemd = Systemd(lambda: report, {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "20000000"})
+    systemd.look()
+    systemd.look()
+    assert heard(listener) == ["STATUS=loading: 1 of 2 bytes\nEXTEND_TIMEOUT_USEC=300000000"]
+    report = SERVING
+    systemd.look()
+    systemd.look()
+    assert heard(listener) == ["READY=1\nSTATUS=serving", "WATCHDOG=1", "WATCHDOG=1"]
+    report = HUNG
+    systemd.look()
+    assert heard(listener) == []
+    systemd.stop()
+    assert heard(listener) == ["STOPPING=1"]
+
+
+def test_its_thread_reports_by_itself(listener: socket.socket) -> None:
+    systemd = Systemd(lambda: SERVING, {"NOTIFY_SOCKET": listener.getsockname()})
+    systemd.start()
+    assert listener.recv(4096) == b"READY=1\nSTATUS=serving"
+    systemd.stop()
+    assert heard(listener) == ["STOPPING=1"], "no watchdog was asked for"
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/notify"}])
+def test_nobody_listening_is_no_error(environ: dict[str, str]) -> None:
+    systemd = Systemd(lambda: SERVING, environ)
+    systemd.start()
+    systemd.look()
+    systemd.stop()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_unit_is_one_to_systemd(tmp_path: Path) -> None:
+    """Verified with the paths of this checkout, since the tool wants the programs to be there."""
+    text = UNIT.read_text().replace("/opt/visual-entailment/.venv/bin/python", sys.executable)
+    unit = tmp_path / UNIT.name
+    unit.write_text(text.replace("/opt/visual-entailment", str(ROOT)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert not complaints
+    assert done.returncode == 0, done.stderr
