@@ -177,17 +177,20 @@ def main(argv: Sequence[str]) -> int:
     except SettingsError as error:
         print(f"health_api.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
         return error.exit_code
+    from service.leaving import leave
     from service.logs import Logs
+    from service.postmortem import StallDump
 
     logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
     logs.open()
+    stall_dump = StallDump(settings.run_dir)
+    stall_dump.start()
     try:
         code, clean = _serve(settings, signals)
     finally:
+        stall_dump.stop()
         logs.close()
     if not clean:
-        from service.app import leave
-
         leave(code)
     return code
 
@@ -195,8 +198,9 @@ def main(argv: Sequence[str]) -> int:
 def _serve(settings: Settings, signals: Sequence[int]) -> tuple[int, bool]:
     """The exit code, and whether every thread has ended."""
     from service.app import build
+    from service.leaving import leave
 
-    application: Application = build(settings)
+    application: Application = build(settings, leave=leave)
     sidecar = Sidecar(application, settings.health_host, settings.health_port)
     code, reason = 0, None
     try:

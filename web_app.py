@@ -99,18 +99,21 @@ def main(argv: Sequence[str]) -> int:
     except SettingsError as error:
         print(f"web_app.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
         return error.exit_code
+    from service.leaving import leave
     from service.logs import Logs
+    from service.postmortem import StallDump
 
     logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
     logs.open()
+    stall_dump = StallDump(settings.run_dir)
+    stall_dump.start()
     try:
         code, clean = _serve(settings, sock, signals)
     finally:
+        stall_dump.stop()
         sock.close()
         logs.close()
     if not clean:
-        from service.app import leave
-
         leave(code)
     return code
 
@@ -120,8 +123,9 @@ def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> tuple[i
     from health_api import Sidecar
     from page.server import PageServer
     from service.app import build
+    from service.leaving import leave
 
-    application = build(settings)
+    application = build(settings, leave=leave)
     sidecar = Sidecar(application, settings.health_host, settings.health_port)
     page = PageServer(application, settings, sock)
     code, reason = 0, None

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ofa.errors import CheckpointError
+from ofa.errors import CheckpointError, Misfit
 from ofa.network import OFA
 
 #: The file names looked for, in ModelScope's own order of preference.
@@ -47,7 +47,7 @@ def load_weights(network: OFA, folder: Path) -> None:
     """Fill ``network`` (possibly on the meta device) with the folder's weights, in fp32.
 
     Raises:
-        CheckpointError: a damaged file, or keys or shapes that do not fit.
+        CheckpointError: a damaged file; Misfit: keys or shapes that do not fit.
     """
     state = read_state(find_weights(folder))
     state = {key: value for key, value in state.items() if not is_ignored(key)}
@@ -99,7 +99,7 @@ def _share_embedding(state: dict[str, Tensor], with_output: bool) -> None:
     first = state[stored[0]]
     for key in stored[1:]:
         if not torch.equal(state[key], first):
-            raise CheckpointError(f"{key} differs from {stored[0]}, though the configuration shares them")
+            raise Misfit(f"{key} differs from {stored[0]}, though the configuration shares them")
     for key in keys:
         state[key] = first
 
@@ -119,4 +119,4 @@ def _compare(state: dict[str, Tensor], network: OFA) -> None:
             problems.append(f"{key} is {value.dtype}")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError("the weights do not fit config.json: " + "; ".join(problems[:5]) + more)
+        raise Misfit("the weights do not fit config.json: " + "; ".join(problems[:5]) + more)

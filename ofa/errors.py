@@ -4,7 +4,8 @@
 
     OFAError (ValueError)
     ├── UnsupportedConfig   a field of the model's configuration that this code cannot honour
-    ├── CheckpointError     the weights do not fit the configuration, or the file is damaged
+    ├── CheckpointError     the weight file is missing, damaged or no weight file
+    │   └── Misfit          it is whole, and holds other weights than the configuration asks for
     ├── ImageError          a file that is no readable picture
     └── TextError           a text that cannot be judged
 """
@@ -31,7 +32,11 @@ class UnsupportedConfig(OFAError):
 
 
 class CheckpointError(OFAError):
-    """The weight file is damaged, or its keys or shapes differ from what the configuration asks for."""
+    """The weight file cannot be used."""
+
+
+class Misfit(CheckpointError):
+    """A whole weight file whose keys, shapes or types differ from what the configuration asks for."""
 
 
 class ImageError(OFAError):

@@ -7,45 +7,45 @@ in order and within bounds: refuse, drain, cancel, end.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from PIL import Image
 
-from service import health, hub, image_input, resources, text
+from service import health, hub, postmortem, resources
 from service.engine import Engine, Limits
 from service.errors import (
-    DeadlineExceeded,
     ExitCode,
+    Hung,
     InputError,
     NotReady,
     OutOfMemory,
     ServiceError,
     ShuttingDown,
+    Unstable,
 )
 from service.health import Report
+from service.intake import NOTHING, Intake
+from service.ladder import Ladder, Pauses
+from service.leaving import write_exit
 from service.loader import Loader, Resolve, shown_name, told
 from service.logs import RequestLog, lost_lines
+from service.memory_limit import MemoryLimit
 from service.prober import Prober
-from service.protocols import Model
+from service.protocols import Model, Movable
 from service.request import Pair, Request, Source, Verdict, new_id
 from service.settings import Settings
 from service.status import Phase, Snapshot, Status
 
-DECODERS: Final = 4  # pictures decoded at once: a large one takes half a gigabyte while it is
 PROBE_TEXT: Final = "a photo"
-EXIT_FILE: Final = "last_exit.json"
 _log = logging.getLogger(__name__)
 
 
@@ -63,6 +63,8 @@ class Application:
         sampler: resources.Sampler,
         loader: Loader,
         journal: RequestLog,
+        ladder: Ladder | None,
+        leave: Callable[[int], object] | None,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -72,7 +74,10 @@ class Application:
         self._sampler = sampler
         self._loader = loader
         self._journal = journal
-        self._decoding = threading.BoundedSemaphore(DECODERS)
+        self._ladder = ladder
+        self._leave = leave
+        self._doubted = False  # a reload has been tried, and no probe has agreed since
+        self._intake = Intake(settings, model, journal)
         self._ended = threading.Event()
         self._lock = threading.Lock()  # guards _started, _stopped and the moves of the phase
         self._loading = threading.Lock()  # held while a model is being loaded
@@ -96,15 +101,7 @@ class Application:
             began = time.monotonic()
             if not self._move(Phase.LOADING, fatal=None):
                 return False
-            try:
-                self._loader.run()
-            except ShuttingDown:
-                return False
-            except ServiceError as error:
-                _log.critical("MODEL_NOT_LOADED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
-                self._give_up(error)
-                return False
-            return self._loaded(time.monotonic() - began)
+            return self._load(began)
 
     def stop(self, grace: float, *, code: int | None = None, reason: str | None = None) -> bool:
         """Refuse new work, let accepted work finish for ``grace`` seconds, cancel the rest, end the threads.
@@ -127,6 +124,8 @@ class Application:
         ended = self._engine.stop(grace)
         self._prober.stop()
         self._sampler.stop()
+        if self._ladder is not None:
+            ended &= self._ladder.stop()
         if self._loader_thread.ident is not None:
             self._loader_thread.join(1.0)
         ended &= not self._loader_thread.is_alive()
@@ -165,8 +164,8 @@ class Application:
         try:
             self._check_phase()
             self._engine.check(source)  # before the work of decoding, which overload is no time for
-            request, size, removed = self._accepted(
-                image, hypothesis, premise, Request(request_id, _NOTHING, arrived, arrived + limit, source)
+            request, size, removed = self._intake.accept(
+                image, hypothesis, premise, Request(request_id, NOTHING, arrived, arrived + limit, source)
             )
         except InputError as error:
             self._journal.refused(request_id, error, time.monotonic() - arrived)
@@ -180,49 +179,9 @@ class Application:
         self._journal.started(request, size, removed)
         return self._engine.submit(request)
 
-    def _accepted(
-        self, image: object, hypothesis: object, premise: object, frame: Request
-    ) -> tuple[Request, tuple[int, int], dict[str, int]]:
-        """The request with clean texts and a small picture, the picture's size as sent, what was removed."""
-        settings = self._settings
-        texts = text.prepare(hypothesis, premise, settings.max_chars)
-        self._check_premise(texts.premise)
-        with self._decoder(frame):
-            picture = image_input.load(image, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
-            small = self._model.prepare(picture.image)
-        pair = Pair(small, texts.hypothesis, texts.premise)
-        request = Request(frame.id, pair, frame.arrived, frame.deadline, frame.source)
-        return request, picture.size, dict(texts.removed)
-
-    @contextmanager
-    def _decoder(self, request: Request) -> Iterator[None]:
-        """One of the few places for decoding; a probe's small picture needs none and waits for none."""
-        if request.source == "probe":
-            yield
-            return
-        if not self._decoding.acquire(timeout=max(0.0, request.deadline - time.monotonic())):
-            raise DeadlineExceeded("Too many pictures are being read at once.")
-        try:
-            yield
-        finally:
-            self._decoding.release()
-
-    def _check_premise(self, premise: str | None) -> None:
-        takes = self._model.takes_premise
-        if takes is False and premise is not None:
-            raise InputError(
-                "This model's prompt has no place for a premise.",
-                code="premise_refused",
-                remedy="Leave the premise out.",
-            )
-        if takes is True and premise is None:
-            raise InputError(
-                "This model compares two texts.", code="premise_needed", remedy="Give a premise as well."
-            )
-
     def _check_phase(self) -> None:
         phase = self._status.phase
-        if phase is Phase.STOPPING:
+        if phase is Phase.STOPPING or (phase is Phase.FAILED and self.fatal in _RESTARTING):
             raise ShuttingDown("The service is stopping.")
         if phase is Phase.FAILED:
             raise NotReady("The model could not be loaded.", remedy="The log says why.")
@@ -268,9 +227,19 @@ class Application:
             self._engine.start()
             self._sampler.start()
             self._prober.start()
+            if self._ladder is not None:
+                self._ladder.start()
 
-    def _loaded(self, seconds: float) -> bool:
-        model = self._model
+    def _load(self, began: float, verify: str | None = None) -> bool:
+        try:
+            self._loader.run(verify)
+        except ShuttingDown:
+            return False
+        except ServiceError as error:
+            _log.critical("MODEL_NOT_LOADED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
+            self._give_up(error)
+            return False
+        model, seconds = self._model, time.monotonic() - began
         if not self._move(
             Phase.LOADED, device=model.device, dtype=model.dtype, ready_seconds=seconds, last_error=None
         ):
@@ -278,10 +247,67 @@ class Application:
         self._prober.enable()
         return True
 
+    # ---- what the parts report ---------------------------------------------------------------------------
+
+    def proven(self, now: float) -> None:
+        """A user got a finite answer at ``now``."""
+        self._prober.proven(now)
+
+    def unstable(self) -> None:
+        """Probes in a row were wrong: load the model again from verified files, once; then give up."""
+        if self._doubted:
+            error = Unstable("The model answers its probe wrongly even after it was loaded again.")
+            _log.critical("UNSTABLE%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
+            self._prober.disable()
+            self._give_up(error)
+            return
+        self._doubted = True
+        _log.error("RELOADING | The probe's answers are wrong: the files are verified and loaded again.")
+        self._loader_thread = threading.Thread(target=self._reload, name="loader", daemon=True)
+        self._loader_thread.start()
+
+    def agreed(self) -> None:
+        """A probe was answered rightly."""
+        self._doubted = False
+
+    def _reload(self) -> None:
+        with self._loading:
+            began, reloads = time.monotonic(), self._status.snapshot().reloads + 1
+            if not self._move(Phase.LOADING, reloads=reloads):
+                return
+            self._prober.disable()
+            if self._ladder is not None:
+                self._ladder.reset()
+            self._load(began, verify="full")
+
+    def degraded(self, why: str | None) -> None:
+        """The ladder moved the model to another device, or back."""
+        self._status.update(degraded=why, device=self._model.device, dtype=self._model.dtype)
+
     def lost(self, error: ServiceError) -> None:
-        """The engine met an error that only a new process heals."""
-        _log.critical("DEVICE_LOST%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
+        """An error that only a new process heals: the device is lost, the memory limit was reached."""
+        _log.critical("RESTART_NEEDED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
         self._prober.disable()
+        self._give_up(error)
+
+    def hung(self, requests: Sequence[Request], seconds: float) -> None:
+        """A computation is stuck for good: write down what is known and end the process.
+
+        Called by the engine's timer. All of it works while the engine's thread never comes back: nothing here
+        waits for another thread.
+        """
+        if self._status.phase is Phase.STOPPING:
+            return  # a stop is bounded by itself and has its own exit code
+        error = Hung(f"A computation did not stop for {seconds:.0f} s.")
+        told_of = postmortem.sections(
+            requests, self._status.snapshot(), self._sampler.latest(), self._journal.recent, _versions()
+        )
+        path = postmortem.write(self._settings.run_dir, error.message, told_of)
+        _log.critical("HUNG%s | EXIT=%d | POSTMORTEM=%s", told(error), error.exit_code, path and path.name)
+        self._prober.disable()
+        if self._leave is not None:
+            write_exit(self._settings.run_dir, int(error.exit_code), error.message)
+            self._leave(int(error.exit_code))
         self._give_up(error)
 
     def _give_up(self, error: ServiceError) -> None:
@@ -299,34 +325,58 @@ class Application:
             return True
 
 
-_NOTHING: Final = Pair(Image.new("RGB", (1, 1)), "")
+_GREY: Final = Image.new("RGB", (64, 64), (128, 128, 128))
+_RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
 
 
-def build(settings: Settings, *, model: Model | None = None, resolve: Resolve = hub.resolve) -> Application:
-    """The application of ``settings``. Starts nothing and loads nothing."""
+def build(
+    settings: Settings,
+    *,
+    model: Model | None = None,
+    resolve: Resolve = hub.resolve,
+    leave: Callable[[int], object] | None = None,
+) -> Application:
+    """The application of ``settings``. Starts nothing and loads nothing.
+
+    ``leave`` ends the process with an exit code, at once: given by a program whose process is the service's
+    own, it is called when a computation hangs. A script that imports the service is never ended by it.
+    """
     model = model if model is not None else _model_of(settings)
     journal = RequestLog()
     application: Application
+    sampler = resources.Sampler(
+        [settings.run_dir], model.gpu, on_sample=lambda sample: memory_limit.look(sample)
+    )
+    ladder = _ladder_of(settings, model, sampler, lambda: application) if isinstance(model, Movable) else None
     engine = Engine(
-        model,
+        ladder or model,
         journal,
         Limits(
             queue_size=settings.queue_size,
             cancel_grace=settings.cancel_grace,
             hang_limit=settings.hang_limit,
         ),
-        on_proof=lambda now: prober.proven(now),
+        on_proof=lambda now: application.proven(now),
         on_fatal=lambda error: application.lost(error),
+        on_hung=lambda requests, seconds: application.hung(requests, seconds),
     )
     # The probe takes the users' way from the first step: cleaning, decoding, queue, model.
-    grey = Image.new("RGB", (64, 64), (128, 128, 128))
     prober = Prober(
         lambda: application.submit(
-            grey, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None, source="probe"
+            _GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None, source="probe"
         ),
         interval=settings.probe_interval,
         golden_interval=settings.golden_interval,
         timeout=settings.probe_timeout,
+        on_unstable=lambda: application.unstable(),
+        on_agreed=lambda: application.agreed(),
+    )
+    memory_limit = MemoryLimit(
+        rss=settings.max_rss,
+        gpu=settings.max_gpu_memory,
+        held=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
+        empty_cache=lambda: model.empty_cache() if isinstance(model, Movable) else None,
+        on_reached=lambda error: application.lost(error),
     )
     first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
     status = Status(first, activity=engine.activity, evidence=prober.evidence)
@@ -336,11 +386,33 @@ def build(settings: Settings, *, model: Model | None = None, resolve: Resolve = 
         status=status,
         engine=engine,
         prober=prober,
-        sampler=resources.Sampler([settings.run_dir], model.gpu),
+        sampler=sampler,
         loader=Loader(settings, model, status, resolve),
         journal=journal,
+        ladder=ladder,
+        leave=leave,
     )
     return application
+
+
+def _ladder_of(
+    settings: Settings, model: Movable, sampler: resources.Sampler, application: Callable[[], Application]
+) -> Ladder:
+    def gpu_use() -> tuple[int, int] | None:
+        card = sampler.latest().gpu
+        return None if card is None else (card.used, card.total)
+
+    def sample() -> Pair:
+        return Pair(model.prepare(_GREY), PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
+
+    return Ladder(
+        model,
+        sample,
+        pauses=Pauses(first=settings.trial_pause),
+        gpu_use=gpu_use,
+        on_change=lambda degraded: application().degraded(degraded),
+        on_fatal=lambda error: application().lost(error),
+    )
 
 
 def _model_of(settings: Settings) -> Model:
@@ -356,36 +428,6 @@ def _model_of(settings: Settings) -> Model:
     from service.predictor import NativePredictor
 
     return NativePredictor(device=settings.device, dtype=settings.dtype, threads=settings.threads)
-
-
-def write_exit(run_dir: Path, code: int, reason: str) -> None:
-    """Say in ``last_exit.json`` how this process ended: a guardian that did not start it cannot ask.
-
-    ``start_ticks`` is the start in clock ticks since boot, as in /proc/PID/stat. Failing is no reason not
-    to end.
-    """
-    try:
-        told = {
-            "pid": os.getpid(),
-            "start_ticks": resources.process_start_ticks(),
-            "exit_unix": int(time.time()),
-            "code": code,
-            "reason": reason,
-        }
-        part = run_dir / f".{EXIT_FILE}.{os.getpid()}"
-        part.write_text(json.dumps(told) + "\n", encoding="utf-8")
-        part.replace(run_dir / EXIT_FILE)
-    except OSError as error:
-        _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process at once, its output flushed. For when a thread is left in native code: the
-    interpreter's own way out would tear libraries down under it, and end in a crash instead of ``code``."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
 
 
 @cache

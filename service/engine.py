@@ -3,7 +3,8 @@
 Two threads: the engine computes, the timer keeps deadlines, so that a request is answered on time even while
 the engine is deep inside a computation. A computation that nobody waits for any more is told to stop at its
 next cancel point. If it does not within ``cancel_grace`` it is *orphaned*: it still blocks the engine, new
-requests are refused at once, and ``hang_limit`` seconds later the process counts as hung.
+requests are refused at once, and ``hang_limit`` seconds later the process counts as hung: ``on_hung`` is
+called, by the timer, which needs nothing of the stuck thread.
 
 Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. What comes
 after that, a result or an error, is written to the log under the request's id and goes nowhere else.
@@ -17,8 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Literal
 
 from service.errors import (
     Busy,
@@ -27,43 +26,13 @@ from service.errors import (
     DeviceLost,
     InferenceError,
     ServiceError,
-    ShuttingDown,
 )
+from service.jobs import Batch, Counter, Job, Limits, Outcome, no_verdict, stopping, unexpected
 from service.protocols import Journal, Predictor
 from service.request import Request, Source, Verdict
 from service.status import Activity
 
-Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
-Counter = Literal[Outcome, "accepted", "rejected", "orphaned"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Seconds, but for ``queue_size`` requests."""
-
-    queue_size: int = 32
-    cancel_grace: float = 5.0
-    hang_limit: float = 60.0
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    request: Request
-    future: Future[Verdict] = field(default_factory=Future)
-    ended: bool = False
-    computing: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Batch:
-    """What is being computed. ``beat`` is when the computation last passed a cancel point."""
-
-    jobs: list[_Job]
-    started: float
-    beat: float
-    unwanted_since: float | None = None
-    orphaned: bool = False
-    hung: bool = False
+__all__ = ["Engine", "Limits"]
 
 
 class Engine:
@@ -78,6 +47,7 @@ class Engine:
         *,
         on_proof: Callable[[float], None] = lambda now: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
+        on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
@@ -85,15 +55,16 @@ class Engine:
         self._limits = limits
         self._on_proof = on_proof
         self._on_fatal = on_fatal
+        self._on_hung = on_hung
         self._clock = clock
         # One lock guards everything below; nobody computes, logs or answers a future while holding it.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._alarm = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
-        self._waiting: deque[_Job] = deque()
-        self._probe: _Job | None = None  # its own place: never counted, never starved, at most one
-        self._batch: _Batch | None = None
+        self._waiting: deque[Job] = deque()
+        self._probe: Job | None = None  # its own place: never counted, never starved, at most one
+        self._batch: Batch | None = None
         self._refusing = False
         self._closed = False
         self._dead = False
@@ -114,7 +85,7 @@ class Engine:
     def submit(self, request: Request) -> Future[Verdict]:
         """A future that will hold the verdict; it never holds an exception. Refused requests (stopping,
         queue full, engine stuck) are answered at once and do not count as accepted."""
-        job = _Job(request)
+        job = Job(request)
         with self._lock:
             refusal = self._refusal(request.source)
             if refusal is None:
@@ -128,7 +99,7 @@ class Engine:
             else:
                 self._add("rejected")
         if refusal is not None:
-            job.future.set_result(_no_verdict(refusal, request, self._since(job)))
+            job.future.set_result(no_verdict(refusal, request, self._since(job)))
             self._journal.refused(request.id, refusal, self._since(job))
         else:
             job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
@@ -152,7 +123,7 @@ class Engine:
                 self._idle.wait(left)
             jobs = self._pending()
         for job in jobs:
-            self._end(job, "stopping", _no_verdict(_stopping(), job.request, self._since(job)))
+            self._end(job, "stopping", no_verdict(stopping(), job.request, self._since(job)))
         with self._lock:
             self._closed = True
             self._work.notify_all()
@@ -189,7 +160,7 @@ class Engine:
             if self._closed or not (jobs := self._take()):
                 return False
             now = self._clock()
-            batch = self._batch = _Batch(jobs, started=now, beat=now)
+            batch = self._batch = Batch(jobs, started=now, beat=now)
             for job in jobs:
                 job.computing = True
         try:
@@ -204,14 +175,14 @@ class Engine:
                 self._alarm.notify_all()
         return True
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """The next batch: the probe first, so that load cannot starve it. Called with the lock held."""
         if self._probe is not None:
             job, self._probe = self._probe, None
             return [job]
         return [self._waiting.popleft()] if self._waiting else []
 
-    def _compute(self, batch: _Batch) -> None:
+    def _compute(self, batch: Batch) -> None:
         late = [job for job in batch.jobs if job.request.deadline <= self._clock()]
         for job in late:
             self._expire(job, computing=False)
@@ -233,7 +204,7 @@ class Engine:
         else:
             self._answer(batch, jobs, results)
 
-    def _answer(self, batch: _Batch, jobs: list[_Job], results: Sequence[Mapping[str, float]]) -> None:
+    def _answer(self, batch: Batch, jobs: list[Job], results: Sequence[Mapping[str, float]]) -> None:
         now = self._clock()
         device, dtype = self._predictor.device, self._predictor.dtype
         self._measure(batch, now)
@@ -250,12 +221,12 @@ class Engine:
             elif job.request.source != "probe":
                 self._on_proof(now)
 
-    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
         if isinstance(error, ComputationStopped) and self._batch is not None:
             self._measure(self._batch, self._clock())
-        known = error if isinstance(error, ServiceError) else _unexpected(error)
+        known = error if isinstance(error, ServiceError) else unexpected(error)
         for job in jobs:
-            if not self._end(job, "error", _no_verdict(known, job.request, self._since(job))):
+            if not self._end(job, "error", no_verdict(known, job.request, self._since(job))):
                 outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
                 self._journal.late(job.request, outcome, self._since(job))
         if known is not error:
@@ -263,7 +234,7 @@ class Engine:
         if isinstance(error, DeviceLost):
             self._on_fatal(error)
 
-    def _measure(self, batch: _Batch, now: float) -> None:
+    def _measure(self, batch: Batch, now: float) -> None:
         """Keep a moving average of the seconds one request takes; a stopped one took at least as long."""
         spent = (now - batch.started) / len(batch.jobs)
         with self._lock:
@@ -282,9 +253,9 @@ class Engine:
             self._give_up(jobs, error)
             self._journal.broken("the engine thread died", error)
 
-    def _give_up(self, jobs: list[_Job], error: BaseException) -> None:
+    def _give_up(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:
-            self._end(job, "error", _no_verdict(_unexpected(error), job.request, self._since(job)))
+            self._end(job, "error", no_verdict(unexpected(error), job.request, self._since(job)))
 
     # ---- the timer thread --------------------------------------------------------------------------------
 
@@ -311,6 +282,7 @@ class Engine:
             self._journal.orphaned(requests, now - batch.started)
         if hung:
             self._journal.hung(requests, now - batch.started)
+            self._on_hung(requests, now - batch.started)
 
     def _next_alarm(self) -> float | None:
         """When the next tick is due; None when nothing is awaited. Called with the lock held."""
@@ -337,7 +309,7 @@ class Engine:
 
     # ---- shared ------------------------------------------------------------------------------------------
 
-    def _end(self, job: _Job, outcome: Outcome, verdict: Verdict, computing: bool = False) -> bool:
+    def _end(self, job: Job, outcome: Outcome, verdict: Verdict, computing: bool = False) -> bool:
         """The one way out for an accepted request. False if it had ended before."""
         with self._lock:
             if job.ended:
@@ -362,19 +334,19 @@ class Engine:
             self._journal.ended(job.request, verdict)
         return True
 
-    def _expire(self, job: _Job, *, computing: bool) -> None:
+    def _expire(self, job: Job, *, computing: bool) -> None:
         limit = job.request.deadline - job.request.arrived
         error = DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
-        self._end(job, "timeout", _no_verdict(error, job.request, self._since(job)), computing)
+        self._end(job, "timeout", no_verdict(error, job.request, self._since(job)), computing)
 
-    def _abandon(self, job: _Job) -> None:
+    def _abandon(self, job: Job) -> None:
         """The caller cancelled its future: do not compute, or stop computing, what nobody will read."""
         error = ServiceError("The caller went away.", code="abandoned")
-        self._end(job, "abandoned", _no_verdict(error, job.request, self._since(job)))
+        self._end(job, "abandoned", no_verdict(error, job.request, self._since(job)))
 
     def _refusal(self, source: Source) -> ServiceError | None:
         if self._refusing:
-            return _stopping()
+            return stopping()
         wait = self._retry_after(self._clock())
         if self._batch is not None and self._batch.orphaned:
             return Busy("A computation does not stop and blocks the model.", retry_after=wait)
@@ -393,30 +365,13 @@ class Engine:
         ahead = len(self._waiting) + (batch is not None)
         return max(1.0, math.ceil(ahead * (self._service_seconds or 1.0)))
 
-    def _pending(self) -> list[_Job]:
+    def _pending(self) -> list[Job]:
         """Accepted and not yet ended. Called with the lock held."""
         jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
         return [job for job in (*jobs, *([self._probe] if self._probe else ())) if not job.ended]
 
-    def _since(self, job: _Job) -> float:
+    def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
 
     def _add(self, counter: Counter) -> None:
         self._count[counter] = self._count.get(counter, 0) + 1
-
-
-def _no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict:
-    retry_after = error.retry_after if isinstance(error, Busy) else None
-    reason = error.code
-    return Verdict.none(reason, retry_after=retry_after, duration=seconds, request_id=request.id, error=error)
-
-
-def _stopping() -> ShuttingDown:
-    return ShuttingDown("The service is stopping.")
-
-
-def _unexpected(error: BaseException) -> InferenceError:
-    """A foreign error's own text may hold input, so only its class is told."""
-    known = InferenceError(f"Unexpected {type(error).__name__} in the model.")
-    known.__cause__ = error
-    return known

@@ -6,8 +6,11 @@
     ├── DeadlineExceeded        504  no answer within the time limit
     ├── ShuttingDown            503  the process is stopping
     ├── SettingsError           exit 78  wrong flag, environment variable or port
+    ├── Hung                    exit 70  a computation does not stop
+    ├── MemoryLimitReached      exit 75  resident or GPU memory went over its absolute limit
     ├── ModelError              503
     │   ├── NotReady                 still loading
+    │   ├── Unstable            exit 1   answers its probe wrongly even after a reload
     │   ├── TransientLoadError  exit 1   may go away: tried again
     │   │   ├── HubUnavailable       the hub does not answer, or answers 5xx
     │   │   ├── DownloadInterrupted  a transfer was cut
@@ -15,7 +18,8 @@
     │   │   └── DiskFull             no room for the model files
     │   └── PermanentLoadError  exit 78  no retry mends it: the guardian halts
     │       ├── ModelNotFound        no such folder or hub id
-    │       ├── UnsupportedModel     a configuration we would compute wrongly
+    │       ├── UnsupportedModel     a configuration we would compute wrongly, weights of another one
+    │       ├── DamagedFolder        a local folder with a damaged file, which nobody can fetch anew
     │       └── MissingDependency    a package, a Python or a device that is not there
     └── InferenceError          500  the model could not finish this request
         ├── OutOfMemory              host or device memory
@@ -106,6 +110,16 @@ class SettingsError(ServiceError):
     default_remedy = "See --help."
 
 
+class Hung(ServiceError):
+    exit_code = ExitCode.HUNG
+    default_remedy = "The post-mortem file in the run folder has every thread's stack."
+
+
+class MemoryLimitReached(ServiceError):
+    exit_code = ExitCode.MEMORY_LIMIT
+    default_remedy = "If it returns soon, give a higher limit or a smaller --queue-size."
+
+
 class ModelError(ServiceError):
     code = "model"
     http_status = 503
@@ -114,6 +128,11 @@ class ModelError(ServiceError):
 class NotReady(ModelError):
     code = "loading"
     default_remedy = "Wait until the model is loaded; /startupz says when."
+
+
+class Unstable(ModelError):
+    code = "unstable"
+    default_remedy = "Suspect the device, its memory or the dtype: try --device cpu or --dtype fp32."
 
 
 class TransientLoadError(ModelError):
@@ -159,6 +178,11 @@ class ModelNotFound(PermanentLoadError):
 class UnsupportedModel(PermanentLoadError):
     code = "unsupported_model"
     default_remedy = "Use an OFA visual-entailment model, or --backend modelscope."
+
+
+class DamagedFolder(PermanentLoadError):
+    code = "damaged_folder"
+    default_remedy = "Copy the folder again, or give a hub id with --model."
 
 
 class MissingDependency(PermanentLoadError):

@@ -97,6 +97,17 @@ def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
     return "stale" if now - evidence.proven_at > evidence_ttl else "success"
 
 
+def work(snapshot: Snapshot) -> str:
+    """``idle``, ``busy`` (a computation passes its cancel points), ``full`` (busy, and no room to wait) or
+    ``wedged`` (it does not stop, or its thread died). Only the last is worth a restart."""
+    activity = snapshot.activity
+    if activity.orphaned or activity.hung or not activity.alive:
+        return "wedged"
+    if activity.full:
+        return "full"
+    return "busy" if activity.running or activity.depth else "idle"
+
+
 def grade(use: Use | None, *, warning: float, critical: float) -> str:
     """How full something is, in a word."""
     if use is None:
@@ -114,12 +125,12 @@ def _live(snapshot: Snapshot) -> Check:
     activity = snapshot.activity
     if snapshot.phase is Phase.STOPPING:
         return Check(True, "stopping")
+    if activity.hung:
+        return Check(False, f"hung: a computation is stuck for {activity.running_for:.0f} s")
     if snapshot.fatal is not None:
         return Check(False, f"fatal: leaving with exit code {snapshot.fatal}")
     if not activity.alive:
         return Check(False, "the engine thread has died")
-    if activity.hung:
-        return Check(False, f"hung: a computation is stuck for {activity.running_for:.0f} s")
     return Check(True)
 
 
@@ -168,6 +179,7 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "degraded": snapshot.degraded,
             "loading": _progress(snapshot) if snapshot.phase is Phase.LOADING else None,
             "seconds_to_load": _rounded(snapshot.ready_seconds),
+            "reloads": snapshot.reloads,
             "last_error": snapshot.last_error,
         },
         "evidence": {
@@ -181,6 +193,7 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "unstable_in_a_row": evidence.unstable,
         },
         "queue": {
+            "state": work(snapshot),
             "waiting": activity.depth,
             "capacity": activity.capacity,
             "running_seconds": _rounded(activity.running_for) if activity.running else None,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from service.errors import (
     DamagedFile,
+    DamagedFolder,
     ModelError,
     PermanentLoadError,
     ServiceError,
@@ -51,9 +52,16 @@ class Loader:
         self._resolve = resolve
         self.stopping = threading.Event()
 
-    def run(self) -> None:
-        """Load the model. Raises what ended the last attempt; ShuttingDown when told to stop."""
-        attempts, verify = self._settings.load_attempts, self._settings.verify
+    @property
+    def _fetched(self) -> bool:
+        """Whether the files come from a hub, which a damaged one can be fetched from anew."""
+        model = self._settings.model
+        return model != "demo" and not Path(model).expanduser().is_dir()
+
+    def run(self, verify: str | None = None) -> None:
+        """Load the model, its files checked as the settings say unless ``verify`` says otherwise. Raises what
+        ended the last attempt; ShuttingDown when told to stop."""
+        attempts, verify = self._settings.load_attempts, verify or self._settings.verify
         for attempt in range(1, attempts + 1):
             try:
                 self._try(attempt, verify)
@@ -101,6 +109,10 @@ class Loader:
                 raise ShuttingDown("The service is stopping.")
             self._say("reading the weights", attempt)
             self._model.load(folder)
+        except DamagedFile as error:
+            if not self._fetched:
+                raise DamagedFolder(error.message) from error
+            raise
         except ServiceError:
             raise
         except Exception as error:

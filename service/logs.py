@@ -13,7 +13,9 @@ import logging.handlers
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -162,8 +164,36 @@ def fields(**values: object) -> str:
     return "".join(f" | {key.upper()}={value}" for key, value in values.items() if value is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What a post-mortem may tell of a request: nothing of its text."""
+
+    unix: int
+    id: str
+    source: str
+    chars: int
+    size: tuple[int, int]
+    outcome: str
+    seconds: float
+
+    def __str__(self) -> str:
+        width, height = self.size
+        return (
+            f"{self.unix} {self.id} {self.source}: {self.chars} chars, {width}x{height}, "
+            f"{self.outcome} after {self.seconds:.2f} s"
+        )
+
+
 class RequestLog:
     """The engine's journal, in the line formats that scripts read. Its methods never raise."""
+
+    def __init__(self, keep: int = 30) -> None:
+        self._recent: deque[Recent] = deque(maxlen=keep)
+
+    @property
+    def recent(self) -> list[Recent]:
+        """The requests that ended last, oldest first."""
+        return list(self._recent)
 
     def started(self, request: Request, size: tuple[int, int], removed: Mapping[str, int]) -> None:
         """Accepted for judging; ``size`` as sent, ``removed`` as counted by service.text."""
@@ -181,6 +211,7 @@ class RequestLog:
         _log.info("%s", _error_line(request_id, error, seconds) + fields(reason=error.code))
 
     def ended(self, request: Request, verdict: Verdict) -> None:
+        self._remember(request, verdict)
         if verdict.reason is None:
             head = f"REQUEST_END | {request.id} | LABEL={verdict.label} | SCORE={verdict.score:.3f}"
             more = fields(
@@ -192,14 +223,20 @@ class RequestLog:
 
     def timed_out(self, request: Request, verdict: Verdict, computing: bool) -> None:
         stage = "computing" if computing else "waiting"
+        self._remember(request, verdict)
         self._failed(request, verdict, stage=stage)
+        self.slow(request, stage, verdict.duration)
+
+    def slow(self, request: Request, stage: str, seconds: float) -> None:
+        """A line in slow_requests.log; ``stage`` is where its time ran out: decoding, waiting, computing."""
         width, height = request.pair.image.size
+        size = "-" if stage == "decoding" else f"{width}x{height}"
         columns = (
             f"{int(time.time())}\tTIMEOUT\t{request.chars} chars",
             request.id,
             stage,
-            f"{verdict.duration:.2f}s",
-            f"{width}x{height}",
+            f"{seconds:.2f}s",
+            size,
             request.source,
         )
         _slow.warning("%s", "\t".join(columns))
@@ -216,6 +253,15 @@ class RequestLog:
     def broken(self, what: str, error: BaseException) -> None:
         info = (type(error), error, error.__traceback__)
         _log.error("BROKEN | MSG=%s | ERROR=%s", what, type(error).__name__, exc_info=info)
+
+    def _remember(self, request: Request, verdict: Verdict) -> None:
+        outcome = verdict.reason or "answered"
+        size = request.pair.image.size
+        self._recent.append(
+            Recent(
+                int(time.time()), request.id, request.source, request.chars, size, outcome, verdict.duration
+            )
+        )
 
     def _failed(self, request: Request, verdict: Verdict, **more: object) -> None:
         error = verdict.error or ServiceError("No verdict.", code=verdict.reason)

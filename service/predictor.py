@@ -6,12 +6,14 @@ error is mapped here, once, to a ServiceError that keeps it as its cause; its ow
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -55,16 +57,22 @@ _log = logging.getLogger(__name__)
 
 
 class NativePredictor:
-    """An ``ofa.model.EntailmentModel`` on one device. ``device`` and ``dtype`` may be ``auto``; ``threads`` 0
-    leaves the number to torch."""
+    """Copies of an ``ofa.model.EntailmentModel``, one a device. ``device`` and ``dtype`` may be ``auto``;
+    ``threads`` 0 leaves the number to torch.
+
+    ``judge`` computes on the current device; ``move`` chooses it, ``attempt`` tries another one beside it.
+    """
 
     def __init__(self, *, device: str = "auto", dtype: str = "auto", threads: int = 0) -> None:
         self._wanted_device = device
         self._wanted_dtype = dtype
         self._threads = threads
-        self._model: EntailmentModel | None = None
+        self._lock = threading.Lock()  # guards what follows; held for no computation and no loading
+        self._folder = Path()
+        self._copies: dict[str, tuple[EntailmentModel, str]] = {}
+        self._home = ""
         self._device = ""
-        self._dtype = ""
+        self._life = 0  # counts loads and closes: a copy read in one life is of no use in the next
 
     @property
     def device(self) -> str:
@@ -72,12 +80,18 @@ class NativePredictor:
 
     @property
     def dtype(self) -> str:
-        return self._dtype
+        copy = self._copies.get(self._device)
+        return copy[1] if copy is not None else ""
 
     @property
     def takes_premise(self) -> bool | None:
-        slots = self._model.task.prompt_slots if self._model is not None else None
+        copy = self._copies.get(self._device)
+        slots = copy[0].task.prompt_slots if copy is not None else None
         return None if slots is None else slots == 2
+
+    @property
+    def places(self) -> Sequence[str]:
+        return tuple(dict.fromkeys((self._home, "cpu"))) if self._home else ()
 
     def load(self, folder: Path) -> None:
         """Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency."""
@@ -85,19 +99,19 @@ class NativePredictor:
         with _load_errors():
             import torch
 
-            from ofa.model import EntailmentModel
-
             if self._threads:
                 torch.set_num_threads(self._threads)
             device = _choose_device(self._wanted_device)
-            name, dtype = _choose_dtype(self._wanted_dtype, device)
-            self._model = EntailmentModel.load(folder, device, dtype)
-            self._device, self._dtype = device, name
+            with self._lock:
+                self._folder, self._home, life = folder, "", self._life
+            self._keep(device, self._read(device), life)
+            with self._lock:
+                self._home = self._device = device
             gpu = torch.cuda.get_device_name(device) if device != "cpu" else None
         _log.info(
             "DEVICE | %s | DTYPE=%s | THREADS=%d%s",
             device,
-            name,
+            self.dtype,
             torch.get_num_threads(),
             f" | GPU={gpu}" if gpu else "",
         )
@@ -105,9 +119,7 @@ class NativePredictor:
     def prepare(self, image: Image.Image) -> Image.Image:
         """The square the network sees. Resizing it there again changes no pixel, so the answer is the same,
         and a waiting request holds less than a megabyte whatever its picture's size."""
-        model = self._model
-        if model is None:
-            raise NotReady("The model is not loaded.")
+        model = self._current()
         from ofa.image import to_rgb
 
         side = model.task.patch_image_size
@@ -115,30 +127,97 @@ class NativePredictor:
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
         """Raises OutOfMemory, DeviceLost, InputError for a premise the prompt cannot take, InferenceError."""
-        model = self._model
-        if model is None:
-            raise NotReady("The model is not loaded.")
-        from ofa.model import Pair as NetworkPair
+        return _judge(self._current(), pairs, cancel_point)
 
-        with _inference_errors():
-            return model.judge([NetworkPair(p.image, p.hypothesis, p.premise) for p in pairs], cancel_point)
+    def move(self, device: str) -> None:
+        """Raises OutOfMemory, DeviceLost and what ``load`` raises."""
+        self._ready(device)
+        with self._lock:
+            if device not in self._copies:
+                raise NotReady("The model is being loaded.")
+            self._device = device
 
-    def gpu(self) -> tuple[str, int, int] | None:
-        if not self._device.startswith("cuda"):
-            return None
-        import torch
+    def attempt(self, device: str, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+        """Raises as ``judge`` and ``move`` do."""
+        return _judge(self._ready(device), pairs, lambda: None)
 
-        free, total = torch.cuda.mem_get_info(self._device)
-        return torch.cuda.get_device_name(self._device), total - free, total
+    def release(self, device: str) -> None:
+        with self._lock:
+            if device != self._device:
+                self._copies.pop(device, None)
+        self.empty_cache()
 
-    def close(self) -> None:
-        """Drop the model and the memory cached for it."""
-        on_gpu, self._model, self._device = self._device.startswith("cuda"), None, ""
+    def empty_cache(self) -> None:
+        """Also returns to the machine what Python and the C library hold in reserve."""
         gc.collect()
-        if on_gpu:
+        with suppress(OSError, AttributeError):  # another C library than glibc has none
+            ctypes.CDLL(None).malloc_trim(0)
+        if self._home.startswith("cuda"):
             import torch
 
             torch.cuda.empty_cache()
+
+    def reserved(self) -> tuple[int, int]:
+        if not self._home.startswith("cuda"):
+            return 0, 0
+        import torch
+
+        return torch.cuda.memory_reserved(self._home), torch.cuda.memory_allocated(self._home)
+
+    def gpu(self) -> tuple[str, int, int] | None:
+        if not self._home.startswith("cuda"):
+            return None
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self._home)
+        return torch.cuda.get_device_name(self._home), total - free, total
+
+    def close(self) -> None:
+        """Drop the model and the memory cached for it."""
+        with self._lock:
+            self._copies.clear()
+            self._device = ""
+            self._life += 1
+        self.empty_cache()
+
+    def _current(self) -> EntailmentModel:
+        copy = self._copies.get(self._device)
+        if copy is None:
+            raise NotReady("The model is not loaded.")
+        return copy[0]
+
+    def _ready(self, device: str) -> EntailmentModel:
+        """The copy on ``device``, read from the folder if it is not there."""
+        with self._lock:
+            life, copy = self._life, self._copies.get(device)
+            if not self._copies:
+                raise NotReady("The model is not loaded.")
+        if copy is None:
+            with _inference_errors():
+                copy = self._read(device)
+            self._keep(device, copy, life)
+        return copy[0]
+
+    def _read(self, device: str) -> tuple[EntailmentModel, str]:
+        from ofa.model import EntailmentModel
+
+        fallback = device == "cpu" and self._home.startswith("cuda")
+        name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
+        return EntailmentModel.load(self._folder, device, dtype), name
+
+    def _keep(self, device: str, copy: tuple[EntailmentModel, str], life: int) -> None:
+        with self._lock:
+            if life == self._life:
+                self._copies[device] = copy
+
+
+def _judge(
+    model: EntailmentModel, pairs: Sequence[Pair], cancel_point: CancelPoint
+) -> list[dict[str, float]]:
+    from ofa.model import Pair as NetworkPair
+
+    with _inference_errors():
+        return model.judge([NetworkPair(p.image, p.hypothesis, p.premise) for p in pairs], cancel_point)
 
 
 def _choose_device(wanted: str) -> str:
@@ -158,10 +237,11 @@ def _choose_device(wanted: str) -> str:
     return f"cuda:{index}"
 
 
-def _choose_dtype(wanted: str, device: str) -> tuple[str, torch.dtype]:
+def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
+    """The precision's name and torch's own. As a ``fallback`` the CPU takes fp32 for fp16, which it lacks."""
     import torch
 
-    name = "fp32" if wanted == "auto" else wanted
+    name = "fp32" if wanted == "auto" or (fallback and wanted == "fp16") else wanted
     if name == "fp16" and device == "cpu":
         raise UnsupportedModel("--dtype fp16 needs a GPU.", remedy="Use --dtype bf16 or fp32 on a CPU.")
     return name, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
@@ -180,10 +260,12 @@ def _load_errors() -> Iterator[None]:
 
 
 def _load_error(error: Exception) -> ServiceError:
-    from ofa.errors import CheckpointError, OFAError, UnsupportedConfig
+    from ofa.errors import CheckpointError, Misfit, OFAError, UnsupportedConfig
 
     # ofa's own messages speak of configuration fields and weight names, never of user input.
     if isinstance(error, UnsupportedConfig):
+        return UnsupportedModel(f"{error}.")
+    if isinstance(error, Misfit):  # the file is whole: no other attempt will find other weights in it
         return UnsupportedModel(f"{error}.")
     if isinstance(error, CheckpointError):
         return DamagedFile(f"{error}.")

@@ -19,13 +19,16 @@ from service.errors import NotFinite, ServiceError
 from service.request import Verdict
 from service.status import Evidence, Failure
 
+UNSTABLE_LIMIT = 3  # wrong labels or non-finite scores in a row: then the weights are not believed any more
 RETRY = 5.0  # seconds between probes while the model is unproven, so that its recovery is seen soon
 SPARE = 5.0  # seconds beyond a probe's limit until its future is given up: the engine's timer answers first
 _log = logging.getLogger(__name__)
 
 
 class Prober:
-    """Decides when to probe and what a probe's answer means. ``ask`` starts one and returns its future."""
+    """Decides when to probe and what a probe's answer means. ``ask`` starts one and returns its future;
+    ``on_unstable`` is told, by the prober's thread, when UNSTABLE_LIMIT probes in a row were,
+    ``on_agreed`` when one was answered as ever."""
 
     def __init__(
         self,
@@ -34,9 +37,13 @@ class Prober:
         interval: float,
         golden_interval: float,
         timeout: float,
+        on_unstable: Callable[[], None] = lambda: None,
+        on_agreed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
+        self._on_unstable = on_unstable
+        self._on_agreed = on_agreed
         self._interval = interval
         self._golden_interval = golden_interval
         self._timeout = timeout
@@ -134,6 +141,10 @@ class Prober:
             # busy, stopping, loading: the probe was not run and shows nothing
             self._evidence = known
         _tell(before, known, verdict, now - started)
+        if known.unstable == UNSTABLE_LIMIT and before.unstable < UNSTABLE_LIMIT:
+            self._on_unstable()
+        elif verdict.reason is None and not known.unstable:
+            self._on_agreed()
 
     def _run(self) -> None:
         while not self._stopped:

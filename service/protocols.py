@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -50,6 +50,35 @@ class Model(Predictor, Protocol):
 
     def close(self) -> None:
         """Give back what it holds. May be called more than once, and while ``judge`` is stuck."""
+
+
+@runtime_checkable
+class Movable(Model, Protocol):
+    """A model that can hold copies of itself on several devices: what the memory ladder stands on.
+
+    What it says of ``device`` and ``dtype`` is where ``judge`` computes; ``move`` changes it.
+    """
+
+    @property
+    def places(self) -> Sequence[str]:
+        """The devices it may compute on, the one it was loaded for first; empty while nothing is loaded."""
+
+    def move(self, device: str) -> None:
+        """Compute on ``device`` from the next ``judge`` on; reads the weights again where they are not there.
+        Raises InferenceErrors and ModelErrors, and stays where it was then."""
+
+    def attempt(self, device: str, pairs: Sequence[Pair]) -> Sequence[Mapping[str, float]]:
+        """What ``judge`` would answer on ``device``. Keeps the copy there if it succeeds. Another thread may
+        judge elsewhere meanwhile."""
+
+    def release(self, device: str) -> None:
+        """Drop the copy on ``device`` and the memory cached for it."""
+
+    def empty_cache(self) -> None:
+        """Give back memory that is held and not used. May be called by any thread."""
+
+    def reserved(self) -> tuple[int, int]:
+        """Bytes of GPU memory this process has reserved, and how many of those are in use. Asks no driver."""
 
 
 class Journal(Protocol):

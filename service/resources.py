@@ -52,15 +52,23 @@ GpuReader = Callable[[], tuple[str, int, int] | None]
 
 
 class Sampler:
-    """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one."""
+    """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one;
+    ``on_sample`` is called with each sample, by the sampling thread."""
 
     def __init__(
-        self, folders: Sequence[Path], gpu: GpuReader, *, period: float = 2.0, cgroups: Path = CGROUPS
+        self,
+        folders: Sequence[Path],
+        gpu: GpuReader,
+        *,
+        period: float = 2.0,
+        cgroups: Path = CGROUPS,
+        on_sample: Callable[[Resources], None] = lambda sample: None,
     ) -> None:
         self._folders = tuple(folders)
         self._gpu = gpu
         self._period = period
         self._cgroups = cgroups
+        self._on_sample = on_sample
         self._process = psutil.Process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
@@ -99,6 +107,7 @@ class Sampler:
         while not self._stop.is_set():
             with suppress(Exception):  # the old sample stays, and its age tells
                 self._latest = self.sample()
+                self._on_sample(self._latest)
             self._stop.wait(self._period)
 
 

@@ -51,6 +51,16 @@ def _seconds(low: float, high: float) -> Kind:
     return _number(float, low, high, "seconds")
 
 
+def _size() -> Kind:
+    def parse(text: str) -> object:
+        found = re.fullmatch(r"(\d{1,18})([KMGT]?)(i?B)?", text, re.IGNORECASE)
+        if not found:
+            raise ValueError
+        return int(found[1]) << 10 * " KMGT".index(found[2].upper() or " ")
+
+    return Kind(parse, "bytes, or a number with K, M, G or T (of 1024); 0 is off", "SIZE")
+
+
 def _choice(*names: str) -> Kind:
     def parse(text: str) -> object:
         if text not in names:
@@ -103,7 +113,12 @@ class Settings:
         str, Option("OFA_MODEL", _MODEL, "the model: 'demo', a folder in ModelScope's format, or a hub id")
     ] = DEFAULT_MODEL
     revision: Annotated[
-        str | None, Option("OFA_MODEL_REVISION", _WORD, "the hub revision to pin; unset keeps what was fetched, or fetches the newest")
+        str | None,
+        Option(
+            "OFA_MODEL_REVISION",
+            _WORD,
+            "the hub revision to pin; unset keeps what was fetched, or fetches the newest",
+        ),
     ] = None
     cache_dir: Annotated[
         Path | None,
@@ -213,6 +228,30 @@ class Settings:
             "a probe runs this often even under traffic, to compare its label",
         ),
     ] = 300.0
+    trial_pause: Annotated[
+        float,
+        Option(
+            "OFA_TRIAL_PAUSE",
+            _seconds(0.05, 300),
+            "pause before the GPU is tried again after its memory ran out; it doubles, up to 300 s",
+        ),
+    ] = 5.0
+    max_rss: Annotated[
+        int,
+        Option(
+            "OFA_MAX_RSS",
+            _size(),
+            "the process restarts when its resident memory stays above this",
+        ),
+    ] = 0
+    max_gpu_memory: Annotated[
+        int,
+        Option(
+            "OFA_MAX_GPU_MEMORY",
+            _size(),
+            "the same for the GPU memory that it has reserved",
+        ),
+    ] = 0
     load_attempts: Annotated[
         int, Option("OFA_LOAD_ATTEMPTS", _integer(1, 100), "attempts to load the model")
     ] = 3

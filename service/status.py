@@ -121,6 +121,7 @@ class Snapshot:
     last_error: str | None = None
     started_unix: int = 0
     ready_seconds: float | None = None
+    reloads: int = 0
     fatal: int | None = None
     activity: Activity = Activity()
     evidence: Evidence = Evidence()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.app import DECODERS, PROBE_TEXT, Application, build, shown_name
+from service.app import PROBE_TEXT, Application, build, shown_name
 from service.errors import (
     DamagedFile,
     DeviceLost,
@@ -21,6 +21,7 @@ from service.errors import (
     ModelNotFound,
     ServiceError,
 )
+from service.intake import DECODERS
 from service.progress import Progress
 from service.protocols import CancelPoint
 from service.request import Pair

@@ -1,0 +1,47 @@
+"""The last things a process does: say how it ended, and end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+from service import resources
+
+EXIT_FILE: Final = "last_exit.json"
+_log = logging.getLogger(__name__)
+
+
+def write_exit(run_dir: Path, code: int, reason: str) -> None:
+    """Say in ``last_exit.json`` how this process ended: a guardian that did not start it cannot ask.
+
+    ``start_ticks`` is the start in clock ticks since boot, as in /proc/PID/stat. Failing is no reason not
+    to end.
+    """
+    try:
+        told = {
+            "pid": os.getpid(),
+            "start_ticks": resources.process_start_ticks(),
+            "exit_unix": int(time.time()),
+            "code": code,
+            "reason": reason,
+        }
+        part = run_dir / f".{EXIT_FILE}.{os.getpid()}"
+        part.write_text(json.dumps(told) + "\n", encoding="utf-8")
+        part.replace(run_dir / EXIT_FILE)
+    except OSError as error:
+        _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, its output flushed. For when a thread is left in native code: the
+    interpreter's own way out would tear libraries down under it, and end in a crash instead of ``code``."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
