@@ -60,6 +60,7 @@ help:
 	@echo 'make lint    ruff, mypy, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
+	@echo 'make faults  bring real faults upon a guarded instance and write the table (ARGS="--only kill,stop --naive")'
 	@echo 'make clean   remove environments and caches'
 	@echo
 	@echo 'Each makes its Python environment by itself. ARGS="..." is handed on to the command that is run.'
@@ -91,6 +92,10 @@ format: $(DEV)
 
 parity: $(DEV) $(REFERENCE)
 	$(BIN)/python -m parity --reference-python $(REFERENCE_VENV)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+faults: $(DEV)
+	@tests/system_packages.sh curl ps flock setsid
+	@$(BIN)/python -m tests.faults.report $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(REFERENCE_VENV) .mypy_cache .pytest_cache .ruff_cache build

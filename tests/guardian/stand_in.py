@@ -9,6 +9,7 @@ any moment by ``orders.json``:
     standstill  and its answer never changes         idle_for  listen only after these seconds
     simple      the status of /health/simple         busy_for  the same, burning the CPU
     livez       the status of /livez                 hoard     take this many MiB of memory
+    livez_fails how often /livez fails
     readyz      the status of /readyz                chatty    write this many lines to the console
     model       the model's state in /health         silent    no endpoint answers in time
 """
@@ -62,6 +63,7 @@ class Orders:
 
 class Handler(BaseHTTPRequestHandler):
     orders: Orders
+    livez_failed = 0
 
     def do_GET(self) -> None:
         note("requests", self.path)
@@ -79,12 +81,18 @@ class Handler(BaseHTTPRequestHandler):
         model = self.orders.get("model", "loaded")
         simple = self.orders.get("simple", 503 if loading else 200)
         return {
-            "/livez": (self.orders.get("livez", 200), "live"),
+            "/livez": (self._livez(), "live"),
             "/readyz": (self.orders.get("readyz", 200), "ready"),
             "/startupz": (503, f"loading: {moved}") if loading else (200, "started"),
             "/health/simple": (simple, "OK" if simple == 200 else "FAIL"),
             "/health": (simple, f'{{"status":"unhealthy","details":{{"model":"{model}"}}}}'),
         }[self.path]
+
+    def _livez(self) -> int:
+        if self.path == "/livez" and Handler.livez_failed < self.orders.get("livez_fails", 0):
+            Handler.livez_failed += 1
+            return 503
+        return int(self.orders.get("livez", 200))
 
     def log_message(self, *_: object) -> None:
         pass

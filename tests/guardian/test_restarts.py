@@ -42,12 +42,10 @@ def test_an_instance_that_is_no_longer_live_is_restarted(guarded: Guarded) -> No
 
 
 def test_an_instance_that_fails_to_be_live_twice_is_left_alone(guarded: Guarded) -> None:
-    guarded.guard(CHECK_INTERVAL=1)
+    guarded.guard()
     guarded.wait_healthy()
-    guarded.order(livez=503)
-    guarded.wait_checks(1)
-    guarded.order()
-    guarded.wait_checks(3)
+    guarded.order(livez_fails=2)
+    guarded.wait_checks(6)
     assert len(guarded.launches) == 1
 
 
