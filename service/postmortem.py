@@ -81,7 +81,9 @@ def stacks() -> Iterable[str]:
         thread = threads.get(ident)
         kind = "" if thread is None or not thread.daemon else ", daemon"
         yield f"{thread.name if thread else 'no name'} (thread {ident}{kind})"
-        for place in reversed(traceback.extract_stack(frame, limit=40)):
+        # Without the source lines: reading files is no work for a process in trouble.
+        walk = traceback.walk_stack(frame)
+        for place in traceback.StackSummary.extract(walk, limit=40, lookup_lines=False):
             yield f"    {place.filename}:{place.lineno} in {place.name}"
 
 

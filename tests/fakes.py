@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from service.engine import Engine, Limits
-from service.errors import ServiceError
+from service.errors import OutOfMemory, ServiceError
 from service.protocols import CancelPoint
 from service.request import Pair, Request, Source, Verdict
 
@@ -63,6 +63,51 @@ class FakePredictor:
         if self.behave is not None:
             return self.behave(pairs, cancel_point)
         return [YES for _ in pairs]
+
+
+class FakeGpuModel(FakePredictor):
+    """A movable model on a GPU of which ``room(device, pairs)`` says whether the memory suffices.
+
+    ``events`` tells what was done with its memory; ``crowd`` is what the process reserves and uses there.
+    """
+
+    def __init__(self, room: Callable[[str, int], bool] = lambda device, size: True) -> None:
+        super().__init__()
+        self.room = room
+        self.device = "cuda:0"
+        self.places = ("cuda:0", "cpu")
+        self.events: list[str] = []
+        self.crowd = (0, 0)
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self.device = "cuda:0"
+
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        self._demand(self.device, len(pairs))
+        return super().judge(pairs, cancel_point)
+
+    def move(self, device: str) -> None:
+        self.events.append(f"move {device}")
+        self.device = device
+
+    def attempt(self, device: str, pairs: Sequence[Pair]) -> Sequence[Mapping[str, float]]:
+        self._demand(device, len(pairs))
+        return [YES for _ in pairs]
+
+    def release(self, device: str) -> None:
+        self.events.append(f"release {device}")
+
+    def empty_cache(self) -> None:
+        self.events.append("empty cache")
+        self.crowd = (self.crowd[1], self.crowd[1])
+
+    def reserved(self) -> tuple[int, int]:
+        return self.crowd
+
+    def _demand(self, device: str, size: int) -> None:
+        if not self.room(device, size):
+            raise OutOfMemory(f"The memory of {device} is full.")
 
 
 class Gate:
