@@ -46,11 +46,11 @@ readonly WEB_APP=$ROOT/web_app.py
 readonly LIVENESS_FAILURES=3 LOGS_KEPT=3 LOG_LINES=8
 readonly EXIT_GAVE_UP=1 EXIT_USAGE=2 EXIT_HELD=3 EXIT_CONFIGURATION=78
 
-# The instance: its process, whether it is our child (else adopted), who keeps its console, what was seen of it. Times are
-# milliseconds of /proc/uptime, which no clock setting moves; empty means never, or not now.
+# The instance: its process, whether it is our child (else adopted), who keeps its console, what was seen of it.
+# Times are milliseconds of /proc/uptime, which no clock setting moves; empty means never, or not now.
 child='' child_start='' child_ours='' console='' launched_at=0
-answered='' live_failures=0 loading_since='' progress_at=0 healthy_since='' unhealthy_since='' last_answer=none last_answer_at=0
-seen_answer='' seen_cpu=0 seen_io=0 seen_at=0 oom_kills=0
+answered='' live_failures=0 loading_since='' progress_at=0 healthy_since='' unhealthy_since=''
+last_answer=none last_answer_at=0 seen_answer='' seen_cpu=0 seen_io=0 seen_at=0 oom_kills=0
 
 failures=0     # restarts since the instance was last healthy for STABLE_PERIOD
 stable=''      # this instance was
@@ -97,6 +97,7 @@ read_settings() {
   seconds UNHEALTHY_LIMIT 120; seconds START_TIMEOUT 1800; seconds START_STALL 300; seconds STABLE_PERIOD 60
   seconds STOP_TIMEOUT 30; seconds HUNG_STOP_TIMEOUT 2; seconds KILL_TIMEOUT 10
   seconds BACKOFF_FIRST 1; seconds BACKOFF_LIMIT 60
+  ((CHECK_INTERVAL_MS && CHECK_TIMEOUT_MS && WATCH_INTERVAL_MS)) || usage_error 'an interval of 0 seconds is none'
   readonly MAX_RESTARTS=${MAX_RESTARTS:-5} LOG_BYTES=${GUARDIAN_LOG_BYTES:-1048576} NOTIFY_COMMAND=${NOTIFY_COMMAND:-}
   [[ $MAX_RESTARTS =~ ^[0-9]{1,6}$ ]] || usage_error "MAX_RESTARTS=$MAX_RESTARTS is not a whole number"
   [[ $LOG_BYTES =~ ^[0-9]{1,12}$ ]] || usage_error "GUARDIAN_LOG_BYTES=$LOG_BYTES is not a number of bytes"
@@ -105,8 +106,9 @@ read_settings() {
   HEALTH_HOST=$(told --health-host OFA_HEALTH_HOST 0.0.0.0)
   PORT=$(told --port OFA_PORT 7860)
   HEALTH_PORT=$(told --health-port OFA_HEALTH_PORT 8000)
-  readonly HOST HEALTH_HOST PORT HEALTH_PORT
   [[ $PORT =~ ^[0-9]{1,5}$ && $HEALTH_PORT =~ ^[0-9]{1,5}$ ]] || usage_error "the ports $PORT, $HEALTH_PORT are no numbers"
+  PORT=$((10#$PORT)) HEALTH_PORT=$((10#$HEALTH_PORT))
+  readonly HOST HEALTH_HOST PORT HEALTH_PORT
   ((HEALTH_PORT > 0)) || usage_error 'the health port may not be 0: it could not be watched'
   local host=$HEALTH_HOST
   case $host in 0.0.0.0 | '') host=127.0.0.1 ;; ::) host='[::1]' ;; *:*) host="[$host]" ;; esac
@@ -397,12 +399,12 @@ command_stop() {
   if read_pid_file; then
     child=$file_pid child_start=$file_start
     stop_instance "$STOP_TIMEOUT_MS" || exit "$EXIT_GAVE_UP"
+    echo "stopped process $file_pid"
   elif [[ -z $guardian ]]; then
     echo "nothing runs in $RUN_DIR"
-    return
   fi
-  exec 9<&-
-  echo stopped
+  [[ -z $guardian ]] || echo "stopped guardian $guardian"
+  exec 9<&- # a restart goes on from here
 }
 
 command_restart() {

@@ -4,9 +4,10 @@
 
 # fetch PATH: sets `status` (000 when there was no answer) and the start of `answer`.
 fetch() {
-  local text
-  text=$(curl -q -sS --noproxy '*' --max-time "$((CHECK_TIMEOUT_MS / 1000)).$((CHECK_TIMEOUT_MS % 1000 / 100))" \
-    --max-filesize 65536 -w '\n%{http_code}' -- "$BASE_URL$1" 2>/dev/null 9>&-)
+  local text limit
+  printf -v limit '%d.%03d' $((CHECK_TIMEOUT_MS / 1000)) $((CHECK_TIMEOUT_MS % 1000))
+  text=$(curl -q -sS --noproxy '*' --max-time "$limit" --max-filesize 65536 -w '\n%{http_code}' \
+    -- "$BASE_URL$1" 2>/dev/null 9>&-)
   status=${text##*$'\n'} answer=${text%$'\n'*}
   [[ $status =~ ^[0-9]{3}$ ]] || status=000
   answer=${answer:0:600}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +37,15 @@ def test_start_status_restart_stop(guarded: Guarded) -> None:
     assert not guarded.instance.runs
     assert guarded.command("status").returncode == 3
     assert "nothing runs" in guarded.command("stop").stdout
+
+
+def test_restart_starts_what_does_not_run(guarded: Guarded) -> None:
+    done = guarded.command("restart", "--", "--model", "demo")
+    try:
+        assert done.returncode == 0, done.stderr
+        guarded.wait_launches(1)
+    finally:
+        assert guarded.command("stop").returncode == 0
 
 
 def test_status_tells_an_unhealthy_instance(guarded: Guarded) -> None:
@@ -85,6 +93,7 @@ def test_help_is_the_header(guarded: Guarded) -> None:
         (["--model", "demo"], {}, "go after --"),
         ([], {"CHECK_INTERVAL": "soon"}, "CHECK_INTERVAL=soon"),
         ([], {"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1"),
+        ([], {"WATCH_INTERVAL": "0"}, "interval of 0"),
         ([], {"OFA_HEALTH_PORT": "0"}, "may not be 0"),
         ([], {"OFA_HEALTH_PORT": "http"}, "no numbers"),
         ([], {"OFA_RUN_DIR": "/proc/nowhere"}, "cannot be made"),
@@ -98,9 +107,3 @@ def test_a_wrong_call_is_refused_and_says_why(
     assert refused.returncode == 2
     assert told in refused.stderr
     assert guarded.launches == []
-
-
-def test_the_scripts_are_clean() -> None:
-    scripts = [ROOT / "guardian.sh", *sorted((ROOT / "guardian").glob("*.sh"))]
-    for script in scripts:
-        assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
