@@ -50,7 +50,7 @@ define make_venv
 	fi
 endef
 
-.PHONY: help setup demo run test lint format parity clean
+.PHONY: help setup demo run test lint format parity faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
