@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw
 
 PAUSE = 0.2
-"""Seconds a user waits between an answer and the next question."""
+"""Seconds a user waits between an answer and the next question; after a refusal always."""
 
 
 class Outcome(NamedTuple):
@@ -108,6 +108,8 @@ class Users:
             outcome = ask(self._page, self._picture, f"there are {number} circles, question {asked}")
             with self._lock:
                 self._outcomes.append(outcome)
+            if outcome.kind == "refused":
+                self._enough.wait(PAUSE)
 
     @property
     def outcomes(self) -> list[Outcome]:
