@@ -1,4 +1,4 @@
-"""Writes `card.json` and its example pictures: what the page shows of this model. `python -m models.demo.card`."""
+"""Writes `card.json` and its example pictures, which the page shows: `python -m models.demo.card`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ HERE = Path(__file__).parent
 #: Categories that reach 90 % on both renderers; any other leaves the card and the page's examples.
 KNOWN = ("existence", "colour", "maybe")
 _KNOWS = {
-    "en": "This small demo model knows simple pictures of coloured shapes and nothing else: up to five circles, "
-    "squares, triangles, stars and crosses in eight colours. About anything else its answer means nothing.",
-    "zh": "这个小型演示模型只认识由彩色图形组成的简单图片：最多五个圆形、正方形、三角形、星形和十字形，共八种颜色。"
+    "en": "This small demo model knows simple pictures of coloured shapes and nothing else: up to five "
+    "circles, squares, triangles, stars and crosses in eight colours. About anything else its answer means "
+    "nothing.",
+    "zh": "这个小型演示模型只认识由彩色图形组成的简单图片："
+    "最多五个圆形、正方形、三角形、星形和十字形，共八种颜色。"
     "对其他任何内容，它的回答都没有意义。",
 }
 

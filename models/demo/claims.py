@@ -53,8 +53,8 @@ class Count:
 
 @dataclass(frozen=True)
 class Is:
-    """ "The circle is blue". With several circles that differ it is left open, unless `each` ("every circle is
-    blue") asks for all of them; without a circle it is false. Negated, it needs a circle."""
+    """ "The circle is blue". With several circles that differ it is left open, unless `each` asks for all of
+    them ("every circle is blue"); without a circle it is false. Negated, it needs a circle."""
 
     kind: Kind
     quality: Kind

@@ -1,7 +1,7 @@
 """Measures the committed weights on held-out pairs: `python -m models.demo.evaluate [--write-card]`.
 
-Prints the tables of the model card; with `--write-card` it also writes them between the card's markers and draws
-right and wrong examples. Under three minutes on two CPU cores.
+Prints the tables of the model card; with `--write-card` it also writes them between the card's markers and
+draws right and wrong examples. Under three minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -72,20 +72,17 @@ def calibration(judged: Sequence[Judged]) -> tuple[float, float]:
 
 def table(categories: Sequence[str], results: dict[str, list[Judged]], baseline: TextOnly) -> list[str]:
     """Accuracy of each category with each renderer, and what the words alone would have got."""
-    lines = [
-        "| category | pairs | primary renderer | second renderer | words alone |",
-        "|---|---|---|---|---|",
-    ]
+    names = " | ".join(f"{name} renderer" for name in results)
+    lines = [f"| category | pairs | {names} | words alone |", "|---" * (len(results) + 3) + "|"]
+    sentences = [one.pair.sentence for one in next(iter(results.values()))]
     for category in (*categories, "all"):
-        cells = []
+        chosen = [sentence for sentence in sentences if category in ("all", sentence.category)]
+        blind = sum(baseline.guess(sentence) == sentence.answer for sentence in chosen) / max(1, len(chosen))
+        cells = [f"**{category}**" if category == "all" else category, str(len(chosen))]
         for judged in results.values():
             rows = [one for one in judged if category in ("all", one.pair.sentence.category)]
             cells.append(f"{accuracy(rows):.1%}")
-        first = [one.pair.sentence for one in results["primary"]]
-        chosen = [sentence for sentence in first if category in ("all", sentence.category)]
-        blind = sum(baseline.guess(sentence) == sentence.answer for sentence in chosen) / max(1, len(chosen))
-        name = f"**{category}**" if category == "all" else category
-        lines.append(f"| {name} | {len(chosen)} | {' | '.join(cells)} | {blind:.1%} |")
+        lines.append("| " + " | ".join([*cells, f"{blind:.1%}"]) + " |")
     return lines
 
 
@@ -99,9 +96,9 @@ def compare_precision(full: Path, stored: Sequence[Judged]) -> str:
     same = sum(a.label == b.label for a, b in zip(exact, stored, strict=True)) / len(exact)
     worst = max(abs(a.scores[k] - b.scores[k]) for a, b in zip(exact, stored, strict=True) for k in a.scores)
     return (
-        f"Half precision: {accuracy(stored):.2%} right with the stored fp16 weights, {accuracy(exact):.2%} with the "
-        f"fp32 weights they were rounded from; {same:.2%} of the verdicts agree, the largest difference of a "
-        f"probability is {worst:.3f}."
+        f"Half precision: {accuracy(stored):.2%} right with the stored fp16 weights, {accuracy(exact):.2%} "
+        f"with the fp32 weights they were rounded from; {same:.2%} of the verdicts agree, the largest "
+        f"difference of a probability is {worst:.3f}."
     )
 
 
@@ -140,12 +137,14 @@ def report(
     """The evaluation as Markdown, and the verdicts it rests on."""
     model = EntailmentModel.load(HERE)
     results = {name: judge(model, held_out(pairs, categories, name)) for name in renderers}
-    lines = table(categories, {"primary": results[renderers[0]], **results} if "primary" not in results else results,
-                  TextOnly(categories))  # fmt: skip
+    lines = table(categories, results, TextOnly(categories))
     for name, judged in results.items():
         share, right = calibration(judged)
-        lines += ["", f"Calibration ({name} renderer): {share:.1%} of the verdicts are more than 90 % sure, and "
-                      f"{right:.2%} of those are right."]  # fmt: skip
+        lines += [
+            "",
+            f"Calibration ({name} renderer): {share:.1%} of the verdicts are more than 90 % sure, "
+            f"and {right:.2%} of those are right.",
+        ]
     return "\n".join(lines), results
 
 

@@ -11,6 +11,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
 from models.demo import sentences
+from models.demo.phrases import NUMBERS
 from models.demo.unseeable import OUT_OF_WORLD, UNSEEABLE
 from models.demo.world import COLOURS, SHAPES
 from ofa.network import OFA
@@ -19,7 +20,7 @@ from ofa.tokenizer import BIN_TOKENS, CODE_TOKENS
 
 ANSWERS = ("no", "yes", "maybe")
 #: One-word answers to the open questions that only training asks.
-WORDS = (*SHAPES, *COLOURS, "small", "large", "left", "right", "top", "bottom", *sentences.NUMBERS)
+WORDS = (*SHAPES, *COLOURS, "small", "large", "left", "right", "top", "bottom", *NUMBERS)
 VOCABULARY = 1300
 MAX_SOURCE = 60
 #: Short, for every token costs training time; with one slot, for this model knows no premises.

@@ -1,4 +1,4 @@
-"""Held-out pairs of picture and sentence, from seeds that training never uses, and what the words alone betray."""
+"""Held-out pairs of picture and sentence, from seeds training never uses; what the words alone betray."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def held_out(
 
 
 class TextOnly:
-    """The best guess from the words alone, learnt from the grammar's own output: the baseline of every accuracy."""
+    """The best guess from the words alone, learnt from the grammar's output: the baseline."""
 
     def __init__(self, categories: Sequence[str], sentences: int = 60_000, seed: int = 5) -> None:
         rng = random.Random(seed)

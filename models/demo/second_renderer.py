@@ -1,7 +1,7 @@
 """A second, independent way to draw a scene, for testing: signed distances in numpy, no code of `render.py`.
 
-Edges are smoothed by distance instead of supersampling, shades come from their own palette, backgrounds are plain,
-vignetted, striped or speckled; scenes for it are sampled with other sizes, places and formats (`world.SECOND`).
+Edges are smoothed by distance instead of supersampling, shades come from their own palette, backgrounds are
+plain, vignetted, striped or speckled; scenes for it have other sizes, places and formats (`world.SECOND`).
 """
 
 from __future__ import annotations

@@ -63,13 +63,18 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
 
 
 def export(training: Path, out: Path) -> None:
-    """Write `pytorch_model.bin` from the running mean of the second stage's weights."""
+    """Write `pytorch_model.bin` from the running mean of the second stage's weights.
+
+    `full_precision.bin` among the states keeps them unrounded, for the evaluation to compare.
+    """
     state = torch.load(training / "language.pt", weights_only=True)
     network = small_network(Tokenizer.from_folder(HERE))
     network.load_state_dict({**state["network"], **state["mean"]}, strict=False)
     network.tie_embeddings()
     blind_pictures(network)
-    model_folder.write_weights(whole_network(network), out)
+    whole = whole_network(network)
+    torch.save(whole.state_dict(), training / "full_precision.bin")
+    model_folder.write_weights(whole, out)
 
 
 def main() -> None:
