@@ -1,0 +1,357 @@
+"""What the application does about itself: reload, degrade, hang, reach its memory limit."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.app import Application, build
+from service.errors import (
+    DamagedFile,
+    DamagedFolder,
+    MemoryLimitReached,
+    ServiceError,
+    UnsupportedModel,
+)
+from service.memory_limit import MemoryLimit
+from service.prober import UNSTABLE_LIMIT
+from service.resources import Resources, Use
+from service.settings import Settings
+from service.status import Phase
+from tests.fakes import NO, PATIENCE, YES, FakeGpuModel, FakePredictor, Gate
+from tests.service.test_app import Hub, until
+
+PICTURE = Image.new("RGB", (32, 24), (200, 10, 10))
+NAN = {"Yes": float("nan"), "No": 0.5, "Maybe": 0.5}
+Build = Callable[..., Application]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Build]:
+    made: list[Application] = []
+
+    def _make(
+        fake: FakePredictor,
+        hub: Hub | None = None,
+        leave: Callable[[int], object] | None = None,
+        **settings: object,
+    ) -> Application:
+        quick = {"load_pause": 0.0, "probe_interval": 0.05, "trial_pause": 0.05}
+        told = Settings(run_dir=tmp_path, **(quick | settings))  # type: ignore[arg-type]
+        made.append(build(told, model=fake, resolve=hub or Hub(), leave=leave))
+        return made[-1]
+
+    yield _make
+    for application in made:
+        application.stop(0.0)
+
+
+class Weights(FakePredictor):
+    """Answers what its weights say; loading them anew mends them, ``mends`` times."""
+
+    def __init__(self, mends: int) -> None:
+        super().__init__(lambda pairs, cancel: [self.scores for _ in pairs])
+        self.scores: Mapping[str, float] = YES
+        self.mends = mends
+        self.loads = 0
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self.loads += 1
+        if self.loads > 1 and self.mends > 0:
+            self.mends -= 1
+            self.scores = YES
+
+
+# ---- the golden probe ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [NO, NAN], ids=["another label", "not finite"])
+def test_a_model_that_probes_wrongly_is_loaded_again_from_verified_files(
+    make: Build, wrong: Mapping[str, float]
+) -> None:
+    model, hub = Weights(mends=1), Hub()
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = wrong
+    until(lambda: application.snapshot().reloads == 1)
+    until(lambda: application.report().healthy)
+    assert hub.asked == ["quick", "full"]
+    assert model.loads == 2
+    assert application.fatal is None
+    assert application.submit(PICTURE, "a").result(PATIENCE).label == "Yes"
+
+
+def test_while_it_is_loaded_again_that_is_seen_and_requests_are_answered_so(make: Build) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    class SlowSecondTime(Hub):
+        def __call__(self, model: str, **more: object) -> Path:
+            folder = super().__call__(model, **more)  # type: ignore[arg-type]
+            if len(self.asked) == 2:
+                arrived.set()
+                assert go.wait(PATIENCE)
+            return folder
+
+    model = Weights(mends=1)
+    application = make(model, SlowSecondTime())
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NO
+    assert arrived.wait(PATIENCE)
+    report = application.report()
+    assert (report.details["model"], report.healthy) == ("loading", False)
+    assert (report.live.ok, report.startup.ok, report.ready.ok) == (True, True, False)
+    assert application.submit(PICTURE, "a").result(0).reason == "loading"
+    go.set()
+    until(lambda: application.report().healthy)
+
+
+def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build, tmp_path: Path) -> None:
+    model, hub = Weights(mends=0), Hub()
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    assert application.wait(PATIENCE)
+    assert application.fatal == 1
+    assert hub.asked == ["quick", "full"]
+    assert application.snapshot().phase is Phase.FAILED
+    application.stop(0.0)
+    told = json.loads((tmp_path / "last_exit.json").read_text())
+    assert told["reason"] == "The model answers its probe wrongly even after it was loaded again."
+
+
+def test_a_mended_model_may_be_mended_again_later(make: Build) -> None:
+    model = Weights(mends=2)
+    application = make(model)
+    application.start()
+    for reloads in (1, 2):
+        until(lambda: application.report().healthy)
+        model.scores = NO
+        until(lambda reloads=reloads: application.snapshot().reloads == reloads)
+    until(lambda: application.report().healthy)
+    assert application.fatal is None
+
+
+def test_fewer_than_the_limit_of_wrong_probes_reload_nothing(make: Build) -> None:
+    wrong = iter([YES, *[NO] * (UNSTABLE_LIMIT - 1)])
+    model, hub = FakePredictor(lambda pairs, cancel: [next(wrong, YES)]), Hub()
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.snapshot().evidence.probes > UNSTABLE_LIMIT + 1)
+    assert application.report().healthy
+    assert hub.asked == ["quick"]
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+
+
+def test_a_service_on_the_cpu_for_want_of_gpu_memory_is_degraded_and_ready(make: Build) -> None:
+    full = threading.Event()
+    model = FakeGpuModel(lambda device, size: device == "cpu" or not full.is_set())
+    application = make(model)
+    application.start()
+    until(lambda: application.report().healthy)
+    full.set()
+    verdict = application.submit(PICTURE, "a").result(PATIENCE)
+    assert (verdict.label, verdict.device, verdict.reason) == ("Yes", "cpu", None)
+    snapshot = application.snapshot()
+    assert snapshot.degraded == "computing on the CPU: the memory of cuda:0 is full"
+    assert snapshot.device == "cpu"
+    report = application.report()
+    assert (report.ready.ok, report.live.ok) == (True, True)
+    full.clear()
+    until(lambda: application.snapshot().degraded is None)
+    assert application.snapshot().device == "cuda:0"
+    assert application.submit(PICTURE, "a").result(PATIENCE).device == "cuda:0"
+
+
+def sample(rss: int) -> Resources:
+    return Resources(at=0.0, memory=Use(1, 10), memory_by="host", disk=Use(1, 10), process_memory=rss)
+
+
+class Limited:
+    """A memory limit, what it did, and the GPU memory held."""
+
+    def __init__(self, **limits: int) -> None:
+        self.did: list[object] = []
+        self.held = 0
+        self.limit = MemoryLimit(
+            **({"rss": 0, "gpu": 0} | limits),
+            held=lambda: self.held,
+            empty_cache=lambda: self.did.append("emptied"),
+            on_reached=self.did.append,
+        )
+
+
+def test_over_its_limit_the_caches_are_emptied_first() -> None:
+    limited = Limited(rss=100)
+    for rss in (100, 101, 99, 101, 50):
+        limited.limit.look(sample(rss))
+    assert limited.did == ["emptied", "emptied"]
+
+
+@pytest.mark.parametrize("limits", [{"rss": 100 << 20}, {"gpu": 100 << 20}])
+def test_what_an_emptied_cache_does_not_mend_ends_the_process_once(limits: dict[str, int]) -> None:
+    limited = Limited(**limits)
+    limited.held = 200 << 20
+    for _ in range(4):
+        limited.limit.look(sample(200 << 20))
+    emptied, reached = limited.did
+    assert emptied == "emptied"
+    assert isinstance(reached, MemoryLimitReached)
+    assert "200 MiB, over the limit of 100 MiB" in reached.message
+    assert reached.exit_code == 75
+
+
+def test_without_a_limit_nothing_is_done() -> None:
+    limited = Limited()
+    limited.held = 1 << 40
+    limited.limit.look(sample(1 << 40))
+    limited.limit.look(sample(1 << 40))
+    assert limited.did == []
+
+
+def test_the_limit_drains_and_leaves_with_75(make: Build, tmp_path: Path) -> None:
+    gate = Gate()
+    model = FakePredictor()
+    application = make(model)
+    application.load()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    running = application.submit(PICTURE, "running")
+    assert gate.entered.wait(PATIENCE)
+    application.lost(MemoryLimitReached("The resident memory is 3 MiB."))
+    assert application.wait(PATIENCE)
+    assert application.fatal == 75
+    assert application.submit(PICTURE, "a").result(0).reason == "stopping"
+    gate.opened.set()
+    assert application.stop(PATIENCE) is True
+    assert running.result(0).label == "Yes"
+    told = json.loads((tmp_path / "last_exit.json").read_text())
+    assert (told["code"], told["reason"]) == (75, "The resident memory is 3 MiB.")
+
+
+# ---- a computation that never ends -----------------------------------------------------------------------
+
+
+def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Path) -> None:
+    secret = "a private sentence nobody may read"
+    left: list[int] = []
+    gone = threading.Event()
+
+    def leave(code: int) -> None:
+        left.append(code)
+        gone.set()
+
+    model = FakePredictor()
+    application = make(model, leave=leave, probe_interval=60, timeout=0.05, cancel_grace=0.05, hang_limit=0.1)
+    application.start()
+    until(lambda: application.report().healthy)
+    application.submit(PICTURE, secret).result(PATIENCE)
+    gate = model.behave = Gate(listens=False)
+    try:
+        assert application.submit(PICTURE, secret).result(PATIENCE).reason == "timeout"
+        assert gone.wait(PATIENCE)
+        assert left == [70]
+        assert not application.report().live.ok
+        told = json.loads((tmp_path / "last_exit.json").read_text())
+        assert told["code"] == 70
+        (path,) = tmp_path.glob("postmortem-*.txt")
+        text = path.read_text()
+        assert "engine (thread" in text
+        assert "fakes.py" in text  # where the engine's thread is stuck
+        assert "orphaned=True" in text
+        assert f"api: {len(secret)} chars, 32x24, answered" in text
+        assert f"api: {len(secret)} chars, 32x24, timeout" in text
+        assert "private" not in text
+    finally:
+        gate.opened.set()
+
+
+def test_a_script_is_told_and_not_ended(make: Build) -> None:
+    gate = Gate(listens=False)
+    model = FakePredictor()
+    application = make(model, probe_interval=60, timeout=0.05, cancel_grace=0.05, hang_limit=0.1)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    try:
+        application.submit(PICTURE, "a")
+        assert application.wait(PATIENCE)
+        assert application.fatal == 70
+        assert application.submit(PICTURE, "a").result(0).reason == "stopping"
+    finally:
+        gate.opened.set()
+
+
+# ---- loading ---------------------------------------------------------------------------------------------
+
+
+class Unloadable(FakePredictor):
+    """Fails to load with ``error``."""
+
+    def __init__(self, error: ServiceError) -> None:
+        super().__init__()
+        self.error = error
+
+    def load(self, folder: Path) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("name", ["demo", "folder"])
+def test_a_damaged_local_folder_is_not_tried_again_for_nobody_can_fetch_it(
+    name: str, make: Build, tmp_path: Path
+) -> None:
+    hub = Hub()
+    model = "demo" if name == "demo" else str(tmp_path)
+    application = make(Unloadable(DamagedFile("pytorch_model.bin is damaged.")), hub, model=model)
+    assert application.load() is False
+    assert len(hub.asked) == 1
+    assert application.fatal == DamagedFolder.exit_code == 78
+    assert application.snapshot().last_error == "pytorch_model.bin is damaged."
+
+
+def test_weights_of_another_architecture_are_not_tried_again(make: Build) -> None:
+    hub = Hub()
+    application = make(Unloadable(UnsupportedModel("the weights do not fit config.json.")), hub)
+    assert application.load() is False
+    assert len(hub.asked) == 1
+    assert application.fatal == 78
+
+
+# ---- decoding --------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_gets_no_place_for_decoding_is_in_the_slow_log(
+    make: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    go = threading.Event()
+
+    class Slow(FakePredictor):
+        def prepare(self, image: Image.Image) -> Image.Image:
+            assert image.size == (64, 64) or go.wait(PATIENCE)
+            return image
+
+    application = make(Slow(), timeout=0.1, probe_interval=60)
+    application.load()
+    callers = [threading.Thread(target=application.submit, args=(PICTURE, "abc")) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    until(lambda: application._intake._decoding._value == 0)
+    assert application.submit(PICTURE, "abcde").result(0).reason == "timeout"
+    go.set()
+    for caller in callers:
+        caller.join(PATIENCE)
+    (line,) = [
+        r.getMessage() for r in caplog.records if r.name == "slow_requests" and "5 chars" in r.getMessage()
+    ]
+    assert line.split("\t")[1:3] == ["TIMEOUT", "5 chars"]
+    assert line.split("\t")[4] == "decoding"
