@@ -1,0 +1,117 @@
+"""Starts the service with faults raised at the lowest seam: in torch's CUDA functions and the network itself.
+
+    python tests/faults/inside.py web_app.py --model demo …
+
+Everything of ours runs as it is, its mapping of foreign errors included. On a machine without CUDA one is
+pretended: torch says that there is a GPU, and the network that was asked for on it computes on the CPU. With
+CUDA there the same faults are raised over the real one.
+
+``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
+(without either, for good), "on": the device it is bound to, if to one}. ``FAULT`` in the environment is the
+same for the start. Kinds: ``oom``, ``assert``, ``nan``, ``memory``, ``stuck`` (a forward pass that hears no
+cancel point), ``gil`` (one that keeps the interpreter's lock), ``grow`` (a leak of 64 MiB a question).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402  # the path has to be there first
+
+from ofa.model import EntailmentModel  # noqa: E402
+
+ORDER = Path(os.environ["OFA_RUN_DIR"]) / "fault.json"
+GIB = 1 << 30
+REAL = torch.cuda.is_available()
+real_load = EntailmentModel.load.__func__
+real_judge = EntailmentModel.judge
+leaked: list[bytearray] = []
+
+
+class Order:
+    """The fault that is ordered now, and whether it is still on."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.fault: dict[str, Any] = {}
+        self.since = 0.0
+        self.done = 0
+
+    def kind(self, device: str) -> str:
+        """What to do to this forward pass; "" for nothing."""
+        text = ORDER.read_text() if ORDER.exists() else os.environ.get("FAULT", "{}")
+        if text != self.text:
+            self.text, self.fault = text, json.loads(text)
+            self.since, self.done = time.monotonic(), 0
+        fault = self.fault
+        if not fault or fault.get("on", device) != device:
+            return ""
+        if self.done >= fault.get("times", 1 << 60):
+            return ""
+        if time.monotonic() - self.since >= fault.get("seconds", 1 << 60):
+            return ""
+        self.done += 1
+        return str(fault["kind"])
+
+
+order = Order()
+
+
+def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
+    kind = order.kind("cuda" if getattr(self, "on_gpu", self.device.type == "cuda") else "cpu")
+    if kind == "oom":
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    if kind == "assert":
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+    if kind == "memory":
+        raise MemoryError
+    if kind == "stuck":
+        while True:
+            time.sleep(1)
+    if kind == "gil":
+        ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the lock while it calls
+    if kind == "grow":
+        leaked.append(bytearray(os.urandom(1 << 20) * 64))
+    results = real_judge(self, pairs, cancel_point)
+    return [dict.fromkeys(result, float("nan")) for result in results] if kind == "nan" else results
+
+
+def load(cls: Any, folder: Any, device: str = "cpu", dtype: Any = torch.float32) -> EntailmentModel:
+    if device != "cpu" and order.kind("cuda-load") == "oom":
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", dtype)
+    model.on_gpu = device != "cpu"  # type: ignore[attr-defined]
+    return model
+
+
+def pretend_cuda() -> None:
+    answers = {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_name": "a pretended GPU",
+        "mem_get_info": (6 * GIB, 8 * GIB),
+        "memory_reserved": GIB,
+        "memory_allocated": GIB,
+        "empty_cache": None,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+
+
+if __name__ == "__main__":
+    if not REAL and os.environ.get("PRETEND_CUDA") == "1":
+        pretend_cuda()
+    EntailmentModel.judge = judge  # type: ignore[method-assign]
+    EntailmentModel.load = classmethod(load)  # type: ignore[assignment, method-assign]
+    sys.argv = sys.argv[1:]
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")

@@ -1,0 +1,321 @@
+"""Faults inside the real process, each made at the lowest seam and watched from outside.
+
+What is looked at every time: what the user got, how the fault was told (health, livez, log, exit code), and
+that the service came back, or left with the code that makes the guardian start it again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.instance import Instance
+from tests.process.conftest import red_circle
+
+__all__ = ["red_circle"]
+
+TEXT = "there is a red circle"
+QUICK = {
+    "OMP_NUM_THREADS": "1",
+    "OFA_THREADS": "1",
+    "OFA_TIMEOUT": "30",
+    "OFA_PROBE_TIMEOUT": "30",
+    "OFA_TRIAL_PAUSE": "0.5",
+}
+Start = Callable[..., Instance]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as running:
+
+        def _start(program: str = "health_api.py", *arguments: str, **environment: str) -> Instance:
+            return running.enter_context(
+                Instance(
+                    tmp_path / "run",
+                    program,
+                    *("--model", "demo", *arguments),
+                    program="tests/faults/inside.py",
+                    environment=QUICK | environment,
+                )
+            )
+
+        yield _start
+
+
+@pytest.fixture(scope="module")
+def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One instance with a (pretended) GPU for all faults that it survives."""
+    with Instance(
+        tmp_path_factory.mktemp("on-gpu"),
+        *("web_app.py", "--model", "demo"),
+        program="tests/faults/inside.py",
+        environment=QUICK | {"PRETEND_CUDA": "1"},
+    ) as instance:
+        instance.wait_healthy()
+        yield instance
+
+
+def order(instance: Instance, **fault: object) -> None:
+    """Make a fault from now on; none without arguments."""
+    part = instance.run_dir / "fault.part"
+    part.write_text(json.dumps(fault))
+    part.rename(instance.run_dir / "fault.json")
+
+
+def health(instance: Instance) -> dict[str, Any]:
+    return dict(json.loads(instance.get("/health")[1]))
+
+
+def left(instance: Instance) -> tuple[int, str]:
+    """Exit code and reason as a guardian reads them."""
+    code = instance.exit_code()
+    told = json.loads((instance.run_dir / "last_exit.json").read_text())
+    assert told["code"] == code
+    return code, told["reason"]
+
+
+# ---- memory of the GPU -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [{"times": 1}, {"times": 3, "on": "cuda"}], ids=["once", "three times"])
+def test_a_passing_lack_of_gpu_memory_costs_no_answer(
+    fault: dict[str, Any], on_gpu: Instance, red_circle: bytes
+) -> None:
+    pid = on_gpu.process.pid
+    order(on_gpu, kind="oom", **fault)
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["reason"]) == ("Yes", None)
+    assert "MEMORY | RUNG=cache emptied | DEVICE=cuda:0 | MSG=The GPU's memory is full." in on_gpu.log
+    on_gpu.wait_for("the GPU", lambda: health(on_gpu)["model"]["degraded"] is None)
+    assert health(on_gpu)["model"]["device"] == "cuda:0"
+    assert on_gpu.process.pid == pid
+
+
+def test_a_longer_lack_is_spent_on_the_cpu_with_health_ready_and_ends_on_the_gpu(
+    on_gpu: Instance, red_circle: bytes
+) -> None:
+    falls = on_gpu.log.count("DEGRADED | FROM=cuda:0 | TO=cpu")
+    order(on_gpu, kind="oom", on="cuda")
+    for _ in range(3):
+        answer = on_gpu.judge(red_circle, TEXT)
+        assert (answer["label"], answer["reason"]) == ("Yes", None)
+    told = health(on_gpu)
+    assert told["model"]["degraded"] == "computing on the CPU: the memory of cuda:0 is full"
+    assert told["model"]["device"] == "cpu"
+    assert [on_gpu.get(path)[0] for path in ("/livez", "/readyz", "/health/simple")] == [200, 200, 200]
+    assert on_gpu.log.count("DEGRADED | FROM=cuda:0 | TO=cpu") == falls + 1
+    on_gpu.wait_for("a failed trial", lambda: "TRIAL | DEVICE=cuda:0 | OUTCOME=failed" in on_gpu.log)
+    order(on_gpu)
+    on_gpu.wait_for("the GPU", lambda: health(on_gpu)["model"]["degraded"] is None)
+    assert "PROMOTED | DEVICE=cuda:0" in on_gpu.log
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["reason"]) == ("Yes", None)
+    assert "LABEL=Yes" in on_gpu.log.splitlines()[-1]
+    assert "DEVICE=cuda:0" in on_gpu.log.splitlines()[-1]
+
+
+# ---- the machine's memory, scores --------------------------------------------------------------------------
+
+
+def test_a_lack_of_the_machines_memory_ends_one_request_and_never_the_process(
+    on_gpu: Instance, red_circle: bytes
+) -> None:
+    order(on_gpu, kind="memory")
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "error")
+    order(on_gpu)
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["reason"]) == ("Yes", None)
+    assert "ERROR=OutOfMemory | MSG=The machine's memory is full." in on_gpu.log
+    on_gpu.wait_for("the GPU", lambda: health(on_gpu)["model"]["degraded"] is None)
+
+
+def test_scores_that_are_no_numbers_are_never_a_verdict(on_gpu: Instance, red_circle: bytes) -> None:
+    order(on_gpu, kind="nan", times=1)
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "error")
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["reason"]) == ("Yes", None)
+    assert "ERROR=NotFinite" in on_gpu.log
+    assert TEXT not in on_gpu.log
+
+
+def test_weights_that_went_bad_are_loaded_again_and_then_given_up(start: Start) -> None:
+    instance = start(PROBE_INTERVAL="0.2")
+    instance.wait_healthy()
+    order(instance, kind="nan")
+    words: set[str] = set()
+
+    def reloading() -> bool:
+        told = health(instance)["details"]
+        words.add(told["inference"])
+        return told["model"] == "loading" or "RELOADING" in instance.log
+
+    instance.wait_for("the reload", reloading)
+    assert "unstable" in words
+    code, reason = left(instance)
+    assert (code, reason) == (1, "The model answers its probe wrongly even after it was loaded again.")
+    assert instance.log.count("PROBE | OUTCOME=unstable") == 6
+    assert instance.log.count("MODEL_LOADING") == 2
+
+
+def test_weights_that_went_bad_once_are_mended_by_loading_them_again(start: Start) -> None:
+    instance = start(PROBE_INTERVAL="0.2")
+    instance.wait_healthy()
+    order(instance, kind="nan", times=3)
+    instance.wait_for("the reload", lambda: "RELOADING" in instance.log)
+    instance.wait_for("health", lambda: bool(health(instance)["status"] == "healthy"))
+    assert health(instance)["model"]["reloads"] == 1
+    assert instance.terminate() == 0
+
+
+# ---- the device, the limit ---------------------------------------------------------------------------------
+
+
+def test_a_lost_cuda_context_ends_the_process_with_71(start: Start, red_circle: bytes) -> None:
+    instance = start("web_app.py", PRETEND_CUDA="1")
+    instance.wait_healthy()
+    order(instance, kind="assert")
+    answer = instance.judge(red_circle, TEXT)
+    assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "error")
+    assert left(instance) == (71, "The CUDA context is lost.")
+    assert (
+        "RESTART_NEEDED | ERROR=DeviceLost | MSG=The CUDA context is lost. | CAUSE=RuntimeError"
+        in instance.log
+    )
+
+
+def test_a_process_that_outgrows_its_limit_drains_and_leaves_with_75(start: Start) -> None:
+    instance = start(PROBE_INTERVAL="0.05")
+    instance.wait_healthy()
+    held = health(instance)["figures"]["process_bytes"]
+    assert instance.terminate() == 0
+    limit = (held >> 20) + 150
+    instance = start("health_api.py", f"--max-rss={limit}M", PROBE_INTERVAL="0.05", FAULT='{"kind": "grow"}')
+    code, reason = left(instance)
+    assert code == 75
+    assert reason.startswith("The resident memory is ")
+    assert f"over the limit of {limit} MiB" in reason
+    emptied, ended = instance.log.index("the caches are emptied"), instance.log.index("RESTART_NEEDED")
+    assert emptied < ended
+
+
+# ---- time --------------------------------------------------------------------------------------------------
+
+
+def test_a_forward_pass_that_never_ends_is_answered_orphaned_and_ends_the_process_with_70(
+    start: Start, red_circle: bytes
+) -> None:
+    limits = {"OFA_TIMEOUT": "3", "OFA_CANCEL_GRACE": "0.5", "OFA_HANG_LIMIT": "4"}
+    instance = start("web_app.py", **limits)
+    instance.wait_healthy()
+    order(instance, kind="stuck")
+    answer = instance.judge(red_circle, TEXT)
+    assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "timeout")
+    instance.wait_for("the orphan", lambda: health(instance)["queue"]["state"] == "wedged")
+    assert instance.get("/livez")[0] == 200  # not yet worth killing: it may end by itself
+    assert instance.get("/readyz") == (503, "orphaned: a computation does not stop")
+    assert instance.judge(red_circle, TEXT)["reason"] == "busy"  # at once, and no place to wait in
+    assert left(instance)[0] == 70
+    (path,) = instance.run_dir.glob("postmortem-*.txt")
+    text = path.read_text()
+    assert "engine (thread" in text
+    assert "inside.py" in text  # the innermost frame of the engine's thread
+    assert f": {len(TEXT)} chars" in text
+    assert TEXT not in text + instance.log + instance.output
+    assert f"TIMEOUT\t{len(TEXT)} chars" in (instance.run_dir / "slow_requests.log").read_text()
+
+
+def test_a_thread_that_keeps_the_interpreter_leaves_its_stack_though_no_python_runs(start: Start) -> None:
+    instance = start(PROBE_INTERVAL="0.2")
+    instance.wait_healthy()
+    order(instance, kind="gil")
+    stacks = instance.run_dir / "stalled.txt"
+    instance.wait_for("the stacks", lambda: stacks.exists() and "inside.py" in stacks.read_text())
+    assert instance.process.poll() is None  # to end it is the guardian's: /livez answers nobody
+
+
+def test_overload_is_unready_with_a_time_to_wait_and_neither_dead_nor_unhealthy(
+    start: Start, red_circle: bytes
+) -> None:
+    instance = start("web_app.py", "--queue-size", "2")
+    instance.wait_healthy()
+    seen: set[tuple[int, int, int]] = set()
+    waits: set[str] = set()
+    over = time.monotonic() + 3
+
+    def user() -> list[str]:
+        told = []
+        while time.monotonic() < over:
+            answer = instance.judge(red_circle, TEXT)
+            told.append(answer["reason"] or answer["label"])
+        return told
+
+    with ThreadPoolExecutor(10) as users:
+        asked = [users.submit(user) for _ in range(10)]
+        while not all(one.done() for one in asked):
+            seen.add(tuple(instance.get(path)[0] for path in ("/livez", "/health/simple", "/readyz")))  # type: ignore[arg-type]
+            waits.update(_retry_after(instance))
+        told = [word for one in asked for word in one.result()]
+    assert set(told) == {"Yes", "busy"}
+    assert (200, 200, 503) in seen
+    assert {live for live, _, _ in seen} == {simple for _, simple, _ in seen} == {200}
+    assert waits
+    assert all(wait.isdigit() and int(wait) >= 1 for wait in waits)
+    assert instance.get("/readyz")[0] == 200
+    assert instance.terminate() == 0
+
+
+def _retry_after(instance: Instance) -> list[str]:
+    """The Retry-After of /readyz, if it asks to wait."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(instance.health + "/readyz", timeout=10).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return [error.headers["Retry-After"]]
+    return []
+
+
+# ---- loading -----------------------------------------------------------------------------------------------
+
+
+def _folder(tmp_path: Path) -> Path:
+    """The demo's folder, its files linked."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (Path(__file__).resolve().parents[2] / "models" / "demo").iterdir():
+        if path.is_file():
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another architecture"])
+def test_a_local_folder_that_cannot_work_ends_at_once_with_78(
+    damage: str, start: Start, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path)
+    broken = folder / ("pytorch_model.bin" if damage == "truncated" else "config.json")
+    whole = broken.read_bytes()
+    broken.unlink()
+    if damage == "truncated":
+        broken.write_bytes(whole[: len(whole) // 2])
+    else:
+        config = json.loads(whole)
+        broken.write_text(json.dumps(config | {"decoder_layers": config["decoder_layers"] + 1}))
+    instance = start("health_api.py", "--model", str(folder), "--load-pause", "30")
+    code, reason = left(instance)
+    assert code == 78
+    assert reason
+    assert instance.log.count("MODEL_LOADING") == 1
+    assert "MODEL_NOT_LOADED" in instance.log
