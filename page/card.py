@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Card:
-    """``knows`` says in each language what the model was trained for; empty without a card."""
+    """``knows`` says in each language what the model was trained for; empty without a card.
+
+    ``takes_premise`` is False where the model's own prompt is known to have no place for a premise.
+    """
 
     name: str = ""
     knows: dict[Language, str] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
+    takes_premise: bool = True
 
 
 def folder_of(model: str) -> Path | None:
@@ -51,8 +55,17 @@ def load(model: str) -> Card:
     card = _read(folder) if folder else None
     if card is None:
         neutral = _read(DEMO)
-        return Card(examples=neutral.examples if neutral else ())
-    return card
+        card = Card(examples=neutral.examples if neutral else ())
+    return replace(card, takes_premise=folder is None or _takes_premise(folder))
+
+
+def _takes_premise(folder: Path) -> bool:
+    """False only if the configured prompt has one slot; anything odd is for the loader to refuse."""
+    try:
+        configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
+        return str(configuration["model"]["prompt"]).count("{}") != 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def _read(folder: Path) -> Card | None:

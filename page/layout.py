@@ -73,7 +73,7 @@ def build(application: Application, *, intake: Executor, limit: float, card: Car
         gr.HTML('<div id="state" aria-live="polite"></div>', elem_id="state-host")
         with gr.Row(elem_id="desk", equal_height=False):
             with gr.Column(scale=5, min_width=320):
-                inputs = _inputs(say, frozenset(example.image for example in card.examples))
+                inputs = _inputs(say, card)
                 with gr.Row(elem_id="buttons"):
                     clear = gr.Button(say("clear"), elem_id="clear", scale=1, min_width=90)
                     judge = gr.Button(
@@ -94,8 +94,8 @@ def build(application: Application, *, intake: Executor, limit: float, card: Car
     return page
 
 
-def _inputs(say: gr.I18n, own: frozenset[Path]) -> list[Any]:
-    """Picture, sentence and premise."""
+def _inputs(say: gr.I18n, card: Card) -> list[Any]:
+    """Picture, sentence and premise; the last is there for programs even where the model takes none."""
     picture = Picture(
         type="filepath",
         label=say("picture"),
@@ -106,7 +106,7 @@ def _inputs(say: gr.I18n, own: frozenset[Path]) -> list[Any]:
         height=340,
         elem_id="picture",
     )
-    picture.own = own
+    picture.own = frozenset(example.image for example in card.examples)
     sentence = gr.Textbox(
         label=say("hypothesis"),
         info=say("hypothesis_info"),
@@ -115,7 +115,7 @@ def _inputs(say: gr.I18n, own: frozenset[Path]) -> list[Any]:
         max_lines=3,
         elem_id="hypothesis",
     )
-    with gr.Accordion(say("premise_title"), open=False, elem_id="premise-box"):
+    with gr.Accordion(say("premise_title"), open=False, elem_id="premise-box", visible=card.takes_premise):
         premise = gr.Textbox(
             label=say("premise"),
             info=say("premise_info"),

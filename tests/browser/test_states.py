@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ Open = Callable[..., Visit]
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with serving(tmp_path_factory.mktemp("ready"), "--timeout", "15") as page:
+    folder = tmp_path_factory.mktemp("ready")
+    with serving(folder, "--timeout", "15", "--model", "owner/name") as page:
         yield page
 
 
@@ -57,6 +59,24 @@ def test_no_verdict_in_chinese(visit: Open, ready: Page, red_circle: Path) -> No
     assert told.startswith("没有判断结果")
     assert "这不是模型的回答。" in told
     assert "请在大约 4 秒后再试。" in told
+
+
+def test_a_premise_can_be_given(visit: Open, ready: Page, red_circle: Path) -> None:
+    visitor = visit(ready.base, locale="zh-CN")
+    visitor.upload(red_circle)
+    visitor.write("tell")
+    assert "添加前提" in visitor.page.inner_text("#premise-box")
+    visitor.page.click("#premise-box button")
+    visitor.page.fill("#premise textarea", "a premise")
+    visitor.judge()
+    handed = json.loads(visitor.page.get_attribute("#answer .answer", "data-reason") or "")
+    assert (handed["premise"], handed["source"]) == ("a premise", "page")
+
+
+def test_a_model_without_a_card_claims_nothing(visit: Open, ready: Page) -> None:
+    visitor = visit(ready.base)
+    assert "This model brings no card" in visitor.page.inner_text("#knows")
+    assert visitor.page.locator(".card").count() > 0
 
 
 @pytest.mark.parametrize(

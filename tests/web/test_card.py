@@ -59,6 +59,17 @@ def test_a_card_cannot_show_files_outside_its_folder(tmp_path: Path) -> None:
     assert all(example.image != secret for example in card.load(str(model)).examples)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "takes"),
+    [(" {} ?", False), (' "{}" imply "{}"?', True), (None, True), ("no slot", True)],
+)
+def test_a_prompt_with_one_slot_takes_no_premise(tmp_path: Path, prompt: str | None, takes: bool) -> None:
+    write(tmp_path)
+    model = {} if prompt is None else {"prompt": prompt}
+    (tmp_path / "configuration.json").write_text(json.dumps({"model": model}))
+    assert card.load(str(tmp_path)).takes_premise is takes
+
+
 def test_examples_are_few_and_spread_over_the_list(tmp_path: Path) -> None:
     write(tmp_path, examples=[{"image": "one.png", "hypothesis": str(index)} for index in range(32)])
     chosen = [int(example.hypothesis) for example in card.load(str(tmp_path)).examples]
