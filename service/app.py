@@ -244,6 +244,8 @@ class Application:
             Phase.LOADED, device=model.device, dtype=model.dtype, ready_seconds=seconds, last_error=None
         ):
             return False
+        if self._ladder is not None:
+            self._ladder.loaded()
         self._prober.enable()
         return True
 

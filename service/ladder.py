@@ -140,6 +140,12 @@ class Ladder:
             self._thread.join(wait)
         return not self._thread.is_alive()
 
+    def loaded(self) -> None:
+        """The model was loaded: on another device than the one it was meant for, if that had no room."""
+        places = self._model.places
+        if places and self._model.device != places[0]:
+            self._fallen(places[0])
+
     def reset(self) -> None:
         """The model is being loaded anew: whatever was known of its devices is over."""
         with self._wake:
@@ -211,6 +217,10 @@ class Ladder:
     def _fall_to_cpu(self) -> None:
         home = self._model.device
         self._model.move("cpu")
+        self._fallen(home)
+
+    def _fallen(self, home: str) -> None:
+        """The model is on the CPU now, in place of ``home``: plan the way back and say so."""
         with self._wake:
             now = self._clock()
             self._failures = 0 if now - self._promoted_at >= SETTLED else self._failures + 1

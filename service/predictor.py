@@ -91,23 +91,35 @@ class NativePredictor:
 
     @property
     def places(self) -> Sequence[str]:
-        return tuple(dict.fromkeys((self._home, "cpu"))) if self._home else ()
+        return tuple(dict.fromkeys((self._home, "cpu"))) if self._device else ()
 
     def load(self, folder: Path) -> None:
-        """Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency."""
+        """Loads on the CPU when the GPU has no room; ``places`` still begins with the GPU then.
+
+        Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency.
+        """
         self.close()
         with _load_errors():
             import torch
 
             if self._threads:
                 torch.set_num_threads(self._threads)
-            device = _choose_device(self._wanted_device)
+            home = device = _choose_device(self._wanted_device)
             with self._lock:
-                self._folder, self._home, life = folder, "", self._life
-            self._keep(device, self._read(device), life)
+                self._folder, self._home, life = folder, home, self._life
+            try:
+                copy = self._read(device)
+            except RuntimeError as error:
+                if home == "cpu" or not _is_out_of_memory(error):
+                    raise
+                device = "cpu"
+            if device != home:  # only here is what the failed attempt held let go
+                torch.cuda.empty_cache()
+                copy = self._read(device)
+            self._keep(device, copy, life)
             with self._lock:
-                self._home = self._device = device
-            gpu = torch.cuda.get_device_name(device) if device != "cpu" else None
+                self._device = device
+            gpu = torch.cuda.get_device_name(home) if home != "cpu" else None
         _log.info(
             "DEVICE | %s | DTYPE=%s | THREADS=%d%s",
             device,
@@ -282,6 +294,12 @@ def _load_error(error: Exception) -> ServiceError:
     return TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.")
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
+    )
+
+
 @contextmanager
 def _inference_errors() -> Iterator[None]:
     try:
@@ -308,7 +326,7 @@ def _inference_error(error: Exception) -> ServiceError:
         return OutOfMemory("The GPU's memory is full.")
     if isinstance(error, RuntimeError) and _LOST.search(text):
         return DeviceLost("The CUDA context is lost.")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
+    if _is_out_of_memory(error):
         where = "GPU's" if "CUDA" in text or "CUBLAS" in text or "CUDNN" in text else "machine's"
         return OutOfMemory(f"The {where} memory is full.")
     return InferenceError(f"Unexpected {type(error).__name__} in the model.")

@@ -61,7 +61,7 @@ class Movable(Model, Protocol):
 
     @property
     def places(self) -> Sequence[str]:
-        """The devices it may compute on, the one it was loaded for first; empty while nothing is loaded."""
+        """The devices it may compute on, the one it was meant for first; empty while nothing is loaded."""
 
     def move(self, device: str) -> None:
         """Compute on ``device`` from the next ``judge`` on; reads the weights again where they are not there.

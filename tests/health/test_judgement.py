@@ -148,6 +148,30 @@ def test_the_gpu_has_its_own_limits(use: Use | None, word: str) -> None:
     assert report(resources=replace(ROOMY, gpu=use)).details["gpu"] == word
 
 
+@pytest.mark.parametrize(
+    ("activity", "word"),
+    [
+        ({}, "idle"),
+        ({"running": True}, "busy"),
+        ({"running": True, "depth": 1}, "busy"),
+        ({"running": True, "depth": 2}, "full"),
+        ({"running": True, "depth": 2, "orphaned": True}, "wedged"),
+        ({"running": True, "hung": True}, "wedged"),
+        ({"alive": False}, "wedged"),
+    ],
+)
+def test_busy_and_wedged_are_two_things(activity: dict[str, object], word: str) -> None:
+    told = report(with_activity(**activity))
+    assert told.as_dict()["queue"]["state"] == word  # type: ignore[index]
+    assert told.healthy  # evidence decides that, and it is as it was
+
+
+def test_on_the_cpu_for_want_of_gpu_memory_it_stays_ready_and_says_so() -> None:
+    told = report(replace(SERVING, degraded="computing on the CPU"))
+    assert (told.healthy, told.ready.ok) == (True, True)
+    assert told.as_dict()["model"]["degraded"] == "computing on the CPU"  # type: ignore[index]
+
+
 def test_nothing_to_use_up_is_not_full() -> None:
     assert grade(Use(0, 0), warning=0.8, critical=0.9) == "healthy"
 

@@ -235,6 +235,20 @@ def test_a_crowded_gpus_cache_is_emptied_before_a_request_if_that_helps(
     assert model.events == (["empty cache"] if emptied else [])
 
 
+def test_a_model_that_was_loaded_on_the_cpu_for_want_of_room_is_on_its_way_back(
+    clock: Clock, log: Log
+) -> None:
+    model = FakeGpuModel()
+    ladder = ladder_of(model, clock, log)
+    ladder.loaded()
+    assert ladder.due_in(clock.now) is None
+    model.device = "cpu"
+    ladder.loaded()
+    assert log.degraded == ["computing on the CPU: the memory of cuda:0 is full"]
+    assert ladder.trial() is True
+    assert model.device == "cuda:0"
+
+
 # ---- the way back ----------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ofa.errors import CheckpointError, TextError, UnsupportedConfig
+from ofa.errors import CheckpointError, Misfit, TextError, UnsupportedConfig
 from ofa.model import EntailmentModel
 from ofa.model import Pair as NetworkPair
 from parity.folders import SMALL, write_folder
@@ -31,6 +32,7 @@ from service.errors import (
     UnsupportedModel,
 )
 from service.predictor import NativePredictor, _inference_errors, _load_errors
+from service.protocols import Movable
 from service.request import LABELS, Pair
 
 SECRET = "my private sentence"
@@ -134,6 +136,84 @@ def test_without_a_model_nothing_is_judged(folder: Path) -> None:
         predictor.prepare(noise(2, 2))
 
 
+@pytest.fixture
+def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU that computes on the CPU, so that moving needs none; the devices that were loaded for."""
+    loaded: list[str] = []
+    load = EntailmentModel.load.__func__  # type: ignore[attr-defined]
+
+    def pretend(cls: type, folder: Path, device: str, dtype: torch.dtype) -> EntailmentModel:
+        loaded.append(device)
+        return load(cls, folder, "cpu", torch.float32 if dtype == torch.float16 else dtype)
+
+    monkeypatch.setattr(EntailmentModel, "load", classmethod(pretend))
+    monkeypatch.setattr("service.predictor._choose_device", lambda wanted: "cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: loaded.append("empty cache"))
+    return loaded
+
+
+def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretended: list[str]) -> None:
+    predictor = NativePredictor()
+    assert isinstance(predictor, Movable)
+    predictor.load(folder)
+    assert (predictor.device, predictor.places) == ("cuda:0", ("cuda:0", "cpu"))
+    pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
+    (there,) = predictor.judge(pairs, go_on)
+    predictor.move("cpu")
+    assert predictor.device == "cpu"
+    assert predictor.judge(pairs, go_on) == [there]
+    assert predictor.attempt("cuda:0", pairs) == [there]
+    assert predictor.device == "cpu"
+    assert pretended.count("cuda:0") == 1  # its weights were still there
+    predictor.release("cuda:0")
+    predictor.release("cpu")  # the one in use stays
+    predictor.move("cuda:0")
+    assert (predictor.device, pretended.count("cuda:0")) == ("cuda:0", 2)
+    predictor.close()
+    assert predictor.places == ()
+    with pytest.raises(NotReady):
+        predictor.attempt("cuda:0", pairs)
+
+
+def test_in_place_of_a_gpu_the_cpu_takes_fp32_for_fp16(folder: Path, pretended: list[str]) -> None:
+    predictor = NativePredictor(dtype="fp16")
+    predictor.load(folder)
+    assert predictor.dtype == "fp16"
+    predictor.move("cpu")
+    assert predictor.dtype == "fp32"
+    predictor.close()
+
+
+def test_a_gpu_without_room_for_the_weights_leaves_them_on_the_cpu(
+    folder: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = EntailmentModel.load.__func__  # type: ignore[attr-defined]
+
+    def full(cls: type, folder: Path, device: str, dtype: torch.dtype) -> EntailmentModel:
+        if device != "cpu":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return load(cls, folder, device, dtype)
+
+    monkeypatch.setattr(EntailmentModel, "load", classmethod(full))
+    predictor = NativePredictor()
+    predictor.load(folder)
+    assert (predictor.device, predictor.places) == ("cpu", ("cuda:0", "cpu"))
+    pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
+    with pytest.raises(OutOfMemory):
+        predictor.attempt("cuda:0", pairs)
+    assert len(predictor.judge(pairs, go_on)) == 1
+    predictor.close()
+
+
+def test_weights_of_another_architecture_are_permanent(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"decoder_layers": config["decoder_layers"] + 1}))
+    with pytest.raises(UnsupportedModel, match=r"missing decoder\.layers"):
+        NativePredictor(device="cpu").load(copy)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_that_is_not_there_is_refused_and_auto_takes_the_cpu(folder: Path) -> None:
     with pytest.raises(MissingDependency) as caught:
@@ -169,7 +249,8 @@ def test_a_missing_configuration_is_permanent(folder: Path, tmp_path: Path) -> N
     ("foreign", "ours"),
     [
         (UnsupportedConfig("config.json: use_ofasys", True, "false"), UnsupportedModel),
-        (CheckpointError("keys are missing"), DamagedFile),
+        (CheckpointError("the file is truncated"), DamagedFile),
+        (Misfit("keys are missing"), UnsupportedModel),
         (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
         (FileNotFoundError("vocab.json"), DamagedFile),
         (ImportError("no torch", name="torch"), MissingDependency),

@@ -44,6 +44,14 @@ def test_every_option_has_a_flag_and_a_variable_that_do_the_same() -> None:
         assert name == "backend" or by_flag != Settings(), name
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("512M", 512 << 20), ("6g", 6 << 30), ("2GiB", 2 << 30), ("1T", 1 << 40)],
+)
+def test_a_size_may_be_given_in_units_of_1024(text: str, size: int) -> None:
+    assert Settings.from_args(["--max-rss", text], {}).max_rss == size
+
+
 def test_no_two_options_share_a_variable() -> None:
     names = [option.env for option in options().values()]
     assert len(set(names)) == len(names)
@@ -55,6 +63,8 @@ def test_no_two_options_share_a_variable() -> None:
         (["--port", "http"], "a whole number from 0 to 65535"),
         (["--port", "65536"], "a whole number from 0 to 65535"),
         (["--timeout", "nan"], "a number from 0.01 to 3600 seconds"),
+        (["--max-rss", "1.5G"], "bytes, or a number with K, M, G or T"),
+        (["--max-gpu-memory", "-1"], "bytes, or a number with K, M, G or T"),
         (["--timeout", "0"], "a number from 0.01 to 3600 seconds"),
         (["--device", "gpu"], "auto, cpu, cuda, cuda:N"),
         (["--dtype", "int8"], "auto, fp32, bf16, fp16"),
