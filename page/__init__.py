@@ -1,6 +1,7 @@
 """The page people use: Gradio's layout and handlers, the words in two languages, the server around them.
 
-    server   the port, the HTTP server's thread, starting and stopping         → gate, layout
+    server   the port, the HTTP server's thread, starting and stopping         → gate, layout, uploads
+    uploads  the folder that pictures go to, and how they leave it
     gate     what may be asked of the port at all; headers; size of bodies
     layout   the components and their events                                   → judging, picture, words, card
     picture  the picture input that hands over a path and decodes nothing

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import gradio as gr
 
+from page import uploads
 from page.card import Card, Example
 from page.judging import Application, Judging
 from page.picture import Picture
@@ -19,9 +20,6 @@ from page.words import DEFAULT, LANGUAGES, STATIC, Language
 log = logging.getLogger(__name__)
 
 ASSETS: Final = Path(__file__).resolve().parent
-# Uploads older than this are deleted, looked for this often (seconds).
-UPLOAD_AGE: Final = 900
-UPLOAD_SWEEP: Final = 120
 
 # What browsers ask for when they mean one of our languages; Gradio matches whole tags.
 TAGS: Final[dict[Language, tuple[str, ...]]] = {
@@ -67,7 +65,7 @@ def build(application: Application, *, intake: Executor, limit: float, card: Car
         title=STATIC[DEFAULT]["title"],  # page.js puts the translated one in its place
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(UPLOAD_SWEEP, UPLOAD_AGE),
+        delete_cache=(uploads.SWEEP, uploads.AGE),
     ) as page:
         gr.HTML(say("header_html"), elem_id="masthead")
         gr.HTML('<div id="state" aria-live="polite"></div>', elem_id="state-host")

@@ -11,17 +11,15 @@ import errno
 import logging
 import os
 import re
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from page import banner, card
 from page.gate import Gate
+from page.uploads import Uploads
 from page.words import language_of
 from service.errors import SettingsError
 from service.settings import Settings
@@ -91,7 +89,7 @@ class PageServer:
         self._application = application
         self._settings = settings
         self._socket = sock
-        self._uploads: Path | None = None
+        self._uploads: Uploads | None = None
         self._intake = ThreadPoolExecutor(INTAKE, thread_name_prefix="page-intake")
         self._page: gr.Blocks | None = None
         self._server: uvicorn.Server | None = None
@@ -108,8 +106,9 @@ class PageServer:
 
     def start(self) -> None:
         """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
-        self._uploads = _upload_folder(self.port)
-        os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(self._uploads)}
+        self._uploads = uploads = Uploads(self.port)
+        uploads.start()
+        os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
         import uvicorn
 
         app = asyncio.run(self._build())
@@ -147,7 +146,7 @@ class PageServer:
         self._intake.shutdown(wait=False, cancel_futures=True)
         self._socket.close()
         if self._uploads is not None:
-            shutil.rmtree(self._uploads, ignore_errors=True)
+            self._uploads.stop()
 
     async def _build(self) -> FastAPI:
         """The page as an ASGI app. Waits for nothing, but wants a running event loop: Gradio makes locks for
@@ -258,13 +257,3 @@ def _add_routes(app: FastAPI, application: Application, shown: card.Card) -> Non
 
     app.add_route("/status", status)
     app.add_route("/example/{index:int}", example)
-
-
-def _upload_folder(port: int) -> Path:
-    """A private folder for uploads. What an earlier process on this port left when it was killed goes first:
-    we hold the port, so nobody lives who could still need it."""
-    prefix = f"ofa-page-{port}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=prefix))
