@@ -42,6 +42,9 @@ def _make_environment() -> None:
         (_sandbox / folder).mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(_sandbox / folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # The models of the tests are too small to gain from more, and on a busy machine threads that wait for one
+    # another at every layer make them many times slower. Processes that tests start inherit it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONFAULTHANDLER"] = "1"
     # tqdm's monitor is a thread for the whole process's life, which a leak check cannot tell from a leak.
     tqdm.tqdm.monitor_interval = 0
