@@ -4,12 +4,14 @@
 
 Everything of ours runs as it is, its mapping of foreign errors included. On a machine without CUDA one is
 pretended: torch says that there is a GPU, and the network that was asked for on it computes on the CPU. With
-CUDA there the same faults are raised over the real one.
+CUDA there, the device is the real one and so are its errors: an allocation of a petabyte, an index out of
+range in a kernel.
 
 ``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
 (without either, for good), "on": the device it is bound to, if to one}. ``FAULT`` in the environment is the
 same for the start. Kinds: ``oom``, ``assert``, ``nan``, ``memory``, ``stuck`` (a forward pass that hears no
-cancel point), ``gil`` (one that keeps the interpreter's lock), ``grow`` (a leak of 64 MiB a question).
+cancel point), ``gil`` (one that keeps the interpreter's lock), ``need`` (one that needs 4 GiB of a real GPU),
+``grow`` (a leak of 64 MiB a question).
 """
 
 from __future__ import annotations
@@ -70,7 +72,11 @@ order = Order()
 def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
     kind = order.kind("cuda" if getattr(self, "on_gpu", self.device.type == "cuda") else "cpu")
     if kind == "oom":
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        out_of_memory()
+    if kind == "need":
+        torch.empty(4 * GIB, dtype=torch.uint8, device="cuda")
+    if kind == "assert" and REAL:
+        torch.zeros(2, device="cuda")[torch.tensor([9], device="cuda")].cpu()
     if kind == "assert":
         raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
     if kind == "memory":
@@ -86,9 +92,14 @@ def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
     return [dict.fromkeys(result, float("nan")) for result in results] if kind == "nan" else results
 
 
+def out_of_memory() -> None:
+    """The real error of a real GPU, or the same without one."""
+    if REAL:
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 def load(cls: Any, folder: Any, device: str = "cpu", dtype: Any = torch.float32) -> EntailmentModel:
-    if device != "cpu" and order.kind("cuda-load") == "oom":
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", dtype)
     model.on_gpu = device != "cpu"  # type: ignore[attr-defined]
     return model

@@ -7,6 +7,8 @@ that the service came back, or left with the code that makes the guardian start 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.instance import Instance
 from tests.process.conftest import red_circle
 
 __all__ = ["red_circle"]
 
+# Takes all of the GPU's memory but what one more context needs.
+HOG = """
+import time, torch
+free, _ = torch.cuda.mem_get_info()
+held = torch.empty(free - 2**30, dtype=torch.uint8, device="cuda")
+print(flush=True)
+time.sleep(600)
+"""
 TEXT = "there is a red circle"
 QUICK = {
     "OMP_NUM_THREADS": "1",
@@ -118,8 +129,30 @@ def test_a_longer_lack_is_spent_on_the_cpu_with_health_ready_and_ends_on_the_gpu
     assert "PROMOTED | DEVICE=cuda:0" in on_gpu.log
     answer = on_gpu.judge(red_circle, TEXT)
     assert (answer["label"], answer["reason"]) == ("Yes", None)
-    assert "LABEL=Yes" in on_gpu.log.splitlines()[-1]
-    assert "DEVICE=cuda:0" in on_gpu.log.splitlines()[-1]
+    on_gpu.wait_for("its line", lambda: "DEVICE=cuda:0" in _last_end(on_gpu))
+
+
+def _last_end(instance: Instance) -> str:
+    return [line for line in instance.log.splitlines() if "REQUEST_END" in line][-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a real GPU that another process can fill")
+def test_a_gpu_that_another_process_fills_costs_no_answer(on_gpu: Instance, red_circle: bytes) -> None:
+    order(on_gpu, kind="need", on="cuda")
+    with subprocess.Popen([sys.executable, "-c", HOG], stdout=subprocess.PIPE) as hog:
+        try:
+            assert hog.stdout is not None
+            hog.stdout.readline()
+            answer = on_gpu.judge(red_circle, TEXT)
+            assert (answer["label"], answer["reason"]) == ("Yes", None)
+            assert health(on_gpu)["model"]["device"] == "cpu"
+        finally:
+            hog.kill()
+    on_gpu.wait_for("the GPU", lambda: health(on_gpu)["model"]["degraded"] is None)
+    answer = on_gpu.judge(red_circle, TEXT)
+    assert (answer["label"], answer["reason"]) == ("Yes", None)
+    assert health(on_gpu)["model"]["device"] == "cuda:0"
+    order(on_gpu)
 
 
 # ---- the machine's memory, scores --------------------------------------------------------------------------
