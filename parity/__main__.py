@@ -21,13 +21,12 @@ from parity.compare import ROOT, TOLERANCE, FolderResult, ReferenceFailed, Refer
 from parity.folders import PUBLISHED, SMALL, SPECS, FolderSpec, random_weights, write_folder
 from parity.goldens import write_golden, write_pictures_golden
 from parity.pairs import PAIRS, card_pairs, pairs_for, write_pictures
-from parity.report import HEAD, document, row
+from parity.report import HEAD, record, record_note, row
 from service.child_process import ChildEnded, ChildSilent
 from service.errors import ServiceError
 from service.hub import resolve
 
 DEMO = ROOT / "models" / "demo"
-DOCUMENT = ROOT / "docs" / "parity.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,14 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that gigabytes of scratch files go too
     try:
         with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
-            results, notes = _compare(options, python, Path(scratch))
+            results = _compare(options, python, Path(scratch))
     except (ReferenceFailed, ChildEnded, ChildSilent, OFAError, ServiceError) as error:
         print(f"python -m parity: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    for note in notes:
-        print(note)
-    if options.write_goldens and not (options.model or options.folder or options.quick):
-        DOCUMENT.write_text(document(results, "make parity ARGS=--write-goldens", notes), encoding="utf-8")
     failed = [result.name for result in results if not result.passed]
     print(f"{len(results) - len(failed)} of {len(results)} folders within {TOLERANCE:.0e}" + _listed(failed))
     return 1 if failed else 0
@@ -74,14 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-goldens",
         action="store_true",
-        help="also rewrite tests/parity/goldens and, if all folders are compared, docs/parity.md",
+        help="also rewrite the goldens in tests/parity and these folders' rows in docs/parity.md",
     )
     return parser
 
 
-def _compare(
-    options: argparse.Namespace, python: Path, scratch: Path
-) -> tuple[list[FolderResult], list[str]]:
+def _compare(options: argparse.Namespace, python: Path, scratch: Path) -> list[FolderResult]:
     pictures = scratch / "pictures"
     pictures.mkdir()
     write_pictures(pictures)
@@ -95,11 +88,24 @@ def _compare(
             result = compare_folder(reference, name, folder, pairs, pictures)
             _show(result)
             results.append(result)
-            if options.write_goldens and spec is not None and name in SMALL:
-                write_golden(result, random_weights(spec))
+            if options.write_goldens:
+                _keep(result, spec)
     if options.write_goldens:
         write_pictures_golden(pictures, (pair.picture for pair in PAIRS))
-    return results, [] if options.model else [_backend_note(python, results[0], scratch, pictures)]
+    for result in [result for result in results if result.name in SMALL][:1]:
+        note = _backend_note(python, result, scratch, pictures)
+        print(note)
+        if options.write_goldens:
+            record_note(note)
+    return results
+
+
+def _keep(result: FolderResult, spec: FolderSpec | None) -> None:
+    """Write down one folder at once: the whole comparison takes long, and may be ended before its end."""
+    if spec is not None and result.name in SMALL:
+        write_golden(result, random_weights(spec))
+    if spec is not None or result.name == "demo":
+        record(result)
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, FolderSpec | None]:

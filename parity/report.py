@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from parity.compare import TOLERANCE, FolderResult
+from parity.compare import ROOT, TOLERANCE, FolderResult
+from parity.folders import SPECS
 
+DOCUMENT = ROOT / "docs" / "parity.md"
+RECORD = ROOT / "docs" / "parity.json"
 HEAD = ("folder", "pairs", "max abs Δp", "in a batch", "labels", "tokens", "parameters", "p from … to", "")
 
 
@@ -30,36 +36,78 @@ def row(result: FolderResult) -> tuple[str, ...]:
     )
 
 
-def markdown_table(results: Sequence[FolderResult]) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(row(result)) + " |" for result in results]
-    return "\n".join(lines)
+def record(result: FolderResult) -> None:
+    """Enter a folder in docs/parity.json and write docs/parity.md from all that it holds.
+
+    Folders that were not compared this time keep their rows: each says where it was measured.
+    """
+    kept = _kept()
+    kept["rows"][result.name] = {
+        "row": row(result),
+        "measured": f"{datetime.now(UTC):%Y-%m-%d}, {machine()}",
+        "modelscope side": dict(result.versions),
+        "our side": {name: version(name) for name in ("torch", "tokenizers", "pillow", "numpy")},
+    }
+    _write(kept)
 
 
-def document(results: Sequence[FolderResult], command: str, notes: Sequence[str]) -> str:
+def record_note(note: str) -> None:
+    """Enter what was found out besides, in place of what was noted before."""
+    _write({**_kept(), "notes": [note]})
+
+
+def _kept() -> dict[str, Any]:
+    if not RECORD.is_file():
+        return {"rows": {}, "notes": []}
+    kept: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
+    return kept
+
+
+def _write(kept: Mapping[str, Any]) -> None:
+    RECORD.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    DOCUMENT.write_text(document(kept), encoding="utf-8")
+
+
+def document(kept: Mapping[str, Any]) -> str:
     """The whole of docs/parity.md."""
-    theirs = ", ".join(f"{name} {number}" for name, number in results[0].versions.items())
-    ours = ", ".join(f"{name} {version(name)}" for name in ("torch", "tokenizers", "pillow", "numpy"))
-    return f"""# Same answers as ModelScope's pipeline
+    order = [*SPECS, *(name for name in kept["rows"] if name not in SPECS)]
+    rows = {name: kept["rows"][name] for name in order if name in kept["rows"]}
+    table = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    table += ["| " + " | ".join(entry["row"]) + " |" for entry in rows.values()]
+    conditions: dict[str, list[str]] = {}
+    for name, entry in rows.items():
+        sides = "; ".join(
+            f"{side}: " + ", ".join(f"{package} {number}" for package, number in entry[side].items())
+            for side in ("modelscope side", "our side")
+        )
+        conditions.setdefault(f"{entry['measured']}; {sides}.", []).append(name)
+    measured = [
+        f"- {text}" + ("" if len(conditions) == 1 else f" ({', '.join(names)})")
+        for text, names in conditions.items()
+    ]
+    noted = "\n".join([*measured, *(f"- {note}" for note in kept["notes"])])
+    return TEXT.replace("TABLE", "\n".join(table)).replace("NOTES", noted)
 
-Written by `{command}`, which runs ModelScope's own pipeline and `ofa/` on the same folders,
-pictures and texts. Promised: fp32 on CPU, every probability of every pair within {TOLERANCE:.0e},
+
+TEXT = f"""# Same answers as ModelScope's pipeline
+
+Written by `make parity ARGS=--write-goldens`, which runs ModelScope's own pipeline and `ofa/` on the same
+folders, pictures and texts. Promised: fp32 on CPU, every probability of every pair within {TOLERANCE:.0e},
 the same label, the same token ids, the same parameters by name and shape.
 
-{markdown_table(results)}
+TABLE
 
-- ModelScope's side: {theirs}.
-  All three probabilities are its own: `_traverse_inference` computes them all and returns one.
-- Our side: {ours}. "In a batch" judges all pairs of a folder in one call.
-- Machine: {machine()}.
-{"".join(f"- {note}" + chr(10) for note in notes)}
+All three probabilities of ModelScope's side are its own: `_traverse_inference` computes them all and returns
+one. "In a batch" judges all pairs of a folder in one call. Measured:
+
+NOTES
+
 The folders have random weights, drawn from PCG64 by folder and key (`parity/weights.py`), so nothing
 is shipped. `parity/folders.py` says what each varies; `parity/pairs.py` holds the 20 pairs: modes L, P,
 RGBA, CMYK, LA and 1, an animated GIF, a file turned by EXIF, pictures of 1×1, 3×400 and 500×7 pixels;
 texts that are long, almost empty, Chinese, emoji, invisible, with quotes, hyphens and `<person>`, with
-and without premise. The models of the table's last rows have the published shapes; `demo` is the
-bundled one.
+and without premise. `distilled` and `large` have the published models' shapes; `demo` is
+the bundled model, with its card's examples as well.
 
 ## Differences that are meant
 
@@ -78,7 +126,8 @@ bundled one.
     make parity                        # all folders above
     make parity ARGS=--quick           # the small ones and the demo model
     make parity MODEL=<hub id|folder>  # real weights, the same 20 pairs
-    make parity ARGS=--write-goldens   # rewrites tests/parity/goldens and this file
+    make parity ARGS=--write-goldens   # also rewrites tests/parity/goldens and this file
+    make parity ARGS='--folder large --write-goldens'  # measures one row again
 
 `make test` checks the goldens of the small folders without ModelScope.
 """
