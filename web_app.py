@@ -124,13 +124,16 @@ def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> tuple[i
     from page.server import PageServer
     from service.app import build
     from service.leaving import leave
+    from service.systemd import Systemd
 
     application = build(settings, leave=leave)
     sidecar = Sidecar(application, settings.health_host, settings.health_port)
+    systemd = Systemd(application.report, os.environ)  # silent unless systemd started us
     page = PageServer(application, settings, sock)
     code, reason = 0, None
     try:
         sidecar.start()
+        systemd.start()
         application.start()
         log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
         page.start()
@@ -144,6 +147,7 @@ def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> tuple[i
         code, reason = ExitCode.LOAD_FAILED, "the page could not be started"
     # In order and within bounds: new work is refused and accepted work answered while the page can still
     # carry the answers out; health can be asked to the last.
+    systemd.stop()
     clean = application.stop(settings.stop_grace, code=code, reason=reason)
     page.stop()
     sidecar.stop()
