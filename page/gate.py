@@ -24,9 +24,7 @@ OPEN: Final = {
         r"|/gradio_api/(info/?|openapi\.json|app_id/?|theme\.css|startup-events|upload_progress|queue/data"
         r"|heartbeat/\w+|call/(v2/)?judge/\w+|file=(?!\w+:).+)"
     ),
-    "POST": re.compile(
-        r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?judge/?|run/\w+/?|heartbeat/\w+)"
-    ),
+    "POST": re.compile(r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?judge/?)"),
 }
 OPEN_METHODS: Final = {**OPEN, "HEAD": OPEN["GET"]}
 UPLOAD: Final = "/gradio_api/upload"

@@ -40,7 +40,7 @@ BACKLOG: Final = 128
 INTAKE: Final = 32
 START_SECONDS: Final = 60.0
 KEEP_ALIVE: Final = 75  # longer than proxies keep a connection idle, so that none is closed as it is used
-FLUSH_SECONDS: Final = 2.0
+FLUSH_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
 # Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
 # about events, for a page we do not open, would be computed anew from the last 10,000 twice for every event.
@@ -163,7 +163,7 @@ class PageServer:
         self._page = page = layout.build(
             self._application, intake=self._intake, limit=self._settings.timeout, card=shown
         )
-        _widen(page, self._settings.queue_size)
+        _fit(page, self._settings.queue_size)
         app = FastAPI(openapi_url=None)
         _add_routes(app, self._application, shown)
         gr.mount_gradio_app(
@@ -225,15 +225,21 @@ def _take_over_document() -> None:
     environment.loader = FunctionLoader(source)
 
 
-def _widen(page: gr.Blocks, queue_size: int) -> None:
-    """Give Gradio room for every request our queue may hold, and some to be told that it is full.
+def _fit(page: gr.Blocks, queue_size: int) -> None:
+    """Bound what Gradio keeps, and let it run every request at once that our queue may hold.
 
-    launch() has a parameter for it, mounting has not: by default 40 events run and the others wait, unseen
-    by our deadline. Its queue is looked at a thousand times a second when idle; a hundred will do.
+    Mounting has no parameters for these. By default 40 events run and others wait, unseen by our deadline;
+    10,000 sessions are kept, 40 KB each, and every call from a program is one, though we keep nothing in
+    them; the sessions' lists of events are never dropped; an idle queue is looked at every millisecond.
     """
+    from gradio.utils import LRUCache
+
     page.max_threads = queue_size + 64
-    page._queue.max_thread_count = page.max_threads
-    page._queue.sleep_when_free = 0.01
+    page.state_session_capacity = queue_size + 64
+    queue = page._queue
+    queue.max_thread_count = page.max_threads
+    queue.pending_event_ids_session = LRUCache(queue.pending_messages_per_session.max_size)
+    queue.sleep_when_free = 0.01
 
 
 def _add_routes(app: FastAPI, application: Application, shown: card.Card) -> None:

@@ -78,7 +78,8 @@ def test_what_the_page_does_not_use_is_closed(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/gradio_api/process_recording", "/gradio_api/vibe-edit", "/login", "/status"]
+    "path",
+    ["/gradio_api/run/judge", "/gradio_api/process_recording", "/gradio_api/vibe-edit", "/login", "/status"],
 )
 def test_posts_are_closed_except_those_the_page_makes(path: str) -> None:
     assert ask("POST", path, {"content-length": "2"})[0] == 404
