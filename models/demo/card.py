@@ -11,7 +11,7 @@ from models.demo.world import Scene, Thing
 
 HERE = Path(__file__).parent
 #: Categories that reach 90 % on both renderers; any other leaves the card and the page's examples.
-KNOWN = ("existence", "colour", "maybe")
+KNOWN = ("existence", "colour", "size", "place", "negation", "all or none", "conjunction", "maybe")
 _KNOWS = {
     "en": "This small demo model knows simple pictures of coloured shapes and nothing else: up to five "
     "circles, squares, triangles, stars and crosses in eight colours. About anything else its answer means "

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from models.demo.pairs import HeldOut, TextOnly, held_out
 from models.demo.sentences import CATEGORIES
-from ofa.checkpoint import read_state
 from ofa.model import EntailmentModel, Pair
 
 HERE = Path(__file__).parent
@@ -88,11 +87,7 @@ def table(categories: Sequence[str], results: dict[str, list[Judged]], baseline:
 
 def compare_precision(full: Path, stored: Sequence[Judged]) -> str:
     """How the stored half-precision weights differ from the full ones they were rounded from."""
-    model = EntailmentModel.load(HERE)
-    state = read_state(full)
-    model.network.load_state_dict(state, strict=False)
-    model.network.tie_embeddings()
-    exact = judge(model, [one.pair for one in stored])
+    exact = judge(EntailmentModel.load(full), [one.pair for one in stored])
     same = sum(a.label == b.label for a, b in zip(exact, stored, strict=True)) / len(exact)
     worst = max(abs(a.scores[k] - b.scores[k]) for a, b in zip(exact, stored, strict=True) for k in a.scores)
     return (
@@ -154,9 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=2000, help="held-out pairs for each renderer (2000)")
     parser.add_argument("--renderer", choices=("primary", "second", "both"), default="both")
-    parser.add_argument(
-        "--full-precision", type=Path, help="fp32 weights to compare the stored fp16 ones with"
-    )
+    parser.add_argument("--full-precision", type=Path, help="folder with fp32 weights to compare with")
     parser.add_argument(
         "--write-card", action="store_true", help="write the tables into README.md, draw the sheet"
     )

@@ -18,6 +18,8 @@ from ofa.network import OFA
 from ofa.positions import image_bucket_count
 from ofa.tokenizer import BIN_TOKENS, CODE_TOKENS
 
+#: The folder's files beside the weights.
+TEXT_FILES = ("configuration.json", "config.json", "vocab.json", "merges.txt", "ans2label.json")
 ANSWERS = ("no", "yes", "maybe")
 #: One-word answers to the open questions that only training asks.
 WORDS = (*SHAPES, *COLOURS, "small", "large", "left", "right", "top", "bottom", *NUMBERS)
@@ -94,7 +96,7 @@ def write_configuration(folder: Path) -> None:
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def stored_weights(network: OFA) -> dict[str, Tensor]:
+def stored_weights(network: OFA, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """The state dict as stored: fp16, the shared embedding once, no buckets, and the parts that only OFA's
     picture generation uses at their initial values, for ModelScope's class expects them."""
     state = network.state_dict()
@@ -109,12 +111,12 @@ def stored_weights(network: OFA) -> dict[str, Tensor]:
         table = torch.zeros(image_bucket_count(config.image_bucket_size), heads)
         state[f"decoder.image_rel_pos_table_list.{layer}.weight"] = table
     return {
-        key: (value.half() if value.is_floating_point() else value).clone() for key, value in state.items()
+        key: (value.to(dtype) if value.is_floating_point() else value).clone() for key, value in state.items()
     }
 
 
-def write_weights(network: OFA, folder: Path) -> None:
+def write_weights(network: OFA, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """`pytorch_model.bin`, written whole or not at all."""
     partial = folder / "pytorch_model.partial"
-    torch.save(stored_weights(network), partial)
+    torch.save(stored_weights(network, dtype), partial)
     partial.rename(folder / "pytorch_model.bin")

@@ -24,6 +24,7 @@ CATEGORIES = (
     "count",
     "size",
     "place",
+    "centre or corner",
     "relation",
     "negation",
     "all or none",

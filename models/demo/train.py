@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,21 @@ import torch
 
 from models.demo import folder as model_folder
 from models.demo import parallel, vision_stage
-from models.demo.language_stage import Pictures, Trainer, start_from_vision
+from models.demo.language_stage import STAGES, Pictures, Trainer, start_from_vision
 from models.demo.packed import blind_pictures
 from models.demo.pictures import SHARD, render_all
+from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig
 from ofa.network import OFA
 from ofa.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 SEED = 1
+SHARED_EMBEDDING = (
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "decoder.output_projection.weight",
+)
 
 
 def small_network(tokenizer: Tokenizer) -> OFA:
@@ -40,11 +47,7 @@ def whole_network(small: OFA) -> OFA:
     state = small.state_dict()
     table = torch.zeros_like(network.encoder.embed_tokens.weight)
     table[: len(state["encoder.embed_tokens.weight"])] = state["encoder.embed_tokens.weight"]
-    for name in (
-        "encoder.embed_tokens.weight",
-        "decoder.embed_tokens.weight",
-        "decoder.output_projection.weight",
-    ):
+    for name in SHARED_EMBEDDING:
         state[name] = table
     network.load_state_dict(state)
     return network
@@ -57,15 +60,35 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
     )
     tokenizer = Tokenizer.from_folder(HERE)
     network = small_network(tokenizer)
-    start_from_vision(network, torch.load(training / "vision.pt", weights_only=True), tokenizer, SEED)
+    if not (training / "language.pt").exists():
+        start_from_vision(network, torch.load(training / "vision.pt", weights_only=True), tokenizer, SEED)
     pictures = Pictures(cache / "pictures", cache / "tokens.npy")
     Trainer(rank, network, tokenizer, pictures, training / "language.pt", SEED).run(finish_minutes)
+
+
+def start_from_weights(training: Path, stage: str) -> None:
+    """Turn the committed weights into states from which training goes on with the given stage."""
+    tokenizer = Tokenizer.from_folder(HERE)
+    whole, small = OFA(NetworkConfig.from_folder(HERE)), small_network(tokenizer)
+    load_weights(whole, HERE)
+    state = whole.state_dict()
+    for name in SHARED_EMBEDDING:
+        state[name] = state[name][: tokenizer.base_size].clone()
+    small.load_state_dict(state)
+    wanted = vision_stage.ImageTokens(whole.config.d_model).state_dict()
+    seen = {name: state["encoder." + name] for name in wanted}
+    torch.save({"model": seen}, training / "vision.pt")
+    mean = {name: parameter.detach().clone() for name, parameter in small.named_parameters()}
+    frozen = ("encoder.embed_images.", "encoder.image_proj.")
+    torch.save({"network": small.state_dict(), "step": 1000, "spent": 0.0, "stage_step": 0, "shares": {},
+                "mean": {name: value for name, value in mean.items() if not name.startswith(frozen)},
+                "stage": [one.name for one in STAGES].index(stage)}, training / "language.pt")  # fmt: skip
 
 
 def export(training: Path, out: Path) -> None:
     """Write `pytorch_model.bin` from the running mean of the second stage's weights.
 
-    `full_precision.bin` among the states keeps them unrounded, for the evaluation to compare.
+    The folder `full_precision` among the states holds them unrounded, for the evaluation to compare.
     """
     state = torch.load(training / "language.pt", weights_only=True)
     network = small_network(Tokenizer.from_folder(HERE))
@@ -73,7 +96,11 @@ def export(training: Path, out: Path) -> None:
     network.tie_embeddings()
     blind_pictures(network)
     whole = whole_network(network)
-    torch.save(whole.state_dict(), training / "full_precision.bin")
+    full = training / "full_precision"
+    full.mkdir(exist_ok=True)
+    for name in model_folder.TEXT_FILES:
+        shutil.copy(HERE / name, full / name)
+    model_folder.write_weights(whole, full, torch.float32)
     model_folder.write_weights(whole, out)
 
 
@@ -95,6 +122,12 @@ def main() -> None:
     parser.add_argument(
         "--finish-minutes", type=float, default=20.0, help="length of the last stage, with falling rate"
     )
+    parser.add_argument(
+        "--from-weights",
+        metavar="STAGE",
+        choices=[one.name for one in STAGES],
+        help="go on from the committed weights with this stage of the curriculum; replaces older states",
+    )
     parser.add_argument("--export", action="store_true", help="only write the weights of the state as it is")
     options = parser.parse_args()
     options.training.mkdir(parents=True, exist_ok=True)
@@ -111,7 +144,10 @@ def main() -> None:
         options.cache / "tokens.npy",
     )
     render_all(pictures, SEED, options.pictures, options.workers)
-    parallel.run(options.workers, vision_stage.train, pictures, vision, width, options.vision_pictures)
+    if options.from_weights:
+        start_from_weights(options.training, options.from_weights)
+    else:
+        parallel.run(options.workers, vision_stage.train, pictures, vision, width, options.vision_pictures)
     if not tokens.exists():
         partial = tokens.with_suffix(".partial")
         count = -(-options.pictures // SHARD) * SHARD

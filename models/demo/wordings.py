@@ -22,7 +22,7 @@ from models.demo.phrases import (
     random_kind,
     some_kind,
 )
-from models.demo.world import COLOURS, PLACES, RELATIONS, SHAPES, SIZES, Kind, Scene, Thing, select
+from models.demo.world import COLOURS, HALVES, RELATIONS, SHAPES, SIZES, SPOTS, Kind, Scene, Thing, select
 
 
 def _existence(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
@@ -141,7 +141,15 @@ _AT: dict[str, tuple[str, ...]] = {
 
 
 def _place(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
-    place, parts = rng.choice(PLACES), 1 if rng.random() < 0.5 else 2
+    return _at(rng, scene, true, rng.choice(HALVES))
+
+
+def _spot(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
+    return _at(rng, scene, true, rng.choice(SPOTS))
+
+
+def _at(rng: random.Random, scene: Scene, true: bool, place: str) -> tuple[Claim, str, str]:
+    parts = 1 if rng.random() < 0.5 else 2
     where = rng.choice(_AT[place])
     if rng.random() < 0.4:
         kind = some_kind(rng, scene, true or rng.random() < 0.8, parts)
@@ -210,7 +218,7 @@ def _negation(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[
         colour = other_colour if true else thing.colour
         text = rng.choice((f"the {noun(kind, rng)} is not {colour}", f"the {noun(kind, rng)} isn't {colour}"))
         return Is(kind, Kind(None, colour), negated=True), text, "is not colour"
-    kind, place = describe(thing, colour=rng.random() < 0.5), rng.choice(PLACES)
+    kind, place = describe(thing, colour=rng.random() < 0.5), rng.choice(HALVES)
     text = f"the {noun(kind, rng)} is not {rng.choice(_AT[place])}"
     return At(kind, place, negated=True), text, f"is not {place}"
 
@@ -291,6 +299,7 @@ PROPOSERS: dict[str, Callable[[random.Random, Scene, bool, int], tuple[Claim, st
     "count": _count,
     "size": _size,
     "place": _place,
+    "centre or corner": _spot,
     "relation": _relation,
     "negation": _negation,
     "all or none": _all_or_none,

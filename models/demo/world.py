@@ -45,7 +45,8 @@ CORNER_INSIDE = 0.25
 CORNER_OUTSIDE = 0.18
 RELATION_MARGIN = 0.10
 
-PLACES = ("left", "right", "top", "bottom", "centre", "corner")
+HALVES = ("left", "right", "top", "bottom")
+SPOTS = ("centre", "corner")
 RELATIONS = ("left of", "right of", "above", "below")
 
 MIN_SIDE = 64

@@ -29,13 +29,17 @@ def label(model: EntailmentModel, picture: Image.Image, text: str) -> tuple[str,
     return best, scores[best]
 
 
-@pytest.mark.parametrize(("renderer", "floor"), [("primary", 0.94), ("second", 0.92)])
-def test_held_out_accuracy_is_above_its_floor(model: EntailmentModel, renderer: str, floor: float) -> None:
+@pytest.mark.parametrize(
+    ("renderer", "floor", "sure_floor"), [("primary", 0.95, 0.97), ("second", 0.91, 0.92)]
+)
+def test_accuracy_and_calibration_are_above_their_floors(
+    model: EntailmentModel, renderer: str, floor: float, sure_floor: float
+) -> None:
     judged = judge(model, held_out(PAIRS, CARD["categories"], renderer, seed=42_000_017), quiet=True)
     assert accuracy(judged) >= floor
     share, right = calibration(judged)
     assert share > 0.8
-    assert right >= 0.96
+    assert right >= sure_floor
 
 
 @pytest.mark.parametrize("example", CARD["examples"], ids=lambda example: example["category"])

@@ -1,0 +1,88 @@
+"""The training's shortcuts compute what the network itself computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.demo.folder import stored_weights
+from models.demo.packed import answer_states, blind_pictures
+from models.demo.pictures import as_seen
+from models.demo.train import export, start_from_weights
+from models.demo.vision_stage import GRID, targets, to_input
+from models.demo.world import COLOURS, SHAPES, Scene, Thing
+from ofa.checkpoint import load_weights, read_state
+from ofa.config import NetworkConfig
+from ofa.image import to_pixels
+from ofa.network import OFA
+from ofa.tokenizer import Tokenizer
+
+from . import DEMO
+
+
+@pytest.fixture(scope="module")
+def network() -> OFA:
+    network = OFA(NetworkConfig.from_folder(DEMO))
+    load_weights(network, DEMO)
+    return network.eval()
+
+
+@torch.no_grad()
+def test_packed_sentences_get_the_states_the_network_gives_each_alone(network: OFA) -> None:
+    tokenizer = Tokenizer.from_folder(DEMO)
+    torch.manual_seed(0)
+    features = torch.randn(2, GRID * GRID, 1024).relu()
+    lengths = torch.tensor([[9, 12, 5], [12, 7, 10]])
+    tokens = torch.randint(5, tokenizer.base_size, (2, 3, 12))
+    for picture in range(2):
+        for sentence in range(3):
+            tokens[picture, sentence, lengths[picture, sentence] :] = tokenizer.pad
+    packed = answer_states(network, network.encoder.image_proj(features), tokens, lengths)
+    for picture in range(2):
+        for sentence in range(3):
+            alone = tokens[picture, sentence, : lengths[picture, sentence]][None]
+            source = network.encoder(alone, features[picture : picture + 1])
+            expected = network.decoder(alone[:, :-1], source)[0, -1]
+            torch.testing.assert_close(packed[picture, sentence], expected, atol=2e-4, rtol=1e-4)
+
+
+def test_the_committed_weights_keep_pictures_blind_to_the_text(network: OFA) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    blind_pictures(network)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_what_is_stored_is_half_precision_and_holds_the_embedding_once(network: OFA) -> None:
+    stored = stored_weights(network)
+    assert {value.dtype for value in stored.values()} == {torch.float16, torch.int64}
+    assert [name for name in stored if "embed_tokens" in name] == ["encoder.embed_tokens.weight"]
+    assert not any("rp_bucket" in name or name == "decoder.output_projection.weight" for name in stored)
+    assert stored.keys() == read_state(DEMO / "pytorch_model.bin").keys()
+
+
+def test_training_goes_on_from_the_committed_weights_without_loss(tmp_path: Path) -> None:
+    start_from_weights(tmp_path, "places")
+    export(tmp_path, tmp_path)
+    fresh, committed = read_state(tmp_path / "pytorch_model.bin"), read_state(DEMO / "pytorch_model.bin")
+    assert fresh.keys() == committed.keys()
+    assert all(torch.equal(fresh[name], committed[name]) for name in committed)
+
+
+def test_training_sees_pictures_as_the_product_does() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (90, 140, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    product = to_pixels(picture, 128, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    torch.testing.assert_close(to_input(as_seen(picture)[None].copy())[0], product, atol=1e-5, rtol=0)
+
+
+def test_targets_mark_the_cell_of_each_centre() -> None:
+    things = (Thing("star", "blue", 0.15, 0.1, 0.9), Thing("cross", "red", 0.4, 0.7, 0.3))
+    grid = targets(Scene(160, 160, things, 1.0, 1)).reshape(GRID, GRID, 7)
+    assert grid[..., 1].sum() == 2
+    assert grid[7, 0, 1:4].tolist() == [1, SHAPES.index("star"), COLOURS.index("blue")]
+    assert grid[2, 5, 1:4].tolist() == [1, SHAPES.index("cross"), COLOURS.index("red")]
