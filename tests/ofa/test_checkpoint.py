@@ -84,10 +84,14 @@ def test_safetensors_load_like_pickles(
     assert EntailmentModel.load(folder_copy).judge([pair]) == model.judge([pair])
 
 
-def test_the_format_before_torch_1_6_loads(folder_copy: Path) -> None:
-    state = stored(folder_copy)
-    torch.save(state, folder_copy / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    EntailmentModel.load(folder_copy)
+def test_the_format_before_torch_1_6_loads(
+    folder_copy: Path, model: EntailmentModel, picture: Image.Image
+) -> None:
+    path = folder_copy / "pytorch_model.bin"
+    torch.save(stored(folder_copy), path, _use_new_zipfile_serialization=False)
+    assert path.read_bytes()[:2] != b"PK", "this is the new format"
+    pair = Pair(picture, "a red circle")
+    assert EntailmentModel.load(folder_copy).judge([pair]) == model.judge([pair])
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])

@@ -79,7 +79,8 @@ def test_a_prompt_with_two_slots_needs_a_premise(tokenizer: Tokenizer, task: Tas
 
 
 def test_braces_in_a_text_are_no_slots(tokenizer: Tokenizer, task: TaskConfig) -> None:
-    build_source(tokenizer, task, "{0.__class__} {}", "{premise}")
+    source = build_source(tokenizer, task, "{0.__class__} {}", None)
+    assert source[1:-1] == tokenizer.encode(' does the image describe " {0.__class__} {} "?')
 
 
 @pytest.mark.parametrize(
