@@ -20,7 +20,8 @@ def test_a_killed_instance_is_started_again(guarded: Guarded) -> None:
     assert re.search(r"^\S+ \S+ \[ALERT\] restart 1 of 5: .*signal 9 \(SIGKILL\)", guarded.restart_log, re.M)
     assert "last answer" in guarded.restart_log
     assert "    | a line of web_app.log" in guarded.restart_log
-    assert re.search(rf"\[SUCCESS\] healthy .* after its start: process {second.pid}", guarded.restart_log)
+    recovered = re.compile(rf"\[SUCCESS\] healthy .* after its start: process {second.pid}")
+    guarded.wait("the recovery in restart.log", lambda: recovered.search(guarded.restart_log))
     assert guarded.text("web_app.pid").split()[0] == str(second.pid)
 
 
