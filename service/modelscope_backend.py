@@ -65,7 +65,8 @@ class ChildPredictor:
         child: Path = CHILD,
         load_seconds: float = LOAD_SECONDS,
     ) -> None:
-        self._python = python
+        # Absolute, since the child starts in another folder; not resolved, since a venv's Python is a link.
+        self._python = None if python is None else python.absolute()
         self._wanted = device
         self._wanted_dtype = dtype
         self._threads = threads

@@ -46,7 +46,9 @@ class Model:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started = folder / "started"
-        self.predictor = ChildPredictor(Path(sys.executable), child=STAND_IN, load_seconds=PATIENCE)
+        # A path from the current folder, as a person types it; the child starts in another one.
+        python = Path(os.path.relpath(sys.executable))
+        self.predictor = ChildPredictor(python, child=STAND_IN, load_seconds=PATIENCE)
         self.script("ok")
         self.configure({})
 
