@@ -100,15 +100,15 @@ def test_a_model_that_is_loaded_again_is_no_reason_to_restart(guarded: Guarded) 
 
 def test_loading_with_progress_is_left_alone(guarded: Guarded) -> None:
     guarded.plan({"loading": True})
-    guarded.guard(START_STALL=0.5)
+    guarded.guard(START_STALL=2)
     guarded.wait_launches(1)
-    guarded.wait_checks(8, "/startupz")
+    guarded.wait_checks(40, "/startupz")  # a tenth of a second apart: twice as long as standing still may last
     assert len(guarded.launches) == 1
 
 
 def test_loading_without_progress_is_restarted(guarded: Guarded) -> None:
     guarded.plan({"loading": True, "standstill": True}, {})
-    guarded.guard(START_STALL=0.5)
+    guarded.guard(START_STALL=3)  # long enough for a starved process to have answered once before
     guarded.wait_healthy(2)
     assert "no progress in starting up" in guarded.restart_log
     assert "ago: /startupz 503 loading: 0" in guarded.restart_log
