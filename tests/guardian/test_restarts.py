@@ -102,7 +102,8 @@ def test_loading_with_progress_is_left_alone(guarded: Guarded) -> None:
     guarded.plan({"loading": True})
     guarded.guard(START_STALL=2)
     guarded.wait_launches(1)
-    guarded.wait_checks(40, "/startupz")  # a tenth of a second apart: twice as long as standing still may last
+    # A tenth of a second apart: twice as long as standing still may last.
+    guarded.wait_checks(40, "/startupz")
     assert len(guarded.launches) == 1
 
 
