@@ -10,6 +10,7 @@ the background meanwhile. SIGTERM and SIGINT end it in order: no new work, accep
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -70,6 +71,9 @@ def _shared() -> Application:
             from service.app import build
 
             _application = build(Settings.from_args([], os.environ))
+            # A probe may be deep in native code when the script ends; tearing the interpreter down under it
+            # would end in an abort. Nothing is waited for but the next cancel point.
+            atexit.register(_application.stop, 0.0)
         return _application
 
 

@@ -59,6 +59,17 @@ def test_the_names_that_scripts_import_answer_without_a_server(tmp_path: Path) -
     assert "'model': 'loaded', 'inference': 'success'" in details
 
 
+def test_a_script_may_end_while_the_model_computes(tmp_path: Path) -> None:
+    program = """
+import web_app
+web_app.init_model()
+submit = web_app._shared().submit
+futures = [submit("models/demo/examples/existence.png", f"there are {n} circles") for n in range(20)]
+futures[0].result()
+"""
+    run([sys.executable, "-c"], program, OFA_MODEL="demo", OFA_RUN_DIR=str(tmp_path))
+
+
 def test_health_is_asked_as_the_readme_asks(running_service: Instance) -> None:
     script = snippet("bash", "curl -s localhost:8000/health")
     said = run(["bash", "-euc"], script.replace("localhost:8000", running_service.health))
