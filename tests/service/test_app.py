@@ -217,8 +217,8 @@ def test_the_model_gets_clean_texts(make: Build) -> None:
     application.load()
     verdict = application.submit(PICTURE, " a\u200b red\ud800 ", "\x00men\x00").result(PATIENCE)
     assert verdict.label == "No"
-    pair = seen[-1]
-    assert (pair.hypothesis, pair.premise, pair.image.size) == ("a red", "men", (32, 24))
+    asked = [pair for pair in seen if pair.hypothesis != PROBE_TEXT]  # a probe may come at any moment
+    assert [(pair.hypothesis, pair.premise, pair.image.size) for pair in asked] == [("a red", "men", (32, 24))]
 
 
 def test_a_premise_the_model_cannot_take_is_refused_and_one_it_needs_is_asked_for(make: Build) -> None:
