@@ -168,14 +168,14 @@ class Application:
                 image, hypothesis, premise, Request(request_id, NOTHING, arrived, arrived + limit, source)
             )
         except InputError as error:
-            self._journal.refused(request_id, error, time.monotonic() - arrived)
+            self._journal.refused(request_id, error, time.monotonic() - arrived, source)
             raise
         except ServiceError as error:
-            return self._refused(request_id, error, arrived)
+            return self._refused(request_id, error, arrived, source)
         except MemoryError as error:
             full = OutOfMemory("The machine's memory is full.")
             full.__cause__ = error
-            return self._refused(request_id, full, arrived)
+            return self._refused(request_id, full, arrived, source)
         self._journal.started(request, size, removed)
         return self._engine.submit(request)
 
@@ -188,9 +188,11 @@ class Application:
         if phase is not Phase.LOADED:
             raise NotReady("The model is still loading.")
 
-    def _refused(self, request_id: str, error: ServiceError, arrived: float) -> Future[Verdict]:
+    def _refused(
+        self, request_id: str, error: ServiceError, arrived: float, source: Source
+    ) -> Future[Verdict]:
         seconds = time.monotonic() - arrived
-        self._journal.refused(request_id, error, seconds)
+        self._journal.refused(request_id, error, seconds, source)
         future: Future[Verdict] = Future()
         retry_after = getattr(error, "retry_after", None)
         future.set_result(

@@ -85,7 +85,7 @@ class Engine:
     def submit(self, request: Request) -> Future[Verdict]:
         """A future that will hold the verdict; it never holds an exception. Refused requests (stopping,
         queue full, engine stuck) are answered at once and do not count as accepted."""
-        job = Job(request)
+        job = Job(request, queued=self._clock())
         with self._lock:
             refusal = self._refusal(request.source)
             if refusal is None:
@@ -93,6 +93,7 @@ class Engine:
                 if request.source == "probe":
                     self._probe = job
                 else:
+                    job.ahead = len(self._waiting)
                     self._waiting.append(job)
                 self._work.notify()
                 self._alarm.notify()
@@ -100,7 +101,7 @@ class Engine:
                 self._add("rejected")
         if refusal is not None:
             job.future.set_result(no_verdict(refusal, request, self._since(job)))
-            self._journal.refused(request.id, refusal, self._since(job))
+            self._journal.refused(request.id, refusal, self._since(job), request.source)
         else:
             job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
         return job.future
@@ -162,7 +163,7 @@ class Engine:
             now = self._clock()
             batch = self._batch = Batch(jobs, started=now, beat=now)
             for job in jobs:
-                job.computing = True
+                job.computing, job.began, job.batch = True, now, len(jobs)
         try:
             self._compute(batch)
         except BaseException as error:
@@ -189,6 +190,7 @@ class Engine:
         jobs = [job for job in batch.jobs if not job.ended]
         if not jobs:
             return
+        self._journal.batched([job.request for job in jobs])
 
         def cancel_point() -> None:
             batch.beat = self._clock()
@@ -328,10 +330,11 @@ class Engine:
                 self._idle.notify_all()
         if job.future.set_running_or_notify_cancel():
             job.future.set_result(verdict)
+        course = job.course(self._clock())
         if outcome == "timeout":
-            self._journal.timed_out(job.request, verdict, computing)
+            self._journal.timed_out(job.request, verdict, course, computing)
         else:
-            self._journal.ended(job.request, verdict)
+            self._journal.ended(job.request, verdict, course)
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:

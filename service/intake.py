@@ -41,13 +41,19 @@ class Intake:
 
         Raises InputError, DeadlineExceeded when no place for decoding came free in time, MemoryError.
         """
+        began = time.monotonic()
         settings = self._settings
         texts = text.prepare(hypothesis, premise, settings.max_chars)
         self._check_premise(texts.premise)
         with self._decoder(replace(frame, pair=Pair(NOTHING.image, texts.hypothesis, texts.premise))):
             picture = image_input.load(image, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
             small = self._model.prepare(picture.image)
-        request = replace(frame, pair=Pair(small, texts.hypothesis, texts.premise))
+        request = replace(
+            frame,
+            pair=Pair(small, texts.hypothesis, texts.premise),
+            size=picture.size,
+            prepared=time.monotonic() - began,
+        )
         return request, picture.size, dict(texts.removed)
 
     @contextmanager

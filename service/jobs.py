@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from service.errors import Busy, InferenceError, ServiceError, ShuttingDown
-from service.request import Request, Verdict
+from service.request import Course, Request, Verdict
 
 Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
 Counter = Literal[Outcome, "accepted", "rejected", "orphaned"]
@@ -24,12 +24,23 @@ class Limits:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A request on its way through the engine. ``ended`` turns true once, under the engine's lock."""
+    """A request on its way through the engine, ``queued`` behind ``ahead`` others; ``began`` is when its
+    computation did, in a batch of ``batch``. ``ended`` turns true once, under the engine's lock."""
 
     request: Request
+    queued: float = 0.0
+    ahead: int = 0
+    began: float | None = None
+    batch: int = 0
     future: Future[Verdict] = field(default_factory=Future)
     ended: bool = False
     computing: bool = False
+
+    def course(self, now: float) -> Course:
+        """How it went until ``now``."""
+        if self.began is None:
+            return Course(self.ahead, now - self.queued)
+        return Course(self.ahead, self.began - self.queued, now - self.began, self.batch)
 
 
 @dataclass(eq=False, slots=True)

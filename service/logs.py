@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from service.errors import ServiceError
-from service.request import Request, Verdict
+from service.observer import UNOBSERVED, Observer, Stage
+from service.request import Course, Request, Source, Verdict
 
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa")
 LOG_FILE: Final = "web_app.log"
@@ -185,10 +186,12 @@ class Recent:
 
 
 class RequestLog:
-    """The engine's journal, in the line formats that scripts read. Its methods never raise."""
+    """The engine's journal, in the line formats that scripts read. Its methods never raise. What it writes
+    down it tells ``observer``, too."""
 
-    def __init__(self, keep: int = 30) -> None:
+    def __init__(self, keep: int = 30, observer: Observer = UNOBSERVED) -> None:
         self._recent: deque[Recent] = deque(maxlen=keep)
+        self._observer = observer
 
     @property
     def recent(self) -> list[Recent]:
@@ -206,31 +209,37 @@ class RequestLog:
         head = f"REQUEST_START | {request.id} | TEXT_LEN={len(request.pair.hypothesis)} | IMG_SIZE={size}"
         _log.log(_level(request), "%s", head + more)
 
-    def refused(self, request_id: str, error: ServiceError, seconds: float) -> None:
-        """Not accepted: the input cannot be judged."""
-        _log.info("%s", _error_line(request_id, error, seconds) + fields(reason=error.code))
+    def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
+        """Not accepted: the input cannot be judged, or there is no room or no model."""
+        self._observer.refused(source, error.code)
+        _log.info("%s", _error_line(request_id, error, seconds) + fields(reason=error.code, source=source))
 
-    def ended(self, request: Request, verdict: Verdict) -> None:
-        self._remember(request, verdict)
+    def batched(self, requests: Sequence[Request]) -> None:
+        self._observer.batched(requests)
+
+    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+        self._remember(request, verdict, course)
         if verdict.reason is None:
             head = f"REQUEST_END | {request.id} | LABEL={verdict.label} | SCORE={verdict.score:.3f}"
             more = fields(
                 duration=f"{verdict.duration:.2f}s", device=verdict.device or None, source=request.source
             )
-            _log.log(_level(request), "%s", head + more)
+            _log.log(_level(request), "%s", head + more + _course(request, course))
         else:
-            self._failed(request, verdict)
+            self._failed(request, verdict, course)
 
-    def timed_out(self, request: Request, verdict: Verdict, computing: bool) -> None:
-        stage = "computing" if computing else "waiting"
-        self._remember(request, verdict)
-        self._failed(request, verdict, stage=stage)
+    def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:
+        stage: Stage = "computing" if computing else "waiting"
+        self._remember(request, verdict, course)
+        self._failed(request, verdict, course, stage=stage)
         self.slow(request, stage, verdict.duration)
 
-    def slow(self, request: Request, stage: str, seconds: float) -> None:
-        """A line in slow_requests.log; ``stage`` is where its time ran out: decoding, waiting, computing."""
-        width, height = request.pair.image.size
-        size = "-" if stage == "decoding" else f"{width}x{height}"
+    def slow(self, request: Request, stage: Stage, seconds: float) -> None:
+        """A line in slow_requests.log; ``stage`` is where its time ran out, and the size the picture's as
+        sent, which nobody knows yet when that was in decoding."""
+        self._observer.timed_out(request, stage)
+        width, height = request.size
+        size = f"{width}x{height}" if width else "-"
         columns = (
             f"{int(time.time())}\tTIMEOUT\t{request.chars} chars",
             request.id,
@@ -245,6 +254,7 @@ class RequestLog:
         _log.info("REQUEST_LATE | %s | OUTCOME=%s | AFTER=%.2fs", request.id, outcome, seconds)
 
     def orphaned(self, requests: Sequence[Request], seconds: float) -> None:
+        self._observer.orphaned()
         _log.error("ORPHANED | %s | RUNNING=%.2fs", _ids(requests), seconds)
 
     def hung(self, requests: Sequence[Request], seconds: float) -> None:
@@ -254,19 +264,22 @@ class RequestLog:
         info = (type(error), error, error.__traceback__)
         _log.error("BROKEN | MSG=%s | ERROR=%s", what, type(error).__name__, exc_info=info)
 
-    def _remember(self, request: Request, verdict: Verdict) -> None:
+    def _remember(self, request: Request, verdict: Verdict, course: Course) -> None:
         outcome = verdict.reason or "answered"
-        size = request.pair.image.size
         self._recent.append(
             Recent(
-                int(time.time()), request.id, request.source, request.chars, size, outcome, verdict.duration
+                *(int(time.time()), request.id, request.source, request.chars, request.size),
+                outcome,
+                verdict.duration,
             )
         )
+        self._observer.ended(request, verdict, course)
 
-    def _failed(self, request: Request, verdict: Verdict, **more: object) -> None:
+    def _failed(self, request: Request, verdict: Verdict, course: Course, **more: object) -> None:
         error = verdict.error or ServiceError("No verdict.", code=verdict.reason)
         line = _error_line(request.id, error, verdict.duration)
-        _log.warning("%s", line + fields(reason=verdict.reason, **more, source=request.source))
+        told = fields(reason=verdict.reason, **more, source=request.source)
+        _log.warning("%s", line + told + _course(request, course))
 
 
 def _error_line(request_id: str, error: ServiceError, seconds: float) -> str:
@@ -274,6 +287,18 @@ def _error_line(request_id: str, error: ServiceError, seconds: float) -> str:
     cause = error.__cause__
     told = fields(error=type(error).__name__, msg=error.message[:100], duration=f"{seconds:.2f}s")
     return f"REQUEST_ERROR | {request_id}{told}" + fields(cause=type(cause).__name__ if cause else None)
+
+
+def _course(request: Request, course: Course) -> str:
+    """Where the time went: what tells a crowd from a slow model, and a slow model from a large picture."""
+    computed = None if course.computed is None else f"{course.computed:.2f}s"
+    return fields(
+        prepared=f"{request.prepared:.2f}s",
+        ahead=course.ahead,
+        waited=f"{course.waited:.2f}s",
+        computed=computed,
+        batch=course.batch or None,
+    )
 
 
 def _level(request: Request) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from service.errors import ServiceError
-from service.request import Pair, Request, Verdict
+from service.request import Course, Pair, Request, Source, Verdict
 
 CancelPoint = Callable[[], None]
 
@@ -84,13 +84,16 @@ class Movable(Model, Protocol):
 class Journal(Protocol):
     """Where the engine writes down what happened. Its methods never raise."""
 
-    def refused(self, request_id: str, error: ServiceError, seconds: float) -> None:
+    def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
         """A request was not accepted."""
 
-    def ended(self, request: Request, verdict: Verdict) -> None:
+    def batched(self, requests: Sequence[Request]) -> None:
+        """These are computed together from now on."""
+
+    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
         """An accepted request got its answer, or the reason why there is none."""
 
-    def timed_out(self, request: Request, verdict: Verdict, computing: bool) -> None:
+    def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:
         """It was answered at its deadline, while waiting or while computing."""
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:

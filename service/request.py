@@ -27,18 +27,32 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One accepted question. ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds."""
+    """One accepted question. ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds; ``size`` is the
+    picture's as sent, width and height, and ``prepared`` the seconds it took to read and check everything."""
 
     id: str
     pair: Pair
     arrived: float
     deadline: float
     source: Source = "api"
+    size: tuple[int, int] = (0, 0)
+    prepared: float = 0.0
 
     @property
     def chars(self) -> int:
         """Characters of text, premise included: all that a log may say about the text."""
         return len(self.pair.hypothesis) + len(self.pair.premise or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How an accepted request went: how many waited ``ahead`` of it when it came, the seconds it ``waited``
+    and was ``computed`` (None: it never was), and the size of the ``batch`` it was computed in."""
+
+    ahead: int = 0
+    waited: float = 0.0
+    computed: float | None = None
+    batch: int = 0
 
 
 def new_id(unix_time: float) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from service.engine import Engine, Limits
 from service.errors import OutOfMemory, ServiceError
 from service.protocols import CancelPoint
-from service.request import Pair, Request, Source, Verdict
+from service.request import Course, Pair, Request, Source, Verdict
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 NO = {"Yes": 0.1, "No": 0.7, "Maybe": 0.2}
@@ -136,6 +136,7 @@ class FakeJournal:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
+        self.batches: list[int] = []
         self.written = threading.Condition()
 
     def _write(self, event: str, request_id: str, detail: str) -> None:
@@ -151,13 +152,16 @@ class FakeJournal:
             assert self.written.wait_for(lambda: len(found()) >= count, PATIENCE), self.lines
             return found()
 
-    def refused(self, request_id: str, error: ServiceError, seconds: float) -> None:
+    def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
         self._write("refused", request_id, error.code)
 
-    def ended(self, request: Request, verdict: Verdict) -> None:
+    def batched(self, requests: Sequence[Request]) -> None:
+        self.batches.append(len(requests))
+
+    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
         self._write("ended", request.id, verdict.reason or verdict.label)
 
-    def timed_out(self, request: Request, verdict: Verdict, computing: bool) -> None:
+    def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:
         self._write("timed_out", request.id, "computing" if computing else "waiting")
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:

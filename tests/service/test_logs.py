@@ -13,10 +13,14 @@ from PIL import Image
 
 from service.errors import InputError, OutOfMemory
 from service.logs import Logs, RequestLog, lost_lines, one_line
-from service.request import Pair, Request, Verdict
+from service.request import Course, Pair, Request, Verdict
 
 SECRET = "my private sentence"
-REQUEST = Request("req_1795000000_ab12", Pair(Image.new("RGB", (512, 384)), SECRET), 10.0, 25.0, "page")
+REQUEST = Request(
+    *("req_1795000000_ab12", Pair(Image.new("RGB", (8, 8)), SECRET), 10.0, 25.0, "page"),
+    size=(512, 384),
+    prepared=0.05,
+)
 OpenLogs = Callable[..., Logs]
 
 
@@ -51,7 +55,11 @@ def test_a_judged_request_is_two_lines_in_the_agreed_form(
     log = RequestLog()
     log.started(REQUEST, (512, 384), {})
     scores = {"Yes": 0.9211, "No": 0.05, "Maybe": 0.0289}
-    log.ended(REQUEST, Verdict.of(scores, duration=3.214, device="cpu"))
+    log.ended(
+        REQUEST,
+        Verdict.of(scores, duration=3.214, device="cpu"),
+        Course(ahead=2, waited=0.25, computed=2.9, batch=3),
+    )
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO     \| "
     start, end = lines(tmp_path)
     assert re.fullmatch(
@@ -62,7 +70,7 @@ def test_a_judged_request_is_two_lines_in_the_agreed_form(
     assert re.fullmatch(
         stamp
         + r"REQUEST_END \| req_1795000000_ab12 \| LABEL=Yes \| SCORE=0\.921 \| DURATION=3\.21s \| DEVICE=cpu"
-        + r" \| SOURCE=page",
+        + r" \| SOURCE=page \| PREPARED=0\.05s \| AHEAD=2 \| WAITED=0\.25s \| COMPUTED=2\.90s \| BATCH=3",
         end,
     )
     assert console.getvalue().splitlines() == [start, end]
@@ -82,7 +90,7 @@ def test_an_error_is_told_in_our_words_and_its_cause_by_class_alone(
     open_logs()
     error = OutOfMemory("The GPU's memory is full. " + "x" * 200)
     error.__cause__ = RuntimeError(SECRET)
-    RequestLog().ended(REQUEST, Verdict.none("error", duration=0.876, error=error))
+    RequestLog().ended(REQUEST, Verdict.none("error", duration=0.876, error=error), Course())
     (line,) = lines(tmp_path)
     assert "| WARNING  | REQUEST_ERROR | req_1795000000_ab12 | ERROR=OutOfMemory | MSG=The GPU's mem" in line
     assert "x" * 75 not in line  # the first 100 characters
@@ -91,16 +99,16 @@ def test_an_error_is_told_in_our_words_and_its_cause_by_class_alone(
 
 def test_a_refused_input_is_one_line(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
-    RequestLog().refused("req_1_a", InputError("There is no picture.", code="no_image"), 0.004)
+    RequestLog().refused("req_1_a", InputError("There is no picture.", code="no_image"), 0.004, "page")
     (line,) = lines(tmp_path)
     head, _, tail = line.partition(" | MSG=There is no picture. | ")
     assert head.endswith("| INFO     | REQUEST_ERROR | req_1_a | ERROR=InputError")
-    assert tail == "DURATION=0.00s | REASON=no_image"
+    assert tail == "DURATION=0.00s | REASON=no_image | SOURCE=page"
 
 
 def test_a_timeout_is_a_line_in_slow_requests_too(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
-    RequestLog().timed_out(REQUEST, Verdict.none("timeout", duration=15.0), computing=True)
+    RequestLog().timed_out(REQUEST, Verdict.none("timeout", duration=15.0), Course(), computing=True)
     (slow,) = lines(tmp_path, "slow_requests.log")
     columns = slow.split("\t")
     assert re.fullmatch(r"\d{10}", columns[0])
@@ -113,8 +121,8 @@ def test_a_probe_writes_nothing_while_it_succeeds(open_logs: OpenLogs, tmp_path:
     probe = Request("req_1_p", REQUEST.pair, 0.0, 1.0, "probe")
     log = RequestLog()
     log.started(probe, (64, 64), {})
-    log.ended(probe, Verdict.of({"Yes": 0.5, "No": 0.3, "Maybe": 0.2}, duration=1, device="cpu"))
-    log.ended(probe, Verdict.none("error", error=OutOfMemory("The GPU's memory is full.")))
+    log.ended(probe, Verdict.of({"Yes": 0.5, "No": 0.3, "Maybe": 0.2}, duration=1, device="cpu"), Course())
+    log.ended(probe, Verdict.none("error", error=OutOfMemory("The GPU's memory is full.")), Course())
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["REQUEST_ERROR"]
 
 
@@ -128,7 +136,7 @@ def test_user_text_is_in_no_line_not_even_in_a_traceback(
         raise KeyError(REQUEST.pair.hypothesis)
     except KeyError as error:
         log.broken("the model raised an error nobody mapped", error)
-    log.timed_out(REQUEST, Verdict.none("timeout"), computing=False)
+    log.timed_out(REQUEST, Verdict.none("timeout"), Course(), computing=False)
     log.late(REQUEST, "KeyError", 20.0)
     log.orphaned([REQUEST], 20.0)
     log.hung([REQUEST], 90.0)
@@ -156,7 +164,7 @@ def test_our_other_modules_write_to_the_same_file_and_foreign_ones_do_not(
 def test_both_files_are_rotated_and_old_ones_thrown_away(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs(max_bytes=2000)
     for _ in range(100):
-        RequestLog().timed_out(REQUEST, Verdict.none("timeout"), computing=True)
+        RequestLog().timed_out(REQUEST, Verdict.none("timeout"), Course(), computing=True)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         f"{base}{end}" for base in ("slow_requests.log", "web_app.log") for end in ("", ".1", ".2")

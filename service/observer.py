@@ -1,0 +1,48 @@
+"""Who counts what happens. The parts of the service tell it; it tells nobody.
+
+The methods of ``Observer`` do nothing, so it stands wherever nobody counts. Those who overwrite them take
+microseconds, never raise, and may be called by any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from service.request import Course, Request, Source, Verdict
+
+Stage = Literal["decoding", "waiting", "computing"]
+
+
+class Observer:
+    """Hears of everything that is counted. Times are seconds."""
+
+    def refused(self, source: Source, reason: str) -> None:
+        """A request was not accepted; ``reason`` is an error's code."""
+
+    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+        """An accepted request got its answer, or the reason why there is none."""
+
+    def timed_out(self, request: Request, stage: Stage) -> None:
+        """Its time ran out; what it was answered is told by ``ended`` or ``refused``."""
+
+    def batched(self, requests: Sequence[Request]) -> None:
+        """These are computed together from now on."""
+
+    def orphaned(self) -> None:
+        """A cancelled computation goes on."""
+
+    def out_of_memory(self, then: str) -> None:
+        """A computation ran out of memory; ``then`` names the rung of the ladder that is tried next."""
+
+    def moved(self, here: str, there: str) -> None:
+        """The model computes on device ``there`` from now on, no longer on ``here``."""
+
+    def load_attempted(self, outcome: str, seconds: float) -> None:
+        """An attempt to load the model ended: ``loaded``, or an error's code."""
+
+    def probed(self, outcome: str, seconds: float) -> None:
+        """A probe ended: success, unstable, timeout, error, or the reason why none could be run."""
+
+
+UNOBSERVED = Observer()
