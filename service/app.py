@@ -117,7 +117,7 @@ class Application:
             code = before.fatal if before.fatal is not None else ExitCode.ORDERLY
         if reason is None:
             reason = (before.last_error or "failed") if code else "asked to end"
-        waiting = before.activity.depth + before.activity.running
+        waiting = before.activity.depth + before.activity.computing
         _log.info("STOPPING | CODE=%d | REASON=%s | UNANSWERED=%d | GRACE=%gs", code, reason, waiting, grace)
         self._loader.stopping.set()
         self._prober.disable()
@@ -357,6 +357,9 @@ def build(
         journal,
         Limits(
             queue_size=settings.queue_size,
+            # ModelScope's process answers one pair after the other: together they would only wait longer.
+            max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
+            batch_wait=settings.batch_wait,
             cancel_grace=settings.cancel_grace,
             hang_limit=settings.hang_limit,
         ),

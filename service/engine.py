@@ -1,10 +1,12 @@
 """One thread owns the model; everybody else hands it requests and waits for a future.
 
 Two threads: the engine computes, the timer keeps deadlines, so that a request is answered on time even while
-the engine is deep inside a computation. A computation that nobody waits for any more is told to stop at its
-next cancel point. If it does not within ``cancel_grace`` it is *orphaned*: it still blocks the engine, new
-requests are refused at once, and ``hang_limit`` seconds later the process counts as hung: ``on_hung`` is
-called, by the timer, which needs nothing of the stuck thread.
+the engine is deep inside a computation. What waits is computed together, as a batch; each request of it keeps
+its own deadline and its own error. A computation that nobody waits for any more, because all of its requests
+have been answered or given up, is told to stop at its next cancel point. If it does not within
+``cancel_grace`` it is *orphaned*: it still blocks the engine, new requests are refused at once, and
+``hang_limit`` seconds later the process counts as hung: ``on_hung`` is called, by the timer, which needs
+nothing of the stuck thread.
 
 Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. What comes
 after that, a result or an error, is written to the log under the request's id and goes nowhere else.
@@ -18,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 
 from service.errors import (
     Busy,
@@ -27,8 +30,19 @@ from service.errors import (
     InferenceError,
     ServiceError,
 )
-from service.jobs import Batch, Counter, Job, Limits, Outcome, no_verdict, stopping, unexpected
-from service.protocols import Journal, Predictor
+from service.jobs import (
+    Batch,
+    Counter,
+    Job,
+    Limits,
+    Outcome,
+    Pace,
+    may_be_of_one,
+    no_verdict,
+    stopping,
+    unexpected,
+)
+from service.protocols import CancelPoint, Journal, Predictor
 from service.request import Request, Source, Verdict
 from service.status import Activity
 
@@ -69,7 +83,9 @@ class Engine:
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
-        self._service_seconds: float | None = None
+        self._pace = Pace()
+        self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
+        self._gather_until = 0.0
         self._threads: list[threading.Thread] = []
 
     # ---- for callers -------------------------------------------------------------------------------------
@@ -142,12 +158,13 @@ class Engine:
                 depth=len(self._waiting),
                 capacity=self._limits.queue_size,
                 running=batch is not None,
+                computing=batch.left if batch else 0,
                 running_for=now - batch.started if batch else 0.0,
                 beat_age=now - batch.beat if batch else None,
                 orphaned=batch is not None and batch.orphaned,
                 hung=batch is not None and batch.hung,
                 counts=dict(self._count),
-                service_seconds=self._service_seconds,
+                service_seconds=self._pace.seconds,
                 retry_after=self._retry_after(now),
             )
 
@@ -156,12 +173,13 @@ class Engine:
     def step(self, block: bool = False) -> bool:
         """Compute one batch. False when there was nothing to do (or, blocking, when the engine is closed)."""
         with self._lock:
-            while block and not self._closed and not self._waiting and self._probe is None:
-                self._work.wait()
+            if block:
+                self._await_work()
             if self._closed or not (jobs := self._take()):
                 return False
             now = self._clock()
             batch = self._batch = Batch(jobs, started=now, beat=now)
+            self._crowd = 0
             for job in jobs:
                 job.computing, job.began, job.batch = True, now, len(jobs)
         try:
@@ -172,44 +190,84 @@ class Engine:
         finally:
             with self._lock:
                 self._batch = None
+                self._gather_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
                 self._alarm.notify_all()
         return True
 
+    def _await_work(self) -> None:
+        """Return when there is something to take, or the engine is closed. Called with the lock held.
+
+        Callers who were answered together ask again almost together: only then, and for a moment, the first
+        of them is kept waiting for the others. Who asks alone never waits.
+        """
+        while not self._closed and self._probe is None:
+            left = self._gather_until - self._clock()
+            if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._crowd):
+                return
+            self._work.wait(left if self._waiting else None)
+
     def _take(self) -> list[Job]:
-        """The next batch: the probe first, so that load cannot starve it. Called with the lock held."""
+        """The next batch: the probe first and alone, so that load cannot starve it and its answer is proof of
+        the same computation every time. Called with the lock held."""
         if self._probe is not None:
             job, self._probe = self._probe, None
             return [job]
-        return [self._waiting.popleft()] if self._waiting else []
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room()))]
+
+    def _room(self) -> int:
+        """How many requests the next batch may hold: what should be done in half the time its most urgent one
+        has left, since all of them are answered together. Called with the lock held."""
+        most = self._limits.batch_on(self._predictor.device)
+        first = min((job.request.deadline for job in islice(self._waiting, most)), default=math.inf)
+        return self._pace.within((first - self._clock()) / 2, most)
 
     def _compute(self, batch: Batch) -> None:
-        late = [job for job in batch.jobs if job.request.deadline <= self._clock()]
-        for job in late:
-            self._expire(job, computing=False)
-        jobs = [job for job in batch.jobs if not job.ended]
-        if not jobs:
-            return
-        self._journal.batched([job.request for job in jobs])
+        """Answer every job of the batch. Where one request may have spoilt it for the others, halves of it
+        are tried, and halves of those, until it fails alone."""
 
         def cancel_point() -> None:
             batch.beat = self._clock()
             if batch.unwanted_since is not None:
                 raise ComputationStopped("Nobody waits for this computation any more.")
 
-        try:
-            results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
-            if len(results) != len(jobs):
-                raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
-        except Exception as error:
-            self._fail(jobs, error)
-        else:
-            self._answer(batch, jobs, results)
+        parts = deque([batch.jobs])
+        while parts:
+            if not (jobs := self._in_time(parts.popleft())):
+                continue
+            began = self._clock()
+            try:
+                results = self._judge(jobs, cancel_point)
+            except Exception as error:
+                if len(jobs) > 1 and may_be_of_one(error):
+                    self._note("divided")
+                    half = len(jobs) // 2
+                    parts.extendleft((jobs[half:], jobs[:half]))
+                    continue
+                if isinstance(error, ComputationStopped):  # it would have taken at least as long
+                    self._measure(len(jobs), self._clock() - began)
+                self._fail(jobs, error)
+            else:
+                self._measure(len(jobs), self._clock() - began)
+                self._answer(jobs, results)
 
-    def _answer(self, batch: Batch, jobs: list[Job], results: Sequence[Mapping[str, float]]) -> None:
+    def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those still waited for; what expired before its computation began is answered here."""
+        for job in jobs:
+            if job.request.deadline <= self._clock():
+                self._expire(job, computing=False)
+        return [job for job in jobs if not job.ended]
+
+    def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        self._journal.batched([job.request for job in jobs])
+        results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
+        if len(results) != len(jobs):
+            raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
+        return results
+
+    def _answer(self, jobs: Sequence[Job], results: Sequence[Mapping[str, float]]) -> None:
         now = self._clock()
         device, dtype = self._predictor.device, self._predictor.dtype
-        self._measure(batch, now)
         for job, scores in zip(jobs, results, strict=True):
             try:
                 verdict = Verdict.of(
@@ -223,9 +281,7 @@ class Engine:
             elif job.request.source != "probe":
                 self._on_proof(now)
 
-    def _fail(self, jobs: list[Job], error: Exception) -> None:
-        if isinstance(error, ComputationStopped) and self._batch is not None:
-            self._measure(self._batch, self._clock())
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         known = error if isinstance(error, ServiceError) else unexpected(error)
         for job in jobs:
             if not self._end(job, "error", no_verdict(known, job.request, self._since(job))):
@@ -236,12 +292,11 @@ class Engine:
         if isinstance(error, DeviceLost):
             self._on_fatal(error)
 
-    def _measure(self, batch: Batch, now: float) -> None:
-        """Keep a moving average of the seconds one request takes; a stopped one took at least as long."""
-        spent = (now - batch.started) / len(batch.jobs)
+    def _measure(self, count: int, seconds: float) -> None:
+        """Called before any of them is answered, so that who asks again is not counted twice in the crowd."""
         with self._lock:
-            old = self._service_seconds
-            self._service_seconds = spent if old is None else 0.8 * old + 0.2 * spent
+            self._pace.note(count, seconds)
+            self._crowd = count + len(self._waiting) if count > 1 else 0
 
     def _run(self) -> None:
         try:
@@ -365,8 +420,8 @@ class Engine:
         if batch is not None and batch.orphaned and batch.unwanted_since is not None:
             hung_at = batch.unwanted_since + self._limits.cancel_grace + self._limits.hang_limit
             return max(1.0, math.ceil(hung_at - now))
-        ahead = len(self._waiting) + (batch is not None)
-        return max(1.0, math.ceil(ahead * (self._service_seconds or 1.0)))
+        ahead = len(self._waiting) + (batch.left if batch else 0)
+        return max(1.0, math.ceil(ahead * (self._pace.seconds or 1.0)))
 
     def _pending(self) -> list[Job]:
         """Accepted and not yet ended. Called with the lock held."""
@@ -376,5 +431,10 @@ class Engine:
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
 
+    def _note(self, counter: Counter) -> None:
+        with self._lock:
+            self._add(counter)
+
     def _add(self, counter: Counter) -> None:
+        """Called with the lock held."""
         self._count[counter] = self._count.get(counter, 0) + 1

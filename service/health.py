@@ -195,6 +195,7 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
         "queue": {
             "state": work(snapshot),
             "waiting": activity.depth,
+            "computing": activity.computing,
             "capacity": activity.capacity,
             "running_seconds": _rounded(activity.running_for) if activity.running else None,
             "progress_age_seconds": _rounded(activity.beat_age),

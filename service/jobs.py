@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-from service.errors import Busy, InferenceError, ServiceError, ShuttingDown
+from service.errors import (
+    Busy,
+    ComputationStopped,
+    DeviceLost,
+    InferenceError,
+    InputError,
+    ServiceError,
+    ShuttingDown,
+)
 from service.request import Course, Request, Verdict
 
 Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
-Counter = Literal[Outcome, "accepted", "rejected", "orphaned"]
+Counter = Literal[Outcome, "accepted", "rejected", "orphaned", "divided"]
+
+#: Requests computed together unless told otherwise. A CPU gains little by more, and keeps callers waiting who
+#: could have been answered one after the other; a GPU is idle for most of a small batch.
+BATCH_ON_CPU: Final = 4
+BATCH_ON_GPU: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds, but for ``queue_size`` requests."""
+    """Seconds, but for ``queue_size`` and ``max_batch`` requests; ``max_batch`` 0 goes by the device."""
 
     queue_size: int = 32
+    max_batch: int = 0
+    batch_wait: float = 0.005
     cancel_grace: float = 5.0
     hang_limit: float = 60.0
+
+    def batch_on(self, device: str) -> int:
+        """The most requests to compute together on ``device``."""
+        return self.max_batch or (BATCH_ON_CPU if device == "cpu" else BATCH_ON_GPU)
 
 
 @dataclass(eq=False, slots=True)
@@ -55,6 +74,30 @@ class Batch:
     orphaned: bool = False
     hung: bool = False
 
+    @property
+    def left(self) -> int:
+        """How many of its requests are still waited for."""
+        return sum(not job.ended for job in self.jobs)
+
+
+class Pace:
+    """A moving average of the seconds a request takes when its batch's time is shared out. Every request
+    counts once: a batch moves the average as far as its requests would have done one by one."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+
+    def note(self, count: int, seconds: float) -> None:
+        """``count`` requests took ``seconds`` together."""
+        spent, keep = seconds / count, 0.8**count
+        self.seconds = spent if self.seconds is None else keep * self.seconds + (1 - keep) * spent
+
+    def within(self, seconds: float, most: int) -> int:
+        """How many requests should be done in ``seconds``: from 1, which is tried anyway, to ``most``."""
+        if not self.seconds or seconds >= most * self.seconds:
+            return most
+        return max(1, int(seconds / self.seconds))
+
 
 def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict:
     """The answer to ``request`` that says why there is none."""
@@ -66,6 +109,17 @@ def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict
 
 def stopping() -> ShuttingDown:
     return ShuttingDown("The service is stopping.")
+
+
+def may_be_of_one(error: Exception) -> bool:
+    """Whether an error that ended a batch may be of one request in it, so that the others fare better alone.
+
+    A device or a model that is gone is gone for all of them; memory, a text the prompt cannot take and what
+    nobody foresaw may not be.
+    """
+    if isinstance(error, DeviceLost | ComputationStopped):
+        return False
+    return isinstance(error, InferenceError | InputError) or not isinstance(error, ServiceError)
 
 
 def unexpected(error: BaseException) -> InferenceError:

@@ -195,6 +195,22 @@ class Settings:
     queue_size: Annotated[
         int, Option("OFA_QUEUE_SIZE", _integer(1, 100000), "requests that may wait; more are answered busy")
     ] = 32
+    max_batch: Annotated[
+        int,
+        Option(
+            "OFA_MAX_BATCH",
+            _integer(0, 1024),
+            "requests computed together at most; 0 goes by the device, 4 on a CPU and 32 on a GPU",
+        ),
+    ] = 0
+    batch_wait: Annotated[
+        float,
+        Option(
+            "OFA_BATCH_WAIT",
+            _seconds(0, 1),
+            "how long callers who were answered together may be waited for; who asks alone never waits",
+        ),
+    ] = 0.005
     max_pixels: Annotated[
         int,
         Option(

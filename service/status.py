@@ -53,13 +53,15 @@ class Activity:
 
     ``alive`` is False only when one of its threads has died. ``beat_age`` is how long ago the running
     computation passed a cancel point. ``counts`` are totals since the start: accepted, answered, timeout,
-    error, abandoned, stopping (the ways to end), rejected, orphaned.
+    error, abandoned, stopping (the ways to end), rejected, orphaned, and divided: batches that were tried
+    again in halves. ``depth`` requests wait, ``computing`` are being computed together.
     """
 
     alive: bool = True
     depth: int = 0
     capacity: int = 0
     running: bool = False
+    computing: int = 0
     running_for: float = 0.0
     beat_age: float | None = None
     orphaned: bool = False
