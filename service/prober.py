@@ -52,6 +52,7 @@ class Prober:
         self._evidence = Evidence()
         self._golden: dict[tuple[str, str], str] = {}
         self._enabled = False
+        self._wanted = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
 
@@ -76,6 +77,13 @@ class Prober:
         with self._wake:
             self._enabled = False
 
+    def ask_now(self) -> bool:
+        """Probe at once, however young the evidence is. False while there is no model to probe."""
+        with self._wake:
+            self._wanted = self._enabled
+            self._wake.notify_all()
+            return self._wanted
+
     def evidence(self) -> Evidence:
         return self._evidence  # one reference, replaced whole
 
@@ -90,7 +98,7 @@ class Prober:
             known = self._evidence
             if not self._enabled or known.probe_running:
                 return None
-            if known.probe_at is None:
+            if known.probe_at is None or self._wanted:
                 return 0.0
             if known.proven_at is None or known.standing_failure or known.unstable:
                 return max(0.0, known.probe_at + min(RETRY, self._interval) - now)
@@ -101,6 +109,7 @@ class Prober:
         """Run one probe to its end and keep what it showed."""
         started = self._clock()
         with self._wake:
+            self._wanted = False
             self._evidence = replace(self._evidence, probe_running=True)
         try:
             future = self._ask()

@@ -87,6 +87,23 @@ def test_under_traffic_a_golden_probe_runs_all_the_same(prober: Prober, clock: C
     assert prober.due_in(clock.now) == 0.0
 
 
+def test_a_probe_that_is_asked_for_runs_at_once_and_once(prober: Prober, clock: Clock) -> None:
+    prober.probe()
+    assert prober.ask_now()
+    assert prober.due_in(clock.now) == 0.0
+    prober.probe()
+    assert prober.due_in(clock.now) == 60
+
+
+def test_no_probe_can_be_asked_for_without_a_model(prober: Prober, clock: Clock) -> None:
+    prober.probe()
+    prober.disable()
+    assert not prober.ask_now()
+    prober.enable()
+    prober.probe()
+    assert prober.due_in(clock.now) == 60
+
+
 def test_one_probe_runs_at_a_time(prober: Prober, model: Model, clock: Clock) -> None:
     seen: list[float | None] = []
 
