@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"service.logs", "service.progress", "service.protocols", "service.settings", "service.status"},
     "service.systemd": {"service.health"},
     "service.app": {"service"},
+    "service.application": {"service"},
     "health_api": {
         *("service.app", "service.health", "service.settings", "service.errors", "service.logs"),
         *("service.leaving", "service.postmortem"),

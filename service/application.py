@@ -1,0 +1,338 @@
+"""The application: one object over the parts, behind page, health API and scripts.
+
+A request is checked and decoded in its caller's thread, then waits in the engine's queue. The model is loaded
+by a thread of its own, with attempts and pauses; until then requests are answered ``loading``. Stopping goes
+in order and within bounds: refuse, drain, cancel, end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from service import health, postmortem, resources
+from service.engine import Engine
+from service.errors import (
+    ExitCode,
+    Hung,
+    InputError,
+    NotReady,
+    OutOfMemory,
+    ServiceError,
+    ShuttingDown,
+    Unstable,
+)
+from service.health import Report
+from service.intake import NOTHING, Intake
+from service.ladder import Ladder
+from service.leaving import write_exit
+from service.loader import Loader, told
+from service.logs import RequestLog, lost_lines
+from service.prober import Prober
+from service.protocols import Model
+from service.request import Request, Source, Verdict, new_id
+from service.settings import Settings
+from service.status import Phase, Snapshot, Status
+
+_RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
+_log = logging.getLogger(__name__)
+
+
+class Application:
+    """The one object behind page, health API and scripts. Made by ``build``; ``start`` returns at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        model: Model,
+        status: Status,
+        engine: Engine,
+        prober: Prober,
+        sampler: resources.Sampler,
+        loader: Loader,
+        journal: RequestLog,
+        ladder: Ladder | None,
+        leave: Callable[[int], object] | None,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._status = status
+        self._engine = engine
+        self._prober = prober
+        self._sampler = sampler
+        self._loader = loader
+        self._journal = journal
+        self._ladder = ladder
+        self._leave = leave
+        self._doubted = False  # a reload has been tried, and no probe has agreed since
+        self._intake = Intake(settings, model, journal)
+        self._ended = threading.Event()
+        self._lock = threading.Lock()  # guards _started, _stopped and the moves of the phase
+        self._loading = threading.Lock()  # held while a model is being loaded
+        self._started = False
+        self._stopped = False
+        self._loader_thread = threading.Thread(target=self.load, name="loader", daemon=True)
+
+    # ---- life --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the threads and begin to load the model."""
+        self._start_threads()
+        self._loader_thread.start()
+
+    def load(self) -> bool:
+        """Load the model with its retries, or wait while another thread does; True once it is loaded."""
+        self._start_threads()
+        with self._loading:
+            if self._status.phase is Phase.LOADED:
+                return True
+            began = time.monotonic()
+            if not self._move(Phase.LOADING, fatal=None):
+                return False
+            return self._load(began)
+
+    def stop(self, grace: float, *, code: int | None = None, reason: str | None = None) -> bool:
+        """Refuse new work, let accepted work finish for ``grace`` seconds, cancel the rest, end the threads.
+
+        Leaves ``last_exit.json`` in the run-time folder, with the code and reason the process will leave
+        with; unless given they are those of the failure that ended the service, or 0. False when a thread
+        is still deep in a library: then only ``leave`` ends the process cleanly.
+        """
+        before = self._status.snapshot()
+        if not self._move(Phase.STOPPING):
+            return not self._loader_thread.is_alive()
+        if code is None:
+            code = before.fatal if before.fatal is not None else ExitCode.ORDERLY
+        if reason is None:
+            reason = (before.last_error or "failed") if code else "asked to end"
+        waiting = before.activity.depth + before.activity.computing
+        _log.info("STOPPING | CODE=%d | REASON=%s | UNANSWERED=%d | GRACE=%gs", code, reason, waiting, grace)
+        self._loader.stopping.set()
+        self._prober.disable()
+        ended = self._engine.stop(grace)
+        self._prober.stop()
+        self._sampler.stop()
+        if self._ladder is not None:
+            ended &= self._ladder.stop()
+        if self._loader_thread.ident is not None:
+            self._loader_thread.join(1.0)
+        ended &= not self._loader_thread.is_alive()
+        if ended:
+            self._model.close()
+        write_exit(self._settings.run_dir, int(code), reason)
+        self._ended.set()
+        return ended
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the service ended or cannot go on; False if it still runs after ``timeout`` seconds."""
+        return self._ended.wait(timeout)
+
+    @property
+    def fatal(self) -> int | None:
+        """The exit code to leave with, when the service cannot go on; None while it can."""
+        return self._status.snapshot().fatal
+
+    # ---- requests ----------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        image: Image.Image | str | Path | None,
+        hypothesis: str | None,
+        premise: str | None = None,
+        *,
+        source: Source = "api",
+    ) -> Future[Verdict]:
+        """A future that will hold the verdict, or the reason for none. Checks and decodes in this thread.
+
+        Raises InputError for input that cannot be judged.
+        """
+        arrived = time.monotonic()
+        limit = self._settings.probe_timeout if source == "probe" else self._settings.timeout
+        request_id = new_id(time.time())
+        try:
+            self._check_phase()
+            self._engine.check(source)  # before the work of decoding, which overload is no time for
+            request, size, removed = self._intake.accept(
+                image, hypothesis, premise, Request(request_id, NOTHING, arrived, arrived + limit, source)
+            )
+        except InputError as error:
+            self._journal.refused(request_id, error, time.monotonic() - arrived, source)
+            raise
+        except ServiceError as error:
+            return self._refused(request_id, error, arrived, source)
+        except MemoryError as error:
+            full = OutOfMemory("The machine's memory is full.")
+            full.__cause__ = error
+            return self._refused(request_id, full, arrived, source)
+        self._journal.started(request, size, removed)
+        return self._engine.submit(request)
+
+    def _check_phase(self) -> None:
+        phase = self._status.phase
+        if phase is Phase.STOPPING or (phase is Phase.FAILED and self.fatal in _RESTARTING):
+            raise ShuttingDown("The service is stopping.")
+        if phase is Phase.FAILED:
+            raise NotReady("The model could not be loaded.", remedy="The log says why.")
+        if phase is not Phase.LOADED:
+            raise NotReady("The model is still loading.")
+
+    def _refused(
+        self, request_id: str, error: ServiceError, arrived: float, source: Source
+    ) -> Future[Verdict]:
+        seconds = time.monotonic() - arrived
+        self._journal.refused(request_id, error, seconds, source)
+        future: Future[Verdict] = Future()
+        retry_after = getattr(error, "retry_after", None)
+        future.set_result(
+            Verdict.none(
+                error.code, retry_after=retry_after, duration=seconds, request_id=request_id, error=error
+            )
+        )
+        return future
+
+    # ---- health ------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        return self._status.snapshot()
+
+    def report(self) -> Report:
+        """The state of health, from what is known already: no inference, no waiting."""
+        return health.judge(
+            self._status.snapshot(),
+            self._sampler.latest(),
+            now=time.monotonic(),
+            unix=time.time(),
+            evidence_ttl=self._settings.evidence_ttl,
+            versions=_versions(),
+            log_lines_lost=lost_lines(),
+        )
+
+    # ---- inside ------------------------------------------------------------------------------------------
+
+    def _start_threads(self) -> None:
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+            self._engine.start()
+            self._sampler.start()
+            self._prober.start()
+            if self._ladder is not None:
+                self._ladder.start()
+
+    def _load(self, began: float, verify: str | None = None) -> bool:
+        try:
+            self._loader.run(verify)
+        except ShuttingDown:
+            return False
+        except ServiceError as error:
+            _log.critical("MODEL_NOT_LOADED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
+            self._give_up(error)
+            return False
+        model, seconds = self._model, time.monotonic() - began
+        if not self._move(
+            Phase.LOADED, device=model.device, dtype=model.dtype, ready_seconds=seconds, last_error=None
+        ):
+            return False
+        if self._ladder is not None:
+            self._ladder.loaded()
+        self._prober.enable()
+        return True
+
+    # ---- what the parts report ---------------------------------------------------------------------------
+
+    def proven(self, now: float) -> None:
+        """A user got a finite answer at ``now``."""
+        self._prober.proven(now)
+
+    def unstable(self) -> None:
+        """Probes in a row were wrong: load the model again from verified files, once; then give up."""
+        if self._doubted:
+            error = Unstable("The model answers its probe wrongly even after it was loaded again.")
+            _log.critical("UNSTABLE%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
+            self._prober.disable()
+            self._give_up(error)
+            return
+        self._doubted = True
+        _log.error("RELOADING | The probe's answers are wrong: the files are verified and loaded again.")
+        self._loader_thread = threading.Thread(target=self._reload, name="loader", daemon=True)
+        self._loader_thread.start()
+
+    def agreed(self) -> None:
+        """A probe was answered rightly."""
+        self._doubted = False
+
+    def _reload(self) -> None:
+        with self._loading:
+            began, reloads = time.monotonic(), self._status.snapshot().reloads + 1
+            if not self._move(Phase.LOADING, reloads=reloads):
+                return
+            self._prober.disable()
+            if self._ladder is not None:
+                self._ladder.reset()
+            self._load(began, verify="full")
+
+    def degraded(self, why: str | None) -> None:
+        """The ladder moved the model to another device, or back."""
+        self._status.update(degraded=why, device=self._model.device, dtype=self._model.dtype)
+
+    def lost(self, error: ServiceError) -> None:
+        """An error that only a new process heals: the device is lost, the memory limit was reached."""
+        _log.critical("RESTART_NEEDED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
+        self._prober.disable()
+        self._give_up(error)
+
+    def hung(self, requests: Sequence[Request], seconds: float) -> None:
+        """A computation is stuck for good: write down what is known and end the process.
+
+        Called by the engine's timer. All of it works while the engine's thread never comes back: nothing here
+        waits for another thread.
+        """
+        if self._status.phase is Phase.STOPPING:
+            return  # a stop is bounded by itself and has its own exit code
+        error = Hung(f"A computation did not stop for {seconds:.0f} s.")
+        told_of = postmortem.sections(
+            requests, self._status.snapshot(), self._sampler.latest(), self._journal.recent, _versions()
+        )
+        path = postmortem.write(self._settings.run_dir, error.message, told_of)
+        _log.critical("HUNG%s | EXIT=%d | POSTMORTEM=%s", told(error), error.exit_code, path and path.name)
+        self._prober.disable()
+        if self._leave is not None:
+            write_exit(self._settings.run_dir, int(error.exit_code), error.message)
+            self._leave(int(error.exit_code))
+        self._give_up(error)
+
+    def _give_up(self, error: ServiceError) -> None:
+        """The process should leave, with the error's exit code."""
+        self._move(Phase.FAILED, fatal=int(error.exit_code), last_error=error.message)
+        self._ended.set()
+
+    def _move(self, phase: Phase, **changes: Any) -> bool:
+        """Move on. False, with nothing changed, if we are there already or stopping, which is the end."""
+        with self._lock:
+            if self._stopped or self._status.phase is phase:
+                return False
+            self._stopped = phase is Phase.STOPPING
+            self._status.move(phase, **changes)
+            return True
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """The packages that decide an answer. Read from their metadata, so that nothing heavy is imported."""
+    found = {}
+    for name in ("torch", "tokenizers", "pillow", "gradio"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
