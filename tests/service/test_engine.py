@@ -299,5 +299,6 @@ def test_under_concurrency_every_accepted_request_ends_exactly_once(
     assert counts["accepted"] == sum(
         counts.get(way, 0) for way in ("answered", "timeout", "error", "abandoned", "stopping")
     )
-    assert reasons[None] == counts["answered"]
+    # Who leaves at the moment of the answer is counted by it.
+    assert reasons[None] <= counts["answered"] <= reasons[None] + reasons["left"]
     assert {"timeout", "error", "left", None} <= set(reasons)
