@@ -9,100 +9,43 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn, get_type_hints
 
 from service.errors import SettingsError
+from service.kinds import (
+    DEVICE,
+    FILE,
+    FOLDER,
+    HOST,
+    MODEL,
+    PASSWORD,
+    PORT,
+    PROGRAM,
+    URL,
+    WORD,
+    Kind,
+    choice,
+    integer,
+    seconds,
+    size,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How a value is read from text, and what is allowed, in words."""
-
-    parse: Callable[[str], object]
-    allowed: str
-    metavar: str
-
-
-def _number(cast: type[int | float], low: float, high: float, unit: str) -> Kind:
-    def parse(text: str) -> object:
-        value = cast(text)
-        if not low <= value <= high:  # also refuses nan
-            raise ValueError
-        return value
-
-    noun = "a whole number" if cast is int else "a number"
-    return Kind(
-        parse, f"{noun} from {low:g} to {high:.12g}{' ' + unit if unit else ''}", "N" if cast is int else "S"
-    )
-
-
-def _integer(low: int, high: int, unit: str = "") -> Kind:
-    return _number(int, low, high, unit)
-
-
-def _seconds(low: float, high: float) -> Kind:
-    return _number(float, low, high, "seconds")
-
-
-def _size() -> Kind:
-    def parse(text: str) -> object:
-        found = re.fullmatch(r"(\d{1,18})([KMGT]?)(i?B)?", text, re.IGNORECASE)
-        if not found:
-            raise ValueError
-        return int(found[1]) << 10 * " KMGT".index(found[2].upper() or " ")
-
-    return Kind(parse, "bytes, or a number with K, M, G or T (of 1024); 0 is off", "SIZE")
-
-
-def _choice(*names: str) -> Kind:
-    def parse(text: str) -> object:
-        if text not in names:
-            raise ValueError
-        return text
-
-    return Kind(parse, ", ".join(names), "|".join(names))
-
-
-def _pattern(pattern: str, allowed: str, metavar: str) -> Kind:
-    def parse(text: str) -> object:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return Kind(parse, allowed, metavar)
-
-
-def _run_dir(text: str) -> object:
-    path = Path(text).expanduser().absolute()
-    if path.exists() and not path.is_dir():
-        raise ValueError
-    return path
-
-
-_PORT = _integer(0, 65535)
-_HOST = _pattern(r"[0-9A-Za-z._:%-]+", "a host name or an address, e.g. 127.0.0.1 or 0.0.0.0", "HOST")
-_DEVICE = _pattern(r"auto|cpu|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N", "auto|cpu|cuda[:N]")
-_MODEL = _pattern(r"\S(.*\S)?", "demo, a folder, or a hub id such as owner/name", "MODEL")
-_WORD = _pattern(r"\S+", "a word without spaces", "NAME")
-_URL = _pattern(r"https?://\S+", "an http:// or https:// address", "URL")
-_FOLDER = Kind(_run_dir, "a folder, or a path where one can be made", "DIR")
-_PROGRAM = Kind(lambda text: Path(text).expanduser(), "the path of a Python interpreter", "PATH")
-
-
-@dataclass(frozen=True, slots=True)
 class Option:
-    """What the command line and the documentation say about a field."""
+    """What the command line and the documentation say about a field. A ``secret`` has no flag, since
+    everybody on a machine can read its processes' command lines, and is shown nowhere."""
 
     env: str
     kind: Kind
     help: str
+    secret: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,30 +53,30 @@ class Settings:
     """Everything a running instance was told; seconds, bytes, pixels and characters as named."""
 
     model: Annotated[
-        str, Option("OFA_MODEL", _MODEL, "the model: 'demo', a folder in ModelScope's format, or a hub id")
+        str, Option("OFA_MODEL", MODEL, "the model: 'demo', a folder in ModelScope's format, or a hub id")
     ] = DEFAULT_MODEL
     revision: Annotated[
         str | None,
         Option(
             "OFA_MODEL_REVISION",
-            _WORD,
+            WORD,
             "the hub revision to pin; unset keeps what was fetched, or fetches the newest",
         ),
     ] = None
     cache_dir: Annotated[
         Path | None,
         Option(
-            "MODELSCOPE_CACHE", _FOLDER, "where fetched models are kept; unset leaves it to the hub client"
+            "MODELSCOPE_CACHE", FOLDER, "where fetched models are kept; unset leaves it to the hub client"
         ),
     ] = None
     hub_endpoint: Annotated[
-        str | None, Option("MODELSCOPE_ENDPOINT", _URL, "another address of the model hub")
+        str | None, Option("MODELSCOPE_ENDPOINT", URL, "another address of the model hub")
     ] = None
     verify: Annotated[
         str,
         Option(
             "OFA_VERIFY",
-            _choice("quick", "full"),
+            choice("quick", "full"),
             "how a local copy is checked: sizes and times, or every checksum",
         ),
     ] = "quick"
@@ -141,7 +84,7 @@ class Settings:
         str,
         Option(
             "OFA_BACKEND",
-            _choice("native", "modelscope"),
+            choice("native", "modelscope"),
             "our own network, or ModelScope's pipeline in a child process",
         ),
     ] = "native"
@@ -149,38 +92,38 @@ class Settings:
         Path | None,
         Option(
             "OFA_REFERENCE_PYTHON",
-            _PROGRAM,
+            PROGRAM,
             "the Python that has ModelScope's dependencies, for --backend modelscope",
         ),
     ] = None
     device: Annotated[
-        str, Option("OFA_DEVICE", _DEVICE, "where to compute; auto takes CUDA when there is one")
+        str, Option("OFA_DEVICE", DEVICE, "where to compute; auto takes CUDA when there is one")
     ] = "auto"
     dtype: Annotated[
-        str, Option("OFA_DTYPE", _choice("auto", "fp32", "bf16", "fp16"), "the precision; auto is fp32")
+        str, Option("OFA_DTYPE", choice("auto", "fp32", "bf16", "fp16"), "the precision; auto is fp32")
     ] = "auto"
     threads: Annotated[
-        int, Option("OFA_THREADS", _integer(0, 1024), "CPU threads of the model; 0 leaves it to torch")
+        int, Option("OFA_THREADS", integer(0, 1024), "CPU threads of the model; 0 leaves it to torch")
     ] = 0
-    host: Annotated[str, Option("OFA_HOST", _HOST, "the address the page listens on")] = "0.0.0.0"
-    port: Annotated[int, Option("OFA_PORT", _PORT, "the page's port; 0 takes a free one")] = 7860
-    health_host: Annotated[str, Option("OFA_HEALTH_HOST", _HOST, "the address the health API listens on")] = (
+    host: Annotated[str, Option("OFA_HOST", HOST, "the address the page listens on")] = "0.0.0.0"
+    port: Annotated[int, Option("OFA_PORT", PORT, "the page's port; 0 takes a free one")] = 7860
+    health_host: Annotated[str, Option("OFA_HEALTH_HOST", HOST, "the address the health API listens on")] = (
         "0.0.0.0"
     )
     health_port: Annotated[
-        int, Option("OFA_HEALTH_PORT", _PORT, "the health API's port; 0 takes a free one")
+        int, Option("OFA_HEALTH_PORT", PORT, "the health API's port; 0 takes a free one")
     ] = 8000
     run_dir: Annotated[
-        Path, Option("OFA_RUN_DIR", _FOLDER, "where logs and run-time files go; beside web_app.py unless set")
+        Path, Option("OFA_RUN_DIR", FOLDER, "where logs and run-time files go; beside web_app.py unless set")
     ] = ROOT
     timeout: Annotated[
-        float, Option("OFA_TIMEOUT", _seconds(0.01, 3600), "the time limit of a request, from its arrival")
+        float, Option("OFA_TIMEOUT", seconds(0.01, 3600), "the time limit of a request, from its arrival")
     ] = 15.0
     cancel_grace: Annotated[
         float,
         Option(
             "OFA_CANCEL_GRACE",
-            _seconds(0.01, 3600),
+            seconds(0.01, 3600),
             "how long a cancelled computation may take to stop before it counts as orphaned",
         ),
     ] = 5.0
@@ -188,18 +131,18 @@ class Settings:
         float,
         Option(
             "OFA_HANG_LIMIT",
-            _seconds(0.1, 86400),
+            seconds(0.1, 86400),
             "how long it may go on after that limit before the process counts as hung",
         ),
     ] = 60.0
     queue_size: Annotated[
-        int, Option("OFA_QUEUE_SIZE", _integer(1, 100000), "requests that may wait; more are answered busy")
+        int, Option("OFA_QUEUE_SIZE", integer(1, 100000), "requests that may wait; more are answered busy")
     ] = 32
     max_batch: Annotated[
         int,
         Option(
             "OFA_MAX_BATCH",
-            _integer(0, 1024),
+            integer(0, 1024),
             "requests computed together at most; 0 goes by the device, 4 on a CPU and 32 on a GPU",
         ),
     ] = 0
@@ -207,7 +150,7 @@ class Settings:
         float,
         Option(
             "OFA_BATCH_WAIT",
-            _seconds(0, 1),
+            seconds(0, 1),
             "how long callers who were answered together may be waited for; who asks alone never waits",
         ),
     ] = 0.005
@@ -215,32 +158,32 @@ class Settings:
         int,
         Option(
             "OFA_MAX_PIXELS",
-            _integer(1, 170_000_000, "pixels"),
+            integer(1, 170_000_000, "pixels"),
             "the largest picture accepted, width times height",
         ),
     ] = 64_000_000
     max_bytes: Annotated[
-        int, Option("OFA_MAX_BYTES", _integer(1, 1_073_741_824, "bytes"), "the largest picture file accepted")
+        int, Option("OFA_MAX_BYTES", integer(1, 1_073_741_824, "bytes"), "the largest picture file accepted")
     ] = 33_554_432
     max_chars: Annotated[
         int,
         Option(
             "OFA_MAX_CHARS",
-            _integer(1, 100_000, "characters"),
+            integer(1, 100_000, "characters"),
             "the longest text accepted; the model itself reads fewer",
         ),
     ] = 1000
     probe_interval: Annotated[
-        float, Option("PROBE_INTERVAL", _seconds(0.05, 86400), "evidence older than this starts a probe")
+        float, Option("PROBE_INTERVAL", seconds(0.05, 86400), "evidence older than this starts a probe")
     ] = 60.0
     probe_timeout: Annotated[
-        float, Option("OFA_PROBE_TIMEOUT", _seconds(0.01, 3600), "the time limit of a probe")
+        float, Option("OFA_PROBE_TIMEOUT", seconds(0.01, 3600), "the time limit of a probe")
     ] = 15.0
     golden_interval: Annotated[
         float,
         Option(
             "OFA_GOLDEN_INTERVAL",
-            _seconds(0.05, 86400),
+            seconds(0.05, 86400),
             "a probe runs this often even under traffic, to compare its label",
         ),
     ] = 300.0
@@ -248,7 +191,7 @@ class Settings:
         float,
         Option(
             "OFA_TRIAL_PAUSE",
-            _seconds(0.05, 300),
+            seconds(0.05, 300),
             "pause before the GPU is tried again after its memory ran out; it doubles, up to 300 s",
         ),
     ] = 5.0
@@ -256,7 +199,7 @@ class Settings:
         int,
         Option(
             "OFA_MAX_RSS",
-            _size(),
+            size(),
             "the process restarts when its resident memory stays above this",
         ),
     ] = 0
@@ -264,32 +207,52 @@ class Settings:
         int,
         Option(
             "OFA_MAX_GPU_MEMORY",
-            _size(),
+            size(),
             "the same for the GPU memory that it has reserved",
         ),
     ] = 0
     load_attempts: Annotated[
-        int, Option("OFA_LOAD_ATTEMPTS", _integer(1, 100), "attempts to load the model")
+        int, Option("OFA_LOAD_ATTEMPTS", integer(1, 100), "attempts to load the model")
     ] = 3
     load_pause: Annotated[
         float,
         Option(
             "OFA_LOAD_PAUSE",
-            _seconds(0, 3600),
+            seconds(0, 3600),
             "the pause after the first failed attempt; it doubles each time",
         ),
     ] = 5.0
     stop_grace: Annotated[
-        float, Option("OFA_STOP_GRACE", _seconds(0, 3600), "how long a stop waits for accepted requests")
+        float, Option("OFA_STOP_GRACE", seconds(0, 3600), "how long a stop waits for accepted requests")
     ] = 20.0
+    ops: Annotated[
+        str,
+        Option(
+            "OFA_OPS",
+            choice("auto", "off"),
+            "the page's operations tab; auto: with a password, or where only this machine can reach the page",
+        ),
+    ] = "auto"
+    ops_password: Annotated[
+        str | None,
+        Option("OFA_OPS_PASSWORD", PASSWORD, "the password of the operations tab", secret=True),
+    ] = dataclasses.field(default=None, repr=False)
+    ops_password_file: Annotated[
+        Path | None,
+        Option(
+            "OFA_OPS_PASSWORD_FILE",
+            FILE,
+            "the same, as the first line of a file; better, since a process's variables can be read",
+        ),
+    ] = None
     log_max_bytes: Annotated[
         int,
         Option(
-            "OFA_LOG_MAX_BYTES", _integer(1024, 1_073_741_824, "bytes"), "a log file is rotated at this size"
+            "OFA_LOG_MAX_BYTES", integer(1024, 1_073_741_824, "bytes"), "a log file is rotated at this size"
         ),
     ] = 10_485_760
     log_backups: Annotated[
-        int, Option("OFA_LOG_BACKUPS", _integer(1, 100), "rotated log files kept of each log")
+        int, Option("OFA_LOG_BACKUPS", integer(1, 100), "rotated log files kept of each log")
     ] = 5
 
     @property
@@ -311,6 +274,11 @@ class Settings:
         given = vars(_parser(prog, description).parse_args(list(argv)))
         values: dict[str, object] = {}
         for name, option in options().items():
+            if given[name] is not None and option.secret:
+                raise SettingsError(
+                    f"{flag(name)} is no flag: everybody on a machine can read its command lines.",
+                    remedy=f"Set {option.env} or {option.env}FILE.",
+                )
             if given[name] is not None:
                 values[name] = _read(option, given[name], flag(name))
             elif environ.get(option.env):
@@ -330,6 +298,24 @@ class Settings:
                 "--backend modelscope needs --reference-python (OFA_REFERENCE_PYTHON).",
                 remedy="Make the environment of requirements-modelscope.txt and give the path of its Python.",
             )
+        self.read_ops_password()
+
+    def read_ops_password(self) -> str | None:
+        """The operations tab's password, from wherever it was said to be. Raises SettingsError."""
+        file = self.ops_password_file
+        if file is None or self.ops_password is not None:
+            if file is not None:
+                raise SettingsError("OFA_OPS_PASSWORD and a file with a password are both set.")
+            return self.ops_password
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"The file with the operations password cannot be read: {type(error).__name__}.",
+                remedy=f"Check {file}, or unset --ops-password-file.",
+            ) from error
+        option = options()["ops_password"]
+        return str(_read(option, lines[0].strip() if lines else "", str(file)))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -356,6 +342,9 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, option in options().items():
+        if option.secret:  # taken, only to be refused without repeating what follows it
+            parser.add_argument(flag(name), nargs="?", const="", help=argparse.SUPPRESS)
+            continue
         told = f"{option.help} (allowed: {option.kind.allowed}; default: {_default(name)}; {option.env})"
         parser.add_argument(flag(name), metavar=option.kind.metavar, help=told.replace("%", "%%"))
     return parser
@@ -365,7 +354,8 @@ def _read(option: Option, text: str, source: str) -> object:
     try:
         return option.kind.parse(text)
     except (ValueError, OverflowError):
-        raise SettingsError(f"{source}={text!r} is not allowed. Allowed: {option.kind.allowed}.") from None
+        said = source if option.secret else f"{source}={text!r}"
+        raise SettingsError(f"{said} is not allowed. Allowed: {option.kind.allowed}.") from None
 
 
 def _default(name: str) -> str:
@@ -383,7 +373,8 @@ def table() -> str:
     for name, option in options().items():
         shown = _default(name)
         shown = shown if name == "run_dir" or shown == "unset" else f"`{shown}`"
-        cells = (f"`{flag(name)}`", f"`{option.env}`", shown, option.kind.allowed, option.help)
+        shown_flag = "–" if option.secret else f"`{flag(name)}`"
+        cells = (shown_flag, f"`{option.env}`", shown, option.kind.allowed, option.help)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

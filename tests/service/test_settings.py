@@ -32,11 +32,16 @@ def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None
     assert (settings.port, settings.probe_interval, settings.host) == (2222, 5.0, "0.0.0.0")
 
 
-def test_every_option_has_a_flag_and_a_variable_that_do_the_same() -> None:
+def test_every_option_has_a_flag_and_a_variable_that_do_the_same(tmp_path: Path) -> None:
+    password_file = tmp_path / "password"
+    password_file.write_text("open sesame\n")
     samples = {"verify": "full", "backend": "native", "device": "cpu", "dtype": "bf16"}
     samples |= dict.fromkeys(("cache_dir", "run_dir"), "/nowhere/yet")
-    samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048"}
+    samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048", "ops": "off"}
+    samples |= {"ops_password_file": str(password_file)}
     for name, option in options().items():
+        if option.secret:
+            continue
         sample = samples.get(name, "1")
         by_flag = Settings.from_args([flag(name), sample], {})
         by_variable = Settings.from_args([], {option.env: sample})
@@ -105,6 +110,8 @@ def test_help_names_every_flag_variable_and_default(capsys: pytest.CaptureFixtur
     assert caught.value.code == 0
     told = " ".join(capsys.readouterr().out.split())
     for name, option in options().items():
+        if option.secret:
+            continue
         assert flag(name) in told
         assert f"{option.env})" in told
         assert option.kind.allowed in told
@@ -119,3 +126,48 @@ def test_the_table_for_the_docs_has_a_row_for_every_option() -> None:
 
 def test_evidence_outlives_an_interval_and_two_full_probes() -> None:
     assert Settings(probe_interval=60, probe_timeout=15).evidence_ttl == 90
+
+
+# ---- the one secret -----------------------------------------------------------------------------------------
+
+SECRET = "open sesame"
+
+
+def test_the_password_comes_from_its_variable_or_from_a_files_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{SECRET}\nand a remark\n")
+    assert Settings.from_args([], {}).read_ops_password() is None
+    assert Settings.from_args([], {"OFA_OPS_PASSWORD": SECRET}).read_ops_password() == SECRET
+    assert Settings.from_args(["--ops-password-file", str(file)], {}).read_ops_password() == SECRET
+    both = {"OFA_OPS_PASSWORD": SECRET, "OFA_OPS_PASSWORD_FILE": str(file)}
+    assert "both set" in refused([], both)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"short\n", b"\xff\xfe\n"])
+def test_a_password_file_that_holds_none_is_refused_at_once(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    told = refused(["--ops-password-file", str(file)])
+    assert "short" not in told.replace(str(file), "")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--ops-password", SECRET], [f"--ops-password={SECRET}"], ["--ops-password"]]
+)
+def test_the_password_is_no_flag_and_is_not_repeated(argv: list[str]) -> None:
+    told = refused(argv)
+    assert "is no flag" in told
+    assert SECRET not in told
+
+
+def test_the_password_is_shown_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings.from_args([], {"OFA_OPS_PASSWORD": SECRET})
+    assert SECRET not in repr(settings)
+    assert SECRET[:7] not in refused([], {"OFA_OPS_PASSWORD": SECRET[:7]})
+    with pytest.raises(SystemExit):
+        Settings.from_args(["--help"], {"OFA_OPS_PASSWORD": SECRET})
+    told = capsys.readouterr().out
+    assert "--ops-password-file" in told
+    assert SECRET not in told + table()
+    assert "--ops-password " not in told

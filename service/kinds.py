@@ -1,0 +1,85 @@
+"""How the value of a setting is read from text, and what is allowed, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a value is read from text, and what is allowed, in words."""
+
+    parse: Callable[[str], object]
+    allowed: str
+    metavar: str
+
+
+def number(cast: type[int | float], low: float, high: float, unit: str) -> Kind:
+    def parse(text: str) -> object:
+        value = cast(text)
+        if not low <= value <= high:  # also refuses nan
+            raise ValueError
+        return value
+
+    noun = "a whole number" if cast is int else "a number"
+    return Kind(
+        parse, f"{noun} from {low:g} to {high:.12g}{' ' + unit if unit else ''}", "N" if cast is int else "S"
+    )
+
+
+def integer(low: int, high: int, unit: str = "") -> Kind:
+    return number(int, low, high, unit)
+
+
+def seconds(low: float, high: float) -> Kind:
+    return number(float, low, high, "seconds")
+
+
+def size() -> Kind:
+    def parse(text: str) -> object:
+        found = re.fullmatch(r"(\d{1,18})([KMGT]?)(i?B)?", text, re.IGNORECASE)
+        if not found:
+            raise ValueError
+        return int(found[1]) << 10 * " KMGT".index(found[2].upper() or " ")
+
+    return Kind(parse, "bytes, or a number with K, M, G or T (of 1024); 0 is off", "SIZE")
+
+
+def choice(*names: str) -> Kind:
+    def parse(text: str) -> object:
+        if text not in names:
+            raise ValueError
+        return text
+
+    return Kind(parse, ", ".join(names), "|".join(names))
+
+
+def pattern(pattern: str, allowed: str, metavar: str) -> Kind:
+    def parse(text: str) -> object:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return Kind(parse, allowed, metavar)
+
+
+def _folder(text: str) -> object:
+    path = Path(text).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError
+    return path
+
+
+PORT = integer(0, 65535)
+HOST = pattern(r"[0-9A-Za-z._:%-]+", "a host name or an address, e.g. 127.0.0.1 or 0.0.0.0", "HOST")
+DEVICE = pattern(r"auto|cpu|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N", "auto|cpu|cuda[:N]")
+MODEL = pattern(r"\S(.*\S)?", "demo, a folder, or a hub id such as owner/name", "MODEL")
+WORD = pattern(r"\S+", "a word without spaces", "NAME")
+URL = pattern(r"https?://\S+", "an http:// or https:// address", "URL")
+FOLDER = Kind(_folder, "a folder, or a path where one can be made", "DIR")
+PROGRAM = Kind(lambda text: Path(text).expanduser(), "the path of a Python interpreter", "PATH")
+FILE = Kind(lambda text: Path(text).expanduser().absolute(), "the path of a file", "FILE")
+PASSWORD = pattern(r"(?s).{8,1024}", "8 to 1024 characters", "")
