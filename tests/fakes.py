@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +17,7 @@ from service.request import Course, Pair, Request, Source, Verdict
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 NO = {"Yes": 0.1, "No": 0.7, "Maybe": 0.2}
-PATIENCE = 20.0  # seconds a test waits for what must come; a bound for a broken run, never a measurement
+PATIENCE = 60.0  # seconds a test waits for what must come; a bound for a broken run, never a measurement
 
 
 class Clock:
@@ -194,3 +195,34 @@ def still(predictor: FakePredictor, journal: FakeJournal, clock: Clock, **limits
 def now(name: str, *, limit: float = 15.0, **more: str) -> object:
     """A request that arrives at this moment of the real clock."""
     return ask(name, now=time.monotonic(), limit=limit, **more)  # type: ignore[arg-type]
+
+
+class Sizes(FakePredictor):
+    """Keeps what it was asked together; a pair that ``spoils`` has an error for fails the whole batch."""
+
+    def __init__(self, **spoils: Exception) -> None:
+        super().__init__()
+        self.batches: list[str] = []
+        self.spoils = spoils
+
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        cancel_point()
+        names = [pair.hypothesis for pair in pairs]
+        self.batches.append("".join(names))
+        for name in names:
+            if name in self.spoils:
+                raise self.spoils[name]
+        return [NO if name.isupper() else YES for name in names]
+
+
+def answers(futures: Mapping[str, Future[Verdict]]) -> dict[str, str]:
+    return {name: future.result(0).reason or future.result(0).label for name, future in futures.items()}
+
+
+def submit(engine: Engine, names: str, **more: float) -> dict[str, Future[Verdict]]:
+    return {name: engine.submit(ask(name, **more)) for name in names}  # type: ignore[arg-type]
+
+
+def drain(engine: Engine) -> None:
+    while engine.step():
+        pass
