@@ -22,6 +22,7 @@ import pytest
 import tqdm
 
 from service.settings import options
+from tests import reaper
 
 SETTLING_SECONDS = 30.0  # a bound for a busy machine: what ends by itself is gone in a moment
 
@@ -69,10 +70,14 @@ def _is_loopback(host: str) -> bool:
 
 
 _make_environment()
+_reaper = reaper.watch()
 sys.addaudithook(_refuse_foreign_addresses)
 
 
 def pytest_unconfigure() -> None:
+    assert _reaper.stdin is not None
+    _reaper.stdin.close()
+    _reaper.wait(SETTLING_SECONDS)
     shutil.rmtree(_sandbox, ignore_errors=True)
 
 
