@@ -11,6 +11,7 @@ The folder holds the neural network and nothing else: no threads, no HTTP, no se
 * :mod:`ofa.network`     encoder, decoder and the whole network
 * :mod:`ofa.checkpoint`  strict, weights-only loading
 * :mod:`ofa.fold`        arithmetic done once after loading instead of for every picture
+* :mod:`ofa.bias`        the attention bias of every request, computed once
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       all of it together: :class:`~ofa.model.EntailmentModel`
 """

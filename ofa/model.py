@@ -9,19 +9,18 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
+from ofa.bias import BiasCache
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, TaskConfig, check_together, image_grid
 from ofa.errors import UnsupportedConfig
 from ofa.fold import fold
 from ofa.image import to_pixels
-from ofa.network import OFA, LayerBias
+from ofa.network import OFA
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import Tokenizer, build_source
 from ofa.vision import CancelPoint
-
-#: Text lengths are rounded up to this many tokens when the bias is computed, so that it is computed rarely.
-_BIAS_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class EntailmentModel:
         self.task = task
         answers = [tokenizer.encode(" " + answer)[: task.max_src_length] for answer in task.answers]
         self.scorer = AnswerScorer(answers, tokenizer.eos)
-        self._bias: LayerBias = []
+        self._bias = BiasCache(network, image_grid(task.patch_image_size), self.scorer.forced)
 
     @classmethod
     def load(
@@ -124,21 +123,10 @@ class EntailmentModel:
     def _score(self, tokens: Tensor, features: Tensor, cancel_point: CancelPoint | None) -> list[list[float]]:
         """Probabilities in the order of the answers, for a group of equal length."""
         encoder, decoder = self.network.encoder, self.network.decoder
-        bias = self._bias_for(tokens.shape[1])
-        source = encoder(tokens, features, bias=bias, cancel_point=cancel_point)
+        bias = self._bias.of(tokens.shape[1])
+        padded = functional.pad(tokens, (0, bias.padding), value=self.tokenizer.pad)
+        source = encoder(padded, features, bias=bias.encoder, cancel_point=cancel_point)
         prompt = tokens[:, :-1] if self.task.prompt_type == "prev_output" else tokens[:, :1]
-        scores = self.scorer.log_scores(decoder, source, prompt, cancel_point)
+        scores = self.scorer.log_scores(decoder, source, prompt, bias.decoder, cancel_point)
         probabilities: list[list[float]] = torch.softmax(scores.double(), dim=-1).tolist()
         return probabilities
-
-    def _bias_for(self, length: int) -> LayerBias:
-        """Views of the encoder's bias for this text length; the longest needed so far is kept."""
-        tokens = image_grid(self.task.patch_image_size) ** 2 + length
-        if not self._bias or self._bias[0].shape[-1] < tokens or self._bias[0].device != self.device:
-            self._bias = []  # freed before the longer one is built
-            rounded = -(-length // _BIAS_STEP) * _BIAS_STEP
-            rounded = max(length, min(rounded, self.network.config.max_position_embeddings + 2))
-            full = self.network.encoder.attention_bias(image_grid(self.task.patch_image_size), rounded)
-            cast = {id(bias): bias.to(self.dtype) for bias in full}  # shared layers keep sharing
-            self._bias = [cast[id(bias)] for bias in full]
-        return [bias[..., :tokens, :tokens] for bias in self._bias]

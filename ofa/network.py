@@ -47,13 +47,33 @@ class EncoderOutput:
 
     Attributes:
         states: (batch, source, width), image tokens first.
-        positions: normalised position embeddings, (source, width), fp32.
+        positions: normalised position embeddings, (source, width), fp32; None where the bias was given.
         padding: (batch, source) bool, True where there is no token, or None when nothing is padded.
     """
 
     states: Tensor
-    positions: Tensor
+    positions: Tensor | None
     padding: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderBias:
+    """The decoder's bias for some prompt length and source length; for shorter ones its leading slices.
+
+    Attributes:
+        own: of each layer's self-attention, (1, heads, length, length), -inf above the diagonal.
+        cross: of every layer's attention to the source, (1, heads, length, source).
+    """
+
+    own: LayerBias
+    cross: Tensor
+
+    def cut(self, length: int, dtype: torch.dtype) -> DecoderBias:
+        """For the first ``length`` tokens of the prompt, in a number format."""
+        cast = {
+            id(one): one[..., :length, :length].to(dtype) for one in self.own
+        }  # shared layers keep sharing
+        return DecoderBias([cast[id(one)] for one in self.own], self.cross[..., :length, :].to(dtype))
 
 
 class Encoder(nn.Module):
@@ -105,7 +125,9 @@ class Encoder(nn.Module):
             bias: :meth:`attention_bias` for this grid and length, computed here when None.
         """
         grid = round(features.shape[1] ** 0.5)
+        positions = None
         if bias is None:
+            positions = self.positions(grid, tokens.shape[1])
             bias = self.attention_bias(grid, tokens.shape[1])
         x = self._embed(tokens, features, grid)
         if padding is not None:
@@ -118,7 +140,7 @@ class Encoder(nn.Module):
             x = layer(x, layer_bias)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
-        return EncoderOutput(x, self.positions(grid, tokens.shape[1]), padding)
+        return EncoderOutput(x, positions, padding)
 
     def see(self, pixels: Tensor, cancel_point: CancelPoint | None = None) -> Tensor:
         """Image features, the same for every sentence: (batch, 3, size, size) → (batch, grid², 1024)."""
@@ -219,49 +241,58 @@ class Decoder(nn.Module):
         self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
 
     def forward(
-        self, tokens: Tensor, source: EncoderOutput, cancel_point: CancelPoint | None = None
+        self,
+        tokens: Tensor,
+        source: EncoderOutput,
+        bias: DecoderBias | None = None,
+        cancel_point: CancelPoint | None = None,
     ) -> Tensor:
-        """States after the last norm, before the vocabulary: (batch, length) → (batch, length, width)."""
+        """States after the last norm, before the vocabulary: (batch, length) → (batch, length, width).
+
+        Args:
+            bias: :meth:`attention_bias` for at least this length, computed here when None.
+        """
         length = tokens.shape[1]
-        self_bias, cross_bias = self._biases(length, source)
+        if bias is None:
+            if source.positions is None:
+                raise ValueError(
+                    "an encoder that was given its bias leaves no positions: give the decoder one too"
+                )
+            bias = self.attention_bias(length, source.positions)
+        bias = bias.cut(length, source.states.dtype)
+        cross_bias = bias.cross if source.padding is None else _mask_keys([bias.cross], source.padding)[0]
         x = self.embed_scale * self.embed_tokens(tokens)
         if self.config.entangle_position_embedding and not self.config.disable_entangle:
             x = x + self.embed_positions.weight[:length].to(x.dtype)
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
-        for layer, layer_bias in zip(self.layers, self_bias, strict=True):
+        for layer, layer_bias in zip(self.layers, bias.own, strict=True):
             if cancel_point is not None:
                 cancel_point()
             x = layer(x, source.states, layer_bias, cross_bias)
         decoded: Tensor = x if self.layer_norm is None else self.layer_norm(x)
         return decoded
 
-    def _biases(self, length: int, source: EncoderOutput) -> tuple[LayerBias, Tensor]:
-        """The causal bias of each layer, (1, heads, length, length), and the cross bias all of them share."""
-        heads, scale, dtype = self.config.decoder_attention_heads, self.position_scale, source.states.dtype
-        positions = _norm32(self.pos_ln, self.embed_positions.weight[:length].float())
+    def attention_bias(self, length: int, positions: Tensor) -> DecoderBias:
+        """The bias for ``length`` tokens, in fp32; ``positions`` of the source: :meth:`Encoder.positions`."""
+        heads, scale = self.config.decoder_attention_heads, self.position_scale
+        own = _norm32(self.pos_ln, self.embed_positions.weight[:length].float())
         absolute = position_logits(
-            _linear32(self.self_pos_q_linear, positions),
-            _linear32(self.self_pos_k_linear, positions),
-            heads,
-            scale,
+            _linear32(self.self_pos_q_linear, own), _linear32(self.self_pos_k_linear, own), heads, scale
         )
         buckets = token_buckets(self.config.token_bucket_size, length).to(absolute.device)
         future = torch.full((length, length), float("-inf"), device=absolute.device).triu(1)
         biases = [
-            (absolute + functional.embedding(buckets, _rows(table)).permute(2, 0, 1) + future)[None].to(dtype)
+            (absolute + functional.embedding(buckets, _rows(table)).permute(2, 0, 1) + future)[None]
             for table in self.token_rel_pos_table_list
         ]
         cross = position_logits(
-            _linear32(self.cross_pos_q_linear, positions),
-            _linear32(self.cross_pos_k_linear, source.positions),
+            _linear32(self.cross_pos_q_linear, own),
+            _linear32(self.cross_pos_k_linear, positions),
             heads,
             scale,
         )
-        cross_bias = cross[None].to(dtype)
-        if source.padding is not None:
-            cross_bias = _mask_keys([cross_bias], source.padding)[0]
-        return (biases * len(self.layers) if self.config.share_attn_bias else biases), cross_bias
+        return DecoderBias(biases * len(self.layers) if self.config.share_attn_bias else biases, cross[None])
 
 
 class OFA(nn.Module):

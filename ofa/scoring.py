@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ofa.network import Decoder, EncoderOutput
+from ofa.network import Decoder, DecoderBias, EncoderOutput
 from ofa.vision import CancelPoint
 
 
@@ -33,18 +33,31 @@ class AnswerScorer:
         firsts = [answer[0] for answer in self.answers]
         self.single_pass = len(set(firsts)) == len(firsts)
 
+    @property
+    def forced(self) -> int:
+        """Tokens the decoder reads after the prompt, at most."""
+        return 0 if self.single_pass else max(len(answer) for answer in self.answers) - 1
+
     def log_scores(
-        self, decoder: Decoder, source: EncoderOutput, prompt: Tensor, cancel_point: CancelPoint | None = None
+        self,
+        decoder: Decoder,
+        source: EncoderOutput,
+        prompt: Tensor,
+        bias: DecoderBias | None = None,
+        cancel_point: CancelPoint | None = None,
     ) -> Tensor:
         """Unnormalised log-probability of each answer: (batch, answers), fp32.
 
         Args:
             prompt: what the decoder has read, (batch, length).
+            bias: the decoder's, for the prompt and :attr:`forced` more tokens; computed there when None.
         """
         if self.single_pass:
-            last = decoder(prompt, source, cancel_point)[:, -1]
+            last = decoder(prompt, source, bias, cancel_point)[:, -1]
             return torch.log_softmax(_logits(decoder, last, [answer[0] for answer in self.answers]), dim=-1)
-        scores = [self._traverse(decoder, source, prompt, answer, cancel_point) for answer in self.answers]
+        scores = [
+            self._traverse(decoder, source, prompt, answer, bias, cancel_point) for answer in self.answers
+        ]
         return torch.stack(scores, dim=-1)
 
     def _traverse(
@@ -53,11 +66,12 @@ class AnswerScorer:
         source: EncoderOutput,
         prompt: Tensor,
         answer: list[int],
+        bias: DecoderBias | None,
         cancel_point: CancelPoint | None,
     ) -> Tensor:
         """Sum of the log-probabilities of one answer's tokens, each among its allowed siblings: (batch,)."""
         forced = torch.tensor(answer[:-1], device=prompt.device).expand(prompt.shape[0], -1)
-        states = decoder(torch.cat([prompt, forced], dim=1), source, cancel_point)
+        states = decoder(torch.cat([prompt, forced], dim=1), source, bias, cancel_point)
         total = torch.zeros(prompt.shape[0], device=prompt.device)
         for step, token in enumerate(answer):
             allowed = self._allowed(answer[:step])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.layers import Attention
-from ofa.network import OFA, EncoderOutput
+from ofa.network import OFA
 
 _STRENGTH = 25.0
 GRID = 8
@@ -123,7 +123,8 @@ def _decode(
     encoder, decoder, length = network.encoder, network.decoder, embedded.shape[2]
     image_tokens = image.shape[1]
     positions = encoder.positions(GRID, length)
-    self_biases, cross = decoder._biases(length, EncoderOutput(positions[None], positions, None))
+    bias = decoder.attention_bias(length, positions)
+    self_biases, cross = bias.own, bias.cross
     last = (lengths - 2)[..., None]  # (P, S, 1)
     x = embedded + decoder.embed_positions.weight[:length]
     x = _norm(decoder.layernorm_embedding, x)

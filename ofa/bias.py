@@ -1,0 +1,102 @@
+"""The attention bias of every request, computed once: it depends on positions alone, never on content.
+
+The bias for a text is the leading slice of the one for a longer text, so the longest needed so far is kept
+(330 MB in bf16 at the large size) and requests get views of it. On a CPU, attention over a whole number of
+32 keys is faster than over any number; long sequences are therefore filled up with padding, and the bias of
+the padded keys is set to the lowest number there is, in place, until a request of another length comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ofa.config import MAX_BUCKET_POSITIONS
+from ofa.network import OFA, DecoderBias, LayerBias
+
+#: Text lengths are rounded up to this many tokens when the bias is computed, so that it is computed rarely.
+_STEP = 32
+#: Whole sequences are filled up to a multiple of this many tokens,
+_BLOCK = 32
+#: where that lengthens them by no more than this share.
+_WASTE = 1 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """Views for one request's length, good until the next request.
+
+    Attributes:
+        padding: tokens to append to the text.
+        encoder: of each layer, (1, heads, source, source), the appended tokens' keys masked.
+        decoder: for the prompt and what is forced after it, the same keys masked.
+    """
+
+    padding: int
+    encoder: LayerBias
+    decoder: DecoderBias
+
+
+class BiasCache:
+    """For one network on one device. Not thread-safe.
+
+    Args:
+        grid: the image's tokens are grid².
+        forced: tokens the decoder reads after a prompt as long as the text, at most.
+    """
+
+    def __init__(self, network: OFA, grid: int, forced: int) -> None:
+        self._network = network
+        self._grid = grid
+        self._forced = forced
+        self._longest = min(network.config.max_position_embeddings + 2, MAX_BUCKET_POSITIONS)
+        self._length = 0  # of the text that what follows was computed for
+        self._encoder: LayerBias = []
+        self._decoder = DecoderBias([], torch.empty(0))
+        self._hidden = (0, 0)
+        self._beneath: list[Tensor] = []  # what the hidden columns held
+
+    def of(self, length: int) -> Bias:
+        """The bias for a text of ``length`` tokens, start and end tokens included."""
+        image = self._grid**2
+        padding = -(image + length) % _BLOCK
+        if padding > (image + length) * _WASTE or length + padding > self._longest:
+            padding = 0
+        device = self._network.encoder.embed_tokens.weight.device
+        if length + padding > self._length or self._encoder[0].device != device:
+            self._compute(length + padding)
+        end = image + length + padding
+        self._hide(image + length, end)
+        return Bias(
+            padding,
+            [one[..., :end, :end] for one in self._encoder],
+            DecoderBias(self._decoder.own, self._decoder.cross[..., :end]),
+        )
+
+    def _compute(self, length: int) -> None:
+        self._encoder, self._beneath, self._hidden = [], [], (0, 0)  # freed before longer ones are built
+        length = max(length, min(-(-length // _STEP) * _STEP, self._longest))
+        encoder, decoder = self._network.encoder, self._network.decoder
+        dtype = encoder.embed_tokens.weight.dtype
+        full = encoder.attention_bias(self._grid, length)
+        cast = {id(one): one.to(dtype) for one in full}  # shared layers keep sharing
+        self._encoder = [cast[id(one)] for one in full]
+        prompt = min(length + self._forced, self._longest)
+        positions = encoder.positions(self._grid, length)
+        self._decoder = decoder.attention_bias(prompt, positions).cut(prompt, dtype)
+        self._length = length
+
+    def _hide(self, start: int, end: int) -> None:
+        """Mask the keys from ``start`` to ``end``, and no others."""
+        if self._hidden == (start, end):
+            return
+        tensors = [*{id(one): one for one in self._encoder}.values(), self._decoder.cross]
+        old = slice(*self._hidden)
+        for tensor, beneath in zip(tensors, self._beneath, strict=False):
+            tensor[..., old] = beneath
+        self._beneath = [tensor[..., start:end].clone() for tensor in tensors]
+        for tensor in tensors:
+            tensor[..., start:end] = torch.finfo(tensor.dtype).min
+        self._hidden = (start, end)
