@@ -192,7 +192,7 @@ def still(predictor: FakePredictor, journal: FakeJournal, clock: Clock, **limits
     return Engine(predictor, journal, Limits(**limits), clock=clock)  # type: ignore[arg-type]
 
 
-def now(name: str, *, limit: float = 15.0, **more: str) -> object:
+def now(name: str, *, limit: float = 600.0, **more: str) -> object:
     """A request that arrives at this moment of the real clock."""
     return ask(name, now=time.monotonic(), limit=limit, **more)  # type: ignore[arg-type]
 
@@ -226,3 +226,10 @@ def submit(engine: Engine, names: str, **more: float) -> dict[str, Future[Verdic
 def drain(engine: Engine) -> None:
     while engine.step():
         pass
+
+
+def end(engine: Engine) -> None:
+    """Stop an engine for good: one call waits for its threads no longer than its limits say."""
+    give_up = time.monotonic() + PATIENCE
+    while not engine.stop(0.0):
+        assert time.monotonic() < give_up, "the engine's threads do not end"

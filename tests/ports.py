@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-# Seconds pass between the choice of a port and the start of its server. The kernel gives the ports of this range
+# Seconds pass between the choice of a port and the start of its server. The kernel gives ports of this range
 # to outgoing connections, such as those that ask whether the server is there yet: none is taken from it.
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST = 10_240

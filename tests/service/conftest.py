@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from service.engine import Engine, Limits
 from service.errors import ServiceError
-from tests.fakes import Clock, FakeJournal, FakePredictor
+from tests.fakes import Clock, FakeJournal, FakePredictor, end
 
 
 @pytest.fixture
@@ -23,20 +24,21 @@ def clock() -> Clock:
 
 @pytest.fixture
 def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
-    """Starts engines with real threads and a real clock; stops them all at the end."""
+    """Starts engines with real threads, and a real clock unless given another; stops them all at the end."""
     started: list[Engine] = []
 
     def _start(
         predictor: FakePredictor,
         *,
         on_fatal: Callable[[ServiceError], None] = lambda e: None,
+        clock: Callable[[], float] = time.monotonic,
         **limits: float,
     ) -> Engine:
-        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal)  # type: ignore[arg-type]
+        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal, clock=clock)  # type: ignore[arg-type]
         engine.start()
         started.append(engine)
         return engine
 
     yield _start
     for engine in started:
-        assert engine.stop(0.0)
+        end(engine)

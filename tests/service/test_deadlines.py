@@ -11,7 +11,7 @@ from service.engine import Engine
 from service.errors import OutOfMemory
 from service.protocols import CancelPoint
 from service.request import Pair
-from tests.fakes import PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, now, still
+from tests.fakes import PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, still
 
 
 def test_what_expires_in_the_queue_is_answered_and_never_computed(journal: FakeJournal, clock: Clock) -> None:
@@ -52,33 +52,41 @@ def test_the_deadline_counts_from_arrival_and_not_from_acceptance(journal: FakeJ
 
 
 def test_a_computation_past_its_deadline_is_answered_stopped_and_the_next_is_served(
-    journal: FakeJournal, start: Callable[..., Engine]
+    journal: FakeJournal, start: Callable[..., Engine], clock: Clock
 ) -> None:
     gate = Gate()
     predictor = FakePredictor(gate)
-    engine = start(predictor)
-    slow = engine.submit(now("slow", limit=0.05))
+    engine = start(predictor, clock=clock)
+    slow = engine.submit(ask("slow", limit=0.05))
+    assert gate.entered.wait(PATIENCE)
+    clock.move(0.1)
     assert slow.result(PATIENCE).reason == "timeout"
     assert gate.left.wait(PATIENCE)  # really stopped: the gate was never opened
     predictor.behave = None
-    assert engine.submit(now("next")).result(PATIENCE).label == "Yes"
+    assert engine.submit(ask("next", now=clock.now)).result(PATIENCE).label == "Yes"
     assert journal.wait_for("timed_out") == [("timed_out", "slow", "computing")]
     assert journal.wait_for("late") == [("late", "slow", "stopped")]
     assert engine.activity().counts.get("orphaned", 0) == 0
 
 
 def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visibly(
-    journal: FakeJournal, start: Callable[..., Engine]
+    journal: FakeJournal, start: Callable[..., Engine], clock: Clock
 ) -> None:
     gate = Gate(listens=False)
     predictor = FakePredictor(gate)
-    engine = start(predictor, cancel_grace=0.05, hang_limit=0.05)
-    assert engine.submit(now("stuck", limit=0.05)).result(PATIENCE).reason == "timeout"
+    engine = start(predictor, clock=clock, cancel_grace=0.05, hang_limit=0.5)
+    future = engine.submit(ask("stuck", limit=0.05))
+    assert gate.entered.wait(PATIENCE)
+    clock.move(0.1)
+    assert future.result(PATIENCE).reason == "timeout"
+    clock.move(0.1)
     journal.wait_for("orphaned")
-    refused = engine.submit(now("next")).result(PATIENCE)
+    refused = engine.submit(ask("next", now=clock.now)).result(PATIENCE)
     assert refused.reason == "busy"
     assert refused.retry_after is not None
-    assert engine.submit(now("probe", source="probe")).result(PATIENCE).reason == "busy"
+    assert engine.submit(ask("probe", now=clock.now, source="probe")).result(PATIENCE).reason == "busy"
+    assert not engine.activity().hung
+    clock.move(1.0)
     journal.wait_for("hung")
     stuck = engine.activity()
     assert (stuck.orphaned, stuck.hung, stuck.counts["orphaned"], stuck.alive) == (True, True, 1, True)
@@ -88,13 +96,13 @@ def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visib
     predictor.behave = None
     while engine.activity().running:
         time.sleep(0.001)
-    assert engine.submit(now("after")).result(PATIENCE).label == "Yes"
+    assert engine.submit(ask("after", now=clock.now)).result(PATIENCE).label == "Yes"
     assert not engine.activity().orphaned
     assert not engine.activity().hung
 
 
 def test_a_late_error_is_logged_under_its_own_request(
-    journal: FakeJournal, start: Callable[..., Engine]
+    journal: FakeJournal, start: Callable[..., Engine], clock: Clock
 ) -> None:
     gate = Gate(listens=False)
 
@@ -102,8 +110,10 @@ def test_a_late_error_is_logged_under_its_own_request(
         gate(pairs, cancel)
         raise OutOfMemory("The GPU's memory is full.")
 
-    engine = start(FakePredictor(fail))
-    future = engine.submit(now("stuck", limit=0.05))
+    engine = start(FakePredictor(fail), clock=clock)
+    future = engine.submit(ask("stuck", limit=0.05))
+    assert gate.entered.wait(PATIENCE)
+    clock.move(0.1)
     assert future.result(PATIENCE).reason == "timeout"
     gate.opened.set()
     assert journal.wait_for("late") == [("late", "stuck", "OutOfMemory")]
