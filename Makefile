@@ -75,7 +75,7 @@ run: $(RUNTIME)
 	$(BIN)/python web_app.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: $(DEV)
-	@tests/system_packages.sh git chromium curl ps flock setsid
+	@tests/system_packages.sh git chromium curl ps flock setsid promtool
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)

@@ -3,6 +3,7 @@
     GET /health          everything, as JSON; 200 when the model is loaded and inference proven, else 503
     GET /health/simple   OK or FAIL
     GET /livez           worth killing?      GET /readyz   send traffic?      GET /startupz   still starting?
+    GET /metrics         figures for Prometheus
 
 Every answer is judged from evidence that others keep: nothing here computes, samples or waits. Started as a
 program it serves a model with this API alone, without the page:
@@ -27,6 +28,7 @@ from waitress.server import create_server
 
 from service.errors import SettingsError
 from service.health import Check, Report
+from service.metrics import CONTENT_TYPE
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,9 +44,11 @@ class Reporter(Protocol):
 
     def report(self) -> Report: ...
 
+    def exposition(self) -> bytes: ...
+
 
 def create_app(application: Reporter) -> Flask:
-    """The Flask application; it asks ``application`` for a report at every call."""
+    """The Flask application; it asks ``application`` for a report or the metrics at every call."""
     app = Flask("health_api", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
 
@@ -68,6 +72,10 @@ def create_app(application: Reporter) -> Flask:
     @app.get("/startupz")
     def startupz() -> Response:
         return _check(application.report().startup)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(application.exposition(), content_type=CONTENT_TYPE)
 
     @app.errorhandler(404)
     def unknown(_: Exception) -> Response:

@@ -11,10 +11,12 @@ from PIL import Image
 from service import hub, resources
 from service.application import Application
 from service.engine import Engine, Limits
+from service.gauges import RESTARTS_FILE, Sources
 from service.ladder import Ladder, Pauses
 from service.loader import Loader, Resolve, shown_name
-from service.logs import RequestLog
+from service.logs import RequestLog, lost_lines
 from service.memory_limit import MemoryLimit
+from service.metrics import Metrics
 from service.prober import Prober
 from service.protocols import Model, Movable
 from service.request import Pair
@@ -40,12 +42,17 @@ def build(
     own, it is called when a computation hangs. A script that imports the service is never ended by it.
     """
     model = model if model is not None else _model_of(settings)
-    journal = RequestLog()
+    metrics = Metrics()
+    journal = RequestLog(observer=metrics)
     application: Application
     sampler = resources.Sampler(
         [settings.run_dir], model.gpu, on_sample=lambda sample: memory_limit.look(sample)
     )
-    ladder = _ladder_of(settings, model, sampler, lambda: application) if isinstance(model, Movable) else None
+    ladder = (
+        _ladder_of(settings, model, sampler, metrics, lambda: application)
+        if isinstance(model, Movable)
+        else None
+    )
     engine = Engine(
         ladder or model,
         journal,
@@ -71,6 +78,7 @@ def build(
         timeout=settings.probe_timeout,
         on_unstable=lambda: application.unstable(),
         on_agreed=lambda: application.agreed(),
+        observer=metrics,
     )
     memory_limit = MemoryLimit(
         rss=settings.max_rss,
@@ -88,16 +96,32 @@ def build(
         engine=engine,
         prober=prober,
         sampler=sampler,
-        loader=Loader(settings, model, status, resolve),
+        loader=Loader(settings, model, status, resolve, metrics),
         journal=journal,
+        metrics=metrics,
         ladder=ladder,
         leave=leave,
+    )
+    metrics.read(
+        Sources(
+            report=application.report,
+            snapshot=status.snapshot,
+            resources=sampler.latest,
+            lost_lines=lost_lines,
+            restarts=settings.run_dir / RESTARTS_FILE,
+            reserved=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
+            guard=getattr(model, "guard_counts", lambda: None),
+        )
     )
     return application
 
 
 def _ladder_of(
-    settings: Settings, model: Movable, sampler: resources.Sampler, application: Callable[[], Application]
+    settings: Settings,
+    model: Movable,
+    sampler: resources.Sampler,
+    metrics: Metrics,
+    application: Callable[[], Application],
 ) -> Ladder:
     def gpu_use() -> tuple[int, int] | None:
         card = sampler.latest().gpu
@@ -113,6 +137,7 @@ def _ladder_of(
         gpu_use=gpu_use,
         on_change=lambda degraded: application().degraded(degraded),
         on_fatal=lambda error: application().lost(error),
+        observer=metrics,
     )
 
 

@@ -12,9 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,11 +35,13 @@ from service.ladder import Ladder
 from service.leaving import write_exit
 from service.loader import Loader, told
 from service.logs import RequestLog, lost_lines
+from service.metrics import Metrics
 from service.prober import Prober
 from service.protocols import Model
 from service.request import Request, Source, Verdict, new_id
 from service.settings import Settings
 from service.status import Phase, Snapshot, Status
+from service.versions import versions
 
 _RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
 _log = logging.getLogger(__name__)
@@ -62,6 +61,7 @@ class Application:
         sampler: resources.Sampler,
         loader: Loader,
         journal: RequestLog,
+        metrics: Metrics,
         ladder: Ladder | None,
         leave: Callable[[int], object] | None,
     ) -> None:
@@ -73,6 +73,7 @@ class Application:
         self._sampler = sampler
         self._loader = loader
         self._journal = journal
+        self._metrics = metrics
         self._ladder = ladder
         self._leave = leave
         self._doubted = False  # a reload has been tried, and no probe has agreed since
@@ -214,9 +215,13 @@ class Application:
             now=time.monotonic(),
             unix=time.time(),
             evidence_ttl=self._settings.evidence_ttl,
-            versions=_versions(),
+            versions=versions(),
             log_lines_lost=lost_lines(),
         )
+
+    def exposition(self) -> bytes:
+        """What a Prometheus server scrapes: the same, and everything that was counted."""
+        return self._metrics.exposition()
 
     # ---- inside ------------------------------------------------------------------------------------------
 
@@ -303,7 +308,7 @@ class Application:
             return  # a stop is bounded by itself and has its own exit code
         error = Hung(f"A computation did not stop for {seconds:.0f} s.")
         told_of = postmortem.sections(
-            requests, self._status.snapshot(), self._sampler.latest(), self._journal.recent, _versions()
+            requests, self._status.snapshot(), self._sampler.latest(), self._journal.recent, versions()
         )
         path = postmortem.write(self._settings.run_dir, error.message, told_of)
         _log.critical("HUNG%s | EXIT=%d | POSTMORTEM=%s", told(error), error.exit_code, path and path.name)
@@ -326,13 +331,3 @@ class Application:
             self._stopped = phase is Phase.STOPPING
             self._status.move(phase, **changes)
             return True
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """The packages that decide an answer. Read from their metadata, so that nothing heavy is imported."""
-    found = {}
-    for name in ("torch", "tokenizers", "pillow", "gradio"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.errors import DeviceLost, NotReady, OutOfMemory, ServiceError
+from service.observer import UNOBSERVED, Observer
 from service.protocols import CancelPoint, Movable
 from service.request import Pair
 
@@ -72,6 +73,7 @@ class Ladder:
         gpu_use: Callable[[], tuple[int, int] | None] = lambda: None,
         on_change: Callable[[str | None], None] = lambda degraded: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
+        observer: Observer = UNOBSERVED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -87,6 +89,7 @@ class Ladder:
         self._gpu_use = gpu_use
         self._on_change = on_change
         self._on_fatal = on_fatal
+        self._observer = observer
         self._clock = clock
         self._placing = threading.Lock()  # held by a judge and by a promotion; taken before _wake
         self._wake = threading.Condition()  # guards everything below
@@ -118,13 +121,17 @@ class Ladder:
             self._make_room()
             for rung in self._rungs(len(pairs)):
                 if shortage is not None:
-                    _tell(rung.name, self._model.device, shortage)
+                    self._tell(rung.name, shortage)
                 shortage = self._try(rung, pairs, done, cancel_point)
                 if shortage is None:
                     return done
         assert shortage is not None
-        _tell("none left", self._model.device, shortage)
+        self._tell("none left", shortage)
         raise shortage
+
+    def _tell(self, rung: str, shortage: OutOfMemory) -> None:
+        _log.warning("MEMORY | RUNG=%s | DEVICE=%s | MSG=%s", rung, self._model.device, shortage.message)
+        self._observer.out_of_memory(rung)
 
     # ---- for the application -----------------------------------------------------------------------------
 
@@ -230,6 +237,7 @@ class Ladder:
             self._trial_at = now + pause
             self._wake.notify_all()
         _log.warning("DEGRADED | FROM=%s | TO=cpu | TRIAL_IN=%gs", home, pause)
+        self._observer.moved(home, "cpu")
         self._on_change(f"computing on the CPU: the memory of {home} is full")
 
     # ---- the way back ------------------------------------------------------------------------------------
@@ -280,6 +288,7 @@ class Ladder:
             self._fallen_at, self._promoted_at = None, self._clock()
             seconds = self._promoted_at - fallen_at
         _log.info("PROMOTED | DEVICE=%s | DEGRADED_FOR=%.1fs", home, seconds)
+        self._observer.moved("cpu", home)
         self._on_change(None)
         self._model.release("cpu")
         return True
@@ -299,10 +308,6 @@ class Ladder:
                     return
                 if wait != 0.0:
                     self._wake.wait(min(wait, 5.0) if wait is not None else 5.0)
-
-
-def _tell(rung: str, device: str, shortage: OutOfMemory) -> None:
-    _log.warning("MEMORY | RUNG=%s | DEVICE=%s | MSG=%s", rung, device, shortage.message)
 
 
 def _forgotten(error: OutOfMemory) -> OutOfMemory:

@@ -19,6 +19,7 @@ from service.errors import (
     TransientLoadError,
 )
 from service.logs import fields
+from service.observer import UNOBSERVED, Observer
 from service.progress import Progress as HubProgress
 from service.protocols import Model
 from service.settings import Settings
@@ -45,11 +46,19 @@ class Resolve(Protocol):
 class Loader:
     """One ``run`` at a time. ``stopping``, once set, ends it at the next step."""
 
-    def __init__(self, settings: Settings, model: Model, status: Status, resolve: Resolve) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        status: Status,
+        resolve: Resolve,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         self._settings = settings
         self._model = model
         self._status = status
         self._resolve = resolve
+        self._observer = observer
         self.stopping = threading.Event()
 
     @property
@@ -81,6 +90,17 @@ class Loader:
                 self.stopping.wait(pause)
 
     def _try(self, attempt: int, verify: str) -> None:
+        """One attempt, told to the observer."""
+        began, outcome = time.monotonic(), "loaded"
+        try:
+            self._load(attempt, verify)
+        except ServiceError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._observer.load_attempted(outcome, time.monotonic() - began)
+
+    def _load(self, attempt: int, verify: str) -> None:
         began = time.monotonic()
         settings = self._settings
         _log.info(

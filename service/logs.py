@@ -211,7 +211,7 @@ class RequestLog:
 
     def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
         """Not accepted: the input cannot be judged, or there is no room or no model."""
-        self._observer.refused(source, error.code)
+        self._observer.refused(source, error)
         _log.info("%s", _error_line(request_id, error, seconds) + fields(reason=error.code, source=source))
 
     def batched(self, requests: Sequence[Request]) -> None:

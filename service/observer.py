@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from service.errors import ServiceError
 from service.request import Course, Request, Source, Verdict
 
 Stage = Literal["decoding", "waiting", "computing"]
@@ -17,8 +18,8 @@ Stage = Literal["decoding", "waiting", "computing"]
 class Observer:
     """Hears of everything that is counted. Times are seconds."""
 
-    def refused(self, source: Source, reason: str) -> None:
-        """A request was not accepted; ``reason`` is an error's code."""
+    def refused(self, source: Source, error: ServiceError) -> None:
+        """A request was not accepted."""
 
     def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
         """An accepted request got its answer, or the reason why there is none."""
@@ -46,3 +47,46 @@ class Observer:
 
 
 UNOBSERVED = Observer()
+
+
+class Observers(Observer):
+    """Several, each told in turn."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def refused(self, source: Source, error: ServiceError) -> None:
+        for one in self._observers:
+            one.refused(source, error)
+
+    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+        for one in self._observers:
+            one.ended(request, verdict, course)
+
+    def timed_out(self, request: Request, stage: Stage) -> None:
+        for one in self._observers:
+            one.timed_out(request, stage)
+
+    def batched(self, requests: Sequence[Request]) -> None:
+        for one in self._observers:
+            one.batched(requests)
+
+    def orphaned(self) -> None:
+        for one in self._observers:
+            one.orphaned()
+
+    def out_of_memory(self, then: str) -> None:
+        for one in self._observers:
+            one.out_of_memory(then)
+
+    def moved(self, here: str, there: str) -> None:
+        for one in self._observers:
+            one.moved(here, there)
+
+    def load_attempted(self, outcome: str, seconds: float) -> None:
+        for one in self._observers:
+            one.load_attempted(outcome, seconds)
+
+    def probed(self, outcome: str, seconds: float) -> None:
+        for one in self._observers:
+            one.probed(outcome, seconds)

@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 
 from service.errors import NotFinite, ServiceError
+from service.observer import UNOBSERVED, Observer
 from service.request import Verdict
 from service.status import Evidence, Failure
 
@@ -39,11 +40,13 @@ class Prober:
         timeout: float,
         on_unstable: Callable[[], None] = lambda: None,
         on_agreed: Callable[[], None] = lambda: None,
+        observer: Observer = UNOBSERVED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._on_unstable = on_unstable
         self._on_agreed = on_agreed
+        self._observer = observer
         self._interval = interval
         self._golden_interval = golden_interval
         self._timeout = timeout
@@ -149,6 +152,8 @@ class Prober:
                 known = replace(known, failure=Failure(f"failed: {message[:50]}", started))
             # busy, stopping, loading: the probe was not run and shows nothing
             self._evidence = known
+        wrong = known.unstable > before.unstable
+        self._observer.probed("unstable" if wrong else verdict.reason or "success", now - started)
         _tell(before, known, verdict, now - started)
         if known.unstable == UNSTABLE_LIMIT and before.unstable < UNSTABLE_LIMIT:
             self._on_unstable()

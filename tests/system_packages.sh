@@ -12,6 +12,7 @@ package_of() {
   case "$1" in
     flock | setsid | unshare) echo util-linux ;;
     ps | pgrep) echo procps ;;
+    promtool) echo prometheus ;;
     *) echo "$1" ;;
   esac
 }

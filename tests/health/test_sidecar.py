@@ -41,6 +41,9 @@ class Told:
         resources = Resources(at=100.0, memory=Use(1, 10), memory_by="host", disk=Use(1, 10))
         return judge(self.snapshot, resources, now=100.0, unix=1_795_000_000, evidence_ttl=90)
 
+    def exposition(self) -> bytes:
+        return b"told 1.0\n"
+
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -108,8 +111,14 @@ def test_only_what_is_beyond_help_fails_liveness(port: int, application: Told) -
 def test_head_is_answered_and_other_paths_and_methods_are_not(port: int) -> None:
     assert get(port, "/health", "HEAD")[:2] == (200, "")
     assert get(port, "/")[0] == 404
-    assert get(port, "/metrics")[0] == 404
+    assert get(port, "/elsewhere")[0] == 404
     assert get(port, "/health", "POST")[0] == 405
+
+
+def test_metrics_are_served_in_the_text_format(port: int) -> None:
+    status, body, headers = get(port, "/metrics")
+    assert (status, body) == (200, "told 1.0\n")
+    assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 def test_many_askers_at_once_are_all_answered(port: int) -> None:
