@@ -169,17 +169,17 @@ class Metrics(Observer):
             self._rejections.labels(error.code).inc()
 
     def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+        """Counted as ended last, so that whoever sees it counted finds the rest."""
+        if request.source != "probe":
+            self._stages.labels("prepare").observe(request.prepared)
+            self._stages.labels("queue").observe(course.waited)
+            if course.computed is not None:
+                self._stages.labels("compute").observe(course.computed)
+            if verdict.reason is None:
+                self._verdicts.labels(verdict.label).inc()
+        self._durations.labels(request.source).observe(verdict.duration)
         outcome = "answered" if verdict.reason is None else _outcome(verdict.error, verdict.reason)
         self._requests.labels(request.source, outcome).inc()
-        self._durations.labels(request.source).observe(verdict.duration)
-        if request.source == "probe":
-            return
-        self._stages.labels("prepare").observe(request.prepared)
-        self._stages.labels("queue").observe(course.waited)
-        if course.computed is not None:
-            self._stages.labels("compute").observe(course.computed)
-        if verdict.reason is None:
-            self._verdicts.labels(verdict.label).inc()
 
     def timed_out(self, request: Request, stage: Stage) -> None:
         self._timeouts.labels(stage).inc()
@@ -201,9 +201,9 @@ class Metrics(Observer):
         self._loads.labels(outcome).inc()
 
     def probed(self, outcome: str, seconds: float) -> None:
-        self._probes.labels(outcome).inc()
         if outcome in ("success", "unstable", "timeout", "error"):
             self._probe_durations.observe(seconds)
+        self._probes.labels(outcome).inc()
 
 
 class _Registry(CollectorRegistry):

@@ -75,8 +75,8 @@ def test_an_answered_request_is_counted_by_source_label_and_stage(make: Build) -
     application = make(FakePredictor(lambda pairs, cancel: [NO for _ in pairs]))
     application.load()
     application.submit(PICTURE, "a red", source="page").result(PATIENCE)
-    told = until_told(application, 1, "ofa_verdicts_total", label="No")
-    assert told("ofa_requests_total", source="page", outcome="answered") == 1
+    told = until_told(application, 1, "ofa_requests_total", source="page", outcome="answered")
+    assert told("ofa_verdicts_total", label="No") == 1
     assert told("ofa_request_duration_seconds_count", source="page") == 1
     for stage in ("prepare", "queue", "compute"):
         assert told("ofa_request_stage_duration_seconds_count", stage=stage) == 1
@@ -109,21 +109,31 @@ def test_what_was_turned_away_is_counted_by_reason_and_what_cannot_be_judged_apa
     assert told("ofa_rejections_total", reason="no_image") == 1
 
 
-def test_a_full_queue_a_timeout_and_a_stuck_computation_are_told(make: Build) -> None:
-    gate = Gate(listens=False)
-    application = make(
-        FakePredictor(gate), queue_size=1, timeout=0.3, cancel_grace=0.01, hang_limit=600, probe_interval=600
-    )
+def test_a_full_queue_is_a_depth_and_a_rejection(make: Build) -> None:
+    gate = Gate()
+    application = make(FakePredictor(gate), queue_size=1, timeout=600, probe_timeout=600)
     try:
         application.load()
         assert gate.entered.wait(PATIENCE)  # the probe is inside, and stays there
-        waiting = application.submit(PICTURE, "one")
+        application.submit(PICTURE, "one")
         assert application.submit(PICTURE, "two").result(PATIENCE).reason == "busy"
-        assert scrape(application)("ofa_queue_depth_requests") == 1
-        assert waiting.result(PATIENCE).reason == "timeout"
-        told = until_told(application, 1, "ofa_requests_total", source="api", outcome="timeout")
-        assert told("ofa_timeouts_total", stage="waiting") == 1
+        told = scrape(application)
+        assert (told("ofa_queue_depth_requests"), told("ofa_queue_capacity_requests")) == (1, 1)
         assert told("ofa_rejections_total", reason="busy") == 1
+    finally:
+        gate.opened.set()
+
+
+def test_a_timeout_is_counted_by_where_the_request_was(make: Build) -> None:
+    gate = Gate()
+    application = make(FakePredictor(gate), timeout=0.05, probe_timeout=600)
+    try:
+        application.load()
+        assert gate.entered.wait(PATIENCE)
+        assert application.submit(PICTURE, "one").result(PATIENCE).reason == "timeout"
+        told = until_told(application, 1, "ofa_requests_total", source="api", outcome="timeout")
+        until_told(application, 1, "ofa_timeouts_total", stage="waiting")
+        assert told("ofa_request_stage_duration_seconds_count", stage="compute") == 0
     finally:
         gate.opened.set()
 
