@@ -14,6 +14,7 @@ from torch.nn import functional
 from ofa.bias import BiasCache
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, TaskConfig, check_together, image_grid
+from ofa.converted import Conversion
 from ofa.errors import UnsupportedConfig
 from ofa.fold import fold
 from ofa.image import to_pixels
@@ -36,21 +37,36 @@ class EntailmentModel:
     """The network with its tokenizer, its answers and a cache of its attention bias.
 
     Not thread-safe: one thread calls :meth:`judge` at a time.
+
+    Attributes:
+        conversion: where its converted weights are kept, or may be; None when they shall not.
+        mapped: whether the weights came from there.
     """
 
-    def __init__(self, network: OFA, tokenizer: Tokenizer, task: TaskConfig) -> None:
+    def __init__(
+        self, network: OFA, tokenizer: Tokenizer, task: TaskConfig, conversion: Conversion | None = None
+    ) -> None:
         self.network = network
+        self.conversion = conversion
         self.tokenizer = tokenizer
         self.task = task
         answers = [tokenizer.encode(" " + answer)[: task.max_src_length] for answer in task.answers]
         self.scorer = AnswerScorer(answers, tokenizer.eos)
+        self.mapped = False
         self._bias = BiasCache(network, image_grid(task.patch_image_size), self.scorer.forced)
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cache: Path | None = None,
     ) -> EntailmentModel:
         """Load a ModelScope model folder.
+
+        Args:
+            cache: where converted weights are looked for; :meth:`keep` puts them there.
 
         Raises:
             UnsupportedConfig: a configuration that cannot be honoured.
@@ -65,12 +81,33 @@ class EntailmentModel:
             )
         longest = max(len(tokenizer.encode(" " + answer)) for answer in task.answers)
         check_together(config, task, tokenizer.base_size, tokenizer.added, longest)
-        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-            network = OFA(config)
-        load_weights(network, folder)
-        fold(network)
-        network.cast(dtype)
-        return cls(network.to(device).eval(), tokenizer, task)
+        conversion = None if cache is None else Conversion(folder, cache, dtype)
+        network = conversion.read(config) if conversion is not None else None
+        mapped = network is not None
+        if network is None:
+            with torch.device("meta"):  # no time and memory for random weights that are replaced at once
+                network = OFA(config)
+            load_weights(network, folder)
+            fold(network)
+            network.cast(dtype)
+        model = cls(network.to(device).eval(), tokenizer, task, conversion)
+        model.mapped = mapped
+        return model
+
+    def keep(self, cancel_point: CancelPoint | None = None) -> None:
+        """Write the converted weights for the next start, where that is worth it and not done already.
+
+        Another thread may judge meanwhile.
+
+        Raises:
+            OSError: no room, no right.
+        """
+        if self.conversion is not None and not self.mapped and self.conversion.worthwhile:
+            self.conversion.write(self.network, cancel_point)
+
+    def verify(self, cancel_point: CancelPoint | None = None) -> bool:
+        """Hash what :meth:`load` believed by size and time. False: load again. Another thread may judge."""
+        return self.conversion is None or not self.mapped or self.conversion.verify(cancel_point)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,180 @@
+"""A converted file answers as what it was made from, and is not used when it was made from anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ofa import converted
+from ofa.converted import Conversion
+from ofa.model import EntailmentModel, Pair
+from parity.folders import SMALL, write_folder
+
+
+@pytest.fixture(autouse=True)
+def any_size_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converted, "WORTHWHILE", 1)
+
+
+@pytest.fixture(
+    scope="module", params=["scaled-shared-resnet34", "bare-post-norm", "entangled-untyped-resnet50"]
+)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("converted") / "model", SMALL[request.param])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_answers_are_the_same_to_the_last_bit(
+    folder: Path, dtype: torch.dtype, tmp_path: Path, picture: Image.Image
+) -> None:
+    first = EntailmentModel.load(folder, dtype=dtype, cache=tmp_path)
+    first.keep()
+    second = EntailmentModel.load(folder, dtype=dtype, cache=tmp_path)
+    assert (first.mapped, second.mapped) == (False, True)
+    pair = Pair(picture, "a red circle")
+    assert second.judge([pair]) == first.judge([pair])
+    assert second.verify()
+
+
+def test_the_formats_are_kept_beside_each_other(folder_copy: Path, tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        EntailmentModel.load(folder_copy, dtype=dtype, cache=tmp_path).keep()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = EntailmentModel.load(folder_copy, dtype=dtype, cache=tmp_path)
+        assert model.mapped
+        assert model.dtype == dtype
+
+
+def touched(path: Path) -> None:
+    os.utime(path, ns=(1, 1))
+
+
+def cut(path: Path) -> None:
+    status = path.stat()
+    os.truncate(path, status.st_size - 1)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def flipped(path: Path) -> None:
+    """Another content of the same size and time: what only hashing finds."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def other_version(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": converted.VERSION + 1}))
+
+
+def spoiled(path: Path) -> None:
+    path.write_text("{")
+
+
+def other_configuration(path: Path) -> None:
+    path.write_text(path.read_text() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("which", "spoil"),
+    [
+        ("source", touched),
+        ("file", touched),
+        ("file", cut),
+        ("record", other_version),
+        ("record", spoiled),
+        ("record", Path.unlink),
+        ("file", Path.unlink),
+        ("configuration", other_configuration),
+    ],
+)
+def test_what_was_made_from_something_else_is_not_used_and_is_made_again(
+    folder_copy: Path, tmp_path: Path, which: str, spoil: Callable[[Path], None]
+) -> None:
+    model = EntailmentModel.load(folder_copy, cache=tmp_path)
+    model.keep()
+    kept = model.conversion
+    assert kept is not None
+    spoil(
+        {
+            "source": kept.source,
+            "file": kept.path,
+            "record": kept.path.with_suffix(".json"),
+            "configuration": folder_copy / "config.json",
+        }[which]
+    )
+    again = EntailmentModel.load(folder_copy, cache=tmp_path)
+    assert not again.mapped
+    again.keep()
+    assert EntailmentModel.load(folder_copy, cache=tmp_path).mapped
+
+
+@pytest.mark.parametrize("which", ["source", "file"])
+def test_hashing_finds_what_size_and_time_hide(folder_copy: Path, tmp_path: Path, which: str) -> None:
+    EntailmentModel.load(folder_copy, cache=tmp_path).keep()
+    model = EntailmentModel.load(folder_copy, cache=tmp_path)
+    assert model.mapped
+    kept = model.conversion
+    assert kept is not None
+    assert model.verify()
+    del model  # the file is mapped; it is changed under nobody's feet
+    flipped(kept.source if which == "source" else kept.path)
+    suspect = EntailmentModel.load(folder_copy, cache=tmp_path)
+    assert suspect.mapped
+    assert not suspect.verify()
+    assert not EntailmentModel.load(folder_copy, cache=tmp_path).mapped
+
+
+def test_weights_that_changed_while_they_were_read_are_not_kept(folder_copy: Path, tmp_path: Path) -> None:
+    model = EntailmentModel.load(folder_copy, cache=tmp_path / "cache")
+    touched(folder_copy / "pytorch_model.bin")
+    model.keep()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    folder_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = EntailmentModel.load(folder_copy, cache=tmp_path / "cache")
+
+    def fail(state: object, path: Path) -> None:
+        path.write_bytes(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(converted, "save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        model.keep()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_small_checkpoint_is_not_kept(
+    folder_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converted, "WORTHWHILE", 1 << 40)
+    EntailmentModel.load(folder_copy, cache=tmp_path / "cache").keep()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_writing_and_hashing_can_be_cancelled(folder_copy: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    model = EntailmentModel.load(folder_copy, cache=tmp_path / "cache")
+    with pytest.raises(Stopped):
+        model.keep(stop)
+    model.keep()
+    with pytest.raises(Stopped):
+        EntailmentModel.load(folder_copy, cache=tmp_path / "cache").verify(stop)
+    moved = shutil.copytree(folder_copy, tmp_path / "moved")
+    assert not Conversion(moved, tmp_path / "cache", torch.float32).path.exists(), "one file for each folder"
