@@ -123,6 +123,7 @@ read_settings() {
   RUN_DIR=$(readlink -e -- "$folder")
   [[ -d $RUN_DIR ]] || usage_error "the folder $folder cannot be made"
   readonly RUN_DIR PID_FILE=$RUN_DIR/web_app.pid RESTART_LOG=$RUN_DIR/restart.log LAST_EXIT=$RUN_DIR/last_exit.json
+  readonly RESTART_COUNTS=$RUN_DIR/restart_counts
   readonly APP_LOG=$RUN_DIR/web_app.log CONSOLE_LOG=$RUN_DIR/console.log GUARDIAN_LOG=$RUN_DIR/guardian.log
 
   INTERPRETER=${PYTHON:-python3}
@@ -234,6 +235,7 @@ bring_up() {
 count_failure() {
   ((failures < MAX_RESTARTS)) || give_up "$EXIT_GAVE_UP" "gave up after $failures failed restarts in a row: $1"
   ((failures++))
+  count_restart "$1"
   say ALERT "restart $failures of $MAX_RESTARTS: $1"
 }
 
@@ -312,6 +314,7 @@ watch() {
     forgive_standstill
     if [[ $asked == restart ]]; then
       asked=''
+      count_restart 'as asked'
       say ALERT "restarting process $child, as asked"
       stop_instance "$STOP_TIMEOUT_MS" && bring_up 0
     elif ! child_alive; then

@@ -39,6 +39,33 @@ keep() {
   { printf '%s\n' "$1" >>"$RESTART_LOG"; } 2>/dev/null
 }
 
+# count_restart REASON: counts restarts by cause in a file that outlives us and the instance, whose /metrics tell it
+# (service/gauges.py knows the causes). Failing to is no reason not to restart.
+count_restart() {
+  local cause=other key value text=''
+  case ${1%%; it ran *} in
+    'as asked') cause=asked ;;
+    'port '*' is taken by '*) cause=port_taken ;;
+    *"by the kernel's OOM killer"*) cause=oom_killed ;;
+    *' killed by signal '*) cause=signal ;;
+    *' is hung: '* | *'(exit code 70)'*) cause=hung ;;
+    *'(exit code 71)'*) cause=device_lost ;;
+    *'(exit code 75)'*) cause=memory_limit ;;
+    *'(exit code 1: '*) cause=failed ;;
+    *'(exit code 0)'*) cause=ended ;;
+    *' is unhealthy for '*) cause=unhealthy ;;
+    *' did not start up within '*) cause=start_timeout ;;
+    *' made no progress in starting up '*) cause=start_stalled ;;
+  esac
+  local -A counts=()
+  { while read -r key value; do [[ $key =~ ^[a-z_]+$ && $value =~ ^[0-9]{1,9}$ ]] && counts[$key]=$((10#$value)); done <"$RESTART_COUNTS"; } 2>/dev/null
+  ((counts[$cause] = ${counts[$cause]:-0} + 1))
+  for key in "${!counts[@]}"; do text+="$key ${counts[$key]}"$'\n'; done
+  { printf '%s' "$text" >"$RESTART_COUNTS.new"; } 2>/dev/null &&
+    mv -f -- "$RESTART_COUNTS.new" "$RESTART_COUNTS" 2>/dev/null 9>&- && return
+  rm -f -- "$RESTART_COUNTS.new" 2>/dev/null 9>&-
+}
+
 rotate_if_large() {
   local -r size=$(stat -c %s -- "$1" 2>/dev/null 9>&-)
   ((${size:-0} > LOG_BYTES)) && rotate "$1"

@@ -1,0 +1,64 @@
+"""restart_counts: what the guardian tells the instance's /metrics of restarts and their causes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from service.gauges import CAUSES, read_restarts
+from tests.guardian.harness import ROOT, Guarded
+
+
+def counts(guarded: Guarded) -> dict[str, int]:
+    return read_restarts(guarded.run_dir / "restart_counts")
+
+
+def test_ends_are_counted_by_what_the_exit_code_says(guarded: Guarded) -> None:
+    codes = (1, 0, 70, 71, 75, 9)
+    guarded.plan(*({"exit": code} for code in codes), {})
+    guarded.guard(MAX_RESTARTS=len(codes), BACKOFF_LIMIT=0.02)
+    guarded.wait_healthy(len(codes) + 1)
+    assert counts(guarded) == dict.fromkeys(
+        ("failed", "ended", "hung", "device_lost", "memory_limit", "other"), 1
+    )
+
+
+def test_what_the_guardian_saw_itself_is_counted_too(guarded: Guarded) -> None:
+    guarded.plan({"simple": 503}, {})
+    guarded.guard()
+    os.kill(guarded.wait_healthy(2).pid, signal.SIGKILL)
+    guarded.wait_healthy(3)
+    guarded.command("restart")
+    guarded.wait_healthy(4)
+    assert counts(guarded) == {"unhealthy": 1, "signal": 1, "asked": 1}
+
+
+def test_counts_go_on_after_a_guardian_was_replaced_and_survive_a_damaged_file(guarded: Guarded) -> None:
+    (guarded.run_dir / "restart_counts").write_text("signal 41\nnonsense\nhung 1; x 2\n")
+    guarded.guard()
+    os.kill(guarded.wait_healthy().pid, signal.SIGKILL)
+    guarded.wait_healthy(2)
+    assert counts(guarded) == {"signal": 42}
+
+
+def test_an_instance_that_stays_healthy_is_counted_nowhere(guarded: Guarded) -> None:
+    guarded.guard()
+    guarded.wait_healthy()
+    guarded.wait_checks()
+    assert counts(guarded) == {}
+
+
+def test_a_file_that_cannot_be_written_stops_no_restart(folder: Callable[..., Guarded]) -> None:
+    guarded = folder()
+    (guarded.run_dir / "restart_counts.new").mkdir()
+    guarded.guard()
+    os.kill(guarded.wait_healthy().pid, signal.SIGKILL)
+    guarded.wait_healthy(2)
+    assert counts(guarded) == {}
+
+
+def test_every_cause_the_guardian_knows_has_its_series() -> None:
+    text = (ROOT / "guardian" / "journal.sh").read_text()
+    said = {part.split()[0] for part in text.split("cause=")[1:]}
+    assert said == set(CAUSES)
