@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,3 +244,13 @@ def test_a_scrape_tells_its_own_cost(make: Build) -> None:
     told = scrape(application)
     assert told("ofa_exposition_duration_seconds_count") == 1
     assert told("ofa_exposition_duration_seconds_sum") > 0
+
+
+def test_the_operators_table_names_every_metric_and_no_other(make: Build) -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = document.partition("## Metrics\n")[2].partition("\n## ")[0]
+    rows = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
+    written = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    # The parser drops the suffix of a counter, which its samples carry.
+    told = scrape(make()).families.values()
+    assert written == {f"{family.name}_total" if family.type == "counter" else family.name for family in told}
