@@ -22,6 +22,7 @@ from service.protocols import Model, Movable
 from service.request import Pair
 from service.settings import Settings
 from service.status import Snapshot, Status
+from service.vitals import Vitals
 
 __all__ = ["PROBE_TEXT", "Application", "build"]
 
@@ -42,11 +43,11 @@ def build(
     own, it is called when a computation hangs. A script that imports the service is never ended by it.
     """
     model = model if model is not None else _model_of(settings)
-    metrics = Metrics()
+    metrics, vitals = Metrics(), Vitals()
     journal = RequestLog(observer=metrics)
     application: Application
     sampler = resources.Sampler(
-        [settings.run_dir], model.gpu, on_sample=lambda sample: memory_limit.look(sample)
+        [settings.run_dir], model.gpu, on_sample=lambda sample: _look(sample, vitals, memory_limit)
     )
     ladder = (
         _ladder_of(settings, model, sampler, metrics, lambda: application)
@@ -114,6 +115,12 @@ def build(
         )
     )
     return application
+
+
+def _look(sample: resources.Resources, vitals: Vitals, memory_limit: MemoryLimit) -> None:
+    """Called by the sampler's thread with each sample."""
+    vitals.look(sample)
+    memory_limit.look(sample)
 
 
 def _ladder_of(
