@@ -268,7 +268,7 @@ def test_a_full_queue_is_answered_busy_before_any_decoding(
 def test_the_time_limit_counts_from_arrival_and_is_answered_as_a_timeout(make: Build, tmp_path: Path) -> None:
     gate = Gate()
     model = FakePredictor()
-    application = make(model, timeout=0.05)
+    application = make(model, timeout=0.5)
     application.load()
     until(lambda: application.report().healthy)
     model.behave = gate
@@ -348,7 +348,7 @@ def test_a_users_answer_is_evidence(make: Build) -> None:
 
 def test_a_model_that_stops_answering_turns_unhealthy_by_itself_and_back(make: Build) -> None:
     model = FakePredictor()
-    application = make(model, probe_interval=0.05, probe_timeout=0.05)
+    application = make(model, probe_interval=0.05, probe_timeout=0.5)
     application.load()
     until(lambda: application.report().healthy)
     gate = model.behave = Gate()

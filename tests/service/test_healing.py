@@ -262,7 +262,7 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         gone.set()
 
     model = FakePredictor()
-    application = make(model, leave=leave, probe_interval=60, timeout=0.05, cancel_grace=0.05, hang_limit=0.1)
+    application = make(model, leave=leave, probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1)
     application.start()
     until(lambda: application.report().healthy)
     until(lambda: application.submit(PICTURE, secret).result(PATIENCE).reason is None)
@@ -289,7 +289,7 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
 def test_a_script_is_told_and_not_ended(make: Build) -> None:
     gate = Gate(listens=False)
     model = FakePredictor()
-    application = make(model, probe_interval=60, timeout=0.05, cancel_grace=0.05, hang_limit=0.1)
+    application = make(model, probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1)
     application.start()
     until(lambda: application.report().healthy)
     model.behave = gate
