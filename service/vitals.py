@@ -2,7 +2,7 @@
 standstill from a quiet hour.
 
 ``UP`` is measured by a clock that no setting moves and ``UNIX`` by the one that people set, so the two part
-when it jumps; a line that is missing while ``UP`` goes on is a process that stood still, or a log with a hole.
+when it jumps; where a line is missing and ``UP`` goes on, the process stood still or the log has a hole.
 """
 
 from __future__ import annotations
