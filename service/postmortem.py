@@ -111,6 +111,7 @@ class StallDump:
         except OSError as error:
             _log.warning("STALL_DUMP | ERROR=%s", type(error).__name__)
             return
+        self._put_off()  # from here on, not from when the thread has its first turn
         self._thread.start()
 
     def stop(self) -> None:
@@ -126,7 +127,9 @@ class StallDump:
                 self._path.unlink()
 
     def _run(self) -> None:
+        while not self._ended.wait(self._seconds / 10):
+            self._put_off()
+
+    def _put_off(self) -> None:
         assert self._file is not None
-        while not self._ended.is_set():
-            faulthandler.dump_traceback_later(self._seconds, file=self._file)
-            self._ended.wait(self._seconds / 10)
+        faulthandler.dump_traceback_later(self._seconds, file=self._file)

@@ -232,5 +232,5 @@ def test_the_thread_probes_by_itself_and_stops_when_told(model: Model) -> None:
     assert not probed.is_set()
     prober.enable()
     assert probed.wait(PATIENCE)
-    prober.stop()
+    prober.stop(PATIENCE)
     assert not prober._thread.is_alive()
