@@ -1,8 +1,9 @@
 """A stand-in for service/modelscope_child.py: the same protocol, no ModelScope, misbehaving on demand.
 
 What it does is in the model folder's `script.json`: {"load": "ok" | "no-module" | "bad-model" | "die" |
-"hang" | "slow" | "odd-answers", "started": path of a file that gets the process id at each start}. A judged
-text of "die", "hang", "raise", "memory", "context" or "babble" does that; any other gets fixed scores.
+"hang" | "held" | "odd-answers", "started": path of a file that gets the process id at each start}; held means
+until the folder has a file "go". A judged text of "die", "hang", "raise", "memory", "context" or "babble" does
+that; any other gets fixed scores.
 """
 
 import json
@@ -51,8 +52,9 @@ def loaded(request: dict) -> dict:
             os._exit(3)
         case "hang":
             time.sleep(600)
-        case "slow":
-            time.sleep(0.5)
+        case "held":
+            while not (Path(request["folder"]) / "go").exists():
+                time.sleep(0.01)
     answers = ["left", "right", "up"] if script["load"] == "odd-answers" else list(SCORES)
     return {"ok": True, "answers": answers, "device": "cpu", "versions": {}}
 

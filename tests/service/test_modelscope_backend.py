@@ -32,7 +32,7 @@ from service.request import Pair
 
 STAND_IN = Path(__file__).with_name("stand_in_child.py")
 PICTURE = Image.new("RGB", (8, 6), (10, 20, 30))
-PATIENCE = 30.0
+PATIENCE = 60.0  # seconds a test waits for what must come; a bound for a broken run, never a measurement
 T = TypeVar("T")
 
 
@@ -90,8 +90,12 @@ def until(attempt: Callable[[], T], meanwhile: type[Exception]) -> T:
 
 def gone(pid: int) -> None:
     """Waits for a process to end."""
+    give_up = time.monotonic() + PATIENCE
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(pid).wait(PATIENCE)
+        process = psutil.Process(pid)
+        while process.status() != psutil.STATUS_ZOMBIE:  # not ours to reap, if its parent was killed
+            assert time.monotonic() < give_up, f"process {pid} does not end"
+            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -152,9 +156,10 @@ def test_a_failed_load_may_be_tried_again(model: Model, load: str) -> None:
 def test_a_load_that_hangs_is_ended_at_its_limit(model: Model) -> None:
     model.script("hang")
     model.predictor._load_seconds = 1.0
+    before = set(psutil.Process().children())
     with pytest.raises(TransientLoadError, match="no answer within"):
         model.load()
-    gone(model.pids()[0])
+    assert set(psutil.Process().children()) <= before  # it may have had no time to say its number
 
 
 def test_answers_that_mean_nothing_to_us_are_refused(model: Model) -> None:
@@ -234,11 +239,12 @@ def test_a_stopped_child_blocks_nobody(model: Model) -> None:
 
 def test_while_a_child_loads_again_requests_are_told_so(model: Model) -> None:
     model.load()
-    model.script("slow")
+    model.script("held")
     with pytest.raises(InferenceError):
         model.judge("die")
     with pytest.raises(NotReady):
         model.judge("a dog")
+    (model.folder / "go").touch()
     assert model.judge_when_ready("a dog")["Yes"] == 0.7
 
 
@@ -315,7 +321,6 @@ predictor.judge([Pair(Image.new("RGB", (4, 4)), "hang")], lambda: None)
         parent.kill()
         parent.wait(PATIENCE)
     gone(model.pids()[0])
-    assert not psutil.pid_exists(model.pids()[0]) or psutil.Process(model.pids()[0]).status() == "zombie"
 
 
 def test_the_child_program_needs_only_the_standard_library_before_it_loads() -> None:
