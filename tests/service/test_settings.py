@@ -128,7 +128,7 @@ def test_evidence_outlives_an_interval_and_two_full_probes() -> None:
     assert Settings(probe_interval=60, probe_timeout=15).evidence_ttl == 90
 
 
-# ---- the one secret -----------------------------------------------------------------------------------------
+# ---- the one secret --------------------------------------------------------------------------------------
 
 SECRET = "open sesame"
 
