@@ -2,8 +2,8 @@
 
 What it does is in the model folder's `script.json`: {"load": "ok" | "no-module" | "bad-model" | "die" |
 "hang" | "held" | "odd-answers", "started": path of a file that gets the process id at each start}; held means
-until the folder has a file "go". A judged text of "die", "hang", "raise", "memory", "context" or "babble" does
-that; any other gets fixed scores.
+until the folder has a file "go". A judged text of "die", "hang", "raise", "memory", "context" or "babble"
+does that; any other gets fixed scores.
 """
 
 import json
