@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from tqdm import tqdm
 from ofa.errors import OFAError
 from ofa.image import open_picture
 from ofa.model import EntailmentModel, Pair
+from ofa.precision import GuardedModel, best_dtype, load_guarded
 
-_DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     for answer in tqdm(_answers(model, lines), unit=" pairs", file=sys.stderr, disable=quiet):
         failed |= "error" in answer
         print(json.dumps(answer, ensure_ascii=False), flush=True)
+    with suppress(OSError):  # without room or right to write there, the next start is slower, that is all
+        model.keep()
     return 1 if failed else 0
 
 
@@ -57,16 +61,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, help="a model folder, a ModelScope hub id, or 'demo'")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=tuple(_DTYPES), default="auto", help="auto is fp32")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *_DTYPES),
+        default="auto",
+        help="auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
+    )
+    parser.add_argument(
+        "--precision-guard",
+        choices=("on", "off"),
+        default="on",
+        help="decide close calls of a precision below fp32 in fp32",
+    )
     parser.add_argument("--image", metavar="FILE", help="one picture")
     parser.add_argument("--text", help="the hypothesis about it")
     parser.add_argument("--premise", help="what is known beside the picture")
     return parser
 
 
-def _load(options: argparse.Namespace) -> EntailmentModel:
+def _load(options: argparse.Namespace) -> EntailmentModel | GuardedModel:
     # The one step upwards in this package: fetching models is the service's business.
-    from service.hub import resolve
+    from service.hub import converted_cache, resolve
     from service.progress import terminal_bar
 
     with terminal_bar() as show:
@@ -74,16 +89,20 @@ def _load(options: argparse.Namespace) -> EntailmentModel:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EntailmentModel.load(folder, device, _DTYPES[options.dtype])
+    dtype = best_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype]
+    load = (
+        EntailmentModel.load if options.precision_guard == "off" or dtype is torch.float32 else load_guarded
+    )
+    return load(folder, device, dtype, converted_cache())
 
 
-def _answers(model: EntailmentModel, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _answers(model: EntailmentModel | GuardedModel, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         if line.strip():
             yield _answer(model, line)
 
 
-def _answer(model: EntailmentModel, line: str) -> dict[str, Any]:
+def _answer(model: EntailmentModel | GuardedModel, line: str) -> dict[str, Any]:
     """The answer to one JSON line; an error is an answer too, so that one bad line ends nothing."""
     try:
         question = json.loads(line)

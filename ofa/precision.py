@@ -7,8 +7,9 @@ bridge, the pair is judged again in fp32: fast for clear cases, exact for close 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -41,30 +42,38 @@ def margin(scores: Mapping[str, float]) -> float:
     return math.inf if second <= 0.0 else math.log(best / second)
 
 
+@dataclass(slots=True)
+class GuardCounts:
+    """Pairs judged so far, and how many of them were judged again."""
+
+    judged: int = 0
+    recomputed: int = 0
+
+
 class GuardedModel:
     """A model in low precision whose close calls are decided by the same weights in fp32.
 
-    One thread at a time judges; :meth:`prepare` may run beside it.
+    One thread at a time judges; :meth:`prepare` may run beside it, if ``load_exact`` bears that.
 
     Args:
         fast: the model that judges every pair.
-        load_exact: loads the fp32 model; called once, by :meth:`prepare` or at the first close call.
+        load_exact: loads the fp32 model; called by :meth:`prepare` or at the first close call.
         closer_than: margin (see :func:`margin`) below which a pair is judged again.
-
-    Attributes:
-        judged, recomputed: pairs so far, and how many of them were judged again.
+        counts: goes on counting there.
     """
 
     def __init__(
-        self, fast: EntailmentModel, load_exact: Callable[[], EntailmentModel], closer_than: float
+        self,
+        fast: EntailmentModel,
+        load_exact: Callable[[], EntailmentModel],
+        closer_than: float,
+        counts: GuardCounts | None = None,
     ) -> None:
         self.fast = fast
         self.closer_than = closer_than
-        self.judged = 0
-        self.recomputed = 0
+        self.counts = counts if counts is not None else GuardCounts()
         self._load_exact = load_exact
         self._exact: EntailmentModel | None = None
-        self._loading = threading.Lock()  # held while the fp32 model is being loaded
 
     @property
     def task(self) -> TaskConfig:
@@ -79,9 +88,9 @@ class GuardedModel:
         results = self.fast.judge(pairs, cancel_point)
         # Written so that NaN is a close call.
         close = [index for index, scores in enumerate(results) if not margin(scores) >= self.closer_than]
-        self.judged += len(pairs)
+        self.counts.judged += len(pairs)
         if close:
-            self.recomputed += len(close)
+            self.counts.recomputed += len(close)
             exact = self.prepare().judge([pairs[index] for index in close], cancel_point)
             for index, scores in zip(close, exact, strict=True):
                 results[index] = scores
@@ -89,16 +98,37 @@ class GuardedModel:
 
     def prepare(self) -> EntailmentModel:
         """The fp32 model, loaded now if it is not there. Raises what ``load_exact`` raises."""
-        with self._loading:
-            if self._exact is None:
-                self._exact = self._load_exact()
-            return self._exact
+        if self._exact is None:
+            self._exact = self._load_exact()
+        return self._exact
 
     def keep(self, cancel_point: CancelPoint | None = None) -> None:
-        """Write both models' converted weights, as :meth:`EntailmentModel.keep`; loads the fp32 one."""
-        self.fast.keep(cancel_point)
-        self.prepare().keep(cancel_point)
+        """As :meth:`EntailmentModel.keep`, of the models that are there."""
+        for model in self._models():
+            model.keep(cancel_point)
 
     def verify(self, cancel_point: CancelPoint | None = None) -> bool:
-        """As :meth:`EntailmentModel.verify`, of both models; the fp32 one is loaded."""
-        return self.fast.verify(cancel_point) and self.prepare().verify(cancel_point)
+        """As :meth:`EntailmentModel.verify`, of the models that are there."""
+        return all(model.verify(cancel_point) for model in self._models())
+
+    def _models(self) -> list[EntailmentModel]:
+        return [self.fast] if self._exact is None else [self.fast, self._exact]
+
+
+def load_guarded(
+    folder: Path,
+    device: str,
+    dtype: torch.dtype,
+    cache: Path | None = None,
+    counts: GuardCounts | None = None,
+) -> GuardedModel:
+    """A model folder in ``dtype``, guarded by the same folder in fp32, which is read when it is needed.
+
+    Raises as :meth:`EntailmentModel.load` does.
+    """
+    return GuardedModel(
+        EntailmentModel.load(folder, device, dtype, cache),
+        lambda: EntailmentModel.load(folder, device, torch.float32, cache),
+        MARGINS[dtype],
+        counts,
+    )

@@ -12,15 +12,20 @@ from service import hub, resources
 from service.application import Application
 from service.engine import Engine, Limits
 from service.gauges import RESTARTS_FILE, Sources
+from service.history import History
 from service.ladder import Ladder, Pauses
 from service.loader import Loader, Resolve, shown_name
 from service.logs import RequestLog, lost_lines
 from service.memory_limit import MemoryLimit
 from service.metrics import Metrics
+from service.observer import Observers
+from service.operations import Operations
 from service.prober import Prober
+from service.progress import Show
 from service.protocols import Model, Movable
 from service.request import Pair
 from service.settings import Settings
+from service.settling import Settler
 from service.status import Snapshot, Status
 from service.vitals import Vitals
 
@@ -44,11 +49,12 @@ def build(
     """
     model = model if model is not None else _model_of(settings)
     metrics, vitals = Metrics(), Vitals()
-    journal = RequestLog(observer=metrics)
     application: Application
     sampler = resources.Sampler(
         [settings.run_dir], model.gpu, on_sample=lambda sample: _look(sample, vitals, memory_limit)
     )
+    history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
+    journal = RequestLog(observer=Observers(metrics, history))
     ladder = (
         _ladder_of(settings, model, sampler, metrics, lambda: application)
         if isinstance(model, Movable)
@@ -100,7 +106,17 @@ def build(
         loader=Loader(settings, model, status, resolve, metrics),
         journal=journal,
         metrics=metrics,
+        operations=Operations(
+            report=lambda: application.report(),
+            snapshot=status.snapshot,
+            resources=sampler.latest,
+            history=history,
+            model=model,
+            ask_probe=prober.ask_now,
+            run_dir=settings.run_dir,
+        ),
         ladder=ladder,
+        settler=Settler(model, _check_of(settings, resolve), on_harmed=lambda: application.reload()),
         leave=leave,
     )
     metrics.read(
@@ -148,6 +164,15 @@ def _ladder_of(
     )
 
 
+def _check_of(settings: Settings, resolve: Resolve) -> Callable[[Show], bool]:
+    """Hashes in full what was believed by size and time; who fetches in another way vouches for it."""
+    if resolve is not hub.resolve or settings.verify == "full":
+        return lambda show: True
+    return lambda show: hub.unharmed(
+        settings.model, revision=settings.revision, cache_dir=settings.cache_dir, progress=show
+    )
+
+
 def _model_of(settings: Settings) -> Model:
     if settings.backend == "modelscope":
         from service.modelscope_backend import ChildPredictor
@@ -160,4 +185,10 @@ def _model_of(settings: Settings) -> Model:
         )
     from service.predictor import NativePredictor
 
-    return NativePredictor(device=settings.device, dtype=settings.dtype, threads=settings.threads)
+    return NativePredictor(
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        guard=settings.precision_guard == "on",
+        cache=hub.converted_cache(settings.cache_dir) if settings.converted_cache == "on" else None,
+    )

@@ -36,10 +36,12 @@ from service.leaving import write_exit
 from service.loader import Loader, told
 from service.logs import RequestLog, lost_lines
 from service.metrics import Metrics
+from service.operations import Operations
 from service.prober import Prober
 from service.protocols import Model
 from service.request import Request, Source, Verdict, new_id
 from service.settings import Settings
+from service.settling import Settler
 from service.status import Phase, Snapshot, Status
 from service.versions import versions
 
@@ -62,11 +64,14 @@ class Application:
         loader: Loader,
         journal: RequestLog,
         metrics: Metrics,
+        operations: Operations,
         ladder: Ladder | None,
+        settler: Settler,
         leave: Callable[[int], object] | None,
     ) -> None:
         self._settings = settings
         self._model = model
+        self.operations = operations
         self._status = status
         self._engine = engine
         self._prober = prober
@@ -75,6 +80,7 @@ class Application:
         self._journal = journal
         self._metrics = metrics
         self._ladder = ladder
+        self._settler = settler
         self._leave = leave
         self._doubted = False  # a reload has been tried, and no probe has agreed since
         self._intake = Intake(settings, model, journal)
@@ -124,8 +130,10 @@ class Application:
         ended = self._engine.stop(grace)
         self._prober.stop()
         self._sampler.stop()
+        self.operations.stop()
         if self._ladder is not None:
             ended &= self._ladder.stop()
+        ended &= self._settler.stop(1.0)
         if self._loader_thread.ident is not None:
             self._loader_thread.join(1.0)
         ended &= not self._loader_thread.is_alive()
@@ -233,6 +241,7 @@ class Application:
             self._engine.start()
             self._sampler.start()
             self._prober.start()
+            self.operations.start()
             if self._ladder is not None:
                 self._ladder.start()
 
@@ -252,6 +261,7 @@ class Application:
             return False
         if self._ladder is not None:
             self._ladder.loaded()
+        self._settler.arm()
         self._prober.enable()
         return True
 
@@ -260,6 +270,7 @@ class Application:
     def proven(self, now: float) -> None:
         """A user got a finite answer at ``now``."""
         self._prober.proven(now)
+        self._settler.begin()
 
     def unstable(self) -> None:
         """Probes in a row were wrong: load the model again from verified files, once; then give up."""
@@ -271,12 +282,17 @@ class Application:
             return
         self._doubted = True
         _log.error("RELOADING | The probe's answers are wrong: the files are verified and loaded again.")
+        self.reload()
+
+    def reload(self) -> None:
+        """Verify the files in full and load the model again, in a thread of its own."""
         self._loader_thread = threading.Thread(target=self._reload, name="loader", daemon=True)
         self._loader_thread.start()
 
     def agreed(self) -> None:
         """A probe was answered rightly."""
         self._doubted = False
+        self._settler.begin()
 
     def _reload(self) -> None:
         with self._loading:

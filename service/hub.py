@@ -83,6 +83,23 @@ def resolve(
         raise mapped from error
 
 
+def unharmed(
+    model: str, *, revision: str | None = None, cache_dir: Path | None = None, progress: Show | None = None
+) -> bool:
+    """Whether the local copy of ``model`` is, byte for byte, what was verified when it was fetched; True for
+    what was not fetched. Hashes all of it and asks no network. ``progress`` as in ``resolve``."""
+    if model == "demo" or not _HUB_ID.fullmatch(model) or _expanded(model).is_dir():
+        return True
+    cache = (cache_dir or _default_cache()).expanduser().absolute()
+    snapshot = _Snapshot(cache, model, revision or DEFAULT_REVISION, progress or _ignore)
+    return snapshot.unharmed(full=True) is not None
+
+
+def converted_cache(cache_dir: Path | None = None) -> Path:
+    """The folder for converted weights, beside the models that were fetched."""
+    return (cache_dir or _default_cache()).expanduser().absolute() / "converted"
+
+
 def _expanded(model: str) -> Path:
     try:
         return Path(model).expanduser()

@@ -12,7 +12,7 @@ import gc
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     import torch
 
     from ofa.model import EntailmentModel
+    from ofa.precision import GuardCounts, GuardedModel
+
+    Judge = EntailmentModel | GuardedModel
 
 # After these the CUDA context is gone for good: every later call fails the same way.
 _LOST: Final = re.compile(
@@ -58,18 +61,30 @@ _log = logging.getLogger(__name__)
 
 class NativePredictor:
     """Copies of an ``ofa.model.EntailmentModel``, one a device. ``device`` and ``dtype`` may be ``auto``;
-    ``threads`` 0 leaves the number to torch.
+    ``threads`` 0 leaves the number to torch; with ``guard``, close calls of a dtype below fp32 are decided in
+    fp32; in ``cache`` converted weights are kept, unless it is None.
 
     ``judge`` computes on the current device; ``move`` chooses it, ``attempt`` tries another one beside it.
     """
 
-    def __init__(self, *, device: str = "auto", dtype: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int = 0,
+        guard: bool = True,
+        cache: Path | None = None,
+    ) -> None:
         self._wanted_device = device
         self._wanted_dtype = dtype
         self._threads = threads
+        self._guard = guard
+        self._cache = cache
+        self._counts: GuardCounts | None = None
         self._lock = threading.Lock()  # guards what follows; held for no computation and no loading
         self._folder = Path()
-        self._copies: dict[str, tuple[EntailmentModel, str]] = {}
+        self._copies: dict[str, tuple[Judge, str]] = {}
         self._home = ""
         self._device = ""
         self._life = 0  # counts loads and closes: a copy read in one life is of no use in the next
@@ -184,6 +199,28 @@ class NativePredictor:
         free, total = torch.cuda.mem_get_info(self._home)
         return torch.cuda.get_device_name(self._home), total - free, total
 
+    def guard_counts(self) -> tuple[int, int] | None:
+        """Pairs judged below fp32, and how many of them again in fp32; None while there is no guard."""
+        counts = self._counts
+        return None if counts is None else (counts.judged, counts.recomputed)
+
+    def settle(self, cancel_point: CancelPoint) -> bool:
+        from ofa.precision import GuardedModel
+
+        model = self._current()
+        if isinstance(model, GuardedModel):
+            with _inference_errors():
+                model.prepare()
+        if not model.verify(cancel_point):
+            return False
+        try:
+            model.keep(cancel_point)
+        except OSError as error:  # the next start is slower, that is all
+            _log.warning(
+                "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")
+            )
+        return True
+
     def close(self) -> None:
         """Drop the model and the memory cached for it."""
         with self._lock:
@@ -192,13 +229,13 @@ class NativePredictor:
             self._life += 1
         self.empty_cache()
 
-    def _current(self) -> EntailmentModel:
+    def _current(self) -> Judge:
         copy = self._copies.get(self._device)
         if copy is None:
             raise NotReady("The model is not loaded.")
         return copy[0]
 
-    def _ready(self, device: str) -> EntailmentModel:
+    def _ready(self, device: str) -> Judge:
         """The copy on ``device``, read from the folder if it is not there."""
         with self._lock:
             life, copy = self._life, self._copies.get(device)
@@ -210,22 +247,45 @@ class NativePredictor:
             self._keep(device, copy, life)
         return copy[0]
 
-    def _read(self, device: str) -> tuple[EntailmentModel, str]:
+    def _read(self, device: str) -> tuple[Judge, str]:
+        import torch
+
         from ofa.model import EntailmentModel
+        from ofa.precision import MARGINS, GuardCounts, GuardedModel
 
         fallback = device == "cpu" and self._home.startswith("cuda")
         name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
-        return EntailmentModel.load(self._folder, device, dtype), name
+        folder, cache = self._folder, self._cache
+        model = EntailmentModel.load(folder, device, dtype, cache)
+        if not self._guard or name == "fp32":
+            return model, name
+        if self._counts is None:
+            self._counts = GuardCounts()
+        exact = _Once(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
+        return GuardedModel(model, exact, MARGINS[dtype], self._counts), name
 
-    def _keep(self, device: str, copy: tuple[EntailmentModel, str], life: int) -> None:
+    def _keep(self, device: str, copy: tuple[Judge, str], life: int) -> None:
         with self._lock:
             if life == self._life:
                 self._copies[device] = copy
 
 
-def _judge(
-    model: EntailmentModel, pairs: Sequence[Pair], cancel_point: CancelPoint
-) -> list[dict[str, float]]:
+class _Once:
+    """The guard's fp32 model, loaded by whichever thread needs it first; the other one waits for it."""
+
+    def __init__(self, load: Callable[[], EntailmentModel]) -> None:
+        self._load = load
+        self._lock = threading.Lock()  # held while it is being loaded
+        self._model: EntailmentModel | None = None
+
+    def __call__(self) -> EntailmentModel:
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            return self._model
+
+
+def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
     from ofa.model import Pair as NetworkPair
 
     with _inference_errors():
@@ -250,13 +310,19 @@ def _choose_device(wanted: str) -> str:
 
 
 def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
-    """The precision's name and torch's own. As a ``fallback`` the CPU takes fp32 for fp16, which it lacks."""
+    """The precision's name and torch's own. As a ``fallback`` the CPU takes its own best for fp16, which it
+    lacks."""
     import torch
 
-    name = "fp32" if wanted == "auto" or (fallback and wanted == "fp16") else wanted
-    if name == "fp16" and device == "cpu":
+    from ofa.precision import best_dtype
+
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    if wanted == "auto" or (fallback and wanted == "fp16"):
+        dtype = best_dtype(device)
+        return names[dtype], dtype
+    if wanted == "fp16" and device == "cpu":
         raise UnsupportedModel("--dtype fp16 needs a GPU.", remedy="Use --dtype bf16 or fp32 on a CPU.")
-    return name, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return wanted, {name: dtype for dtype, name in names.items()}[wanted]
 
 
 @contextmanager

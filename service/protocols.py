@@ -81,6 +81,17 @@ class Movable(Model, Protocol):
         """Bytes of GPU memory this process has reserved, and how many of those are in use. Asks no driver."""
 
 
+@runtime_checkable
+class Settling(Model, Protocol):
+    """A model that leaves work for after its first verdict."""
+
+    def settle(self, cancel_point: CancelPoint) -> bool:
+        """Check in full the files that ``load`` believed by size and time, and keep what makes the next load
+        faster. Called in a thread of its own, beside ``judge``. False: what was loaded is not to be believed.
+
+        Raises InferenceErrors when memory does not suffice, and what ``cancel_point`` raises."""
+
+
 class Journal(Protocol):
     """Where the engine writes down what happened. Its methods never raise."""
 

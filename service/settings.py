@@ -100,8 +100,29 @@ class Settings:
         str, Option("OFA_DEVICE", DEVICE, "where to compute; auto takes CUDA when there is one")
     ] = "auto"
     dtype: Annotated[
-        str, Option("OFA_DTYPE", choice("auto", "fp32", "bf16", "fp16"), "the precision; auto is fp32")
+        str,
+        Option(
+            "OFA_DTYPE",
+            choice("auto", "fp32", "bf16", "fp16"),
+            "the precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
+        ),
     ] = "auto"
+    precision_guard: Annotated[
+        str,
+        Option(
+            "OFA_PRECISION_GUARD",
+            choice("on", "off"),
+            "whether close calls of a precision below fp32 are decided in fp32",
+        ),
+    ] = "on"
+    converted_cache: Annotated[
+        str,
+        Option(
+            "OFA_CONVERTED_CACHE",
+            choice("on", "off"),
+            "whether large weights are kept in a form that starts fast, beside the fetched models",
+        ),
+    ] = "on"
     threads: Annotated[
         int, Option("OFA_THREADS", integer(0, 1024), "CPU threads of the model; 0 leaves it to torch")
     ] = 0

@@ -60,12 +60,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "service.engine": VALUES | {"service.jobs", "service.protocols", "service.status"},
     "service.predictor": VALUES | {"service.protocols", "service.settings", "ofa"},
+    "service.settling": {"service.errors", "service.progress", "service.protocols"},
     "service.modelscope_child": set(),
     "service.child_process": VALUES | {"service.protocols"},
     "service.modelscope_backend": VALUES | {"service.protocols", "service.settings", "service.child_process"},
     "service.loader": {
         *("service.logs", "service.observer", "service.progress", "service.protocols", "service.settings"),
         *("service.status", *VALUES),
+    },
+    "service.history": VALUES | {"service.health", "service.observer", "service.resources", "service.status"},
+    "service.restarts": set(),
+    "service.operations": {
+        *("service.health", "service.history", "service.protocols", "service.resources", "service.restarts"),
+        "service.status",
     },
     "service.systemd": {"service.health"},
     "service.app": {"service"},
@@ -74,7 +81,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("service.app", "service.health", "service.settings", "service.errors", "service.logs"),
         *("service.metrics", "service.leaving", "service.postmortem"),
     },
-    "page": VALUES | {"page", "service.settings", "service.status"},
+    "page": VALUES
+    | {"page", "service.history", "service.operations", "service.resources", "service.restarts"}
+    | {"service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
     "models": {"models", "ofa"},
     "parity": {

@@ -17,7 +17,7 @@ def run(*arguments: str, lines: str = "", folder: Path | None = None) -> subproc
         input=lines,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         env=None,
         cwd=folder or Path(__file__).parents[2],
     )

@@ -57,7 +57,7 @@ def test_only_close_calls_are_recomputed(
     exact = model.judge(pairs)
     for low, answer, high in zip(alone, answers, exact, strict=True):
         assert answer == pytest.approx(high if margin(low) < guarded.closer_than else low, abs=1e-5)
-    assert (guarded.judged, guarded.recomputed, len(loads)) == (4, 2, 1)
+    assert (guarded.counts.judged, guarded.counts.recomputed, len(loads)) == (4, 2, 1)
 
 
 def test_a_guard_that_never_trips_never_loads_the_exact_model(
@@ -66,4 +66,4 @@ def test_a_guard_that_never_trips_never_loads_the_exact_model(
     loads, load = exact_loader(model)
     guarded = GuardedModel(fast, load, closer_than=0.0)
     guarded.judge([Pair(picture, "a circle")])
-    assert (guarded.recomputed, loads) == (0, [])
+    assert (guarded.counts.recomputed, loads) == (0, [])

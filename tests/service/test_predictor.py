@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ from service.errors import (
     UnsupportedModel,
 )
 from service.predictor import NativePredictor, _inference_errors, _load_errors
-from service.protocols import Movable
+from service.protocols import Movable, Settling
 from service.request import LABELS, Pair
 
 SECRET = "my private sentence"
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predictor(folder: Path) -> Iterator[NativePredictor]:
-    predictor = NativePredictor(device="cpu")
+    predictor = NativePredictor(device="cpu", dtype="fp32")
     predictor.load(folder)
     yield predictor
     predictor.close()
@@ -142,19 +143,22 @@ def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     loaded: list[str] = []
     load = EntailmentModel.load.__func__  # type: ignore[attr-defined]
 
-    def pretend(cls: type, folder: Path, device: str, dtype: torch.dtype) -> EntailmentModel:
+    def pretend(
+        cls: type, folder: Path, device: str, dtype: torch.dtype, cache: Path | None = None
+    ) -> EntailmentModel:
         loaded.append(device)
-        return load(cls, folder, "cpu", torch.float32 if dtype == torch.float16 else dtype)
+        return load(cls, folder, "cpu", torch.float32 if dtype == torch.float16 else dtype, cache)
 
     monkeypatch.setattr(EntailmentModel, "load", classmethod(pretend))
     monkeypatch.setattr("service.predictor._choose_device", lambda wanted: "cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: loaded.append("empty cache"))
     return loaded
 
 
 def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretended: list[str]) -> None:
-    predictor = NativePredictor()
+    predictor = NativePredictor(dtype="fp32")
     assert isinstance(predictor, Movable)
     predictor.load(folder)
     assert (predictor.device, predictor.places) == ("cuda:0", ("cuda:0", "cpu"))
@@ -176,12 +180,101 @@ def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretend
         predictor.attempt("cuda:0", pairs)
 
 
-def test_in_place_of_a_gpu_the_cpu_takes_fp32_for_fp16(folder: Path, pretended: list[str]) -> None:
-    predictor = NativePredictor(dtype="fp16")
+@pytest.mark.parametrize(("able", "dtype"), [({}, "fp32"), ({"amx_bf16": True}, "bf16")])
+def test_in_place_of_a_gpu_the_cpu_takes_its_own_best_for_fp16(
+    folder: Path,
+    pretended: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    able: dict[str, bool],
+    dtype: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    predictor = NativePredictor()
     predictor.load(folder)
-    assert predictor.dtype == "fp16"
+    assert predictor.dtype == "fp16"  # a GPU of capability 7.5 has no bf16
     predictor.move("cpu")
-    assert predictor.dtype == "fp32"
+    assert predictor.dtype == dtype
+    predictor.close()
+
+
+@pytest.mark.parametrize(
+    ("able", "dtype"),
+    [
+        ({}, "fp32"),
+        ({"avx2": True, "avx512_f": True}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_multiplies_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    predictor = NativePredictor(device="cpu")
+    predictor.load(folder)
+    assert predictor.dtype == dtype
+    assert (predictor.guard_counts() is None) == (dtype == "fp32")
+    predictor.close()
+
+
+def test_the_guard_decides_close_calls_in_fp32_and_counts_them(
+    folder: Path, predictor: NativePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [Pair(predictor.prepare(noise(20, 20)), text) for text in ("a", "a red circle")]
+    exact = predictor.judge(pairs, go_on)
+    free, guarded = (NativePredictor(device="cpu", dtype="bf16", guard=guard) for guard in (False, True))
+    # Random weights lead by little: with this margin every verdict of theirs is a close call.
+    monkeypatch.setattr("ofa.precision.MARGINS", {torch.bfloat16: 1e9})
+    for one in (free, guarded):
+        one.load(folder)
+    assert free.judge(pairs, go_on) != exact
+    assert free.guard_counts() is None
+    assert guarded.judge(pairs, go_on) == exact
+    assert guarded.guard_counts() == (2, 2)
+    guarded.load(folder)
+    guarded.judge(pairs, go_on)
+    assert guarded.guard_counts() == (4, 4), "it goes on counting over a reload"
+    for one in (free, guarded):
+        one.close()
+
+
+def test_once_settled_the_next_load_is_mapped_and_a_spoiled_file_is_noticed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
+    predictor = NativePredictor(device="cpu", dtype="bf16", cache=tmp_path)
+    assert isinstance(predictor, Settling)
+    predictor.load(folder)
+    pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
+    first = predictor.judge(pairs, go_on)
+    assert predictor.settle(go_on)
+    assert sorted(path.name.split("-")[1] for path in tmp_path.glob("*.safetensors")) == [
+        "bfloat16.safetensors",
+        "float32.safetensors",
+    ]
+    predictor.load(folder)
+    assert predictor.judge(pairs, go_on) == first
+    assert predictor.settle(go_on)
+    predictor.close()
+    for path in tmp_path.glob("*-bfloat16.safetensors"):
+        status = path.stat()
+        path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    predictor.load(folder)
+    assert not predictor.settle(go_on)
+    predictor.load(folder)
+    assert predictor.judge(pairs, go_on) == first
+    predictor.close()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
+    (tmp_path / "file").touch()
+    predictor = NativePredictor(device="cpu", dtype="fp32", cache=tmp_path / "file" / "cache")
+    predictor.load(folder)
+    assert predictor.settle(go_on)
     predictor.close()
 
 
@@ -190,7 +283,9 @@ def test_a_gpu_without_room_for_the_weights_leaves_them_on_the_cpu(
 ) -> None:
     load = EntailmentModel.load.__func__  # type: ignore[attr-defined]
 
-    def full(cls: type, folder: Path, device: str, dtype: torch.dtype) -> EntailmentModel:
+    def full(
+        cls: type, folder: Path, device: str, dtype: torch.dtype, cache: Path | None = None
+    ) -> EntailmentModel:
         if device != "cpu":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return load(cls, folder, device, dtype)
