@@ -276,10 +276,10 @@ class Engine:
             except ServiceError as error:
                 self._fail([job], error)
                 continue
+            if job.request.source != "probe" and not job.ended:
+                self._on_proof(now)  # first: who has the answer may ask at once how we are
             if not self._end(job, "answered", verdict):
                 self._journal.late(job.request, "answer", self._since(job))
-            elif job.request.source != "probe":
-                self._on_proof(now)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         known = error if isinstance(error, ServiceError) else unexpected(error)
