@@ -19,7 +19,7 @@ WEIGHTS = "pytorch_model.bin"
 NEEDED = ["ans2label.json", "config.json", "configuration.json", "merges.txt", WEIGHTS, "vocab.json"]
 
 
-PATIENCE = 60.0  # seconds until a test gives up waiting
+PATIENCE = 120.0  # seconds until a test gives up waiting
 
 needs_demo = pytest.mark.skipif(
     not any((DEMO_FOLDER / name).is_file() for name in model_folder.WEIGHTS),

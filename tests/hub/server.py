@@ -94,7 +94,7 @@ class Hub:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 30
+        timeout = 120
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -184,8 +184,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.wfile.flush()
                     faults.halfway.pop(path)()
                 block = content[position : min(position + CHUNK, end)]
+                hub.sent[path] += len(block)  # before: who has read the last block may look at once
                 self.wfile.write(block)
-                hub.sent[path] += len(block)
 
         def refuse(self, status: int) -> None:
             body = {"Code": 10010205001, "Message": "refused", "RequestId": "test", "Success": False}

@@ -21,7 +21,7 @@ from service.errors import (
     UnsupportedModel,
 )
 from service.hub import resolve
-from tests.hub.conftest import MODEL, WEIGHTS, fake_model, wait_for_partial
+from tests.hub.conftest import MODEL, PATIENCE, WEIGHTS, fake_model, wait_for_partial
 from tests.hub.server import Hub
 
 SIZE = len(fake_model()[WEIGHTS])
@@ -29,7 +29,7 @@ SIZE = len(fake_model()[WEIGHTS])
 
 def waiting_for(released: threading.Event) -> Callable[[], None]:
     def wait() -> None:
-        released.wait(30)
+        released.wait(PATIENCE)
 
     return wait
 
@@ -121,7 +121,7 @@ def test_a_hub_that_never_answers_is_given_up(hub: Hub, cache: Path, monkeypatch
 def test_a_line_that_falls_silent_is_given_up_and_its_bytes_kept(
     hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 2)
+    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 5)
     released = threading.Event()
     hub.faults.halfway[WEIGHTS] = waiting_for(released)
     try:

@@ -29,7 +29,7 @@ def run(command: list[str], program: str, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -37,9 +37,8 @@ def run(command: list[str], program: str, **environment: str) -> str:
 
 def test_the_answer_comes_with_nothing_but_curl(running_service: Instance) -> None:
     script = snippet("bash", "gradio_api").replace("http://localhost:7860", running_service.page)
-    event, data = run(["bash", "-euc"], script).splitlines()[:2]
-    assert event == "event: complete"
-    (answer,) = json.loads(data.removeprefix("data: "))
+    lines = run(["bash", "-euc"], script).splitlines()  # a slow answer is preceded by signs of life
+    (answer,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
     assert (answer["label"], answer["reason"]) == ("Yes", None)
 
 

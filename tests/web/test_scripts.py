@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from tests.instance import ROOT, Instance
 
-SECONDS = 240.0  # a bound for a broken run on a busy machine, never a measurement
+SECONDS = 400.0  # a bound for a broken run on a busy machine, never a measurement
 
 
 @pytest.fixture(scope="module")
