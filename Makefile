@@ -50,7 +50,7 @@ define make_venv
 	fi
 endef
 
-.PHONY: help setup demo run test lint format parity faults clean
+.PHONY: help setup demo run test lint format parity bench faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
@@ -60,6 +60,7 @@ help:
 	@echo 'make lint    ruff, mypy, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
+	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference for ModelScope's as well)"
 	@echo 'make faults  bring real faults upon a guarded instance and write the table (ARGS="--only kill,stop --naive")'
 	@echo 'make clean   remove environments and caches'
 	@echo
@@ -92,6 +93,10 @@ format: $(DEV)
 
 parity: $(DEV) $(REFERENCE)
 	$(BIN)/python -m parity --reference-python $(REFERENCE_VENV)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+# ModelScope's environment is built when its side is asked for without naming a Python.
+bench: $(DEV) $(if $(filter --reference,$(ARGS)),$(REFERENCE))
+	$(BIN)/python -m bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 faults: $(DEV)
 	@tests/system_packages.sh curl ps flock setsid

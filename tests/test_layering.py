@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("ofa", "service", "page", "parity", "models", "tests", "health_api", "web_app")
+OURS = ("ofa", "service", "page", "parity", "bench", "models", "tests", "health_api", "web_app")
 
 # Modules that several layers share: words and values, no behaviour of their own.
 VALUES = {"service.errors", "service.request"}
@@ -86,6 +86,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
     "models": {"models", "ofa"},
+    "bench": {"bench", "ofa", "service", "health_api", "parity.folders", "models.demo"},
+    "bench.reference": {"service.modelscope_child"},
     "parity": {
         *("parity", "ofa", "models"),
         *("service.hub", "service.child_process", "service.modelscope_backend", "service.modelscope_child"),
@@ -99,6 +101,7 @@ ONLY_IN: dict[str, set[str]] = {
         "ofa",
         "models",
         "parity",
+        "bench",
         "service.predictor",
         "service.resources",
         "service.modelscope_child",
@@ -133,7 +136,7 @@ FORBIDDEN_IN_OFA = {
 def product_modules() -> dict[str, Path]:
     """Module name → file, for everything that is shipped."""
     found = {}
-    for folder in ("ofa", "service", "page", "parity", "models"):
+    for folder in ("ofa", "service", "page", "parity", "bench", "models"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path

@@ -1,0 +1,79 @@
+"""Seconds, measured so that two sides can be compared: alternating in one run, summed up by their median."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+#: A call to measure: takes the number of the round, so that all sides get the same question, returns seconds.
+Side = Callable[[int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What repeated measurements of one thing gave, in seconds."""
+
+    seconds: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def p95(self) -> float:
+        """The smallest measurement that 95 % are not above; with less than 20 of them, the largest."""
+        return sorted(self.seconds)[max(0, -(-95 * len(self.seconds) // 100) - 1)]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "p50": round(self.median, 5),
+            "p95": round(self.p95, 5),
+            "least": round(min(self.seconds), 5),
+            "runs": len(self.seconds),
+        }
+
+
+def timed(call: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds that one call took, and what it gave ``device`` to do."""
+    synchronize(device)
+    began = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def alternate(
+    sides: Mapping[str, Side], rounds: int, *, warm: int = 1, often: Mapping[str, int] | None = None
+) -> dict[str, Spread]:
+    """Measure all sides round by round, forwards and backwards in turn, so that a machine that grows slower
+    or busier is no side's advantage.
+
+    Args:
+        warm: rounds before, that do not count.
+        often: how many times a side is called in each round, when not once.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(-warm, rounds):
+        names = list(sides) if turn % 2 else list(sides)[::-1]
+        for name in names:
+            for repeat in range((often or {}).get(name, 1) if turn >= 0 else 1):
+                spent = sides[name](turn * 31 + repeat)
+                if turn >= 0:
+                    seconds[name].append(spent)
+    return {name: Spread(values) for name, values in seconds.items()}
+
+
+def ratio(slow: float, fast: float) -> float:
+    """How many times as fast, to two decimals."""
+    return round(slow / fast, 2) if fast > 0 else float("inf")
