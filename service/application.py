@@ -274,10 +274,10 @@ class Application:
 
     def unstable(self) -> None:
         """Probes in a row were wrong: load the model again from verified files, once; then give up."""
+        self._prober.disable()  # what is known to be wrong need not be asked again before it is mended
         if self._doubted:
             error = Unstable("The model answers its probe wrongly even after it was loaded again.")
             _log.critical("UNSTABLE%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
-            self._prober.disable()
             self._give_up(error)
             return
         self._doubted = True

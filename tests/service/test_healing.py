@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_a_mended_model_may_be_mended_again_later(make: Build) -> None:
         until(lambda reloads=reloads: application.snapshot().reloads == reloads)
     until(lambda: application.report().healthy)
     assert application.fatal is None
+
+
+def test_what_is_known_to_be_wrong_is_not_asked_again_before_it_is_mended(make: Build) -> None:
+    model = Weights(mends=1)
+    application = make(model)
+    application.start()
+    until(lambda: application.report().healthy)
+    with application._loading:  # the reload is late
+        model.scores = NO
+        until(lambda: application.snapshot().evidence.unstable >= UNSTABLE_LIMIT)
+        time.sleep(0.3)  # six times as long as probes are apart
+        assert application.snapshot().evidence.unstable == UNSTABLE_LIMIT
+    until(lambda: application.report().healthy)
 
 
 def test_fewer_than_the_limit_of_wrong_probes_reload_nothing(make: Build) -> None:
