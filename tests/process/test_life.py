@@ -6,37 +6,59 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from tests.instance import Instance
+from tests.hub.server import Hub
+from tests.instance import ROOT, START_SECONDS, Instance
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[Hub, threading.Event]]:
+    """A hub that has the demo model and keeps it back until the event."""
+    go_on = threading.Event()
+    demo = ROOT / "models" / "demo"
+    with Hub() as hub:
+        hub.repositories["owner/demo", "master"] = {
+            path.name: path.read_bytes()
+            for path in demo.iterdir()
+            if path.suffix in (".json", ".txt", ".bin")
+        }
+
+        def hold() -> None:
+            go_on.wait(START_SECONDS)
+
+        hub.faults.before_list = hold
+        try:
+            yield hub, go_on
+        finally:
+            go_on.set()
 
 
 def test_the_sidecar_says_loading_first_and_healthy_once_an_inference_proved_it(
-    start: Callable[..., Instance],
+    start: Callable[..., Instance], held: tuple[Hub, threading.Event], tmp_path: Path
 ) -> None:
-    instance = start("--model", "demo")
-    seen: list[tuple[int, str, str]] = []
+    hub, go_on = held
+    places = {"MODELSCOPE_ENDPOINT": hub.endpoint, "MODELSCOPE_CACHE": str(tmp_path / "cache")}
+    instance = start("--model", "owner/demo", environment=places)
 
-    def healthy() -> bool:
+    def told() -> tuple[int, str, str]:
         status, body = instance.get("/health")
-        if status:
-            details = json.loads(body)["details"]
-            seen.append((status, details["model"], details["inference"]))
-        return status == 200
+        details = json.loads(body)["details"]
+        return status, details["model"], details["inference"]
 
     instance.wait_for("an answer", lambda: instance.get("/livez")[0] == 200)
     assert instance.get("/startupz")[0] == 503
     assert instance.get("/readyz")[0] == 503
     assert plain(instance.get("/health/simple")) == (503, "FAIL")
-    instance.wait_for("health", healthy)
-    assert seen[0] in {
-        (503, "uninitialized", "failed: not yet proven"),
-        (503, "loading", "failed: not yet proven"),
-    }
-    assert seen[-1] == (200, "loaded", "success")
+    instance.wait_for("loading", lambda: told() == (503, "loading", "failed: not yet proven"))
+    go_on.set()
+    instance.wait_healthy()
+    assert told() == (200, "loaded", "success")
     assert plain(instance.get("/health/simple")) == (200, "OK")
     assert [instance.get(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
 
@@ -71,7 +93,11 @@ def test_a_signal_while_the_model_loads_ends_it_in_order(start: Callable[..., In
 def test_requests_in_flight_are_answered_before_it_leaves(
     start: Callable[..., Instance], red_circle: bytes
 ) -> None:
-    instance = start("--model", "demo", program="tests/process/slow.py", environment={"SLOW_SECONDS": "0.7"})
+    instance = start(
+        *("--model", "demo", "--timeout", "120", "--stop-grace", "120"),
+        program="tests/process/slow.py",
+        environment={"SLOW_SECONDS": "0.7"},
+    )
     instance.wait_healthy()
     with ThreadPoolExecutor(3) as callers:
         calls = [callers.submit(instance.judge, red_circle, "there is a red circle") for _ in range(3)]
