@@ -26,7 +26,12 @@ OPEN: Final = {
     ),
     "POST": re.compile(r"/gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?judge/?)"),
 }
-OPEN_METHODS: Final = {**OPEN, "HEAD": OPEN["GET"]}
+# Where there is an operations tab. Who may see what these answer is decided behind them (page.operations).
+OPERATIONS: Final = {
+    "GET": re.compile(r"/ops/(panel|findings)"),
+    "POST": re.compile(r"/ops/(login|logout|probe|cache)"),
+}
+METHODS: Final = {"GET": "GET", "HEAD": "GET", "POST": "POST"}
 UPLOAD: Final = "/gradio_api/upload"
 
 JSON_BYTES: Final = 1_048_576
@@ -53,10 +58,12 @@ HEADERS: Final = tuple(
 
 
 class Gate:
-    """Lets through what is open and small enough. ``max_bytes`` is the largest picture file accepted."""
+    """Lets through what is open and small enough. ``max_bytes`` is the largest picture file accepted,
+    ``operations`` says whether there is an operations tab."""
 
-    def __init__(self, app: App, *, max_bytes: int) -> None:
+    def __init__(self, app: App, *, max_bytes: int, operations: bool = False) -> None:
         self._app = app
+        self._open = (OPEN, OPERATIONS) if operations else (OPEN,)
         self._upload_bytes = max_bytes * UPLOAD_SLACK + MULTIPART_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,10 +89,9 @@ class Gate:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """The status and the sentence to refuse with, or None."""
         method, path = scope["method"], scope["path"]
-        allowed = OPEN_METHODS.get(method)
-        if allowed is None:
+        if method not in METHODS:
             return 405, "This method is not used here."
-        if not allowed.fullmatch(path):
+        if not any(paths[METHODS[method]].fullmatch(path) for paths in self._open):
             return 404, "There is nothing here."
         if method != "POST":
             return None

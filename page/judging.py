@@ -19,6 +19,7 @@ import gradio as gr
 
 from page import verdicts
 from page.card import Example
+from page.operations import Desk
 from page.picture import Refusal
 from page.words import Language, language_of
 from service.errors import InputError
@@ -39,6 +40,9 @@ class Application(Protocol):
     ) -> Future[Verdict]: ...
 
     def snapshot(self) -> Snapshot: ...
+
+    @property
+    def operations(self) -> Desk: ...
 
 
 class Judging:

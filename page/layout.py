@@ -27,6 +27,8 @@ TAGS: Final[dict[Language, tuple[str, ...]]] = {
     "zh": ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-SG"),
 }
 
+OPERATIONS: Final = (ASSETS / "operations.js").read_text(encoding="utf-8")
+
 NOT_UNDERSTOOD: Final = (
     'The call is not understood. Send "data": [picture, text, premise or null]; a picture is '
     '{"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}.'
@@ -56,8 +58,11 @@ class Page(gr.Blocks):
             raise gr.Error(NOT_UNDERSTOOD, title="bad_call", print_exception=False) from None
 
 
-def build(application: Application, *, intake: Executor, limit: float, card: Card) -> gr.Blocks:
-    """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds."""
+def build(
+    application: Application, *, intake: Executor, limit: float, card: Card, operations: bool = False
+) -> gr.Blocks:
+    """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds,
+    ``operations`` says whether there is a tab for operators."""
     judging = Judging(application, intake=intake, limit=limit, examples=card.examples)
     words = translations(card)
     say = gr.I18n(**words)
@@ -69,27 +74,37 @@ def build(application: Application, *, intake: Executor, limit: float, card: Car
     ) as page:
         gr.HTML(say("header_html"), elem_id="masthead")
         gr.HTML('<div id="state" aria-live="polite"></div>', elem_id="state-host")
-        with gr.Row(elem_id="desk", equal_height=False):
-            with gr.Column(scale=5, min_width=320):
-                inputs = _inputs(say, card)
-                with gr.Row(elem_id="buttons"):
-                    clear = gr.Button(say("clear"), elem_id="clear", scale=1, min_width=90)
-                    judge = gr.Button(
-                        say("judge"), variant="primary", elem_id="judge", scale=3, min_width=150
-                    )
-            with gr.Column(scale=4, min_width=320):
-                answer = gr.HTML(say("empty_html"), elem_id="answer", container=False, min_height=180)
-                gr.HTML(say("knows_html"), elem_id="knows")
-        examples = gr.HTML(
-            say("examples_html"),
-            elem_id="examples",
-            js_on_load=PICK_EXAMPLE,
-            visible=bool(card.examples),
-        )
+        if operations:
+            with gr.Tabs(elem_id="tabs"):
+                with gr.Tab(say("tab_ask"), elem_id="ask"):
+                    _ask(judging, say, card)
+                with gr.Tab(say("tab_ops"), elem_id="operations"):
+                    gr.HTML('<div id="ops"></div>', elem_id="ops-host", js_on_load=OPERATIONS)
+        else:
+            _ask(judging, say, card)
         gr.HTML(say("footer_html"), elem_id="footer")
-        _wire(judging, say, inputs, answer, judge, clear, examples)
     page.i18n_instance = say
     return page
+
+
+def _ask(judging: Judging, say: gr.I18n, card: Card) -> None:
+    """What a person fills in, the answer, and examples to try."""
+    with gr.Row(elem_id="desk", equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            inputs = _inputs(say, card)
+            with gr.Row(elem_id="buttons"):
+                clear = gr.Button(say("clear"), elem_id="clear", scale=1, min_width=90)
+                judge = gr.Button(say("judge"), variant="primary", elem_id="judge", scale=3, min_width=150)
+        with gr.Column(scale=4, min_width=320):
+            answer = gr.HTML(say("empty_html"), elem_id="answer", container=False, min_height=180)
+            gr.HTML(say("knows_html"), elem_id="knows")
+    examples = gr.HTML(
+        say("examples_html"),
+        elem_id="examples",
+        js_on_load=PICK_EXAMPLE,
+        visible=bool(card.examples),
+    )
+    _wire(judging, say, inputs, answer, judge, clear, examples)
 
 
 def _inputs(say: gr.I18n, card: Card) -> list[Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from page import banner, card
 from page.gate import Gate
+from page.operations import OperationsCalls, access_of
 from page.uploads import Uploads
 from page.words import language_of
 from service.errors import SettingsError
@@ -90,6 +91,7 @@ class PageServer:
         self._settings = settings
         self._socket = sock
         self._uploads: Uploads | None = None
+        self._operations: OperationsCalls | None = None
         self._intake = ThreadPoolExecutor(INTAKE, thread_name_prefix="page-intake")
         self._page: gr.Blocks | None = None
         self._server: uvicorn.Server | None = None
@@ -111,9 +113,12 @@ class PageServer:
         os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
         import uvicorn
 
+        access = access_of(self._settings)
+        if access is not None:
+            self._operations = OperationsCalls(self._application.operations, access, self.port)
         app = asyncio.run(self._build())
         config = uvicorn.Config(
-            Gate(app, max_bytes=self._settings.max_bytes),
+            Gate(app, max_bytes=self._settings.max_bytes, operations=access is not None),
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -144,6 +149,8 @@ class PageServer:
                 self._server.force_exit = True
                 self._thread.join(CLOSE_SECONDS)
         self._intake.shutdown(wait=False, cancel_futures=True)
+        if self._operations is not None:
+            self._operations.close()
         self._socket.close()
         if self._uploads is not None:
             self._uploads.stop()
@@ -161,11 +168,17 @@ class PageServer:
 
         shown = card.load(self._settings.model)
         self._page = page = layout.build(
-            self._application, intake=self._intake, limit=self._settings.timeout, card=shown
+            self._application,
+            intake=self._intake,
+            limit=self._settings.timeout,
+            card=shown,
+            operations=self._operations is not None,
         )
         _fit(page, self._settings.queue_size)
         app = FastAPI(openapi_url=None)
         _add_routes(app, self._application, shown)
+        if self._operations is not None:
+            self._operations.add_to(app)
         gr.mount_gradio_app(
             app,
             page,

@@ -9,20 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from service import health
 from service.errors import InputError
+from service.history import Change, Ended, Sample, State
+from service.operations import View
 from service.request import Source, Verdict
-from service.status import Phase, Progress, Snapshot
+from service.resources import Resources, Use
+from service.restarts import Restart
+from service.status import Evidence, Phase, Progress, Snapshot
 
-READY: Final = Snapshot(phase=Phase.LOADED, model="demo", device="cpu", dtype="fp32")
+READY: Final = Snapshot(
+    phase=Phase.LOADED,
+    model="demo",
+    device="cpu",
+    dtype="fp32",
+    started_unix=int(time.time()),
+    evidence=Evidence(time.monotonic(), "probe", probe_at=time.monotonic(), probe_seconds=0.2, label="No"),
+)
 STATES: Final = {
     "ready": READY,
     "degraded": replace(READY, degraded="computing on the CPU"),
@@ -31,8 +45,70 @@ STATES: Final = {
     ),
     "failed": replace(READY, phase=Phase.FAILED, fatal=1),
     "stopping": replace(READY, phase=Phase.STOPPING),
+    "cuda": replace(READY, device="cuda:0"),
 }
+OWN: Final = ("OFA_OPS_PASSWORD",)  # the one setting that has no flag
 SCORES: Final = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
+
+
+@dataclass(frozen=True)
+class FakeFinding:
+    """What a doctor might say."""
+
+    severity: str
+    diagnosis: str
+    cure: str
+    evidence: Sequence[str]
+
+
+class FakeDesk:
+    """What an operator sees: an hour with a pause in it, with a GPU where the snapshot names one."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+        self.probes = 0
+
+    def view(self) -> View:
+        now, unix, snapshot = time.monotonic(), time.time(), self._snapshot()
+        gpu = Use(3 << 30, 8 << 30) if snapshot.device.startswith("cuda") else None
+        resources = Resources(
+            now, Use(3 << 30, 8 << 30), "cgroup", Use(1 << 30, 9 << 30), gpu, process_memory=640_000_000
+        )
+        report = health.judge(snapshot, resources, now=now, unix=unix, evidence_ttl=90.0)
+        state = State("loaded", "success", snapshot.device, False)
+        samples = [
+            Sample(
+                *(now - ago, unix - ago, state, ago % 7, 3, ago % 2, 0.8, 1.9),
+                process_memory=600_000_000 + 1000 * ago,
+                gpu_memory=gpu and gpu.used,
+                evidence_age=4.0,
+            )
+            for ago in (*range(3595, 1800, -5), *range(900, -1, -5))
+        ]
+        requests = [
+            Ended(unix, "page", "answered", "req_1_ab", "Yes", 0.82, 0.1, (640, 480), 24, "cpu"),
+            Ended(unix - 5, "api", "timeout", "req_1_aa", "", 15.0, 15.0, (64, 64), 7),
+            Ended(unix - 9, "api", "no_image"),
+        ]
+        changes = [Change(unix - 3600, State("loading", "failed: not yet proven", "", False))]
+        return View(now, report, snapshot, resources, samples, requests, changes)
+
+    def restarts(self) -> list[Restart]:
+        return [Restart("2026-11-22 20:00:00", "ALERT", "restart 1 of 5: process 7 <b>is hung</b>")]
+
+    def findings(self) -> list[FakeFinding]:
+        return [
+            FakeFinding(
+                "warning", "Requests take longer than they did.", "Look who else computes.", ["a <b>line</b>"]
+            )
+        ]
+
+    def probe(self) -> bool:
+        self.probes += 1
+        return self._snapshot().phase is Phase.LOADED
+
+    def empty_cache(self) -> int | None:
+        return 5_000_000 if self._snapshot().device.startswith("cuda") else None
 
 
 class FakeApplication:
@@ -40,6 +116,7 @@ class FakeApplication:
 
     def __init__(self, snapshot: Snapshot = READY) -> None:
         self._snapshot = snapshot
+        self._desk = FakeDesk(lambda: self._snapshot)
         self._lock = threading.Lock()  # guards _together
         self._together: list[Future[Verdict]] = []
         self._held: list[Future[Verdict]] = []
@@ -88,6 +165,10 @@ class FakeApplication:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
+    @property
+    def operations(self) -> FakeDesk:
+        return self._desk
+
 
 def _sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -100,7 +181,8 @@ def main(port: int, flags: list[str]) -> None:
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_end.append(number))
     application = FakeApplication()
-    page = PageServer(application, Settings.from_args(flags, {}), listen("127.0.0.1", port))
+    settings = Settings.from_args(flags, {name: os.environ[name] for name in OWN if name in os.environ})
+    page = PageServer(application, settings, listen("127.0.0.1", port))
     page.start()
     print("serving", flush=True)
     while not asked_to_end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,13 +51,21 @@ class Page:
 
 
 @contextmanager
-def serving(folder: Path, *flags: str, port: int | None = None) -> Iterator[Page]:
+def serving(
+    folder: Path, *flags: str, port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Page]:
     """A page over ``tests.web.application``; gone on leaving."""
     port = port or free_ports(1)[0]
     output = folder / "output.txt"
     command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo", *flags]
     with output.open("wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     page = Page(process, f"http://127.0.0.1:{port}", output)
     try:
         give_up = time.monotonic() + START_SECONDS

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from page.gate import JSON_BYTES, MULTIPART_BYTES, UPLOAD_SLACK, Gate
+from page.operations import GUARDED, LOGIN
 
 MAX_BYTES = 1000
 
 
-def ask(method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
+def ask(
+    method: str, path: str, headers: dict[str, str] | None = None, *, operations: bool = False
+) -> tuple[int, dict[str, str]]:
     """Status and headers of the answer; the application behind the gate answers 200 to everything."""
     sent: list[Any] = []
 
@@ -28,7 +31,8 @@ def ask(method: str, path: str, headers: dict[str, str] | None = None) -> tuple[
 
     raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
-    asyncio.run(Gate(behind, max_bytes=MAX_BYTES)(scope, receive, send))
+    gate = Gate(behind, max_bytes=MAX_BYTES, operations=operations)
+    asyncio.run(gate(scope, receive, send))
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
@@ -84,6 +88,16 @@ def test_what_the_page_does_not_use_is_closed(path: str) -> None:
 def test_posts_are_closed_except_those_the_page_makes(path: str) -> None:
     assert ask("POST", path, {"content-length": "2"})[0] == 404
     assert ask("POST", "/gradio_api/call/judge", {"content-length": "2"})[0] == 200
+
+
+@pytest.mark.parametrize(("path", "method"), [*GUARDED.items(), (LOGIN, "POST")])
+def test_the_operators_paths_are_open_only_where_there_is_a_tab(path: str, method: str) -> None:
+    body = {"content-length": "2"}
+    assert ask(method, path, body)[0] == 404
+    assert ask(method, path, body, operations=True)[0] == 200
+    other = "GET" if method == "POST" else "POST"
+    assert ask(other, path, body, operations=True)[0] == 404
+    assert ask(method, f"{path}/x", body, operations=True)[0] == 404
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from page.operations import GUARDED, LOGIN
 from page.server import listen
 from service.errors import SettingsError
 from tests.web.application import SCORES
@@ -177,6 +178,19 @@ def test_the_document_names_no_foreign_host(page: Page) -> None:
     texts = page.run(conversation)
     found = {urlsplit(url).netloc for text in texts for url in re.findall(r"https?://[^\s\"'\\)]+", text)}
     assert found - {urlsplit(page.base).netloc, "www.w3.org"} == set()
+
+
+@pytest.mark.parametrize("path", [*GUARDED, LOGIN])
+def test_on_a_public_address_without_a_password_operators_have_nothing_to_call(page: Page, path: str) -> None:
+    async def conversation(client: httpx.AsyncClient) -> tuple[int, Any]:
+        method = GUARDED.get(path, "POST")
+        content, headers = (b"{}" if method == "POST" else None), {"content-type": "application/json"}
+        answer = await client.request(method, path, headers=headers, content=content)
+        return answer.status_code, (await client.get("/config")).json()["components"]
+
+    status, components = page.run(conversation)
+    assert status == 404
+    assert not [one for one in components if str(one["props"].get("elem_id")).startswith("ops")]
 
 
 def test_the_state_is_told_in_the_browsers_language(page: Page) -> None:

@@ -1,0 +1,342 @@
+"""From what the operations desk sees to the HTML of the tab, part by part, in two languages.
+
+Everything that is not our own text is escaped: lines of logs name strangers' programs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from itertools import groupby
+from typing import Final
+
+from page import banner
+from page.plots import Line, bucketed, figure
+from page.verdicts import device_name, seconds
+from page.words import Language, say
+from service.history import SPAN, Change, Ended, Sample
+from service.operations import Finding, View
+from service.resources import Use
+from service.restarts import Restart
+from service.status import Phase
+
+POINTS: Final = 240  # of a line over the hour; a point is the worst of its 15 seconds
+MINUTES: Final = 60
+MEGABYTE: Final = 1_000_000
+
+
+# ---- who may not see it ----------------------------------------------------------------------------------
+
+
+def login(language: Language) -> str:
+    """The form that asks for the password."""
+    word = _words(language)
+    return (
+        f'<form class="ops-login" method="post" data-login><h2>{word("login.title")}</h2>'
+        f"<p>{word('login.text')}</p><label>{word('login.label')}"
+        '<input type="password" name="password" autocomplete="current-password" required></label>'
+        f'<button type="submit">{word("login.button")}</button><p role="alert" data-told></p></form>'
+    )
+
+
+def elsewhere(language: Language) -> str:
+    """What a caller from another machine is told where no password is set."""
+    return f'<p class="ops-note" role="alert">{_words(language)("elsewhere")}</p>'
+
+
+# ---- the frame -------------------------------------------------------------------------------------------
+
+
+def frame(language: Language) -> str:
+    """What stays while the parts inside change."""
+    word = _words(language)
+    at_first = {"findings": _nothing(language, "findings.wait")}
+    sections = "".join(
+        f'<section class="ops-{name}"><h2>{word(name)}</h2>'
+        f'<div data-part="{name}">{at_first.get(name, "")}</div></section>'
+        for name in ("findings", "restarts", "changes", "requests")
+    )
+    return (
+        '<div class="ops"><div class="ops-bar"><div data-part="buttons"></div>'
+        '<p class="ops-told" role="status" data-told></p></div>'
+        f'<div data-part="facts"></div><div class="plots" data-part="plots"></div>{sections}</div>'
+    )
+
+
+def parts(view: View, restarts: Sequence[Restart], language: Language, *, session: bool) -> dict[str, str]:
+    """The parts of the frame but for the findings; ``session``: there is one to end."""
+    return {
+        "buttons": _buttons(view, language, session),
+        "facts": _facts(view, language),
+        "plots": _plots(view, language),
+        "restarts": _restarts(restarts, language),
+        "changes": _changes(view.changes, language),
+        "requests": _requests(view.requests, language),
+    }
+
+
+def _buttons(view: View, language: Language, session: bool) -> str:
+    word = _words(language)
+    possible = {
+        "probe": view.snapshot.phase is Phase.LOADED,
+        "cache": view.resources.gpu is not None,
+    }
+    shown = "".join(
+        f'<button type="button" data-do="{name}"{"" if can else " disabled"}'
+        f' title="{word(f"{name}.info") if can else word(f"{name}.not")}">{word(f"{name}.button")}</button>'
+        for name, can in possible.items()
+    )
+    if session:
+        shown += f'<button type="button" data-do="logout">{word("logout.button")}</button>'
+    return shown
+
+
+# ---- now -------------------------------------------------------------------------------------------------
+
+
+def _facts(view: View, language: Language) -> str:
+    word = _words(language)
+    snapshot, report = view.snapshot, view.report
+    health = "healthy" if report.healthy else "unhealthy"
+    found = {
+        "state": f'<b class="ops-{health}">{word(health)}</b> · {_state(view, language)}',
+        "device": escape(" · ".join(filter(None, (device_name(snapshot.device), snapshot.dtype)))) or "–",
+        "evidence": _evidence(view, language),
+        "queue": escape(
+            say(
+                language,
+                "ops.queue.text",
+                waiting=snapshot.activity.depth,
+                capacity=snapshot.activity.capacity,
+                computing=snapshot.activity.computing,
+            )
+        ),
+        "memory": escape(_memory(view, language)),
+        "gpu": escape(_use(view.resources.gpu)),
+        "disk": escape(_use(view.resources.disk)),
+        "uptime": escape(age(report.timestamp - snapshot.started_unix, language)),
+    }
+    return (
+        '<dl class="ops-facts">'
+        + "".join(f"<div><dt>{word(name)}</dt><dd>{told}</dd></div>" for name, told in found.items())
+        + "</dl>"
+    )
+
+
+def _state(view: View, language: Language) -> str:
+    told = [escape(say(language, f"state.{banner.tone(view.snapshot)}"))]
+    details = view.report.details
+    if not view.report.healthy:
+        told.append(f"<code>model: {escape(details['model'])}</code>")
+        told.append(f"<code>inference: {escape(details['inference'])}</code>")
+    for why in (view.snapshot.degraded, view.snapshot.last_error):
+        if why:
+            told.append(f"<span>{escape(why)}</span>")
+    return " · ".join(told)
+
+
+def _evidence(view: View, language: Language) -> str:
+    known = view.snapshot.evidence
+    if known.proven_at is None or known.proven_by is None:
+        told = [say(language, "ops.evidence.none")]
+    else:
+        since = age(view.now - known.proven_at, language)
+        told = [say(language, f"ops.evidence.{known.proven_by}", age=since)]
+    if known.probe_running:
+        told.append(say(language, "ops.probe.running"))
+    elif known.probe_at is not None:
+        since, took = age(view.now - known.probe_at, language), seconds(known.probe_seconds or 0.0)
+        label = known.label and say(language, f"label.{known.label}")
+        told.append(say(language, "ops.probe.last", age=since, seconds=took, label=label or "–"))
+    return escape(" · ".join(told))
+
+
+def _memory(view: View, language: Language) -> str:
+    own = _bytes(view.resources.process_memory)
+    limit = say(language, f"ops.memory.{view.resources.memory_by}", use=_use(view.resources.memory))
+    return say(language, "ops.memory.text", own=own, limit=limit)
+
+
+# ---- the last hour ---------------------------------------------------------------------------------------
+
+
+def _plots(view: View, language: Language) -> str:
+    samples, now = view.samples, view.now
+
+    def over(value: str) -> list[float | None]:
+        return bucketed(
+            samples, lambda one: now - one.at, lambda one: getattr(one, value), span=SPAN, count=POINTS
+        )
+
+    def minutes(value: str) -> list[float | None]:
+        return bucketed(
+            *(samples, lambda one: now - one.at, lambda one: getattr(one, value)),
+            span=SPAN,
+            count=MINUTES,
+            join=sum,
+        )
+
+    def titled(name: str) -> str:
+        return say(language, f"ops.plot.{name}")
+
+    times = [say(language, f"ops.time.{name}") for name in ("hour", "half", "now")]
+    latency = [Line("p50", 1, over("p50")), Line("p95", 2, over("p95"))]
+    memory = [Line(titled("process"), 1, over("process_memory"))]
+    if view.resources.gpu is not None:
+        memory.append(Line(titled("gpu"), 2, over("gpu_memory")))
+    counts = [Line(titled("ended"), 1, minutes("ended")), Line(titled("failed"), 3, minutes("failed"))]
+    return (
+        _strip(samples, now, language)
+        + figure(titled("latency"), latency, times=times, shown=lambda s: f"{s:.3g} s", least=0.1)
+        + figure(
+            titled("queue"), [Line(titled("waiting"), 1, over("depth"))], times=times, shown=_whole, least=5
+        )
+        + figure(titled("requests"), counts, times=times, shown=_whole, least=5)
+        + figure(titled("memory"), memory, times=times, shown=_bytes, least=100 * MEGABYTE)
+    )
+
+
+def _strip(samples: Sequence[Sample], now: float, language: Language) -> str:
+    """The state through the hour as a band: healthy, on its way, or not."""
+    ranks = ("healthy", "loading", "unhealthy")
+    points = bucketed(
+        *(samples, lambda one: now - one.at, lambda one: ranks.index(_rank(one))), span=SPAN, count=POINTS
+    )
+    bars, place = [], 0
+    for rank, stretch in groupby(points):
+        width = len(list(stretch))
+        if rank is not None:
+            bars.append(
+                f'<rect class="ops-band-{ranks[int(rank)]}" x="{place}" width="{width}" height="10"/>'
+            )
+        place += width
+    title = escape(say(language, "ops.plot.state"))
+    return (
+        f'<figure class="plot plot-wide"><figcaption><strong>{title}</strong></figcaption>'
+        f'<svg class="ops-band" viewBox="0 0 {POINTS} 10" preserveAspectRatio="none" role="img" '
+        f'aria-label="{title}">{"".join(bars)}</svg></figure>'
+    )
+
+
+def _rank(sample: Sample) -> str:
+    if sample.state.phase in (Phase.UNINITIALIZED, Phase.LOADING):
+        return "loading"
+    healthy = sample.state.phase == Phase.LOADED and sample.state.inference == "success"
+    return "healthy" if healthy else "unhealthy"
+
+
+# ---- lists -----------------------------------------------------------------------------------------------
+
+
+def findings(found: Sequence[Finding] | None, language: Language) -> str:
+    """What the doctor says; None where there is no doctor."""
+    if not found:
+        return _nothing(language, "findings.none" if found is not None else "findings.off")
+    return "".join(
+        f'<article class="finding finding-{escape(one.severity)}"><h3>{escape(one.diagnosis)}</h3>'
+        f"<p>{escape(one.cure)}</p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
+        for one in found
+    )
+
+
+def _restarts(found: Sequence[Restart], language: Language) -> str:
+    if not found:
+        return _nothing(language, "restarts.none")
+    return "".join(
+        f'<p class="restart restart-{one.level.lower()}"><time>{escape(one.when)}</time> '
+        f"<code>{one.level}</code> {escape(one.text)}</p>"
+        for one in found
+    )
+
+
+def _changes(found: Sequence[Change], language: Language) -> str:
+    if not found:
+        return _nothing(language, "changes.none")
+    rows = (
+        (
+            _clock(one.unix),
+            one.state.phase,
+            one.state.inference,
+            device_name(one.state.device) or "–",
+            say(language, "state.degraded") if one.state.degraded else "",
+        )
+        for one in found
+    )
+    return _table(("time", "model", "inference", "device", "remark"), rows, language)
+
+
+def _requests(found: Sequence[Ended], language: Language) -> str:
+    if not found:
+        return _nothing(language, "requests.none")
+    return _table(
+        ("time", "id", "source", "outcome", "duration", "waited", "picture", "text", "device"),
+        (_request(one, language) for one in found),
+        language,
+    )
+
+
+def _request(one: Ended, language: Language) -> tuple[str, ...]:
+    width, height = one.size
+    return (
+        _clock(one.unix),
+        one.id or "–",
+        one.source,
+        say(language, f"label.{one.label}") if one.label else one.outcome,
+        "–" if one.seconds is None else f"{seconds(one.seconds)} s",
+        "–" if one.waited is None else f"{seconds(one.waited)} s",
+        f"{width}×{height}" if width else "–",
+        "–" if one.chars is None else str(one.chars),
+        device_name(one.device) or "–",
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], language: Language) -> str:
+    word = _words(language)
+    head = "".join(f'<th scope="col">{word(f"column.{name}")}</th>' for name in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="ops-table" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _nothing(language: Language, key: str) -> str:
+    return f'<p class="ops-note">{_words(language)(key)}</p>'
+
+
+# ---- figures ---------------------------------------------------------------------------------------------
+
+
+def age(duration: float, language: Language) -> str:
+    """A duration for people: 12 s, 5 min, 3 h 20 min, 2 d 4 h."""
+    whole = max(0, int(duration))
+    if whole < 120:
+        return say(language, "ops.age.seconds", s=whole)
+    if whole < 7200:
+        return say(language, "ops.age.minutes", m=whole // 60)
+    if whole < 172_800:
+        return say(language, "ops.age.hours", h=whole // 3600, m=whole % 3600 // 60)
+    return say(language, "ops.age.days", d=whole // 86_400, h=whole % 86_400 // 3600)
+
+
+def _clock(unix: float) -> str:
+    """The machine's local time, as in its logs."""
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(unix))
+
+
+def _use(use: Use | None) -> str:
+    return "–" if use is None else f"{_bytes(use.used)} / {_bytes(use.total)} ({100 * use.share:.0f}%)"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / MEGABYTE:.3g} MB"
+
+
+def _whole(value: float) -> str:
+    return f"{value:g}"
+
+
+def _words(language: Language) -> Callable[[str], str]:
+    """The tab's words of one language, escaped, by their keys."""
+    return lambda key: escape(say(language, f"ops.{key}"))

@@ -1,0 +1,110 @@
+"""The operations tab in a real browser: its password, both languages, and what it does by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import PATIENCE, Visit
+from tests.instance import Instance
+from tests.web.client import Page, serving
+
+Open = Callable[..., Visit]
+PASSWORD = "open sesame"
+PARTS = ("buttons", "facts", "plots", "findings", "restarts", "changes", "requests")
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    folder = tmp_path_factory.mktemp("locked")
+    with serving(folder, "--host", "0.0.0.0", environment={"OFA_OPS_PASSWORD": PASSWORD}) as page:
+        yield page
+
+
+@pytest.fixture(autouse=True)
+def patience() -> None:
+    expect.set_options(timeout=PATIENCE)
+
+
+def enter(visitor: Visit, tab: str, password: str = PASSWORD) -> None:
+    """Go to the tab and give a password."""
+    visitor.page.get_by_role("tab", name=tab).click()
+    visitor.page.fill("#ops input[name=password]", password)
+    visitor.page.keyboard.press("Enter")
+
+
+def part(visitor: Visit, name: str) -> str:
+    """The text of a part of the tab, once it is there."""
+    place = visitor.page.locator(f'#ops [data-part="{name}"] > *').first
+    place.wait_for()
+    return visitor.page.locator(f'#ops [data-part="{name}"]').inner_text()
+
+
+def test_the_tab_opens_to_the_password_and_to_nothing_else(visit: Open, locked: Page) -> None:
+    visitor = visit(locked.base)
+    enter(visitor, "Operations", "not the one")
+    expect(visitor.page.locator("#ops [data-told]")).to_have_text("This is not the password.")
+    assert visitor.page.locator("#ops .ops-facts").count() == 0
+    visitor.page.fill("#ops input[name=password]", PASSWORD)
+    visitor.page.keyboard.press("Enter")
+    assert "healthy" in part(visitor, "facts")
+    assert "req_1_ab" in part(visitor, "requests")
+    assert "process 7 <b>is hung</b>" in part(visitor, "restarts"), "as text"
+    expect(visitor.page.locator("#ops .finding")).to_contain_text("a <b>line</b>")
+    assert visitor.page.locator("#ops .plots svg").count() == 5
+    assert PASSWORD not in visitor.page.url
+
+    expect(visitor.page.get_by_role("button", name="Empty GPU cache")).to_be_disabled()
+    visitor.page.get_by_role("button", name="Probe now").click()
+    expect(visitor.page.locator("#ops .ops-told")).to_have_text("A probe is on its way.")
+    visitor.page.get_by_role("button", name="Log out").click()
+    visitor.page.locator("#ops input[name=password]").wait_for()
+    assert visitor.page.locator("#ops .ops-facts").count() == 0
+
+
+def test_a_session_lives_on_in_the_browser_and_in_no_other(visit: Open, locked: Page) -> None:
+    visitor, stranger = visit(locked.base), visit(locked.base)
+    enter(visitor, "Operations")
+    part(visitor, "facts")
+    visitor.page.reload()
+    visitor.page.get_by_role("tab", name="Operations").click()
+    part(visitor, "facts")
+    assert visitor.page.evaluate("document.cookie") == "", "no script can read it"
+    stranger.page.get_by_role("tab", name="Operations").click()
+    stranger.page.locator("#ops input[name=password]").wait_for()
+    assert stranger.page.locator("#ops .ops-facts").count() == 0
+
+
+def test_the_tab_is_chinese_for_those_who_read_it_and_fits_a_small_screen(visit: Open, locked: Page) -> None:
+    visitor = visit(locked.base, locale="zh-CN", width=320)
+    enter(visitor, "运维")
+    texts = {name: part(visitor, name) for name in PARTS if name != "findings"}
+    expect(visitor.page.locator("#ops .ops-findings h2")).to_have_text("日志诊断")
+    assert [name for name, text in texts.items() if not re.search(r"[\u4e00-\u9fff]", text)] == ["restarts"]
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 320
+    visitor.page.get_by_role("button", name="立即探测").click()
+    expect(visitor.page.locator("#ops .ops-told")).to_have_text("探测已开始。")
+
+
+def test_on_this_machine_the_tab_needs_no_password_and_keeps_itself_up_to_date(
+    visit: Open, running_service: Instance, red_circle: Path
+) -> None:
+    visitor = visit(running_service.page)
+    visitor.upload(red_circle)
+    visitor.write("there is a xylophonist")
+    visitor.judge()
+    visitor.page.get_by_role("tab", name="Operations").click()
+    assert "demo" not in part(visitor, "requests")
+    row = visitor.page.locator("#ops [data-part=requests] tr", has_text="page").first
+    expect(row).to_contain_text("480×360")
+    visitor.page.get_by_role("tab", name="Ask").click()
+    visitor.page.get_by_role("tab", name="Operations").click()
+    expect(visitor.page.locator("#ops [data-part=facts]")).to_contain_text("healthy")
+    assert "xylophonist" not in visitor.page.inner_text("#ops")
+    assert visitor.hosts == {urlsplit(running_service.page).netloc}
+    assert visitor.errors == []

@@ -1,0 +1,142 @@
+"""The operator's side of the service: restarts as the guardian wrote them, findings, the GPU's cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service import restarts
+from service.app import build
+from service.errors import InputError
+from service.history import History
+from service.operations import EXAMINED, Finding, Operations
+from service.protocols import Model
+from service.resources import Resources, Use
+from service.settings import Settings
+from service.status import Snapshot
+from tests.fakes import PATIENCE, Clock, FakeGpuModel, FakePredictor
+
+LINES = """2026-11-22 20:00:00 [ALERT] restart 1 of 5: process 7 is hung: /livez failed 3 times in a row
+    | 2026-11-22 19:59:58 | ERROR    | a line of the log, quoted
+2026-11-22 20:00:09 [SUCCESS] healthy 8 s after its start
+2026-11-22 20:01:09 [SUCCESS] recovered: healthy for 60 s, restarts are counted from zero again
+"""
+
+
+# ---- restarts --------------------------------------------------------------------------------------------
+
+
+def test_restarts_are_told_newest_first_without_the_lines_they_quote(tmp_path: Path) -> None:
+    (tmp_path / "restart.log").write_text(LINES)
+    found = restarts.read(tmp_path)
+    assert [one.level for one in found] == ["SUCCESS", "SUCCESS", "ALERT"]
+    assert found[-1] == restarts.Restart(
+        "2026-11-22 20:00:00",
+        "ALERT",
+        "restart 1 of 5: process 7 is hung: /livez failed 3 times in a row",
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00 garbage", b"2026-11-22 20:00:00 [ALERT"])
+def test_a_file_that_cannot_be_made_sense_of_tells_nothing(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "restart.log").write_bytes(content)
+    assert restarts.read(tmp_path) == []
+
+
+def test_a_long_file_is_read_from_its_end_and_the_rotated_one_after_it(tmp_path: Path) -> None:
+    old = "2026-11-21 10:00:00 [FATAL] gave up\n"
+    (tmp_path / "restart.log.1").write_text(old)
+    (tmp_path / "restart.log").write_text(LINES)
+    assert [one.level for one in restarts.read(tmp_path)][-1] == "FATAL"
+    (tmp_path / "restart.log").write_text(old + "    | quoted\n" * 20_000 + LINES)
+    assert [one.level for one in restarts.read(tmp_path, keep=3)] == ["SUCCESS", "SUCCESS", "ALERT"]
+    (tmp_path / "restart.log").write_text(LINES * 500)
+    assert len(restarts.read(tmp_path)) == restarts.KEPT
+
+
+# ---- the desk --------------------------------------------------------------------------------------------
+
+
+def desk(
+    tmp_path: Path,
+    *,
+    model: Model | None = None,
+    gpu: Use | None = None,
+    examine: Callable[[], Sequence[Finding]] | None = None,
+    clock: Clock | None = None,
+) -> Operations:
+    figures = Resources(0.0, Use(1, 2), "host", Use(1, 2), gpu)
+    return Operations(
+        report=lambda: None,  # type: ignore[arg-type,return-value]  # not asked for here
+        snapshot=Snapshot,
+        resources=lambda: figures,
+        history=History(Snapshot, lambda: figures, evidence_ttl=90.0),
+        model=model or FakePredictor(),
+        ask_probe=lambda: True,
+        run_dir=tmp_path,
+        examine=examine,
+        clock=clock or Clock(),
+    )
+
+
+def test_without_a_gpu_there_is_no_cache_to_empty(tmp_path: Path) -> None:
+    assert desk(tmp_path).empty_cache() is None
+    model = FakeGpuModel()
+    assert desk(tmp_path, model=model).empty_cache() is None
+    assert model.events == []
+
+
+def test_emptying_the_cache_tells_what_was_given_back(tmp_path: Path) -> None:
+    model = FakeGpuModel()
+    model.crowd = (500, 200)
+    assert desk(tmp_path, model=model, gpu=Use(1, 2)).empty_cache() == 300
+    assert model.events == ["empty cache"]
+
+
+def test_logs_are_examined_seldom_whoever_asks(tmp_path: Path) -> None:
+    clock, examined = Clock(), list[int]()
+
+    def examine() -> Sequence[Finding]:
+        examined.append(1)
+        return ()
+
+    operations = desk(tmp_path, examine=examine, clock=clock)
+    assert operations.findings() == operations.findings() == ()
+    assert len(examined) == 1
+    clock.move(EXAMINED + 1)
+    operations.findings()
+    assert len(examined) == 2
+    assert desk(tmp_path).findings() is None, "nobody examines"
+
+
+def test_the_application_keeps_what_it_was_asked_and_how_that_ended(tmp_path: Path) -> None:
+    application = build(
+        Settings(model="demo", run_dir=tmp_path), model=FakePredictor(), resolve=lambda *_, **__: tmp_path
+    )
+    assert application.load()
+    try:
+        picture = Image.new("RGB", (64, 48))
+        future = application.submit(picture, "a secret", source="page")
+        assert future.result(PATIENCE).reason is None
+        with pytest.raises(InputError):
+            application.submit(None, "a secret")
+        give_up = time.monotonic() + PATIENCE
+        while len(view := application.operations.view().requests) < 2:  # told of after the answer is out
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+        refused, answered = sorted(view, key=lambda one: one.outcome == "answered")
+        assert (refused.outcome, refused.source) == ("no_image", "api")
+        assert (answered.source, answered.label, answered.size, answered.chars) == (
+            "page",
+            "Yes",
+            (64, 48),
+            8,
+        )
+        assert "secret" not in repr(view)
+    finally:
+        application.stop(0.0)
