@@ -1,11 +1,11 @@
 """The page people use: Gradio's layout and handlers, the words in two languages, the server around them.
 
-    server   the port, the HTTP server's thread, starting and stopping         → gate, layout, operations, uploads
+    server   the port, the HTTP server's thread, starting and stopping         → gate, layout, operations
     uploads  the folder that pictures go to, and how they leave it
     gate     what may be asked of the port at all; headers; size of bodies
     operations   the calls of the operations tab, all but one behind a guard   → access, panel
     access   passwords, sessions, guesses: who may make those calls
-    panel    from what an operator may see to HTML                             → banner, plots, verdicts, words
+    panel    from what an operator may see to HTML                             → banner, plots, words
     plots    lines over the last hour as SVG
     layout   the components and their events                                   → judging, picture, words, card
     picture  the picture input that hands over a path and decodes nothing
