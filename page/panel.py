@@ -230,13 +230,21 @@ def _rank(sample: Sample) -> str:
 
 
 def findings(found: Sequence[Finding] | None, language: Language) -> str:
-    """What the doctor says; None where there is no doctor."""
+    """What the doctor says, in its own words; None where there is no doctor."""
     if not found:
         return _nothing(language, "findings.none" if found is not None else "findings.off")
-    return "".join(
-        f'<article class="finding finding-{escape(one.severity)}"><h3>{escape(one.diagnosis)}</h3>'
-        f"<p>{escape(one.cure)}</p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
-        for one in found
+    return "".join(_finding(one, language) for one in found)
+
+
+def _finding(one: Finding, language: Language) -> str:
+    when = [f"{one.since} – {one.until}"] if one.since else []
+    if one.over:
+        when.append(say(language, "ops.findings.over"))
+    kind = "over" if one.over else escape(one.severity)
+    return (
+        f'<article class="finding finding-{kind}"><h3>{escape(one.title)}</h3>'
+        f'<p class="ops-note">{escape(" · ".join(when))}</p><p>{escape(one.diagnosis)}</p>'
+        f"<p><strong>{escape(one.cure)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
     )
 
 

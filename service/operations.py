@@ -31,8 +31,12 @@ class Finding(Protocol):
         """``critical``, ``warning`` or ``info``."""
 
     @property
+    def title(self) -> str:
+        """What is wrong, in a few words."""
+
+    @property
     def diagnosis(self) -> str:
-        """What is wrong, in a sentence."""
+        """The same in a sentence or two."""
 
     @property
     def cure(self) -> str:
@@ -41,6 +45,18 @@ class Finding(Protocol):
     @property
     def evidence(self) -> Sequence[str]:
         """The lines that show it."""
+
+    @property
+    def since(self) -> str:
+        """When it began, by the logs; "" if they do not tell."""
+
+    @property
+    def until(self) -> str:
+        """When it was last seen."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has passed."""
 
 
 Examine = Callable[[], Sequence[Finding]]

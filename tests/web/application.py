@@ -55,10 +55,14 @@ SCORES: Final = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 class FakeFinding:
     """What a doctor might say."""
 
-    severity: str
-    diagnosis: str
-    cure: str
-    evidence: Sequence[str]
+    severity: str = "warning"
+    title: str = "Requests take longer than they did"
+    diagnosis: str = "From 3 s to 21 s."
+    cure: str = "Look who else computes."
+    evidence: Sequence[str] = ("a <b>line</b>",)
+    since: str = "2026-11-22 20:00:00"
+    until: str = "2026-11-22 20:30:00"
+    over: bool = False
 
 
 class FakeDesk:
@@ -97,11 +101,7 @@ class FakeDesk:
         return [Restart("2026-11-22 20:00:00", "ALERT", "restart 1 of 5: process 7 <b>is hung</b>")]
 
     def findings(self) -> list[FakeFinding]:
-        return [
-            FakeFinding(
-                "warning", "Requests take longer than they did.", "Look who else computes.", ["a <b>line</b>"]
-            )
-        ]
+        return [FakeFinding(), FakeFinding(title="The disk was full", over=True, since="", until="")]
 
     def probe(self) -> bool:
         self.probes += 1
