@@ -10,11 +10,12 @@
 #            with arguments, or when no guardian runs: stop, then start
 #   status   what runs and how it is
 #   logs     the last lines of every log; followed when written to a terminal
+#   doctor   what went wrong, since when, why and what to do, from the logs; -- --json for programs
 #   help     this text
 #
 # Exit status: 0 stopped as asked (status: healthy), 1 gave up (status: not healthy, or without a guardian),
 # 2 wrong usage, 3 another guardian watches this folder (status: nothing runs), 78 halted: the instance's
-# configuration, or ours, is wrong, and no restart would mend it.
+# configuration, or ours, is wrong, and no restart would mend it. doctor: 0 nothing found, 1 warnings, 2 critical.
 #
 # One guardian watches one instance, told apart by OFA_RUN_DIR and the ports. A guardian that was killed may be
 # started again: it adopts the running instance. An instance that ends by itself is started again whatever its
@@ -39,7 +40,7 @@
 # Not `set -e`: a failing helper or a full disk must never end the watch, so each failure is met where it happens.
 set -uo pipefail
 
-declare -ra COMMANDS=(run start stop restart status logs help)
+declare -ra COMMANDS=(run start stop restart status logs doctor help)
 SELF=$(readlink -f -- "${BASH_SOURCE[0]}")
 readonly SELF ROOT=${SELF%/*}
 readonly WEB_APP=$ROOT/web_app.py
@@ -445,6 +446,10 @@ command_logs() {
   done
   [[ ${#files[@]} -gt 0 ]] || { echo "no logs in $RUN_DIR yet"; return; }
   if [[ -t 1 ]]; then exec tail -n 20 -F -- "${files[@]}"; else tail -n 20 -- "${files[@]}"; fi
+}
+
+command_doctor() {
+  cd -- "$ROOT" && exec "$INTERPRETER" -m service.doctor "${ARGUMENTS[@]}" "$RUN_DIR"
 }
 
 command_help() {

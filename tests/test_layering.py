@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.logs": VALUES | {"service.observer"},
     "service.versions": set(),
     "service.vitals": {"service.resources"},
+    "service.doctor": {"service.doctor"},
     "service.gauges": {"service.health", "service.resources", "service.status", "service.versions"},
     "service.metrics": VALUES | {"service.gauges", "service.observer"},
     "service.jobs": VALUES,

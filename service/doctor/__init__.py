@@ -1,0 +1,29 @@
+"""The log doctor: what went wrong, since when, why and what to do, from the logs and the live endpoints.
+
+    python -m service.doctor [RUN_DIR]
+
+``examine`` reads a run folder and returns findings, the worst first. Nothing of the service is imported, so a
+service that does not start is no hindrance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.doctor import courses, lines
+from service.doctor.findings import Finding, in_order
+from service.doctor.reading import Records, read
+
+__all__ = ["Finding", "Records", "diagnose", "examine", "read"]
+
+
+def examine(run_dir: Path) -> list[Finding]:
+    """What the logs in ``run_dir`` show. Never raises for what is missing or damaged there."""
+    return diagnose(read(run_dir))
+
+
+def diagnose(records: Records) -> list[Finding]:
+    found = list(lines.look(records))
+    for look in courses.COURSES:
+        found += look(records)
+    return in_order(found)

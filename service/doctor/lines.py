@@ -1,0 +1,109 @@
+"""Ailments that a line shows by itself: which, in which log, and which later line says that it is over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from service.doctor.findings import Finding, found
+from service.doctor.reading import Line, Records
+
+_LOAD: Final = r"(MODEL_ATTEMPT_FAILED|MODEL_NOT_LOADED) \| .*ERROR="
+_LOADED: Final = r"MODEL_LOADED \|"
+_BACK: Final = r"healthy .* after its start|recovered:"
+_ALERT: Final = r"restart \d+ of \d+: process \d+ "
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """``code`` is found where a line of ``log`` matches ``by`` and not ``but``; a later one that matches
+    ``over`` ends it."""
+
+    code: str
+    log: str
+    by: str
+    over: str = ""
+    but: str = ""
+
+
+PATTERNS: Final = (
+    Shown("download-cut", "app", _LOAD + "DownloadInterrupted", _LOADED),
+    Shown("hub-unreachable", "app", _LOAD + "HubUnavailable", _LOADED),
+    Shown("disk-full", "app", _LOAD + "DiskFull", _LOADED),
+    Shown("file-damaged", "app", _LOAD + "Damaged(File|Folder)|FILES_DAMAGED", _LOADED),
+    Shown("model-not-found", "app", _LOAD + "ModelNotFound", _LOADED),
+    Shown("device-missing", "app", _LOAD + r"MissingDependency \| MSG=--device", _LOADED),
+    Shown("dependency-missing", "app", _LOAD + "MissingDependency", _LOADED, but="MSG=--device"),
+    Shown("dtype-unsupported", "app", _LOAD + r"UnsupportedModel \| MSG=--dtype", _LOADED),
+    Shown("model-unsupported", "app", _LOAD + "UnsupportedModel", _LOADED, but="MSG=--dtype"),
+    Shown("load-failed", "app", _LOAD + "(TransientLoadError|PermanentLoadError)", _LOADED),
+    Shown("gpu-memory-full", "app", r"MEMORY \| RUNG=.* \| DEVICE=cuda", r"PROMOTED \|"),
+    Shown("memory-full", "app", r"MEMORY \| RUNG=none left \| DEVICE=cpu", r"REQUEST_END \|"),
+    Shown("memory-full", "app", r"REQUEST_ERROR \| .*ERROR=OutOfMemory.* \| AHEAD=", r"REQUEST_END \|"),
+    Shown("memory-limit", "app", r"RESTART_NEEDED \| ERROR=MemoryLimitReached", _LOADED),
+    Shown("memory-limit", "restarts", _ALERT + r".*\(exit code 75\)", _BACK),
+    Shown("oom-killed", "restarts", _ALERT + r".*by the kernel's OOM killer", _BACK),
+    Shown("device-lost", "app", r"RESTART_NEEDED \| ERROR=DeviceLost", _LOADED),
+    Shown("device-lost", "restarts", _ALERT + r".*\(exit code 71\)", _BACK),
+    Shown(
+        "scores-not-finite",
+        "app",
+        r"REQUEST_ERROR \| .*ERROR=NotFinite.*SOURCE=(page|api)",
+        r"REQUEST_END \|",
+    ),
+    Shown("probe-unstable", "app", r"PROBE \| OUTCOME=unstable|RELOADING \|", r"PROBE \| OUTCOME=success"),
+    Shown("hung", "app", r"HUNG \| ", _LOADED),
+    Shown("hung", "restarts", _ALERT + r"(is hung: |.*\(exit code 70\))", _BACK),
+    Shown("killed", "restarts", _ALERT + r"killed by signal (9|15) ", _BACK, but="OOM killer"),
+    Shown("crashed", "restarts", _ALERT + r"killed by signal (4|6|7|8|11) ", _BACK, but="OOM killer"),
+    Shown("ended-from-outside", "restarts", _ALERT + r".*\(exit code 0\)", _BACK),
+    Shown("unhealthy", "restarts", _ALERT + "is unhealthy for ", _BACK),
+    Shown(
+        "start-stuck", "restarts", _ALERT + "(did not start up within|made no progress in starting)", _BACK
+    ),
+    Shown("gave-up", "restarts", "gave up after ", _BACK),
+    Shown("halted", "restarts", "halted, as no restart mends this", _BACK),
+    Shown("undead", "restarts", r"process \d+ cannot be killed", _BACK),
+    Shown("guardian-ended", "restarts", "the guardian ended by itself", _BACK),
+    Shown(
+        "two-instances", "restarts", r"port \d+ is taken by process \d+ \(.*(web_app|health_api)\.py", _BACK
+    ),
+    Shown(
+        *("port-taken", "restarts", r"port \d+ is taken by ", _BACK),
+        but=r"is taken by process \d+ \(.*(web_app|health_api)\.py",
+    ),
+    Shown("port-taken", "app", r".*cannot listen on \S+ port \d+: Address already in use", _LOADED),
+    Shown("port-taken", "console", r"(web_app|health_api)\.py: .*cannot listen on \S+ port \d+"),
+    Shown("unforeseen", "app", r"BROKEN \|"),
+)
+
+
+def look(records: Records) -> Iterator[Finding]:
+    """A finding for each code that lines show: all of its lines, whichever log they are from."""
+    logs = {"app": records.app, "restarts": records.restarts, "console": records.console}
+    shown: dict[str, list[Line]] = {}
+    over: dict[str, bool] = {}
+    for pattern in PATTERNS:
+        lines, ended = _matches(pattern, logs[pattern.log])
+        if lines:
+            shown.setdefault(pattern.code, []).extend(lines)
+            over[pattern.code] = over.get(pattern.code, True) and ended
+    for code, lines in shown.items():
+        yield found(code, sorted(lines, key=lambda line: line.at), over=over[code])
+
+
+def _matches(pattern: Shown, log: list[Line]) -> tuple[list[Line], bool]:
+    """The lines that show it, and whether one after the last of them says that it is over."""
+    by, but = re.compile(pattern.by), re.compile(pattern.but)
+    over = re.compile(pattern.over) if pattern.over else None
+    lines: list[Line] = []
+    ended = False
+    for line in log:
+        if by.match(line.message) and not (pattern.but and but.search(line.message)):
+            lines.append(line)
+            ended = False
+        elif over is not None and over.match(line.message):
+            ended = True
+    return lines, ended

@@ -1,0 +1,60 @@
+"""Starts web_app.py with a model, a clock and a machine that can be made worse while it runs.
+
+``worse.json`` in the run folder says how, and may be replaced at any time: ``judge`` (seconds more for each
+batch), ``char`` (for each character of a batch's longest text), ``megapixel`` (for each million pixels of a
+picture, in the caller's thread), ``clock`` (what the set clock is off by), ``leak`` (bytes kept for each
+batch). VITALS_PERIOD is the pause between two lines on how the process fares, so that a recording is short.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from service.predictor import NativePredictor  # noqa: E402  # the path has to be there first
+from service.vitals import Vitals  # noqa: E402
+
+WORSE = Path(os.environ["OFA_RUN_DIR"]) / "worse.json"
+judge, prepare, set_clock = NativePredictor.judge, NativePredictor.prepare, time.time
+leaked: list[bytes] = []
+
+
+def worse(what: str) -> float:
+    try:
+        return float(json.loads(WORSE.read_text()).get(what, 0))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def judge_worse(self: NativePredictor, pairs: Any, cancel_point: Any) -> Any:
+    longest = max(len(pair.hypothesis) for pair in pairs)
+    until = time.monotonic() + worse("judge") + worse("char") * longest
+    while time.monotonic() < until:
+        cancel_point()
+        time.sleep(0.02)
+    if size := int(worse("leak")):
+        leaked.append(os.urandom(1 << 20) * (size >> 20))
+    return judge(self, pairs, cancel_point)
+
+
+def prepare_worse(self: NativePredictor, image: Any) -> Any:
+    time.sleep(worse("megapixel") * image.width * image.height / 1e6)
+    return prepare(self, image)
+
+
+if __name__ == "__main__":
+    NativePredictor.judge = judge_worse  # type: ignore[method-assign]
+    NativePredictor.prepare = prepare_worse  # type: ignore[method-assign]
+    time.time = lambda: set_clock() + worse("clock")
+    defaults = Vitals.__init__.__kwdefaults__
+    defaults |= {"period": float(os.environ.get("VITALS_PERIOD", defaults["period"])), "unix": time.time}
+    sys.argv = sys.argv[1:]
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")

@@ -1,0 +1,70 @@
+"""Records the logs that the doctor is tested with: python -m tests.doctor.record [NAME…]
+
+Each fault is brought upon a real process; what it wrote is kept in tests/doctor/logs/NAME, with the folders
+of this machine replaced. Takes about half an hour for all of them, and root for the small disks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from tests.doctor.recordings import RECORDINGS, Recording
+from tests.instance import ROOT
+
+LOGS = Path(__file__).resolve().parent / "logs"
+KEPT = ("web_app.log", "slow_requests.log", "restart.log", "console.log", "last_exit.json", "stalled.txt")
+CONSOLE_LINES = 30  # what is worth reading there is at its end; the rest repeats web_app.log
+STACK_LINES = 60
+
+
+def record(recording: Recording) -> None:
+    with tempfile.TemporaryDirectory(prefix="recording-") as folder:
+        run_dir = Path(folder) / "run"
+        run_dir.mkdir()
+        recording.record(run_dir)
+        kept = LOGS / recording.name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for path in sorted(run_dir.iterdir()):
+            if path.name in KEPT or path.name.startswith("postmortem-"):
+                (kept / path.name).write_text(_plain(path, run_dir), encoding="utf-8")
+
+
+def _plain(path: Path, run_dir: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for ours, told in (
+        (str(run_dir), "/var/lib/entailment"),
+        (str(ROOT), "/srv/entailment"),
+        (sys.prefix, "/srv/entailment/.venv"),
+        (sys.base_prefix, "/usr"),
+    ):
+        text = text.replace(ours, told)
+    lines = text.splitlines(keepends=True)
+    if path.name == "console.log":
+        lines = lines[-CONSOLE_LINES:]
+    if path.name == "stalled.txt":
+        lines = lines[:STACK_LINES]
+    return "".join(lines)
+
+
+def main(names: list[str]) -> int:
+    failed = []
+    for recording in RECORDINGS:
+        if names and recording.name not in names:
+            continue
+        print(recording.name, flush=True)
+        try:
+            record(recording)
+        except Exception:
+            traceback.print_exc()
+            failed.append(recording.name)
+    print("not recorded:", ", ".join(failed) or "none")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
