@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit
 from tests.instance import ROOT, Instance
@@ -55,10 +56,11 @@ def test_a_picture_and_a_sentence_get_their_verdict(
 
 
 def test_the_page_says_which_model_is_ready_and_what_it_knows(english: Visit) -> None:
-    assert re.search(r"Ready\s+demo · (CPU|CUDA)", english.page.inner_text("#state"))
-    knows = english.page.inner_text("#knows")
-    assert "shapes" in knows
-    assert english.page.title() == "Does the picture show it?"
+    expect(english.page.locator("#state")).to_have_text(
+        re.compile(r"Ready\s+demo · (CPU|CUDA)"), use_inner_text=True
+    )
+    expect(english.page.locator("#knows")).to_contain_text("shapes")
+    expect(english.page).to_have_title("Does the picture show it?")
 
 
 def test_without_a_picture_it_says_so(english: Visit) -> None:
@@ -86,10 +88,10 @@ def test_a_file_that_is_no_picture_is_refused_in_words_that_help(english: Visit,
 
 
 def test_chinese_from_the_first_word_to_the_verdict(chinese: Visit, red_circle: Path) -> None:
-    assert chinese.page.title() == "图片里真有这回事吗？"
-    assert chinese.page.inner_text("#judge") == "判断"
-    assert chinese.page.get_attribute("html", "lang") == "zh-CN"
-    assert "就绪" in chinese.page.inner_text("#state")
+    expect(chinese.page).to_have_title("图片里真有这回事吗？")
+    expect(chinese.page.locator("#judge")).to_have_text("判断")
+    expect(chinese.page.locator("html")).to_have_attribute("lang", "zh-CN")
+    expect(chinese.page.locator("#state")).to_contain_text("就绪")
     for selector in (
         "#masthead",
         "#knows",
@@ -98,7 +100,7 @@ def test_chinese_from_the_first_word_to_the_verdict(chinese: Visit, red_circle: 
         "#picture",
         "#hypothesis",
     ):
-        assert re.search(r"[\u4e00-\u9fff]", chinese.page.inner_text(selector)), selector
+        expect(chinese.page.locator(selector)).to_have_text(re.compile(r"[\u4e00-\u9fff]"))
     chinese.upload(red_circle)
     chinese.write("there is a red circle")
     told = chinese.judge()
@@ -127,8 +129,8 @@ def test_an_example_fills_the_page_and_is_judged(english: Visit) -> None:
     sentence = card.inner_text()
     card.click()
     assert re.match(r"(Yes|No|Maybe)\n", english.answer())
-    assert english.page.input_value("#hypothesis textarea") == sentence
-    assert english.page.locator("#picture img").count() == 1
+    expect(english.page.locator("#hypothesis textarea")).to_have_value(sentence)
+    expect(english.page.locator("#picture img")).to_have_count(1)
 
 
 def test_the_keyboard_is_enough(english: Visit, red_circle: Path) -> None:
@@ -151,9 +153,9 @@ def test_clear_empties_everything(english: Visit, red_circle: Path) -> None:
     english.judge()
     english.page.click("#clear")
     english.page.locator("#answer .answer-empty").wait_for()
-    assert "The answer appears here" in english.page.inner_text("#answer")
-    assert english.page.input_value("#hypothesis textarea") == ""
-    assert english.page.locator("#picture img").count() == 0
+    expect(english.page.locator("#answer")).to_contain_text("The answer appears here")
+    expect(english.page.locator("#hypothesis textarea")).to_have_value("")
+    expect(english.page.locator("#picture img")).to_have_count(0)
 
 
 def test_a_model_that_takes_no_premise_is_not_offered_one(english: Visit) -> None:
@@ -206,6 +208,7 @@ def test_nothing_sticks_out_on_a_screen_of_any_width(
     visitor.write("there is a red circle")
     visitor.judge()
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-    box = visitor.page.locator("#answer .answer").bounding_box()
-    assert box is not None
-    assert box["y"] < 900  # the answer was brought where it can be seen
+    # The answer was brought where it can be seen.
+    visitor.page.wait_for_function(
+        "document.querySelector('#answer .answer').getBoundingClientRect().y < 900"
+    )

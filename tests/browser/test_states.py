@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit
 from tests.web.client import Page, serving
@@ -65,7 +66,7 @@ def test_a_premise_can_be_given(visit: Open, ready: Page, red_circle: Path) -> N
     visitor = visit(ready.base, locale="zh-CN")
     visitor.upload(red_circle)
     visitor.write("tell")
-    assert "添加前提" in visitor.page.inner_text("#premise-box")
+    expect(visitor.page.locator("#premise-box")).to_contain_text("添加前提")
     visitor.page.click("#premise-box button")
     visitor.page.fill("#premise textarea", "a premise")
     visitor.judge()
@@ -75,8 +76,8 @@ def test_a_premise_can_be_given(visit: Open, ready: Page, red_circle: Path) -> N
 
 def test_a_model_without_a_card_claims_nothing(visit: Open, ready: Page) -> None:
     visitor = visit(ready.base)
-    assert "This model brings no card" in visitor.page.inner_text("#knows")
-    assert visitor.page.locator(".card").count() > 0
+    expect(visitor.page.locator("#knows")).to_contain_text("This model brings no card")
+    expect(visitor.page.locator(".card")).not_to_have_count(0)
 
 
 @pytest.mark.parametrize(
