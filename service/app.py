@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-from service import hub, resources
+from service import doctor, hub, resources
 from service.application import Application
 from service.engine import Engine, Limits
 from service.gauges import RESTARTS_FILE, Sources
@@ -32,6 +32,9 @@ from service.vitals import Vitals
 __all__ = ["PROBE_TEXT", "Application", "build"]
 
 PROBE_TEXT: Final = "a photo"
+EXAMINED_BYTES: Final = (
+    2 << 20
+)  # of each log: what the doctor reads inside the service is read beside requests
 _GREY: Final = Image.new("RGB", (64, 64), (128, 128, 128))
 
 
@@ -114,6 +117,7 @@ def build(
             model=model,
             ask_probe=prober.ask_now,
             run_dir=settings.run_dir,
+            examine=lambda: doctor.examine(settings.run_dir, EXAMINED_BYTES),
         ),
         ladder=ladder,
         settler=Settler(model, _check_of(settings, resolve), on_harmed=lambda: application.reload()),
