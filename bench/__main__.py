@@ -8,13 +8,16 @@ everything asked for was measured, 1 when a section failed (the others are measu
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 import torch
 
@@ -56,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or (WORK / "quick" if options.quick else KEPT)
     results = read(out / "results.json")
     failed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        subject = _subject(options, Path(scratch))
-        for name in options.only or SECTIONS:
+    names = [name for name in options.only or SECTIONS if name not in (options.skip or ())]
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as scratch,
+        closing(_subject(options, Path(scratch))) as subject,
+    ):
+        for name in names:
             print(f"{name} …", file=sys.stderr, flush=True)
             began, machine = time.monotonic(), describe(subject.device)
             try:
@@ -80,12 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Ended from outside: the processes that were started are ended on the way out."""
+    raise SystemExit(128 + number)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--quick", action="store_true", help="the 33 M size, few runs: under two minutes")
     parser.add_argument(
         "--only", type=_sections, metavar="A,B", help=f"some of the sections: {', '.join(SECTIONS)}"
     )
+    parser.add_argument("--skip", type=_sections, metavar="A,B", help="all but these sections")
     parser.add_argument("--model", type=Path, help="a model folder; made with random weights unless given")
     parser.add_argument("--small", type=Path, help="the folder for the random pairs; likewise")
     parser.add_argument(
@@ -140,4 +152,5 @@ def _folder(name: str) -> Path:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())

@@ -108,7 +108,7 @@ def _seconds(
 
         return judge
 
-    spreads = alternate({name: call(name) for name in models}, 2 if subject.quick else 7)
+    spreads = alternate({name: call(name) for name in models}, 2 if subject.quick else 5)
     return {name: spread.median for name, spread in spreads.items()}
 
 

@@ -10,11 +10,13 @@ import torch
 from bench.cases import random_pairs
 from bench.sides import ROOT, Subject
 from models.demo.pairs import RENDERERS, held_out
+from models.demo.sentences import CATEGORIES
 from ofa.model import EntailmentModel, Pair
 from ofa.precision import GuardedModel
 from ofa.vision import CancelPoint
 
 DEMO: Final = ROOT / "models" / "demo"
+DEMO_PAIRS: Final = 2000  # with each renderer, as models.demo.evaluate takes them
 BATCH: Final = 8
 SEED: Final = 20_261_122
 Scores = dict[str, float]
@@ -40,7 +42,7 @@ def agreement(subject: Subject) -> dict[str, Any]:
     demo_pairs = [
         Pair(one.picture, one.sentence.text)
         for renderer in RENDERERS
-        for one in held_out(40 if subject.quick else subject.pairs, _categories(), renderer)
+        for one in held_out(10 if subject.quick else DEMO_PAIRS, CATEGORIES, renderer)
     ]
     return {
         "side": subject.low_name,
@@ -48,12 +50,6 @@ def agreement(subject: Subject) -> dict[str, Any]:
         "random": _compare(subject, subject.small, random_pairs(subject.pairs, SEED)),
         "demo": _compare(subject, DEMO, demo_pairs),
     }
-
-
-def _categories() -> list[str]:
-    from models.demo.sentences import CATEGORIES
-
-    return list(CATEGORIES)
 
 
 def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, Any]:

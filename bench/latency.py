@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any, Final
 
 from PIL import Image
 
 from bench.cases import mixed, photograph, sentence
-from bench.sides import REFERENCE, Judge, ReferenceFailed, ReferenceSide, Subject
+from bench.sides import FP32, REFERENCE, Judge, ReferenceFailed, ReferenceSide, Subject
 from bench.timing import Side, Spread, alternate, ratio, timed
 from ofa.model import Pair
 
@@ -19,18 +18,16 @@ TOGETHER: Final = 8
 
 def latency(subject: Subject) -> dict[str, Any]:
     """Batch of one, every side on the same picture and sentence in every round."""
-    with ExitStack() as open_sides:
-        sides: dict[str, Side] = {}
-        result: dict[str, Any] = {}
-        if subject.python is not None:
-            reference = open_sides.enter_context(ReferenceSide(subject.python))
-            result["reference_versions"] = reference.load(subject.folder, subject.device)["versions"]
-            sides[REFERENCE] = _reference_call(reference, subject)
-        pictures = [Image.open(path).convert("RGB") for path in subject.pictures]
-        for name, model in subject.ours().items():
-            sides[name] = _call(model, pictures, subject.device)
-        often = {name: OFTEN for name in sides if name not in (REFERENCE, "fp32")}
-        spreads = alternate(sides, subject.rounds, warm=2, often=often)
+    sides: dict[str, Side] = {}
+    result: dict[str, Any] = {}
+    if (reference := subject.reference) is not None:
+        sides[REFERENCE] = _reference_call(reference, subject)
+        result["reference_versions"] = dict(subject.versions)
+    pictures = [Image.open(path).convert("RGB") for path in subject.pictures]
+    for name, model in subject.ours().items():
+        sides[name] = _call(model, pictures, subject.device)
+    often = {name: OFTEN for name in sides if name not in (REFERENCE, FP32)}
+    spreads = alternate(sides, subject.rounds, warm=2, often=often)
     result["sides"] = {name: spread.as_dict() for name, spread in spreads.items()}
     if REFERENCE in spreads:
         slow = spreads[REFERENCE].median
@@ -113,21 +110,16 @@ def together(subject: Subject) -> dict[str, Any]:
         "one_by_one_per_second": round(TOGETHER / turn, 3),
         "ratio": ratio(turn, once),
     }
-    if subject.python is not None:
-        result["reference"] = _reference_batch(subject)
+    if (reference := subject.reference) is not None:
+        result["reference"] = _reference_batch(reference, subject)
     return result
 
 
-def _reference_batch(subject: Subject) -> str:
-    """What ModelScope makes of the same eight: the seconds, or its error."""
-    assert subject.python is not None
-    with ReferenceSide(subject.python) as reference:
-        reference.load(subject.folder, subject.device)
-        paths = [str(subject.pictures[index % len(subject.pictures)]) for index in range(TOGETHER)]
-        try:
-            reply = reference.ask(
-                "batch", pictures=paths, texts=[sentence(index) for index in range(TOGETHER)]
-            )
-        except ReferenceFailed as error:
-            return f"fails: {error}"
-        return f"{TOGETHER / reply['seconds']:.3f} a second"
+def _reference_batch(reference: ReferenceSide, subject: Subject) -> str:
+    """What ModelScope makes of eight: how many a second, or its error."""
+    paths = [str(subject.pictures[index % len(subject.pictures)]) for index in range(TOGETHER)]
+    try:
+        reply = reference.ask("batch", pictures=paths, texts=[sentence(index) for index in range(TOGETHER)])
+    except ReferenceFailed as error:
+        return f"fails: {error}"
+    return f"{TOGETHER / reply['seconds']:.3f} a second"

@@ -28,6 +28,7 @@ class MemoryWatch:
         self._path = Path(f"/proc/{pid}/status")
         self._peak: dict[str, int] = dict.fromkeys(_FIELDS, 0)
         self._most = 0
+        self.looks = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
 
@@ -61,6 +62,7 @@ class MemoryWatch:
             self._most = max(self._most, found["RssAnon"] + found["RssShmem"])
             if sum(found.values()) > sum(self._peak.values()):
                 self._peak = found
+            self.looks += 1
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,9 @@ class ReferenceSide:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._child.close(5.0)
 
     @property
@@ -77,6 +80,7 @@ class Subject:
         scratch: a folder for pictures and run-time files, gone afterwards.
         cache: where child processes keep converted weights.
         python: of ModelScope's environment; None leaves its rows out.
+        versions: of the packages that decide ModelScope's numbers, once it is loaded.
     """
 
     folder: Path
@@ -89,7 +93,8 @@ class Subject:
     pairs: int
     rounds: int
     closer_than: float
-    notes: list[str] = field(default_factory=list)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    _reference: ReferenceSide | None = None
 
     @property
     def low(self) -> torch.dtype:
@@ -103,6 +108,20 @@ class Subject:
     @property
     def guarded_name(self) -> str:
         return f"{self.low_name}, guard on"
+
+    @cached_property
+    def reference(self) -> ReferenceSide | None:
+        """ModelScope with the folder loaded, until :meth:`close`."""
+        if self.python is None:
+            return None
+        self._reference = ReferenceSide(self.python)
+        self.versions = self._reference.load(self.folder, self.device)["versions"]
+        return self._reference
+
+    def close(self) -> None:
+        """End ModelScope's process."""
+        if self._reference is not None:
+            self._reference.close()
 
     @cached_property
     def pictures(self) -> list[Path]:

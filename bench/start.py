@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from bench.processes import MemoryWatch, free_port, running, wait_for, warm
-from bench.sides import REFERENCE, ReferenceSide, Subject
+from bench.sides import FP32, REFERENCE, ReferenceSide, Subject
 from bench.timing import Spread
 
 HEALTHY_SECONDS: Final = 300.0
@@ -16,12 +16,13 @@ SETTLE_SECONDS: Final = 15.0
 
 def start(subject: Subject) -> dict[str, Any]:
     """`python -m ofa` and the web app, each in every precision, and ModelScope's pipeline."""
-    runs = 2 if subject.quick else 4
+    runs = 1 if subject.quick else 3
     warm(subject.folder)
-    sides = {"fp32": ["--dtype", "fp32"]}
-    if subject.low_name != "fp32":
-        sides[subject.low_name] = ["--dtype", subject.low_name, "--precision-guard", "off"]
-        sides[subject.guarded_name] = ["--dtype", subject.low_name, "--precision-guard", "on"]
+    sides = {FP32: ["--dtype", FP32]}
+    if subject.low_name != FP32:
+        low = ["--dtype", subject.low_name, "--precision-guard"]
+        fast = {subject.low_name: [*low, "off"]}
+        sides = fast if subject.quick else {**sides, **fast, subject.guarded_name: [*low, "on"]}
     first: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     web: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     references: list[dict[str, Any]] = []
@@ -29,7 +30,7 @@ def start(subject: Subject) -> dict[str, Any]:
         for name, flags in sides.items():
             # What the web app does once it is healthy, such as loading what guards the precision, is seen in
             # the last run alone.
-            watch = SETTLE_SECONDS if turn == runs - 1 else 0.0
+            watch = SETTLE_SECONDS if turn == runs - 1 and not subject.quick else 0.0
             command_line, web_app = _first_verdict(subject, flags), _healthy(subject, flags, watch)
             if turn >= 0:
                 first[name].append(command_line)

@@ -1,0 +1,183 @@
+"""The bench measures what it says it does. How fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import __main__ as command_line
+from bench.__main__ import SECTIONS, main
+from bench.processes import MemoryWatch, cpu_seconds
+from bench.report import TABLES, markdown, merge
+from bench.sides import Subject
+from bench.stages import PARTS, count_operations
+from bench.timing import Spread, alternate
+from ofa.model import EntailmentModel
+from parity.folders import SMALL, write_folder
+
+#: What must be found in each section's figures, dots for steps inwards.
+FIGURES = {
+    "latency": ["sides.fp32.p50", "sides.fp32.p95"],
+    "pictures": ["second_faster_by", "each_of_many_faster_by"],
+    "together": ["at_once_per_second", "one_by_one_per_second", "ratio"],
+    "load": ["levels.0.per_second", "levels.0.p95", "levels.2.callers"],
+    "batches": ["levels.0.max_batch", "levels.0.mean"],
+    "stages": ["peaks_gflops.fp32", "sides.fp32.encoder.share_of_peak", "sides.fp32.decode.ms"],
+    "start": ["first_verdict", "web_app_healthy"],
+    "polling": ["cpu_ms_per_call./livez", "throughput_lost", "cpu_share_at_1_hz_each"],
+    "agreement": ["side"],
+    "ablation": ["steps.BatchNorm folded.gain", "steps.bias kept.without"],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("tiny"), SMALL["defaults-resnet18"])
+
+
+def found(figures: Any, path: str) -> Any:
+    for step in path.split("."):
+        figures = figures[int(step)] if step.isdigit() else figures[step]
+    return figures
+
+
+def test_every_section_is_tested_and_has_its_table() -> None:
+    assert list(FIGURES) == list(SECTIONS) == list(TABLES)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_leaves_its_figures_and_a_table(
+    section: str,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command_line, "WORK", tmp_path / "work")
+    out = tmp_path / "out"
+    flags = ["--quick", "--device", "cpu", "--model", str(tiny), "--small", str(tiny), "--pairs", "4"]
+    assert main([*flags, "--only", section, "--out", str(out)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    figures = results["cpu"][section]
+    assert figures["machine"]["cpus"] >= 1
+    for path in FIGURES[section]:
+        assert found(figures, path) is not None, path
+    assert (out / "results.md").read_text() in capsys.readouterr().out
+    assert "| ---" in markdown(results) or "skipped" in figures
+    assert (out / "load-cpu.png").exists() == (section == "load")
+    assert not list((tmp_path / "work").glob("*.json")), "only where it was told to"
+
+
+def test_sections_measured_apart_come_together_and_say_what_failed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(subject: Subject) -> dict[str, Any]:
+        raise RuntimeError("not on this machine")
+
+    def measure(subject: Subject) -> dict[str, Any]:
+        return {"side": "fp32", "skipped": subject.folder.name}
+
+    monkeypatch.setattr(command_line, "SECTIONS", {"load": fail, "agreement": measure})
+    flags = ["--device", "cpu", "--model", str(tiny), "--small", str(tiny), "--out", str(tmp_path)]
+    (tmp_path / "results.json").write_text(json.dumps({"cuda": {}, "cpu": {"other": {"kept": True}}}))
+    assert main(flags) == 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["cpu"]["other"] == {"kept": True}
+    assert results["cpu"]["agreement"]["skipped"] == tiny.name
+    assert "load" not in results["cpu"]
+    assert main([*flags, "--skip", "load"]) == 0
+
+
+def test_an_unknown_section_is_refused() -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--only", "latency,speed"])
+    assert refused.value.code == 2
+
+
+def test_figures_of_two_devices_stand_side_by_side() -> None:
+    results: dict[str, Any] = {}
+    for device in ("cpu", "cuda:0"):
+        merge(results, device, "agreement", {"side": "bf16", "skipped": device}, {"load_average": 0.0})
+    assert set(results) == {"cpu", "cuda"}
+    assert "## GPU" in markdown(results)
+
+
+# ---- measuring -------------------------------------------------------------------------------------------
+
+
+def test_sides_take_turns_forwards_and_backwards_with_the_same_questions() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def side(name: str) -> Any:
+        def call(turn: int) -> float:
+            calls.append((name, turn))
+            return float(len(calls))
+
+        return call
+
+    spreads = alternate({"a": side("a"), "b": side("b")}, 2, warm=1, often={"b": 2})
+    assert [name for name, _ in calls] == ["a", "b", "b", "b", "a", "a", "b", "b"]
+    assert [turn for name, turn in calls if name == "a"] == [-31, 0, 31]
+    assert len(spreads["a"].seconds) == 2
+    assert spreads["b"].seconds == [3.0, 4.0, 7.0, 8.0]
+
+
+def test_a_spread_tells_the_middle_and_the_95th_of_a_hundred() -> None:
+    spread = Spread([float(number) for number in range(100, 0, -1)])
+    assert (spread.median, spread.p95) == (50.5, 95.0)
+    assert Spread([2.0, 1.0]).p95 == 2.0
+
+
+def test_operations_are_counted_as_the_formula_says(tiny: Path) -> None:
+    model = EntailmentModel.load(tiny)
+    encoder, config, lengths = model.network.encoder, model.network.config, set[int]()
+    with encoder.layers[0].register_forward_hook(lambda _, inputs, __: lengths.add(inputs[0].shape[1])):
+        counted = count_operations(model)
+    assert all(counted[part] > 0 for part in PARTS)
+    (tokens,) = lengths  # of picture and text, as the layers see them
+    seen = (-(-model.task.patch_image_size // 16)) ** 2
+    width, inner = config.d_model, config.encoder_ffn_dim
+    products = config.encoder_layers * tokens * (4 * width**2 + 2 * width * inner + 2 * tokens * width)
+    assert counted["encoder"] == 2 * (products + seen * 1024 * width)
+    assert encoder.forward.__func__ is type(encoder).forward  # as it was before
+
+
+def test_memory_is_told_apart_by_what_backs_it(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"\1" * 60_000_000)
+    program = (
+        "import mmap, sys\n"
+        "own = bytearray(b'x') * 100_000_000\n"
+        f"file = open({str(file)!r}, 'rb')\n"
+        "view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "sum(view[::4096])\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        with MemoryWatch(child.pid) as memory:
+            child.stdout.readline()
+            while memory.looks < 2 or memory.as_dict()["mapped_files_mb"] < 60:
+                assert child.poll() is None
+        assert child.stdin is not None
+        child.stdin.close()
+    seen = memory.as_dict()
+    assert 100 <= seen["own_mb"] < 160
+    assert 60 <= seen["mapped_files_mb"] < 120
+    assert seen["resident_mb"] == pytest.approx(seen["own_mb"] + seen["mapped_files_mb"], abs=1)
+
+
+def test_processor_time_is_that_of_the_process() -> None:
+    before = cpu_seconds(os.getpid())
+    while cpu_seconds(os.getpid()) == before:
+        sum(range(10_000))
+    assert cpu_seconds(os.getpid()) > before
