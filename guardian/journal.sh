@@ -97,7 +97,7 @@ keep_console() {
 # shown only when it died before it wrote to that log.
 keep_last_lines() {
   local file=$APP_LOG line tries
-  for ((tries = 0; tries < 10; tries++)); do # the console's last lines are on their way
+  for ((tries = 0; tries < 20; tries++)); do # the console's last lines are on their way
     if [[ -z $console ]] || child_alive || ! kill -0 "$console" 2>/dev/null; then break; fi
     nap 50
   done

@@ -146,7 +146,7 @@ def test_a_pid_that_is_used_again_is_never_signalled(guarded: Guarded) -> None:
         env=guarded.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     if "Operation not permitted" in done.stderr:

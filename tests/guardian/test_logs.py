@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import Guarded, as_root
+from tests.guardian.harness import Guarded, as_root, wait_for
 
 
 @pytest.fixture
@@ -122,11 +122,8 @@ def memory_cgroup() -> Iterator[Path]:
     except OSError as error:
         pytest.skip(f"no memory cgroup can be made here ({error.strerror})")
     yield group
-    try:
-        group.rmdir()
-    except OSError:
-        (group / "cgroup.procs").read_text()
-        raise
+    wait_for("the group to empty", lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
 
 
 @as_root
