@@ -12,14 +12,15 @@ from pathlib import Path
 
 from service.doctor import courses, lines
 from service.doctor.findings import Finding, in_order
-from service.doctor.reading import Records, read
+from service.doctor.reading import MOST_BYTES, Records, read
 
 __all__ = ["Finding", "Records", "diagnose", "examine", "read"]
 
 
-def examine(run_dir: Path) -> list[Finding]:
-    """What the logs in ``run_dir`` show. Never raises for what is missing or damaged there."""
-    return diagnose(read(run_dir))
+def examine(run_dir: Path, most_bytes: int = MOST_BYTES) -> list[Finding]:
+    """What the logs in ``run_dir`` show, of each the newest ``most_bytes``: a megabyte takes a tenth of a
+    second. Never raises for what is missing or damaged there."""
+    return diagnose(read(run_dir, most_bytes))
 
 
 def diagnose(records: Records) -> list[Finding]:

@@ -126,13 +126,13 @@ AILMENTS: Final[Mapping[str, Ailment]] = {
     "timeouts-long-text": Ailment(
         "warning",
         "Long texts run into the time limit",
-        "{count} requests timed out, with {slow} characters in the middle; those answered had {fast}.",
+        "{count} requests timed out, with a median of {slow} characters; those answered had {fast}.",
         "Lower --max-chars, raise --timeout, or compute on a faster device.",
     ),
     "timeouts-large-picture": Ailment(
         "warning",
         "Large pictures run into the time limit",
-        "{count} requests timed out, with pictures of {slow} megapixels in the middle; those answered had "
+        "{count} requests timed out, with pictures of {slow} megapixels at the median; those answered had "
         "{fast}. Reading a picture is done before the model sees it.",
         "Lower --max-pixels, have clients send smaller pictures (480 pixels a side are used), or give the "
         "process more CPU.",

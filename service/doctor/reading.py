@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Final
 
 MOST_BYTES: Final = 24 << 20  # of each log: what a service writes in weeks
+LOADING_SECONDS: Final = (
+    60.0  # a process that is up for longer has loaded its model, unless the log says else
+)
 APP_LOG: Final = "web_app.log"
 SLOW_LOG: Final = "slow_requests.log"
 RESTART_LOG: Final = "restart.log"
@@ -110,12 +113,13 @@ class Records:
         return (line for line in self.app if line.kind in kinds)
 
 
-def read(folder: Path) -> Records:
-    """What lies in ``folder``. Never raises for what is missing or damaged."""
+def read(folder: Path, most_bytes: int = MOST_BYTES) -> Records:
+    """What lies in ``folder``, of each log the newest ``most_bytes``. Never raises for what is missing or
+    damaged."""
     records = Records(folder)
-    records.app = list(_parsed(records, APP_LOG, _APP_LINE))
-    records.restarts = list(_parsed(records, RESTART_LOG, _RESTART_LINE))
-    records.console = list(_plain(records, CONSOLE_LOG))
+    records.app = list(_parsed(records, APP_LOG, _APP_LINE, most_bytes))
+    records.restarts = list(_parsed(records, RESTART_LOG, _RESTART_LINE, most_bytes))
+    records.console = list(_plain(records, CONSOLE_LOG, most_bytes))
     records.asked, records.vitals = _followed(records.app)
     records.postmortems = sorted(path.name for path in folder.glob("postmortem-*.txt"))
     stalled = folder / "stalled.txt"
@@ -124,8 +128,8 @@ def read(folder: Path) -> Records:
     return records
 
 
-def _parsed(records: Records, name: str, form: re.Pattern[str]) -> Iterator[Line]:
-    for line in _plain(records, name):
+def _parsed(records: Records, name: str, form: re.Pattern[str], most: int) -> Iterator[Line]:
+    for line in _plain(records, name, most):
         found = form.fullmatch(line.message)
         if found:
             date, hour, minute, second, level, message = found.groups()
@@ -133,9 +137,9 @@ def _parsed(records: Records, name: str, form: re.Pattern[str]) -> Iterator[Line
             yield Line(line.file, line.number, at, level, message)
 
 
-def _plain(records: Records, name: str) -> Iterator[Line]:
+def _plain(records: Records, name: str, most: int) -> Iterator[Line]:
     """The lines of a log and its rotated files as they stand, oldest first."""
-    left, texts = MOST_BYTES, []
+    left, texts = most, []
     for path in _rotated(records.folder / name):
         text = _text(records, path, left)
         texts.append((path.name, text))
@@ -182,7 +186,7 @@ def _followed(lines: Iterable[Line]) -> tuple[list[Asked], list[Vital]]:
     asked: list[Asked] = []
     vitals: list[Vital] = []
     model = dtype = ""
-    loaded = False
+    loaded: bool | None = None  # unknown where the log begins in the middle of a process's life
     for line in lines:
         match line.kind:
             case "MODEL_LOADING":
@@ -226,10 +230,11 @@ def _asked(line: Line, start: Mapping[str, str], setting: str) -> Asked:
     )
 
 
-def _vital(line: Line, loaded: bool) -> Vital | None:
+def _vital(line: Line, loaded: bool | None) -> Vital | None:
     told = line.fields
     try:
         up = float(told["UP"].removesuffix("s"))
+        loaded = up > LOADING_SECONDS if loaded is None else loaded
         return Vital(line, int(told["PID"]), up, float(told["UNIX"]), int(told["RSS"]), loaded)
     except (KeyError, ValueError):
         return None

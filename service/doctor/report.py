@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from service.doctor.findings import Finding
+from service.doctor.findings import AILMENTS, Finding
 from service.doctor.reading import Records
 
 WIDTH: Final = 100
@@ -34,6 +34,12 @@ def status(findings: Sequence[Finding]) -> int:
     """0 for nothing to do, 1 with a warning, 2 with something critical."""
     severities = {one.severity for one in findings}
     return 2 if "critical" in severities else 1 if "warning" in severities else 0
+
+
+def table() -> str:
+    """Every ailment, as the documentation's table in Markdown."""
+    rows = [f"| `{code}` | {one.severity} | {one.title} | {one.cure} |" for code, one in AILMENTS.items()]
+    return "\n".join(["| finding | severity | what it is | what to do |", "|---|---|---|---|", *rows])
 
 
 def _lines(records: Records, findings: Sequence[Finding]) -> Iterator[str]:

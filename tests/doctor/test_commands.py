@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.doctor.report import table
 from tests.doctor.record import LOGS
 from tests.instance import ROOT
 
@@ -94,3 +95,7 @@ def test_the_doctor_needs_nothing_but_python() -> None:
         timeout=120,
     )
     assert told.returncode == 2, told.stderr
+
+
+def test_the_runbook_has_every_finding_and_its_cure() -> None:
+    assert table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
