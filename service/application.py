@@ -28,6 +28,7 @@ from service.errors import (
     ServiceError,
     ShuttingDown,
     Unstable,
+    UnusableWeights,
 )
 from service.health import Report
 from service.intake import NOTHING, Intake
@@ -83,6 +84,7 @@ class Application:
         self._settler = settler
         self._leave = leave
         self._doubted = False  # a reload has been tried, and no probe has agreed since
+        self._sound = False  # the model has given finite scores in this process: its weights can
         self._intake = Intake(settings, model, journal)
         self._ended = threading.Event()
         self._lock = threading.Lock()  # guards _started, _stopped and the moves of the phase
@@ -269,6 +271,7 @@ class Application:
 
     def proven(self, now: float) -> None:
         """A user got a finite answer at ``now``."""
+        self._sound = True
         self._prober.proven(now)
         self._settler.begin()
 
@@ -276,7 +279,11 @@ class Application:
         """Probes in a row were wrong: load the model again from verified files, once; then give up."""
         self._prober.disable()  # what is known to be wrong need not be asked again before it is mended
         if self._doubted:
-            error = Unstable("The model answers its probe wrongly even after it was loaded again.")
+            error: ServiceError = Unstable(
+                "The model answers its probe wrongly even after it was loaded again."
+            )
+            if not self._sound:
+                error = UnusableWeights("The model's scores are no numbers, even after it was loaded again.")
             _log.critical("UNSTABLE%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
             self._give_up(error)
             return
@@ -291,7 +298,7 @@ class Application:
 
     def agreed(self) -> None:
         """A probe was answered rightly."""
-        self._doubted = False
+        self._doubted, self._sound = False, True
         self._settler.begin()
 
     def _reload(self) -> None:

@@ -20,6 +20,7 @@
     │       ├── ModelNotFound        no such folder or hub id
     │       ├── UnsupportedModel     a configuration we would compute wrongly, weights of another one
     │       ├── DamagedFolder        a local folder with a damaged file, which nobody can fetch anew
+    │       ├── UnusableWeights      weights that never gave a finite score, loaded and verified twice
     │       └── MissingDependency    a package, a Python or a device that is not there
     └── InferenceError          500  the model could not finish this request
         ├── OutOfMemory              host or device memory
@@ -183,6 +184,11 @@ class UnsupportedModel(PermanentLoadError):
 class DamagedFolder(PermanentLoadError):
     code = "damaged_folder"
     default_remedy = "Copy the folder again, or give a hub id with --model."
+
+
+class UnusableWeights(PermanentLoadError):
+    code = "unusable_weights"
+    default_remedy = "Try --dtype fp32 or --device cpu; if it stays, take another copy of the model."
 
 
 class MissingDependency(PermanentLoadError):

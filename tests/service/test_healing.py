@@ -18,6 +18,7 @@ from service.errors import (
     MemoryLimitReached,
     ServiceError,
     UnsupportedModel,
+    UnusableWeights,
 )
 from service.memory_limit import MemoryLimit
 from service.prober import UNSTABLE_LIMIT
@@ -127,6 +128,17 @@ def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build
     application.stop(0.0)
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert told["reason"] == "The model answers its probe wrongly even after it was loaded again."
+
+
+def test_a_model_that_never_gave_a_number_ends_the_process_with_78(make: Build) -> None:
+    """Its twin is the test before: there it had, so that a new process may."""
+    model, hub = Weights(mends=0), Hub()
+    model.scores = NAN
+    application = make(model, hub)
+    application.start()
+    assert application.wait(PATIENCE)
+    assert application.fatal == UnusableWeights.exit_code == 78
+    assert hub.asked == ["quick", "full"]
 
 
 def test_a_mended_model_may_be_mended_again_later(make: Build) -> None:

@@ -1,0 +1,71 @@
+"""The checksums in torch's own weight files, on files that torch wrote."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from service.archive import damaged
+from service.errors import DamagedFile
+from service.hub import resolve
+from tests.hub.test_names import folder
+
+__all__ = ["folder"]
+STATE = {"a": torch.arange(4096.0), "b": torch.ones(64, 64)}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    torch.save(STATE, path)
+    return path
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of a tensor: the file still loads."""
+    content = bytearray(path.read_bytes())
+    content[content.index(STATE["a"].numpy().tobytes()) + 4000] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_whole_file_agrees_with_its_checksums(weights: Path) -> None:
+    assert not damaged(weights)
+
+
+def test_one_wrong_bit_that_torch_does_not_notice_is_found(weights: Path) -> None:
+    flip(weights)
+    assert not torch.equal(torch.load(weights, weights_only=True)["a"], STATE["a"])
+    assert damaged(weights)
+
+
+@pytest.fixture
+def no_checksums() -> Iterator[None]:
+    torch.serialization.set_crc32_options(False)
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+@pytest.mark.usefixtures("no_checksums")
+def test_a_file_that_was_written_without_checksums_is_believed(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "weights.bin")
+    assert not damaged(tmp_path / "weights.bin")
+
+
+def test_other_formats_have_none(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "model.safetensors")
+    torch.save(STATE, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert not damaged(tmp_path / "model.safetensors")
+    assert not damaged(tmp_path / "old.bin")
+
+
+def test_a_folder_with_a_damaged_weight_file_is_refused_naming_it(folder: Path, weights: Path) -> None:
+    shutil.copy(weights, folder / "pytorch_model.bin")
+    assert resolve(str(folder)) == folder
+    flip(folder / "pytorch_model.bin")
+    with pytest.raises(DamagedFile, match=r"pytorch_model\.bin of the folder model is damaged"):
+        resolve(str(folder))
