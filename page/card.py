@@ -12,20 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from page.words import LANGUAGES, Language
+from service.request import LABELS
 
 log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo"
-SHOWN = 8
+SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and a question that can be tried with one click."""
+    """A picture and a question that can be tried with one click.
+
+    ``label`` is the right answer and ``why`` its reason in each language; both may be missing.
+    """
 
     image: Path
     hypothesis: str
     premise: str | None = None
+    label: str | None = None
+    why: dict[Language, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,11 @@ def _example(folder: Path, entry: dict[str, Any]) -> Example:
     image = (folder / entry["image"]).resolve()
     if not image.is_relative_to(folder.resolve()):  # a card comes with a model from anywhere
         raise ValueError("an example's picture lies outside the model's folder")
-    return Example(image, str(entry["hypothesis"]), entry.get("premise") or None)
+    label = entry.get("label")
+    why: dict[Language, str] = {}
+    if label in LABELS and entry.get("explain"):
+        why = {language: str(entry["explain"][language]) for language in LANGUAGES}
+    return Example(image, str(entry["hypothesis"]), entry.get("premise") or None, label if why else None, why)
 
 
 def _varied(examples: tuple[Example, ...]) -> tuple[Example, ...]:

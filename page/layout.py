@@ -15,7 +15,7 @@ from page import uploads
 from page.card import Card, Example
 from page.judging import Application, Judging
 from page.picture import Picture
-from page.words import DEFAULT, LANGUAGES, STATIC, Language
+from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 
 log = logging.getLogger(__name__)
 
@@ -193,17 +193,26 @@ def _html(language: Language, card: Card) -> dict[str, str]:
         f"<p>{word['empty_text']}</p></section>",
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
-        f'<div class="cards">{_cards(card.examples)}</div></section>',
+        f'<div class="cards">{_cards(card.examples, language)}</div></section>',
         "footer_html": f"<footer>{word['privacy']}</footer>",
     }
 
 
-def _cards(examples: Sequence[Example]) -> str:
+def _cards(examples: Sequence[Example], language: Language) -> str:
     return "".join(
         f'<button type="button" class="card" data-example="{index}">'
-        f'<img src="example/{index}" alt="" loading="lazy"><span>{escape(example.hypothesis)}</span></button>'
+        f'<img src="example/{index}" alt="" loading="lazy"><span><span class="card-sentence">'
+        f"{escape(example.hypothesis)}</span>{_reason(example, language)}</span></button>"
         for index, example in enumerate(examples)
     )
+
+
+def _reason(example: Example, language: Language) -> str:
+    """The right answer and why it is right."""
+    if example.label is None:
+        return ""
+    label = escape(DYNAMIC[language][f"label.{example.label}"])
+    return f"<small><b>{label}</b> · {escape(example.why[language])}</small>"
 
 
 MARK: Final = (

@@ -28,6 +28,15 @@ def test_a_folders_card_is_read(tmp_path: Path) -> None:
     assert shown.examples == (card.Example(tmp_path / "one.png", "there is a circle"),)
 
 
+def test_an_examples_right_answer_is_told_with_its_reason_in_every_language(tmp_path: Path) -> None:
+    told = {"image": "one.png", "hypothesis": "x", "label": "No", "explain": {"en": "why", "zh": "因为"}}
+    halves = [{**told, "label": "Perhaps"}, {key: told[key] for key in ("image", "hypothesis", "label")}]
+    write(tmp_path, examples=[told, *halves])
+    whole, *others = card.load(str(tmp_path)).examples
+    assert (whole.label, whole.why) == ("No", {"en": "why", "zh": "因为"})
+    assert [(other.label, other.why) for other in others] == [(None, {})] * 2
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"name": "x", "knows": {"en": "x"}}'])
 def test_a_broken_card_leaves_neutral_examples(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
@@ -73,4 +82,4 @@ def test_a_prompt_with_one_slot_takes_no_premise(tmp_path: Path, prompt: str | N
 def test_examples_are_few_and_spread_over_the_list(tmp_path: Path) -> None:
     write(tmp_path, examples=[{"image": "one.png", "hypothesis": str(index)} for index in range(32)])
     chosen = [int(example.hypothesis) for example in card.load(str(tmp_path)).examples]
-    assert chosen == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert chosen == [0, 2, 5, 8, 10, 13, 16, 18, 21, 24, 26, 29]
