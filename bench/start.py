@@ -26,7 +26,8 @@ def start(subject: Subject) -> dict[str, Any]:
     first: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     web: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     references: list[dict[str, Any]] = []
-    for turn in range(-1, runs):  # the first start of all writes the converted file, and does not count
+    # The first start of all writes the converted weights, and does not count.
+    for turn in range(0 if subject.quick else -1, runs):
         for name, flags in sides.items():
             # What the web app does once it is healthy, such as loading what guards the precision, is seen in
             # the last run alone.

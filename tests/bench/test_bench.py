@@ -85,10 +85,11 @@ def test_sections_measured_apart_come_together_and_say_what_failed(
 
     monkeypatch.setattr(command_line, "SECTIONS", {"load": fail, "agreement": measure})
     flags = ["--device", "cpu", "--model", str(tiny), "--small", str(tiny), "--out", str(tmp_path)]
-    (tmp_path / "results.json").write_text(json.dumps({"cuda": {}, "cpu": {"other": {"kept": True}}}))
+    earlier = {"measured": "then", "machine": {"load_average": 0.0}, "kept": True}
+    (tmp_path / "results.json").write_text(json.dumps({"cuda": {}, "cpu": {"other": earlier}}))
     assert main(flags) == 1
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["cpu"]["other"] == {"kept": True}
+    assert results["cpu"]["other"] == earlier
     assert results["cpu"]["agreement"]["skipped"] == tiny.name
     assert "load" not in results["cpu"]
     assert main([*flags, "--skip", "load"]) == 0
