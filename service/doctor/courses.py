@@ -226,7 +226,8 @@ def orphaned(records: Records) -> Iterator[Finding]:
 
 
 def stalled(records: Records) -> Iterator[Finding]:
-    if records.stalled:
+    """Told of a process that did not go on: a dump alone may be of one that was stopped for a while."""
+    if records.stalled and any("is hung:" in line.message for line in records.restarts):
         told = [f"stalled.txt: {line}" for line in records.stalled[:6]]
         yield found("interpreter-stalled", [], told=told)
 

@@ -16,7 +16,10 @@ from tests.doctor.recordings import RECORDINGS, Recording
 from tests.instance import ROOT
 
 LOGS = Path(__file__).resolve().parent / "logs"
-KEPT = ("web_app.log", "slow_requests.log", "restart.log", "console.log", "last_exit.json", "stalled.txt")
+KEPT = (
+    *("web_app.log", "slow_requests.log", "restart.log", "console.log", "last_exit.json", "stalled.txt"),
+    *("restart_counts", "metrics.txt"),
+)
 CONSOLE_LINES = 30  # what is worth reading there is at its end; the rest repeats web_app.log
 STACK_LINES = 60
 
@@ -46,6 +49,9 @@ def _plain(path: Path, run_dir: Path) -> str:
     lines = text.splitlines(keepends=True)
     if path.name == "console.log":
         lines = lines[-CONSOLE_LINES:]
+    if path.name == "metrics.txt":  # what has risen
+        lines = [line for line in lines if not line.startswith("#") and not line.endswith(" 0.0\n")]
+        lines = [line for line in lines if "_bucket{" not in line and "build_info" not in line]
     if path.name == "stalled.txt":
         lines = lines[:STACK_LINES]
     return "".join(lines)

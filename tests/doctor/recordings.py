@@ -13,9 +13,10 @@ import random
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +38,22 @@ QUICK = {"OMP_NUM_THREADS": "1", "OFA_THREADS": "1", "OFA_PROBE_TIMEOUT": "30", 
 
 @dataclass(frozen=True)
 class Recording:
-    """``names`` are the codes the doctor must find, and with them alone it must be content."""
+    """``names`` are the codes the doctor must find, and no others. ``metric`` is a series that rises with the
+    fault, as the last scrape before the process ended shows it, or a word for what Prometheus sees by itself;
+    ``alert`` is one that goes by it."""
 
     name: str
     title: str
     names: tuple[str, ...]
     record: Callable[[Path], None]
+    metric: str = ""
+    alert: str = ""
+
+
+def _scrape(run_dir: Path, port: int) -> None:
+    """Keeps what /metrics says now, if it says anything."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        (run_dir / "metrics.txt").write_bytes(answer.read())
 
 
 def _ask(instance: Instance, count: int, *, text: str = TEXT, picture: bytes = b"") -> list[Outcome]:
@@ -80,6 +91,7 @@ def _instance(
         instance.wait_healthy()
         yield instance
         if instance.process.poll() is None:
+            _scrape(run_dir, instance.health_port)
             instance.terminate()
 
 
@@ -96,7 +108,9 @@ def _load(run_dir: Path, hub: Hub | None, cache: Path, *arguments: str, model: s
         program="health_api.py",
         environment={"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_CACHE": str(cache)},
     ) as instance:
-        instance.exit_code()
+        while instance.process.poll() is None:
+            _scrape(run_dir, instance.health_port)
+            time.sleep(0.02)
 
 
 def _cut(run_dir: Path) -> None:
@@ -226,17 +240,13 @@ def _gap(run_dir: Path) -> None:
         with _instance(disk) as instance:
             _ask(instance, 2)
             filler = disk / "filler"
-            with filler.open("wb") as file:
-                try:
-                    while True:
-                        file.write(b"x" * 512)
-                        file.flush()
-                except OSError:
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(b"x" * 512):
                     pass
             _ask(instance, 12)
             filler.unlink()
             _ask(instance, 2)
-        for name in ("web_app.log", "last_exit.json"):
+        for name in ("web_app.log", "last_exit.json", "metrics.txt"):
             (run_dir / name).write_bytes((disk / name).read_bytes())
 
 
@@ -283,6 +293,7 @@ def _guarded(run_dir: Path, model: str = "demo", **settings: object) -> Iterator
     with Service(run_dir, model, **told | settings) as service:
         service.start()
         yield service
+        _scrape(run_dir, service.health_port)
         service.command("stop")
 
 
@@ -388,46 +399,133 @@ def _silent(run_dir: Path) -> None:
         _ask(instance, 2)
 
 
+LOADS = "ofa_model_load_attempts_total"
+RESTARTS = "ofa_restarts_total"
+UP = "up"  # Prometheus' own: 0 while nobody answers
 RECORDINGS = (
     Recording("healthy", "no fault", (), _healthy),
-    Recording("cut", "a download that is cut again and again", ("download-cut",), _cut),
-    Recording("damaged", "a file that the hub sends damaged", ("file-damaged",), _damaged),
-    Recording("wrong-id", "an id the hub does not have", ("model-not-found",), _wrong_id),
-    Recording("no-network", "a hub that does not answer", ("hub-unreachable",), _no_network),
-    Recording("full-disk", "a disk without room for the model", ("disk-full",), _full_disk),
-    Recording("no-gpu", "a GPU asked for that is not there", ("device-missing",), _no_gpu),
-    Recording("fp16", "a precision the device does not have", ("dtype-unsupported",), _fp16),
-    Recording("drift", "like questions, 3 s at first and 21 s later", ("latency-drift",), _drift),
-    Recording("creep", "a leak of 4 MiB a question", ("memory-creep",), _creep),
-    Recording("overload", "twelve users, a slow model, a queue of four", ("overload",), _overload),
-    Recording("long-texts", "a model that is slow on long texts", ("timeouts-long-text",), _long_texts),
+    Recording(
+        *("cut", "a download that is cut again and again", ("download-cut",), _cut),
+        *(f'{LOADS}{{outcome="download_interrupted"}}', "OfaModelLoadFailing"),
+    ),
+    Recording(
+        *("damaged", "a file that the hub sends damaged", ("file-damaged",), _damaged),
+        *(f'{LOADS}{{outcome="damaged_file"}}', "OfaModelLoadFailing"),
+    ),
+    Recording(
+        *("wrong-id", "an id the hub does not have", ("model-not-found",), _wrong_id),
+        *(f'{LOADS}{{outcome="model_not_found"}}', "OfaDown"),
+    ),
+    Recording(
+        *("no-network", "a hub that does not answer", ("hub-unreachable",), _no_network),
+        *(f'{LOADS}{{outcome="hub_unavailable"}}', "OfaModelLoadFailing"),
+    ),
+    Recording(
+        *("full-disk", "a disk without room for the model", ("disk-full",), _full_disk),
+        *(f'{LOADS}{{outcome="disk_full"}}', "OfaModelLoadFailing"),
+    ),
+    Recording(
+        *("no-gpu", "a GPU asked for that is not there", ("device-missing",), _no_gpu),
+        *(f'{LOADS}{{outcome="missing_dependency"}}', "OfaDown"),
+    ),
+    Recording(
+        *("fp16", "a precision the device does not have", ("dtype-unsupported",), _fp16),
+        *(f'{LOADS}{{outcome="unsupported_model"}}', "OfaDown"),
+    ),
+    Recording(
+        *("drift", "like questions, 3 s at first and 21 s later", ("latency-drift",), _drift),
+        *('ofa_request_stage_duration_seconds_sum{stage="compute"}', "OfaLatencyDrift"),
+    ),
+    Recording(
+        *("creep", "a leak of 4 MiB a question", ("memory-creep",), _creep),
+        *("process_resident_memory_bytes", "OfaMemoryCreep"),
+    ),
+    Recording(
+        *("overload", "twelve users, a slow model, a queue of four", ("overload",), _overload),
+        *('ofa_rejections_total{reason="busy"}', "OfaOverloaded"),
+    ),
+    Recording(
+        *("long-texts", "a model that is slow on long texts", ("timeouts-long-text",), _long_texts),
+        *('ofa_timeouts_total{stage="computing"}', "OfaTimeouts"),
+    ),
     Recording(
         "large-pictures",
         "a machine that is slow on large pictures",
         ("timeouts-large-picture",),
         _large_pictures,
+        *('ofa_timeouts_total{stage="waiting"}', "OfaTimeouts"),
     ),
     Recording("clock", "the clock set back by 15 minutes", ("clock-jump",), _clock),
-    Recording("standstill", "the process stopped for 25 s", ("standstill",), _standstill),
-    Recording("gap", "a full disk under the logs", ("log-gap",), _gap),
-    Recording("oom", "a GPU without memory for a while", ("gpu-memory-full", "time-on-cpu"), _oom),
-    Recording("host-memory", "a machine without memory for a while", ("memory-full",), _memory),
-    Recording("nan", "scores that are no numbers", ("scores-not-finite",), _nan),
-    Recording("unstable", "a probe that is wrong three times", ("probe-unstable",), _unstable),
-    Recording("kill", "kill -9", ("killed",), _signal(signal.SIGKILL)),
-    Recording("stop", "SIGSTOP under a guardian", ("hung",), _signal(signal.SIGSTOP)),
+    Recording("standstill", "the process stopped for 25 s", ("standstill",), _standstill, UP, "OfaDown"),
     Recording(
-        "gil", "a thread that keeps the interpreter's lock", ("hung", "interpreter-stalled"), _ordered("gil")
+        *("gap", "a full disk under the logs", ("log-gap",), _gap),
+        *("ofa_log_lines_lost_total", "OfaLogLinesLost"),
     ),
-    Recording("forward", "a forward pass that never returns", ("hung",), _ordered("forward")),
-    Recording("term", "SIGTERM from outside", ("ended-from-outside",), _signal(signal.SIGTERM)),
-    Recording("device-lost", "a device-side assert", ("device-lost",), _lost),
-    Recording("memory-limit", "a leak with --max-rss", ("memory-limit",), _limit),
     Recording(
-        "loop", "a hub that is away for good, under a guardian", ("restart-loop", "hub-unreachable"), _loop
+        *("oom", "a GPU without memory for a while", ("gpu-memory-full", "time-on-cpu"), _oom),
+        *('ofa_out_of_memory_events_total{next="CPU"}', "OfaOutOfMemory"),
     ),
-    Recording("halted", "a wrong id, under a guardian", ("halted", "model-not-found"), _halted),
-    Recording("stranger", "a stranger on the health port", ("port-taken", "killed"), _stranger),
-    Recording("second", "two instances on one port", ("two-instances",), _second),
-    Recording("silent", "killed without a guardian", ("died-silently",), _silent),
+    Recording(
+        *("host-memory", "a machine without memory for a while", ("memory-full",), _memory),
+        *('ofa_out_of_memory_events_total{next="none left"}', "OfaOutOfMemory"),
+    ),
+    Recording(
+        *("nan", "scores that are no numbers", ("scores-not-finite",), _nan),
+        *('ofa_requests_total{outcome="error",source="api"}', "OfaErrorBudgetBurnFast"),
+    ),
+    Recording(
+        *("unstable", "a probe that is wrong three times", ("probe-unstable",), _unstable),
+        *('ofa_probes_total{outcome="unstable"}', "OfaUnstable"),
+    ),
+    Recording(
+        *("kill", "kill -9", ("killed",), _signal(signal.SIGKILL)),
+        *(f'{RESTARTS}{{cause="signal"}}', "OfaRestarted"),
+    ),
+    Recording(
+        *("stop", "SIGSTOP under a guardian", ("hung",), _signal(signal.SIGSTOP)),
+        *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
+    ),
+    Recording(
+        "gil",
+        "a thread that keeps the interpreter's lock",
+        ("hung", "interpreter-stalled"),
+        _ordered("gil"),
+        *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
+    ),
+    Recording(
+        *("forward", "a forward pass that never returns", ("hung",), _ordered("forward")),
+        *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
+    ),
+    Recording(
+        *("term", "SIGTERM from outside", ("ended-from-outside",), _signal(signal.SIGTERM)),
+        *(f'{RESTARTS}{{cause="ended"}}', "OfaRestarted"),
+    ),
+    Recording(
+        *("device-lost", "a device-side assert", ("device-lost",), _lost),
+        *(f'{RESTARTS}{{cause="device_lost"}}', "OfaRestarted"),
+    ),
+    Recording(
+        *("memory-limit", "a leak with --max-rss", ("memory-limit",), _limit),
+        *(f'{RESTARTS}{{cause="memory_limit"}}', "OfaRestarted"),
+    ),
+    Recording(
+        "loop",
+        "a hub that is away for good, under a guardian",
+        ("restart-loop", "gave-up", "hub-unreachable"),
+        _loop,
+        *(f'{RESTARTS}{{cause="failed"}}', "OfaRestartLoop"),
+    ),
+    Recording(
+        *("halted", "a wrong id, under a guardian", ("halted", "model-not-found"), _halted),
+        *(UP, "OfaDown"),
+    ),
+    Recording(
+        *("stranger", "a stranger on the health port", ("port-taken", "killed"), _stranger),
+        *(f'{RESTARTS}{{cause="port_taken"}}', "OfaDown"),
+    ),
+    Recording(
+        *("second", "two instances on one port", ("two-instances", "gave-up"), _second),
+        *(f'{RESTARTS}{{cause="port_taken"}}', "OfaRestarted"),
+    ),
+    Recording("silent", "killed without a guardian", ("died-silently",), _silent, UP, "OfaDown"),
 )
