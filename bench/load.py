@@ -11,9 +11,10 @@ from typing import Any, Final
 from PIL import Image
 
 from bench.cases import photograph, sentence
-from bench.machine import name_of
-from bench.sides import Judge, Subject
-from bench.timing import Spread
+from bench.machine import matrix_peaks, name_of
+from bench.sides import PICTURES, Judge, Subject
+from bench.stages import count_operations
+from bench.timing import Spread, ratio
 from ofa.model import Pair as NetworkPair
 from service.engine import Engine
 from service.jobs import Limits
@@ -43,12 +44,30 @@ class Adapter:
 
 
 def load(subject: Subject) -> dict[str, Any]:
-    """Each number of callers in turn, with the engine's own choice of batches."""
-    levels = CALLERS[:3] if subject.quick else CALLERS
-    return {
-        "side": subject.low_name,
-        "levels": [_level(subject, callers, _requests(subject, callers)) for callers in levels],
-    }
+    """Each number of callers in turn, with the engine's own choice of batches; beside it what ModelScope
+    does one by one, which is all it can."""
+    numbers = CALLERS[:3] if subject.quick else CALLERS
+    levels = [_level(subject, callers, _requests(subject, callers)) for callers in numbers]
+    peak = matrix_peaks(subject.device, subject.quick)[subject.low_name]
+    operations = count_operations(subject.fast)["whole"]
+    result: dict[str, Any] = {"side": subject.low_name, "gflop_per_request": round(operations / 1e9, 1)}
+    one_by_one = _reference_rate(subject)
+    if one_by_one is not None:
+        result["reference_per_second"] = round(one_by_one, 3)
+    for level in levels:
+        level["share_of_peak"] = round(level["per_second"] * operations / peak, 3)
+        if one_by_one is not None:
+            level["ratio"] = ratio(level["per_second"], one_by_one)
+    return {**result, "levels": levels}
+
+
+def _reference_rate(subject: Subject) -> float | None:
+    """Answers a second of ModelScope's pipeline; None without it."""
+    if (reference := subject.reference) is None:
+        return None
+    asked = [(str(subject.pictures[turn % PICTURES]), sentence(turn)) for turn in range(4)]
+    replies = [reference.ask("judge", picture=picture, text=text) for picture, text in asked]
+    return 1.0 / Spread([float(reply["seconds"]) for reply in replies[1:]]).median
 
 
 def batches(subject: Subject) -> dict[str, Any]:

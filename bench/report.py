@@ -125,11 +125,23 @@ def _together(section: Section) -> list[str]:
 
 def _load(section: Section) -> list[str]:
     rows = [
-        (one["callers"], one["per_second"], f"{one['p50']:.2f} s", f"{one['p95']:.2f} s", one["mean_batch"])
+        (
+            one["callers"],
+            one["per_second"],
+            _times(one.get("ratio")),
+            f"{one['p50']:.2f} s",
+            f"{one['p95']:.2f} s",
+            one["mean_batch"],
+            f"{one['share_of_peak']:.0%}",
+        )
         for one in section["levels"]
     ]
-    head = ("callers", "answers a second", "p50", "p95", "requests in a batch")
-    return [f"### Load, through the engine ({section['side']})", "", *table(head, rows)]
+    head = ("callers", "answers a second", "faster by", "p50", "p95", "in a batch", "of the matrix peak")
+    lines = [f"### Load, through the engine ({section['side']})", "", *table(head, rows)]
+    lines += ["", f"One request takes {section['gflop_per_request']} GFLOP."]
+    if "reference_per_second" in section:
+        lines[-1] += f" {REFERENCE} answers {section['reference_per_second']} a second, one by one."
+    return lines
 
 
 def _batches(section: Section) -> list[str]:
