@@ -24,6 +24,17 @@ missing_packages() {
   done | sort -u
 }
 
+# Debian starts a server when its package is installed (prometheus, on all addresses): here none may run but
+# those that tests start.
+keep_servers_from_starting() {
+  local -r policy=/usr/sbin/policy-rc.d
+  [[ ! -e $policy ]] || return 0
+  # shellcheck disable=SC2064  # the path is known now
+  trap "rm -f $policy" EXIT
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod +x "$policy"
+}
+
 main() {
   local -a missing
   mapfile -t missing < <(missing_packages "$@")
@@ -32,6 +43,7 @@ main() {
   if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
     echo "Installing system packages that the checks need: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
+    keep_servers_from_starting
     apt-get -qq update
     apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" >/dev/null
     return 0

@@ -1,0 +1,116 @@
+"""The compose file and the Dockerfile, checked for what they name: there is no container engine here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings, options
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*")
+
+
+def mounts() -> list[tuple[str, str, str]]:
+    """Service, source and target of every volume."""
+    return [
+        (name, *volume.split(":")[:2]) for name, service in SERVICES.items() for volume in service["volumes"]
+    ]
+
+
+def target_of(service: str, source: str) -> str:
+    """Where a service finds what lies here at ``source``."""
+    (found,) = (target for name, here, target in mounts() if (name, here) == (service, source))
+    return found
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_image_is_pinned_to_a_version(name: str) -> None:
+    image = SERVICES[name].get("image") or re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)[0]
+    assert PINNED.fullmatch(image)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_listens_on_more_than_this_machine(name: str) -> None:
+    assert SERVICES[name]["ports"]
+    assert [port for port in SERVICES[name]["ports"] if not port.startswith("127.0.0.1:")] == []
+
+
+def test_every_volume_is_there_or_declared() -> None:
+    missing = [
+        source
+        for _, source, _ in mounts()
+        if not ((DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"])
+    ]
+    assert missing == []
+
+
+def test_what_is_built_is_there() -> None:
+    build = SERVICES["app"]["build"]
+    context = (DEPLOY / build["context"]).resolve()
+    assert (context, (context / build["dockerfile"]).is_file()) == (ROOT, True)
+    copied = [
+        name for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()
+    ]
+    assert {"web_app.py", "guardian.sh", "service", "models"} <= set(copied)
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    kept = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert [name for name in copied if f"!{name}" not in kept] == []
+
+
+def test_everything_the_service_imports_is_in_the_image() -> None:
+    copied = set(re.findall(r"^COPY (\w+) ", DOCKERFILE, re.MULTILINE))
+    packages = {
+        found
+        for path in [ROOT / "web_app.py", ROOT / "health_api.py", *(ROOT / "service").rglob("*.py")]
+        for found in re.findall(
+            r"^\s*(?:from|import) (ofa|page|service|models)\b", path.read_text(), re.MULTILINE
+        )
+    }
+    assert packages <= copied
+
+
+def test_the_service_listens_where_others_look() -> None:
+    exposed = {int(port) for port in re.findall(r"^EXPOSE (.+)$", DOCKERFILE, re.MULTILINE)[0].split()}
+    assert exposed == {Settings.port, Settings.health_port}
+    published = {int(port.split(":")[2]) for port in SERVICES["app"]["ports"]}
+    assert published == exposed
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert scraped[0]["static_configs"] == [{"targets": [f"app:{Settings.health_port}"]}]
+
+
+def test_every_variable_of_the_service_is_one_it_reads() -> None:
+    known = {option.env for option in options().values()} | {"PYTHON", "PYTHONUNBUFFERED"}
+    set_here = set(SERVICES["app"]["environment"])
+    set_in_image = {
+        part.partition("=")[0] for part in re.findall(r"^ENV (.+)$", DOCKERFILE, re.MULTILINE)[0].split()
+    }
+    assert (set_here | set_in_image) - known == set()
+
+
+def test_prometheus_and_grafana_find_their_files() -> None:
+    config = target_of("prometheus", "./prometheus/prometheus.yml")
+    assert f"--config.file={config}" in SERVICES["prometheus"]["command"]
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["rule_files"]
+    targets = [str(Path(config).parent / name) for name in rules]
+    assert targets == [target_of("prometheus", "./prometheus/alerts.yml")]
+    assert target_of("grafana", "./grafana/provisioning") == "/etc/grafana/provisioning"
+    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/dashboards.yml").read_text())
+    folder = provider["providers"][0]["options"]["path"]
+    assert folder == target_of("grafana", "./grafana/dashboards")
+    source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+    assert "prometheus" in SERVICES
+
+
+def test_no_secret_is_written_down() -> None:
+    assert SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?")
+    assert "OFA_OPS_PASSWORD" not in SERVICES["app"]["environment"]
