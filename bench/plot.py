@@ -26,6 +26,8 @@ def draw(section: dict[str, Any], path: Path) -> None:
     bottom.set_xscale("log", base=2)
     bottom.set_yscale("log")
     bottom.set_xticks(callers, [str(number) for number in callers])
+    for axis_formatter in (bottom.yaxis.set_major_formatter, bottom.yaxis.set_minor_formatter):
+        axis_formatter("{x:g}")
     bottom.legend()
     for axes in (top, bottom):
         axes.grid(visible=True, alpha=0.3)

@@ -62,6 +62,9 @@ def _lost(subject: Subject) -> dict[str, Any]:
         model=str(subject.folder),
         device=subject.device,
         dtype=subject.low_name,
+        # What is done in the background after the first verdict would be measured as well.
+        precision_guard="off",
+        converted_cache="off",
         run_dir=subject.scratch / "run",
         timeout=600.0,
         probe_interval=3600.0,
