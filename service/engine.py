@@ -109,7 +109,7 @@ class Engine:
                 if request.source == "probe":
                     self._probe = job
                 else:
-                    job.ahead = len(self._waiting)
+                    job.ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
                     self._waiting.append(job)
                 self._work.notify()
                 self._alarm.notify()

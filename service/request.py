@@ -46,8 +46,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How an accepted request went: how many waited ``ahead`` of it when it came, the seconds it ``waited``
-    and was ``computed`` (None: it never was), and the size of the ``batch`` it was computed in."""
+    """How an accepted request went: how many were ``ahead`` of it when it came, waiting or being computed,
+    the seconds it ``waited`` and was ``computed`` (None: it never was), and the size of the ``batch`` it was
+    computed in."""
 
     ahead: int = 0
     waited: float = 0.0

@@ -138,6 +138,7 @@ class FakeJournal:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.batches: list[int] = []
+        self.courses: dict[str, Course] = {}
         self.written = threading.Condition()
 
     def _write(self, event: str, request_id: str, detail: str) -> None:
@@ -160,6 +161,7 @@ class FakeJournal:
         self.batches.append(len(requests))
 
     def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+        self.courses[request.id] = course
         self._write("ended", request.id, verdict.reason or verdict.label)
 
     def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:

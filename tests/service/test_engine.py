@@ -312,3 +312,24 @@ def test_under_concurrency_every_accepted_request_ends_exactly_once(
     # Who leaves at the moment of the answer is counted by it.
     assert reasons[None] <= counts["answered"] <= reasons[None] + reasons["left"]
     assert {"timeout", "error", "left", None} <= set(reasons)
+
+
+def test_a_request_knows_how_many_were_ahead_of_it_and_how_long_it_took(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    def take_three_seconds(pairs: Sequence[Pair], cancel: CancelPoint) -> list[Mapping[str, float]]:
+        if pairs[0].hypothesis == "one":  # two more come meanwhile
+            for name in ("two", "three"):
+                engine.submit(ask(name, now=clock.now))
+        clock.move(3.0)
+        return [YES for _ in pairs]
+
+    engine = still(FakePredictor(take_three_seconds), journal, clock)
+    engine.submit(ask("one", now=clock.now))
+    engine.step()
+    engine.step()
+    assert {name: (c.ahead, c.waited, c.computed, c.batch) for name, c in journal.courses.items()} == {
+        "one": (0, 0.0, 3.0, 1),
+        "two": (1, 3.0, 3.0, 2),
+        "three": (2, 3.0, 3.0, 2),
+    }
