@@ -105,10 +105,8 @@ class OperationsCalls:
         if not _is_json(request):
             return _json({}, 415)
         try:
-            told = json.loads(await request.body())
-            password = told["password"] if isinstance(told, dict) else None
-            token = self._access.log_in(password if isinstance(password, str) else "", address)
-        except (ValueError, KeyError, WrongPassword):
+            token = self._access.log_in(_password(await request.body()), address)
+        except WrongPassword:
             log.warning("OPERATOR | WRONG_PASSWORD | FROM=%s", address)
             return _json({"told": say(language, "ops.login.wrong")}, 401)
         except TooManyGuesses as many:
@@ -163,6 +161,16 @@ class OperationsCalls:
 
 
 Handler = Callable[["Request", Language], Awaitable["Response"]]
+
+
+def _password(body: bytes) -> str:
+    """What a body gives as the password; "", which is none, for a body that is not understood."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return ""
+    password = told.get("password") if isinstance(told, dict) else None
+    return password if isinstance(password, str) else ""
 
 
 def _is_json(request: Request) -> bool:
