@@ -10,8 +10,8 @@ range in a kernel.
 ``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
 (without either, for good), "on": the device it is bound to, if to one}. ``FAULT`` in the environment is the
 same for the start. Kinds: ``oom``, ``assert``, ``nan``, ``memory``, ``stuck`` (a forward pass that hears no
-cancel point), ``gil`` (one that keeps the interpreter's lock), ``need`` (one that needs 4 GiB of a real GPU),
-``grow`` (a leak of 64 MiB a question).
+cancel point), ``slow`` (one that takes half a second more), ``gil`` (one that keeps the interpreter's lock),
+``need`` (one that needs 4 GiB of a real GPU), ``grow`` (a leak of 64 MiB a question).
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
     if kind == "stuck":
         while True:
             time.sleep(1)
+    if kind == "slow":
+        time.sleep(0.5)
     if kind == "gil":
         ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the lock while it calls
     if kind == "grow":
@@ -99,8 +101,10 @@ def out_of_memory() -> None:
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def load(cls: Any, folder: Any, device: str = "cpu", dtype: Any = torch.float32) -> EntailmentModel:
-    model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", dtype)
+def load(
+    cls: Any, folder: Any, device: str = "cpu", dtype: Any = torch.float32, *more: Any
+) -> EntailmentModel:
+    model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", dtype, *more)
     model.on_gpu = device != "cpu"  # type: ignore[attr-defined]
     return model
 
@@ -110,6 +114,7 @@ def pretend_cuda() -> None:
         "is_available": True,
         "device_count": 1,
         "get_device_name": "a pretended GPU",
+        "get_device_capability": (6, 1),  # one that computes in fp32, as the CPU behind it does
         "mem_get_info": (6 * GIB, 8 * GIB),
         "memory_reserved": GIB,
         "memory_allocated": GIB,

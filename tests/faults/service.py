@@ -16,7 +16,7 @@ from tests.guardian.harness import ROOT, Guarded
 
 NAIVE = Path(__file__).resolve().parent / "naive.sh"
 LAUNCHER = Path(__file__).resolve().parent / "launcher.py"
-HEALTHY_SECONDS = 180.0
+HEALTHY_SECONDS = 480.0
 
 
 class Service(Guarded):
@@ -53,7 +53,7 @@ class Service(Guarded):
     def healthy(self) -> bool:
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.health_port}/health/simple", timeout=1
+                f"http://127.0.0.1:{self.health_port}/health/simple", timeout=5
             ) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
