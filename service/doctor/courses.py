@@ -225,13 +225,6 @@ def orphaned(records: Records) -> Iterator[Finding]:
             yield found("orphaned", lines, over=True)
 
 
-def stalled(records: Records) -> Iterator[Finding]:
-    """Told of a process that did not go on: a dump alone may be of one that was stopped for a while."""
-    if records.stalled and any("is hung:" in line.message for line in records.restarts):
-        told = [f"stalled.txt: {line}" for line in records.stalled[:6]]
-        yield found("interpreter-stalled", [], told=told)
-
-
 # ---- how processes begin and end -------------------------------------------------------------------------
 
 
@@ -245,18 +238,14 @@ def silent(records: Records) -> Iterator[Finding]:
     """A beginning in the log without an end before it that anybody told of."""
     told = [line.at for line in records.restarts if "restart" in line.message or "adopted" in line.message]
     lines: list[Line] = []
-    last: Line | None = None
-    ended = True
+    began: Line | None = None  # the process whose end has not been told yet
     for line in records.app:
         if _begins(line):
-            explained = last is None or any(last.at - 1 <= at <= line.at + 1 for at in told)
-            if not ended and not explained:
-                assert last is not None
-                lines += [last, line]
-            ended = False
+            if began is not None and not any(began.at <= at <= line.at + 1 for at in told):
+                lines += [began, line]
+            began = line
         elif line.kind in ("Ended.", "STOPPING", "RESTART_NEEDED", "HUNG"):
-            ended = True
-        last = line
+            began = None
     if lines:
         yield found("died-silently", lines)
 
@@ -267,5 +256,5 @@ def _begins(line: Line) -> bool:
 
 
 COURSES: Final[tuple[Callable[[Records], Iterator[Finding]], ...]] = (
-    *(drift, clusters, overload, creep, clock, standstill, gaps, on_cpu, orphaned, stalled, loop, silent),
+    *(drift, clusters, overload, creep, clock, standstill, gaps, on_cpu, orphaned, loop, silent),
 )

@@ -228,16 +228,9 @@ AILMENTS: Final[Mapping[str, Ailment]] = {
     "hung": Ailment(
         "critical",
         "The process hung",
-        "A computation never stopped, or nothing of the process answered any more; it was ended and started "
-        "again.",
-        "Read the post-mortem or stalled.txt, thread `engine` first. If it returns: another device or dtype.",
-    ),
-    "interpreter-stalled": Ailment(
-        "critical",
-        "The interpreter stood still",
-        "For 10 s no Python ran: one thread kept the interpreter's lock inside native code. stalled.txt has "
-        "the stacks of that time.",
-        "See in stalled.txt which call it was; a driver or a native package is at fault.",
+        "A computation never stopped, or nothing of the process answered any more: stuck in native code, or "
+        "stopped by a signal. It was ended and started again.",
+        "Read the post-mortem and stalled.txt, thread `engine` first. Else another device or dtype.",
     ),
     "killed": Ailment(
         "warning",

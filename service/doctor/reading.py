@@ -101,7 +101,6 @@ class Records:
     asked: list[Asked] = field(default_factory=list)
     vitals: list[Vital] = field(default_factory=list)
     postmortems: list[str] = field(default_factory=list)
-    stalled: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     @property
@@ -122,9 +121,6 @@ def read(folder: Path, most_bytes: int = MOST_BYTES) -> Records:
     records.console = list(_plain(records, CONSOLE_LOG, most_bytes))
     records.asked, records.vitals = _followed(records.app)
     records.postmortems = sorted(path.name for path in folder.glob("postmortem-*.txt"))
-    stalled = folder / "stalled.txt"
-    if stalled.exists():
-        records.stalled = _text(records, stalled, 4096).splitlines()
     return records
 
 

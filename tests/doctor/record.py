@@ -17,11 +17,10 @@ from tests.instance import ROOT
 
 LOGS = Path(__file__).resolve().parent / "logs"
 KEPT = (
-    *("web_app.log", "slow_requests.log", "restart.log", "console.log", "last_exit.json", "stalled.txt"),
+    *("web_app.log", "slow_requests.log", "restart.log", "console.log", "last_exit.json"),
     *("restart_counts", "metrics.txt"),
 )
 CONSOLE_LINES = 30  # what is worth reading there is at its end; the rest repeats web_app.log
-STACK_LINES = 60
 
 
 def record(recording: Recording) -> None:
@@ -52,8 +51,6 @@ def _plain(path: Path, run_dir: Path) -> str:
     if path.name == "metrics.txt":  # what has risen
         lines = [line for line in lines if not line.startswith("#") and not line.endswith(" 0.0\n")]
         lines = [line for line in lines if "_bucket{" not in line and "build_info" not in line]
-    if path.name == "stalled.txt":
-        lines = lines[:STACK_LINES]
     return "".join(lines)
 
 

@@ -488,7 +488,7 @@ RECORDINGS = (
     Recording(
         "gil",
         "a thread that keeps the interpreter's lock",
-        ("hung", "interpreter-stalled"),
+        ("hung",),
         _ordered("gil"),
         *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
     ),
