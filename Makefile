@@ -21,7 +21,7 @@ TORCH_INDEX ?=
 # The interpreter to build environments with; found by itself when not given.
 PYTHON ?=
 
-PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --retries 10 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # An environment whose interpreter is gone (moved folder, upgraded system) is made anew.
 $(foreach venv,$(VENV) $(REFERENCE_VENV),$(shell \

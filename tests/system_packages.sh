@@ -35,6 +35,24 @@ keep_servers_from_starting() {
   chmod +x "$policy"
 }
 
+apt() {
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=5 -o Acquire::http::Timeout=60 \
+    -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@"
+}
+
+# A mirror may be out of reach for a moment, and another apt may hold a lock: three times, then it is an error.
+install_packages() {
+  local attempt
+  for attempt in 1 2 3; do
+    # Not an error by itself: the lists that are there may do.
+    apt update || echo "apt-get update failed (attempt $attempt of 3)" >&2
+    if apt install -y --no-install-recommends "$@" >/dev/null; then return 0; fi
+    echo "apt-get install failed (attempt $attempt of 3)" >&2
+    [[ $attempt -eq 3 ]] || sleep $((attempt * 10))
+  done
+  return 1
+}
+
 main() {
   local -a missing
   mapfile -t missing < <(missing_packages "$@")
@@ -42,11 +60,9 @@ main() {
 
   if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
     echo "Installing system packages that the checks need: ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
     keep_servers_from_starting
-    apt-get -qq update
-    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" >/dev/null
-    return 0
+    install_packages "${missing[@]}"
+    return
   fi
   echo "The checks need system packages that are not installed: ${missing[*]}" >&2
   echo "On Debian or Ubuntu: sudo apt-get install ${missing[*]}" >&2
