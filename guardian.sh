@@ -51,6 +51,7 @@ readonly EXIT_GAVE_UP=1 EXIT_USAGE=2 EXIT_HELD=3 EXIT_CONFIGURATION=78
 # Times are milliseconds of /proc/uptime, which no clock setting moves; empty means never, or not now.
 child='' child_start='' child_ours='' console='' launched_at=0
 answered='' live_failures=0 loading_since='' progress_at=0 healthy_since='' unhealthy_since=''
+leaving_since='' announced_code=''
 last_answer=none last_answer_at=0 seen_answer='' seen_cpu=0 seen_io=0 seen_at=0 oom_kills=0
 
 failures=0     # restarts since the instance was last healthy for STABLE_PERIOD
@@ -139,7 +140,7 @@ expect_instance() {
   tell_time
   launched_at=$now awake_at=$now loading_since=$now progress_at=$now seen_at=$now
   answered='' live_failures=0 healthy_since='' unhealthy_since='' last_answer=none last_answer_at=$now stable='' greeted=''
-  seen_answer='' seen_cpu=0 seen_io=0
+  seen_answer='' seen_cpu=0 seen_io=0 leaving_since='' announced_code=''
   count_oom_kills
 }
 
@@ -293,6 +294,9 @@ look() {
   [[ $trouble ]] || return 0
   # One that died during the look failed it for that reason, which its exit code tells better.
   child_alive || return 0
+  if [[ $announced_code == "$EXIT_CONFIGURATION" ]]; then
+    give_up "$EXIT_CONFIGURATION" "halted, as no restart mends this: process $child $trouble"
+  fi
   restart "process $child $trouble" "$([[ $hung ]] && echo "$HUNG_STOP_TIMEOUT_MS" || echo "$STOP_TIMEOUT_MS")"
 }
 

@@ -27,12 +27,23 @@ check() {
     look_at_ability
   else
     note_answer /livez
+    if look_at_leaving; then return; fi
     [[ $answered ]] && ((live_failures++))
     # A busy import or load may keep the endpoints silent for long; a refusal is another matter.
     if [[ $status == 000 && $loading_since ]]; then look_at_loading 'no answer'; fi
   fi
   ((live_failures < LIVENESS_FAILURES)) && return
   hung=yes trouble="is hung: /livez failed $live_failures times in a row"
+}
+
+# Whether the instance says that it is on its way out. That is no hang: its exit code will tell what to do, and
+# is awaited for as long as a stop may take. On a slow machine it may still be starting its page.
+look_at_leaving() {
+  [[ $answer =~ ^fatal:\ leaving\ with\ exit\ code\ ([0-9]+) ]] || return 1
+  announced_code=${BASH_REMATCH[1]}
+  : "${leaving_since:=$now}"
+  ((now - leaving_since > STOP_TIMEOUT_MS)) || return 0
+  hung=yes trouble="did not leave within $(show_time "$STOP_TIMEOUT_MS") of saying that it would (exit code $announced_code)"
 }
 
 # Health is asked of a live instance. Readiness is not: a full queue is no illness.

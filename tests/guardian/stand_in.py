@@ -9,7 +9,7 @@ any moment by ``orders.json``:
     standstill  and its answer never changes         idle_for  listen only after these seconds
     simple      the status of /health/simple         busy_for  the same, burning the CPU
     livez       the status of /livez                 hoard     take this many MiB of memory
-    livez_fails how often /livez fails
+    livez_fails how often /livez fails               says       what /livez says
     readyz      the status of /readyz                chatty    write this many lines to the console
     model       the model's state in /health         silent    no endpoint answers in time
 """
@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         model = self.orders.get("model", "loaded")
         simple = self.orders.get("simple", 503 if loading else 200)
         return {
-            "/livez": (self._livez(), "live"),
+            "/livez": (self._livez(), self.orders.get("says", "live")),
             "/readyz": (self.orders.get("readyz", 200), "ready"),
             "/startupz": (503, f"loading: {moved}") if loading else (200, "started"),
             "/health/simple": (simple, "OK" if simple == 200 else "FAIL"),

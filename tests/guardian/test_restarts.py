@@ -50,6 +50,37 @@ def test_an_instance_that_fails_to_be_live_twice_is_left_alone(guarded: Guarded)
     assert len(guarded.launches) == 1
 
 
+LEAVING = "fatal: leaving with exit code {}"
+
+
+def test_an_instance_that_says_that_it_leaves_is_awaited_and_its_exit_code_decides(guarded: Guarded) -> None:
+    guardian = guarded.guard(STOP_TIMEOUT=600)
+    guarded.wait_healthy()
+    guarded.order(livez=503, says=LEAVING.format(78))
+    guarded.wait_checks(6)
+    guarded.order(exit=78)
+    assert guarded.wait_exit(guardian) == 78
+    assert len(guarded.launches) == 1
+    assert "exit code 78" in guarded.restart_log
+
+
+def test_an_instance_that_says_so_and_stays_is_restarted(guarded: Guarded) -> None:
+    guarded.guard(STOP_TIMEOUT=0.5)
+    guarded.wait_healthy()
+    guarded.order(livez=503, says=LEAVING.format(1))
+    guarded.wait_launches(2)
+    assert "did not leave within 0 s of saying that it would (exit code 1)" in guarded.restart_log
+
+
+def test_an_instance_that_says_so_of_its_configuration_and_stays_halts_the_guardian(guarded: Guarded) -> None:
+    guardian = guarded.guard(STOP_TIMEOUT=0.5)
+    instance = guarded.wait_healthy()
+    guarded.order(livez=503, says=LEAVING.format(78))
+    assert guarded.wait_exit(guardian) == 78
+    assert not instance.runs
+    assert "[FATAL] halted" in guarded.restart_log
+
+
 @pytest.mark.parametrize("stop", [True, False], ids=["stopped", "silent"])
 def test_an_instance_that_does_not_answer_is_killed_and_restarted(guarded: Guarded, stop: bool) -> None:
     guarded.guard(CHECK_TIMEOUT=0.5)
