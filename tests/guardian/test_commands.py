@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -70,11 +72,40 @@ def test_flags_of_the_instance_count_for_the_guardian(folder: Callable[..., Guar
     assert guarded.wait_exit(guardian) == 0
 
 
-def test_the_health_url_may_be_given_as_a_whole(folder: Callable[..., Guarded]) -> None:
-    guarded = folder()
-    guarded.environment["HEALTH_URL"] = f"http://localhost:{guarded.health_port}/health/simple"
-    guarded.guard()
+@pytest.fixture
+def elsewhere() -> Iterator[ThreadingHTTPServer]:
+    """A server that says of everything that it is well; ``asked`` are the paths."""
+
+    class Well(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"OK")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Well) as server:
+        server.asked = asked  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("end", ["/health/simple", "/", ""])
+def test_the_health_url_is_where_health_is_asked(
+    guarded: Guarded, elsewhere: ThreadingHTTPServer, end: str
+) -> None:
+    guarded.plan({"livez": 503, "simple": 503})  # asked where it listens, it would not become healthy
+    guarded.guard(HEALTH_URL=f"http://localhost:{elsewhere.server_port}{end}")
     guarded.wait_healthy()
+    assert {"/livez", "/health/simple"} <= set(elsewhere.asked)  # type: ignore[attr-defined]
+    assert guarded.text("requests") == ""
 
 
 def test_help_is_the_header(guarded: Guarded) -> None:
