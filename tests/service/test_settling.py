@@ -17,6 +17,7 @@ from service.settings import Settings
 from service.settling import Settler
 from service.status import Phase
 from tests.fakes import PATIENCE, FakePredictor
+from tests.service.test_app import until
 
 
 class SettlingModel(FakePredictor):
@@ -51,7 +52,7 @@ def application(tmp_path: Path) -> Iterator[Callable[[FakePredictor], Applicatio
 
     yield make
     for one in made:
-        assert one.stop(0.5)
+        until(lambda one=one: one.stop(0.5))  # type: ignore[misc]  # True once its threads have ended
 
 
 def test_files_are_checked_once_a_load_and_only_after_a_verdict(
