@@ -36,7 +36,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
     """What systemd listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
-        channel.settimeout(10)
+        channel.settimeout(60)
         yield channel
 
 
