@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
+    from page.access import Access
     from page.judging import Application
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class PageServer:
         access = access_of(self._settings)
         if access is not None:
             self._operations = OperationsCalls(self._application.operations, access, self.port)
+        log.info("Operations tab: %s", _told(access))
         app = asyncio.run(self._build())
         config = uvicorn.Config(
             Gate(app, max_bytes=self._settings.max_bytes, operations=access is not None),
@@ -207,6 +209,12 @@ class PageServer:
             if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
                 return
             time.sleep(0.02)
+
+
+def _told(access: Access | None) -> str:
+    if access is None:
+        return "off (it wants a password, or a page that only this machine can reach)"
+    return "behind its password" if access.asks_password else "for this machine alone, without a password"
 
 
 class _ToOurLog(logging.Handler):

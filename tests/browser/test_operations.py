@@ -103,6 +103,8 @@ def test_on_this_machine_the_tab_needs_no_password_and_keeps_itself_up_to_date(
     row = visitor.page.locator("#ops [data-part=requests] tr", has_text="page").first
     expect(row).to_contain_text("480×360")
     visitor.page.get_by_role("tab", name="Ask").click()
+    expect(visitor.page.locator("#hypothesis textarea")).to_have_value("there is a xylophonist")
+    expect(visitor.page.locator("#answer .bars")).to_be_visible()
     visitor.page.get_by_role("tab", name="Operations").click()
     expect(visitor.page.locator("#ops [data-part=facts]")).to_contain_text("healthy")
     assert "xylophonist" not in visitor.page.inner_text("#ops")
