@@ -1,152 +1,309 @@
-"""The faults: how each is made, whether it must end in a restart, and what is measured of it."""
+"""The faults. Each that must end in a restart has beside it one of its kind that must not."""
 
 from __future__ import annotations
 
-import os
 import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from tests.faults.service import Service
-from tests.faults.users import Outcome, Users
-from tests.guardian.harness import wait_for
+from tests.faults import scenes
+from tests.faults.fault import Fault
+from tests.faults.making import (
+    both,
+    clock_was_read,
+    corrupt,
+    cut_in_place,
+    damage,
+    deaf,
+    fill_cache,
+    fill_logs,
+    gap_told,
+    hub_cuts,
+    hub_down,
+    hub_not_needed,
+    hub_slow,
+    kill_guardian,
+    nothing,
+    once_more,
+    ordered,
+    orphan,
+    orphan_gone,
+    remove,
+    resumed,
+    reuse_pid,
+    second_guardian,
+    send,
+    spoil,
+    step_clock,
+    stop_for,
+    take_port,
+    take_port_elsewhere,
+    truncate,
+    unharmed_stranger,
+)
+from tests.faults.scenes import with_settings
 
-SETTLING_SECONDS = 6.0
-"""How long a fault that must not end in a restart is watched after it is over."""
-
-RESTART_SECONDS = 400.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """Seconds from the fault on; None where there was nothing to measure."""
-
-    fault: str
-    users_saw: str
-    detection: float | None
-    healthy: float | None
-    lost: int
-    restarts: int
-
-
-@dataclass(frozen=True)
-class Fault:
-    """``make`` brings the fault about and returns when it has; what it returns is done afterwards."""
-
-    name: str
-    title: str
-    restart: bool
-    make: Callable[[Service], Callable[[], None] | None]
-    users: int = 2
-    pause: float = 0.2
-    quick: bool = False
-    naive: bool = True
-
-    def run(self, service: Service) -> Result:
-        """Brings the fault upon a healthy, asked instance and measures. Raises AssertionError when the
-        service does not come back, or restarts where it must not."""
-        service.wait_until_healthy()
-        first, alerts = service.pid, service.alerts
-        with Users(service.page, self.users, self.pause) as users:
-            wait_for("a verdict before the fault", lambda: any(o.kind == "verdict" for o in users.outcomes))
-            began = time.monotonic()
-            afterwards = self.make(service)
-            detected = _when(lambda: service.alerts > alerts) if self.restart else None
-            if afterwards is not None:
-                afterwards()
-            if self.restart:
-                healthy = service.wait_until_healthy(other_than=first)
-            else:
-                time.sleep(SETTLING_SECONDS)
-                healthy = service.wait_until_healthy()
-            wait_for(
-                "a verdict after the fault",
-                lambda: any(o.kind == "verdict" and o.asked > healthy for o in users.outcomes),
-            )
-        if not self.restart:
-            assert service.pid == first, f"restarted without need:\n{service.output}"
-            assert service.alerts == alerts
-        return Result(
-            self.title,
-            told([o for o in users.outcomes if o.ended > began and o.asked < healthy]),
-            detected - began if detected is not None else None,
-            healthy - began if self.restart else None,
-            sum(o.kind == "lost" for o in users.outcomes),
-            service.alerts - alerts,
-        )
-
-
-def told(outcomes: Sequence[Outcome]) -> str:
-    """What users saw, in words: kinds and how often, the longest wait last."""
-    counts = Counter(f"no verdict ({o.detail})" if o.kind == "no verdict" else o.kind for o in outcomes)
-    longest = max((o.ended - o.asked for o in outcomes if o.kind in ("verdict", "no verdict")), default=0.0)
-    words = [f"{count} {kind}" for kind, count in sorted(counts.items())]
-    return ", ".join([*words, f"longest wait {longest:.1f} s"]) if words else "nothing"
-
-
-def _when(happened: Callable[[], bool]) -> float:
-    give_up = time.monotonic() + RESTART_SECONDS
-    while not happened():
-        assert time.monotonic() < give_up, "never detected"
-        time.sleep(0.02)
-    return time.monotonic()
-
-
-def _signal(number: int) -> Callable[[Service], None]:
-    return lambda service: os.kill(service.pid, number)
-
-
-def _order(name: str) -> Callable[[Service], None]:
-    def make(service: Service) -> None:
-        (service.run_dir / "fault.part").write_text(name)
-        (service.run_dir / "fault.part").rename(service.run_dir / "fault.json")
-
-    return make
-
-
-def _kill_guardian(service: Service) -> None:
-    guardian = service.guardians[-1]
-    guardian.kill()
-    guardian.wait()
-    service.start()
-    wait_for("adoption", lambda: "adopted process" in service.output, lambda: service.output)
-
-
-def _take_port(service: Service) -> Callable[[], None]:
-    stranger = service.hold_port()
-    named = f"taken by process {stranger.pid} ("
-
-    def release() -> None:
-        try:
-            wait_for("a name", lambda: named in service.restart_log, lambda: service.output)
-            assert stranger.poll() is None, "the stranger was killed"
-        finally:
-            stranger.kill()
-            stranger.communicate()
-
-    return release
-
-
-def _overload(_: Service) -> None:
-    time.sleep(60)
-
-
-def _nothing(_: Service) -> None:
-    time.sleep(20)
+IMPATIENT = with_settings("--timeout", "5", "--cancel-grace", "2", "--hang-limit", "8")
+LIMITS = "time limit 5 s, grace 2 s, hang limit 8 s"
+ONE = once_more(1)
 
 
 FAULTS = (
-    Fault("kill", "process killed (kill -9)", True, _signal(signal.SIGKILL), quick=True),
-    Fault("stop", "process stopped (SIGSTOP)", True, _signal(signal.SIGSTOP)),
-    Fault("gil", "a thread holds the interpreter's lock", True, _order("gil")),
-    Fault("forward", "a forward pass that never returns and ignores cancelling", True, _order("forward")),
-    Fault("port", "killed, and a stranger takes its port", True, _take_port, naive=False),
+    Fault("none", "no fault, for 20 s", "unharmed", nothing, lasts=15, naive=True),
     Fault(
-        "term", "SIGTERM from outside, requests in flight", True, _signal(signal.SIGTERM), users=8, pause=0
+        "kill",
+        "process killed (kill -9)",
+        "restarted",
+        send(signal.SIGKILL),
+        quick=True,
+        naive=True,
+        check=ONE,
     ),
-    Fault("guardian", "guardian killed and started again", False, _kill_guardian, quick=True, naive=False),
-    Fault("overload", "a minute of overload: 40 users without pause", False, _overload, users=40, pause=0),
-    Fault("none", "no fault", False, _nothing),
+    Fault(
+        "stop", "process stopped for good (SIGSTOP)", "restarted", send(signal.SIGSTOP), naive=True, check=ONE
+    ),
+    Fault("pause", "process stopped for 5 s", "unharmed", stop_for(5)),
+    Fault(
+        "gil",
+        "a thread holds the interpreter's lock for good",
+        "restarted",
+        ordered("gil"),
+        naive=True,
+        check=ONE,
+    ),
+    Fault("gil-moment", "the same for 5 s", "unharmed", ordered("gil", times=1, **{"for": 5}), lasts=8),
+    Fault(
+        "forward",
+        f"a forward pass that never returns and ignores cancelling ({LIMITS})",
+        "restarted",
+        ordered("stuck"),
+        IMPATIENT,
+        naive=True,
+        check=ONE,
+    ),
+    Fault(
+        "late",
+        f"one that ignores cancelling and returns after 12 s ({LIMITS})",
+        "unharmed",
+        ordered("stuck", times=1, **{"for": 12}),
+        IMPATIENT,
+        sign="ORPHANED",
+        lasts=13,
+    ),
+    Fault(
+        "term",
+        "SIGTERM from outside, requests in flight",
+        "restarted",
+        send(signal.SIGTERM),
+        users=8,
+        pause=0,
+        naive=True,
+        check=ONE,
+    ),
+    Fault(
+        "deaf",
+        "a restart is asked for, and the process ignores TERM (STOP_TIMEOUT=5)",
+        "restarted",
+        deaf,
+        sign="did not end within",
+        settings={"STOP_TIMEOUT": 5},
+    ),
+    Fault(
+        "orphan",
+        "killed, and a child of it stays in its process group",
+        "restarted",
+        orphan,
+        check=both(orphan_gone, ONE),
+    ),
+    Fault(
+        "port", "killed, and a stranger takes its port", "restarted", take_port, sign="is taken by process"
+    ),
+    Fault(
+        "other-port",
+        "killed, and a stranger listens on the same port of another address",
+        "restarted",
+        take_port_elsewhere,
+        check=ONE,
+    ),
+    Fault("guardian", "guardian killed and started again", "unharmed", kill_guardian, quick=True),
+    Fault("guardians", "a second guardian is started", "unharmed", second_guardian),
+    Fault(
+        "pid",
+        "guardian and process killed, the process's number used again by another",
+        "restarted",
+        reuse_pid,
+        scenes.own_pids,
+        sign="which is another one now",
+        check=unharmed_stranger,
+    ),
+    Fault(
+        "clock",
+        "the clock steps two days ahead, then a year back",
+        "unharmed",
+        step_clock("+2d", "-365d"),
+        scenes.faked_clock,
+        check=clock_was_read,
+        quick=True,
+    ),
+    Fault(
+        "overload",
+        "a minute of overload: 40 users without pause",
+        "unharmed",
+        nothing,
+        users=40,
+        pause=0,
+        lasts=60,
+        naive=True,
+    ),
+    Fault(
+        "oom-once",
+        "the GPU's memory is full, once",
+        "unharmed",
+        ordered("oom", times=1),
+        scenes.pretended_gpu,
+        sign="RUNG=cache emptied",
+    ),
+    Fault(
+        "oom-thrice",
+        "the same three times",
+        "unharmed",
+        ordered("oom", times=3, on="cuda"),
+        scenes.pretended_gpu,
+        sign="RUNG=cache emptied",
+    ),
+    Fault(
+        "oom-minute",
+        "the same for a minute",
+        "unharmed",
+        ordered("oom", on="cuda"),
+        scenes.pretended_gpu,
+        sign="DEGRADED",
+        lasts=60,
+    ),
+    Fault(
+        "assert",
+        "a device-side assert",
+        "restarted",
+        ordered("assert"),
+        scenes.pretended_gpu,
+        naive=True,
+        check=ONE,
+    ),
+    Fault(
+        "grow",
+        "a leak reaches the memory limit (--max-rss 1500M)",
+        "restarted",
+        ordered("grow"),
+        with_settings("--max-rss", "1500M"),
+        sign="RESTART_NEEDED",
+        check=ONE,
+    ),
+    Fault(
+        "swell",
+        "one question needs a gigabyte beyond the limit for a moment",
+        "unharmed",
+        ordered("swell", times=1),
+        with_settings("--max-rss", "1500M"),
+    ),
+    Fault(
+        "cgroup",
+        "a leak reaches the cgroup's limit, and the kernel kills",
+        "restarted",
+        ordered("grow"),
+        scenes.little_memory,
+        sign="OOM killer",
+        check=ONE,
+    ),
+    Fault(
+        "nan",
+        "weights that are no numbers, in the hub's cache; killed",
+        "restarted",
+        damage(spoil),
+        scenes.fetched,
+        check=ONE,
+    ),
+    Fault("truncated", "the same, truncated", "restarted", damage(truncate), scenes.fetched, check=ONE),
+    Fault(
+        "cut",
+        "the same, truncated in place under the running process",
+        "restarted",
+        cut_in_place,
+        scenes.fetched,
+        check=ONE,
+    ),
+    Fault("corrupt", "the same, 64 bytes wrong", "restarted", damage(corrupt), scenes.fetched, check=ONE),
+    Fault("missing", "the same, missing", "restarted", damage(remove), scenes.fetched, check=ONE),
+    Fault(
+        "own-nan",
+        "weights that are no numbers, in a folder of one's own; killed",
+        "halted",
+        damage(spoil),
+        scenes.copied,
+        sign="[FATAL] halted",
+    ),
+    Fault(
+        "own-truncated",
+        "the same, truncated",
+        "halted",
+        damage(truncate),
+        scenes.copied,
+        sign="[FATAL] halted",
+    ),
+    Fault(
+        "own-corrupt",
+        "the same, 64 bytes wrong",
+        "halted",
+        damage(corrupt),
+        scenes.copied,
+        sign="[FATAL] halted",
+    ),
+    Fault("own-missing", "the same, missing", "halted", damage(remove), scenes.copied, sign="[FATAL] halted"),
+    Fault(
+        "hub-down",
+        "killed, the cache empty and the hub out of order",
+        "restarted",
+        hub_down,
+        scenes.fetched,
+        sign="MODEL_ATTEMPT_FAILED",
+    ),
+    Fault(
+        "hub-down-whole",
+        "the same with the cache whole",
+        "restarted",
+        hub_not_needed,
+        scenes.fetched,
+        check=ONE,
+    ),
+    Fault(
+        "hub-slow",
+        "killed, the cache empty and the hub slow",
+        "restarted",
+        hub_slow,
+        scenes.fetched,
+        naive=True,
+        check=ONE,
+    ),
+    Fault(
+        "hub-cut",
+        "the same, and it cuts the line twice",
+        "restarted",
+        hub_cuts,
+        scenes.fetched,
+        check=both(resumed, ONE),
+    ),
+    Fault(
+        "disk-logs",
+        "the disk of the logs is full",
+        "unharmed",
+        fill_logs,
+        scenes.logging_to_small_disk,
+        lasts=8,
+        check=gap_told,
+    ),
+    Fault(
+        "disk-cache",
+        "killed, the cache empty and its disk full",
+        "restarted",
+        fill_cache,
+        scenes.fetched_to_small_disk,
+        sign="ERROR=DiskFull",
+    ),
 )

@@ -8,10 +8,17 @@ CUDA there, the device is the real one and so are its errors: an allocation of a
 range in a kernel.
 
 ``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
-(without either, for good), "on": the device it is bound to, if to one}. ``FAULT`` in the environment is the
-same for the start. Kinds: ``oom``, ``assert``, ``nan``, ``memory``, ``stuck`` (a forward pass that hears no
-cancel point), ``slow`` (one that takes half a second more), ``gil`` (one that keeps the interpreter's lock),
-``need`` (one that needs 4 GiB of a real GPU), ``grow`` (a leak of 64 MiB a question).
+(without either, for good), "on": the device it is bound to, "pid": the process, "for": seconds it lasts}.
+``FAULT`` in the environment is the same for the start. Each is made by a forward pass:
+
+    oom, assert   the GPU's memory is full; a device-side assert
+    need          it needs 4 GiB of a real GPU
+    nan, memory   its scores are no numbers; the machine's memory is full
+    stuck         it never returns and hears no cancel point; with "for" it returns late
+    slow          it takes half a second more
+    gil           it keeps the interpreter's lock
+    grow, swell   it leaks 64 MiB; it needs a gigabyte for a moment
+    deaf, orphan  the process ignores SIGTERM from then on; it leaves a child in its process group
 """
 
 from __future__ import annotations
@@ -20,6 +27,9 @@ import ctypes
 import json
 import os
 import runpy
+import select
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -56,7 +66,7 @@ class Order:
             self.text, self.fault = text, json.loads(text)
             self.since, self.done = time.monotonic(), 0
         fault = self.fault
-        if not fault or fault.get("on", device) != device:
+        if not fault or fault.get("on", device) != device or fault.get("pid", os.getpid()) != os.getpid():
             return ""
         if self.done >= fault.get("times", 1 << 60):
             return ""
@@ -71,25 +81,8 @@ order = Order()
 
 def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
     kind = order.kind("cuda" if getattr(self, "on_gpu", self.device.type == "cuda") else "cpu")
-    if kind == "oom":
-        out_of_memory()
-    if kind == "need":
-        torch.empty(4 * GIB, dtype=torch.uint8, device="cuda")
-    if kind == "assert" and REAL:
-        torch.zeros(2, device="cuda")[torch.tensor([9], device="cuda")].cpu()
-    if kind == "assert":
-        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
-    if kind == "memory":
-        raise MemoryError
-    if kind == "stuck":
-        while True:
-            time.sleep(1)
-    if kind == "slow":
-        time.sleep(0.5)
-    if kind == "gil":
-        ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the lock while it calls
-    if kind == "grow":
-        leaked.append(bytearray(os.urandom(1 << 20) * 64))
+    if kind in FAULTS:
+        FAULTS[kind]()
     results = real_judge(self, pairs, cancel_point)
     return [dict.fromkeys(result, float("nan")) for result in results] if kind == "nan" else results
 
@@ -101,10 +94,70 @@ def out_of_memory() -> None:
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def load(
-    cls: Any, folder: Any, device: str = "cpu", dtype: Any = torch.float32, *more: Any
-) -> EntailmentModel:
-    model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", dtype, *more)
+def need() -> None:
+    torch.empty(4 * GIB, dtype=torch.uint8, device="cuda")
+
+
+def device_assert() -> None:
+    if REAL:
+        torch.zeros(2, device="cuda")[torch.tensor([9], device="cuda")].cpu()
+    raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def memory() -> None:
+    raise MemoryError
+
+
+def stuck() -> None:
+    over = time.monotonic() + order.fault.get("for", 1 << 30)
+    while time.monotonic() < over:
+        time.sleep(0.1)
+
+
+def slow() -> None:
+    time.sleep(0.5)
+
+
+def gil() -> None:
+    ctypes.PyDLL(None).sleep(order.fault.get("for", 3600))  # PyDLL keeps the lock while it calls
+
+
+def grow() -> None:
+    leaked.append(bytearray(os.urandom(1 << 20) * 64))
+
+
+def swell() -> None:
+    swollen = bytearray(os.urandom(1 << 20) * 1024)
+    time.sleep(order.fault.get("for", 0))
+    del swollen
+
+
+def deaf() -> None:
+    ctypes.CDLL(None).signal(signal.SIGTERM, 1)  # SIG_IGN, which Python sets from its main thread alone
+
+
+def orphan() -> None:
+    child = subprocess.Popen(["sleep", "3600"])
+    (ORDER.parent / "orphan").write_text(str(child.pid))
+
+
+FAULTS = {
+    "oom": out_of_memory,
+    "need": need,
+    "assert": device_assert,
+    "memory": memory,
+    "stuck": stuck,
+    "slow": slow,
+    "gil": gil,
+    "grow": grow,
+    "swell": swell,
+    "deaf": deaf,
+    "orphan": orphan,
+}
+
+
+def load(cls: Any, folder: Any, device: str = "cpu", *more: Any, **named: Any) -> EntailmentModel:
+    model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", *more, **named)
     model.on_gpu = device != "cpu"  # type: ignore[attr-defined]
     return model
 
@@ -127,6 +180,10 @@ def pretend_cuda() -> None:
 if __name__ == "__main__":
     if not REAL and os.environ.get("PRETEND_CUDA") == "1":
         pretend_cuda()
+    if "FAKETIME_TIMESTAMP_FILE" in os.environ:
+        # libfaketime before 0.9.11 breaks the system call that Python sleeps with, when told to leave the
+        # monotonic clock alone.
+        time.sleep = lambda seconds: select.select([], [], [], seconds)  # type: ignore[assignment]
     EntailmentModel.judge = judge  # type: ignore[method-assign]
     EntailmentModel.load = classmethod(load)  # type: ignore[assignment, method-assign]
     sys.argv = sys.argv[1:]

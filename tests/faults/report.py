@@ -1,74 +1,122 @@
-"""``python -m tests.faults.report``: brings each fault upon a real instance, writes the table in Markdown.
+"""``python -m tests.faults.report``: brings each fault upon a real instance and writes what came of it.
 
-    python -m tests.faults.report                    all faults, the guardian
-    python -m tests.faults.report --only kill,stop   some of them
-    python -m tests.faults.report --naive            beside it the naive watchdog (tests/faults/naive.sh)
-    python -m tests.faults.report --model FOLDER     another model than the demo model
+    python -m tests.faults.report                    every fault, under guardian.sh
+    python -m tests.faults.report --naive            some, under the naive watchdog (naive.sh)
+    python -m tests.faults.report --soak 30          30 minutes of overload under guardian.sh
+    python -m tests.faults.report --only kill,stop   some; written only with --write
 
-Exit status 1 if the guardian failed a fault. The naive watchdog's failures are figures, not failures.
+Rows are printed as they are measured. What was measured is kept in docs/faults.json, and the tables of
+docs/operations.md are made from that. Exit status 1 if anything was not as it must be; the naive watchdog's
+failures are figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from tests.faults.catalogue import FAULTS, Fault, Result
+from tests import reaper
+from tests.faults import machine, tables
+from tests.faults.catalogue import FAULTS
+from tests.faults.fault import Fault
+from tests.faults.scenes import Missing
 from tests.faults.service import Service
+from tests.faults.soak import in_words, soak
 
-HEAD = "| fault | watchdog | what users saw | detected, s | healthy, s | requests lost |"
-
-
-def main() -> int:
-    options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the instances would outlive us
-    chosen = [fault for fault in FAULTS if not options.only or fault.name in options.only.split(",")]
-    print(f"Machine: {os.cpu_count()} CPUs, {platform.machine()}; model: {options.model}.\n")
-    print(HEAD + "\n|---|---|---|---|---|---|", flush=True)
-    failed = False
-    for fault in chosen:
-        for naive in (False, True) if options.naive and fault.naive else (False,):
-            try:
-                row = _row(_measure(fault, options.model, naive), naive)
-            except AssertionError as error:
-                failed = failed or not naive
-                print(error, file=sys.stderr)
-                row = f"| {fault.title} | {_watchdog(naive)} | **{str(error).splitlines()[0]}** | – | – | – |"
-            print(row, flush=True)
-    return int(failed)
+TIMES = 5.0  # the overload of a soak, in what the instance can answer
 
 
-def _options() -> argparse.Namespace:
+def main(argv: Sequence[str]) -> int:
+    options = _options(argv)
+    keeper = reaper.watch()  # or the instances would outlive us, should we be killed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return _soak(options) if options.soak else _faults(options)
+    finally:
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        keeper.wait(10)
+
+
+def _faults(options: argparse.Namespace) -> int:
+    names = (
+        options.only.split(",") if options.only else [f.name for f in FAULTS if f.naive or not options.naive]
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    began, busy = time.monotonic(), machine.Busy()
+    print(machine.described() + "\n\n" + tables.HEAD, flush=True)
+    for fault in (fault for fault in FAULTS if fault.name in names):
+        busy.look()
+        rows[fault.name] = _measured(fault, options.naive)
+        print(tables.row(fault.title, rows[fault.name]), flush=True)
+    told = {
+        "machine": machine.described(),
+        "others": busy.told(),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+    print(f"\n{told['others']} {told['minutes']} minutes in all.")
+    if options.write or not options.only:
+        kept = tables.load()
+        who = "naive" if options.naive else "guardian"
+        before = kept.get(who, {}).get("rows", {}) if options.only else {}
+        kept[who] = {**told, "rows": {**before, **rows}}
+        tables.save(kept)
+    return int(not options.naive and any(row.get("wrong") for row in rows.values()))
+
+
+def _measured(fault: Fault, naive: bool) -> dict[str, Any]:
+    """A row: the result's fields, ``skipped`` with the reason in place of them, or ``wrong`` alone."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        try:
+            return asdict(fault.measure(Path(folder), naive=naive))
+        except Missing as missing:
+            return {"skipped": str(missing)}
+        except AssertionError as error:
+            print(error, file=sys.stderr)
+            return {"wrong": [str(error).splitlines()[0] if str(error) else "failed"]}
+
+
+def _soak(options: argparse.Namespace) -> int:
+    folder = Path(options.keep) if options.keep else Path(tempfile.mkdtemp(prefix="soak-"))
+    print(f"{machine.described()} Logs: {folder}", flush=True)
+    with Service(folder / "run", "--model", "demo", plain=True) as service:
+        figures = soak(service, options.soak, TIMES)
+        stopped = service.command("stop").returncode
+    print(in_words(figures), flush=True)
+    if options.write or options.soak >= 30:
+        kept = tables.load()
+        kept["soak"] = {"machine": machine.described(), **figures}
+        tables.save(kept)
+    return int(
+        bool(figures["restarts"] or figures["unanswered"] or figures["outcomes"].get("invented") or stopped)
+    )
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", default="", help=", ".join(fault.name for fault in FAULTS))
-    parser.add_argument("--naive", action="store_true", help="measure the naive watchdog too")
-    parser.add_argument("--model", default="demo", help="what web_app.py serves")
-    return parser.parse_args()
+    parser.add_argument("--only", default="", metavar="NAMES", help=", ".join(fault.name for fault in FAULTS))
+    parser.add_argument("--naive", action="store_true", help="the naive watchdog in place of guardian.sh")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="overload in place of faults")
+    parser.add_argument("--keep", metavar="FOLDER", help="where a soak leaves its logs")
+    parser.add_argument("--write", action="store_true", help="write docs/ whatever is measured")
+    return parser.parse_args(argv)
 
 
-def _measure(fault: Fault, model: str, naive: bool) -> Result:
-    with (
-        tempfile.TemporaryDirectory(prefix="faults-") as folder,
-        Service(Path(folder) / "run", model, naive=naive) as service,
-    ):
-        service.start()
-        return fault.run(service)
-
-
-def _row(result: Result, naive: bool) -> str:
-    seconds = [f"{value:.1f}" if value is not None else "–" for value in (result.detection, result.healthy)]
-    cells = (result.fault, _watchdog(naive), result.users_saw, *seconds, str(result.lost))
-    return f"| {' | '.join(cells)} |"
-
-
-def _watchdog(naive: bool) -> str:
-    return "naive" if naive else "guardian.sh"
+def _with_mounts_of_our_own(argv: Sequence[str]) -> None:
+    """Start again in a mount namespace, if we may: then no small disk outlives us."""
+    if os.geteuid() == 0 and "FAULTS_UNSHARED" not in os.environ:
+        os.environ["FAULTS_UNSHARED"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.faults.report", *argv])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _with_mounts_of_our_own(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -8,38 +8,51 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.faults.watcher import fetch
 from tests.guardian.harness import ROOT, Guarded
 
 NAIVE = Path(__file__).resolve().parent / "naive.sh"
-LAUNCHER = Path(__file__).resolve().parent / "launcher.py"
+LAUNCHER = Path(__file__).resolve().parent / "inside.py"
 HEALTHY_SECONDS = 480.0
 
 
 class Service(Guarded):
-    """Guarded with the times of the product, not of the quick tests."""
+    """Guarded with the times of the product, not of the quick tests. The instance takes orders for faults
+    (tests/faults/inside.py) unless it is ``plain``; ``prefix`` comes before the guardian's command line."""
 
-    def __init__(self, run_dir: Path, model: str, *, naive: bool = False, **settings: object) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *arguments: str,
+        naive: bool = False,
+        plain: bool = False,
+        prefix: Sequence[str] = (),
+        **settings: object,
+    ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, *([] if plain else [str(LAUNCHER)])]
         interpreter = run_dir / "python"
-        interpreter.write_text(
-            f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(LAUNCHER))} "$@"\n'
-        )
+        interpreter.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         interpreter.chmod(0o755)
         super().__init__(run_dir, interpreter, {}, **settings)
-        self._model = model
+        self._arguments = arguments
         self._naive = naive
+        self._prefix = tuple(prefix)
 
     def start(self) -> subprocess.Popen[str]:
         program = NAIVE if self._naive else ROOT / "guardian.sh"
-        return self.guard("--", "--model", self._model, program=program)
+        return self.guard("--", *self._arguments, program=program, prefix=self._prefix)
 
     @property
     def page(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def health(self) -> str:
+        return f"http://127.0.0.1:{self.health_port}"
 
     @property
     def pid(self) -> int:
@@ -47,25 +60,22 @@ class Service(Guarded):
         return int((self.text("web_app.pid").split() or ["0"])[0])
 
     @property
+    def log(self) -> str:
+        return self.text("web_app.log")
+
+    @property
     def alerts(self) -> int:
+        """How often the watchdog has restarted the instance by itself."""
         return self.restart_log.count("[ALERT] restart ")
 
     def healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.health_port}/health/simple", timeout=5
-            ) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        return fetch(f"{self.health}/health/simple", 5)[0] == 200
 
-    def wait_until_healthy(self, other_than: int = 0) -> float:
+    def wait_until_healthy(self, other_than: int = 0, seconds: float = HEALTHY_SECONDS) -> float:
         """Until an instance is healthy that is not ``other_than``; the time it was, monotonic."""
-        give_up = time.monotonic() + HEALTHY_SECONDS
+        give_up = time.monotonic() + seconds
         while self.pid in (0, other_than) or not self.healthy():
-            assert time.monotonic() < give_up, (
-                f"never healthy:\n{self.output}\n{self.text('web_app.log')[-3000:]}"
-            )
+            assert time.monotonic() < give_up, f"never healthy:\n{self.output}\n{self.log[-3000:]}"
             time.sleep(0.05)
         return time.monotonic()
 

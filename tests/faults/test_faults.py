@@ -6,20 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.catalogue import FAULTS, Fault
-from tests.faults.service import Service
-from tests.guardian.harness import stat_of
+from tests.faults.catalogue import FAULTS
+from tests.faults.fault import Fault
+from tests.faults.scenes import Missing
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
 def test_a_guarded_instance_survives(fault: Fault, tmp_path: Path) -> None:
     # A slow machine may answer late; what is looked for here is seen without a look at the endpoints.
-    with Service(tmp_path / "run", "demo", CHECK_TIMEOUT=20) as service:
-        service.start()
-        result = fault.run(service)
-        assert result.restarts == int(fault.restart)
-        if not fault.restart:
-            assert result.lost == 0
-        pid = service.pid
-        assert service.command("stop").returncode == 0
-        assert stat_of(pid)[:1] in ([], ["Z"])
+    try:
+        result = fault.measure(tmp_path, CHECK_TIMEOUT=20)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    assert result.wrong == ()
+    assert result.restarts == int(fault.ending == "restarted")

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.faults import making, scenes
+from tests.faults.scenes import Scene
 from tests.instance import Instance
 from tests.process.conftest import red_circle
 
@@ -332,32 +334,40 @@ def _retry_after(instance: Instance) -> list[str]:
 # ---- loading -----------------------------------------------------------------------------------------------
 
 
-def _folder(tmp_path: Path) -> Path:
-    """The demo's folder, its files linked."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in (Path(__file__).resolve().parents[2] / "models" / "demo").iterdir():
-        if path.is_file():
-            (folder / path.name).symlink_to(path)
-    return folder
+def _deepen(scene: Scene) -> None:
+    path = scene.model / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"decoder_layers": config["decoder_layers"] + 1}))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another architecture"])
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (making.truncate, "pytorch_model.bin is damaged, truncated or no weight file"),
+        (making.corrupt, "differs from its checksums"),
+        (making.remove, "has no model.safetensors or pytorch_model.bin"),
+        (_deepen, "the weights do not fit config.json"),
+    ],
+    ids=["truncated", "64 bytes wrong", "missing", "another architecture"],
+)
 def test_a_local_folder_that_cannot_work_ends_at_once_with_78(
-    damage: str, start: Start, tmp_path: Path
+    damage: Callable[[Scene], None], named: str, start: Start, tmp_path: Path
 ) -> None:
-    folder = _folder(tmp_path)
-    broken = folder / ("pytorch_model.bin" if damage == "truncated" else "config.json")
-    whole = broken.read_bytes()
-    broken.unlink()
-    if damage == "truncated":
-        broken.write_bytes(whole[: len(whole) // 2])
-    else:
-        config = json.loads(whole)
-        broken.write_text(json.dumps(config | {"decoder_layers": config["decoder_layers"] + 1}))
-    instance = start("health_api.py", "--model", str(folder), "--load-pause", "30")
-    code, reason = left(instance)
+    with scenes.copied(tmp_path) as scene:
+        damage(scene)
+        instance = start("health_api.py", *scene.arguments, "--load-pause", "30")
+        code, reason = left(instance)
     assert code == 78
-    assert reason
+    assert named in reason
     assert instance.log.count("MODEL_LOADING") == 1
     assert "MODEL_NOT_LOADED" in instance.log
+
+
+def test_weights_that_are_no_numbers_end_the_process_with_78_once_they_were_verified(
+    start: Start, tmp_path: Path
+) -> None:
+    with scenes.copied(tmp_path) as scene:
+        making.spoil(scene)
+        instance = start("health_api.py", *scene.arguments, PROBE_INTERVAL="0.2")
+        assert left(instance) == (78, "The model's scores are no numbers, even after it was loaded again.")
+    assert instance.log.count("MODEL_LOADING") == 2

@@ -7,6 +7,9 @@ import json
 import threading
 import time
 import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
@@ -14,16 +17,32 @@ from PIL import Image, ImageDraw
 
 PAUSE = 0.2
 """Seconds a user waits between an answer and the next question; after a refusal always."""
+REUSED_SECONDS = 300.0
+"""How long an uploaded picture is asked of, by people who ask at a rate; the page keeps it longer."""
+TEXTS = (
+    "there is a red circle",
+    "there is a blue square",
+    "the picture shows a circle",
+    "there is no circle",
+    "a red circle is in the picture",
+    "there is a green triangle",
+)
+"""Asked of one picture, a red circle; each has one answer, whatever happens around it."""
 
 
 class Outcome(NamedTuple):
     """``kind``: verdict; no verdict (``detail`` is its reason); refused (nobody took the question);
-    lost (taken, and never answered)."""
+    lost (taken, and never answered); invented (a verdict without scores, or another than at first).
+    Times are monotonic seconds."""
 
     asked: float
     ended: float
     kind: str
     detail: str = ""
+
+    @property
+    def word(self) -> str:
+        return f"no verdict ({self.detail})" if self.kind == "no verdict" else self.kind
 
 
 def red_circle() -> bytes:
@@ -34,11 +53,12 @@ def red_circle() -> bytes:
     return file.getvalue()
 
 
-def ask(page: str, picture: bytes, text: str, patience: float = 60.0) -> Outcome:
-    """One question through the page's API, as a script asks it."""
+def ask(page: str, picture: bytes | str, text: str, patience: float = 60.0) -> Outcome:
+    """One question through the page's API, as a script asks it. A verdict's ``detail`` is its label;
+    ``picture`` is a file's content, or the path of one that was uploaded."""
     asked = time.monotonic()
     try:
-        event = _take(page, picture, text)
+        event = _take(page, upload(page, picture) if isinstance(picture, bytes) else picture, text)
     except (OSError, ValueError, HTTPException) as error:
         return Outcome(asked, time.monotonic(), "refused", type(error).__name__)
     try:
@@ -47,15 +67,20 @@ def ask(page: str, picture: bytes, text: str, patience: float = 60.0) -> Outcome
         return Outcome(asked, time.monotonic(), "lost", type(error).__name__)
     if answer["reason"] is not None:
         return Outcome(asked, time.monotonic(), "no verdict", answer["reason"])
-    assert answer["scores"] is not None, f"a verdict was invented: {answer}"
-    return Outcome(asked, time.monotonic(), "verdict", answer["label"])
+    kind = "verdict" if answer["scores"] is not None else "invented"
+    return Outcome(asked, time.monotonic(), kind, answer["label"])
 
 
-def _take(page: str, picture: bytes, text: str) -> str:
+def upload(page: str, picture: bytes) -> str:
+    """The path of ``picture`` on the server."""
     boundary = "--a-boundary-of-the-tests"
     head = 'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png'
     body = f"--{boundary}\r\n{head}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
     (path,) = _post(page + "/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}")
+    return str(path)
+
+
+def _take(page: str, path: str, text: str) -> str:
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, text, None]
     question = json.dumps({"data": data}).encode()
     return str(_post(page + "/gradio_api/call/judge", question, "application/json")["event_id"])
@@ -77,14 +102,22 @@ def _answer(page: str, event: str, patience: float) -> dict[str, Any]:
 
 
 class Users:
-    """``count`` people asking one question after the other, while the context lasts."""
+    """``count`` people asking one question after the other, while the context lasts.
 
-    def __init__(self, page: str, count: int = 2, pause: float = PAUSE) -> None:
+    With ``rate`` they ask that many questions a second in all, as far as ``count`` people can: a question
+    falls due whether or not earlier ones were answered, and one that nobody is free to ask is dropped. They
+    upload their picture once in a while and not for each question: more questions for the same work.
+    """
+
+    def __init__(self, page: str, count: int = 2, pause: float = PAUSE, rate: float | None = None) -> None:
         self._page = page
         self._pause = pause
+        self._rate = rate
         self._picture = red_circle()
-        self._lock = threading.Lock()  # guards _outcomes
+        self._lock = threading.Lock()  # guards what follows
         self._outcomes: list[Outcome] = []
+        self._labels: dict[str, str] = {}
+        self._due = time.monotonic()
         self._enough = threading.Event()
         self._threads = [
             threading.Thread(target=self._keep_asking, args=(number,), name=f"user {number}")
@@ -102,17 +135,51 @@ class Users:
             thread.join()
 
     def _keep_asking(self, number: int) -> None:
-        asked = 0
-        while not self._enough.wait(self._pause):
+        asked = number
+        picture: bytes | str = self._picture
+        uploaded = -REUSED_SECONDS
+        while not self._enough.wait(self._next_pause()):
+            text = TEXTS[asked % len(TEXTS)]
             asked += 1
-            outcome = ask(self._page, self._picture, f"there are {number} circles, question {asked}")
+            if self._rate is not None and time.monotonic() - uploaded > REUSED_SECONDS:
+                with suppress(OSError, ValueError, HTTPException):
+                    picture, uploaded = upload(self._page, self._picture), time.monotonic()
+            outcome = ask(self._page, picture, text)
             with self._lock:
+                if (
+                    outcome.kind == "verdict"
+                    and self._labels.setdefault(text, outcome.detail) != outcome.detail
+                ):
+                    outcome = outcome._replace(kind="invented")
                 self._outcomes.append(outcome)
             if outcome.kind == "refused":
                 self._enough.wait(PAUSE)
+
+    def _next_pause(self) -> float:
+        """Seconds until the next question falls due, which is then the caller's to ask."""
+        if self._rate is None:
+            return self._pause
+        with self._lock:
+            now = time.monotonic()
+            self._due = max(self._due, now) + 1 / self._rate
+            return self._due - now
 
     @property
     def outcomes(self) -> list[Outcome]:
         """What became of the questions so far, in the order of their ends."""
         with self._lock:
             return list(self._outcomes)
+
+    def take(self) -> list[Outcome]:
+        """The outcomes since the last call: for runs too long to keep them all."""
+        with self._lock:
+            taken, self._outcomes = self._outcomes, []
+        return taken
+
+
+def told(outcomes: Sequence[Outcome]) -> str:
+    """What users saw, in words: kinds and how often, the longest wait last."""
+    counts = Counter(outcome.word for outcome in outcomes)
+    longest = max((o.ended - o.asked for o in outcomes if o.kind in ("verdict", "no verdict")), default=0.0)
+    words = [f"{count} {kind}" for kind, count in sorted(counts.items())]
+    return ", ".join([*words, f"longest wait {longest:.1f} s"]) if words else "nothing"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Faults:
     flipped: dict[str, int] = field(default_factory=dict)  # answers with one wrong byte
     before: dict[str, Callable[[], None]] = field(default_factory=dict)  # called before the first byte
     halfway: dict[str, Callable[[], None]] = field(default_factory=dict)  # called after half of the bytes
+    pause: float = 0.0  # seconds before each chunk of a file
     before_list: Callable[[], None] | None = None
 
 
@@ -184,6 +186,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.wfile.flush()
                     faults.halfway.pop(path)()
                 block = content[position : min(position + CHUNK, end)]
+                time.sleep(faults.pause)
                 hub.sent[path] += len(block)  # before: who has read the last block may look at once
                 self.wfile.write(block)
 
