@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-from service import doctor, hub, resources
+from service import doctor, hub, latency, resources
 from service.application import Application
 from service.engine import Engine, Limits
 from service.gauges import RESTARTS_FILE, Sources
@@ -77,6 +77,7 @@ def build(
         on_proof=lambda now: application.proven(now),
         on_fatal=lambda error: application.lost(error),
         on_hung=lambda requests, seconds: application.hung(requests, seconds),
+        forecast=latency.load(settings.run_dir),
     )
     # The probe takes the users' way from the first step: cleaning, decoding, queue, model.
     prober = Prober(

@@ -42,6 +42,7 @@ from service.jobs import (
     stopping,
     unexpected,
 )
+from service.latency import Forecast
 from service.protocols import CancelPoint, Journal, Predictor
 from service.request import Request, Source, Verdict
 from service.status import Activity
@@ -62,6 +63,7 @@ class Engine:
         on_proof: Callable[[float], None] = lambda now: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
         on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
+        forecast: Forecast | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
@@ -83,7 +85,7 @@ class Engine:
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
-        self._pace = Pace()
+        self._pace = Pace(forecast)
         self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
         self._gather_until = 0.0
         self._threads: list[threading.Thread] = []
@@ -103,13 +105,15 @@ class Engine:
         queue full, engine stuck) are answered at once and do not count as accepted."""
         job = Job(request, queued=self._clock())
         with self._lock:
-            refusal = self._refusal(request.source)
+            refusal = self._refusal(request.source) or self._pace.hopeless(
+                request, self._ahead(), self._predictor.device, job.queued
+            )
             if refusal is None:
                 self._add("accepted")
                 if request.source == "probe":
                     self._probe = job
                 else:
-                    job.ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
+                    job.ahead = self._ahead()
                     self._waiting.append(job)
                 self._work.notify()
                 self._alarm.notify()
@@ -415,13 +419,16 @@ class Engine:
         return None
 
     def _retry_after(self, now: float) -> float:
-        """Whole seconds until there should be room: what waits and runs, times the measured time of one."""
+        """Whole seconds until there should be room."""
         batch = self._batch
         if batch is not None and batch.orphaned and batch.unwanted_since is not None:
             hung_at = batch.unwanted_since + self._limits.cancel_grace + self._limits.hang_limit
             return max(1.0, math.ceil(hung_at - now))
-        ahead = len(self._waiting) + (batch.left if batch else 0)
-        return max(1.0, math.ceil(ahead * (self._pace.seconds or 1.0)))
+        return max(1.0, math.ceil(self._pace.wait(self._ahead(), self._predictor.device)))
+
+    def _ahead(self) -> int:
+        """How many requests wait or are being computed. Called with the lock held."""
+        return len(self._waiting) + (self._batch.left if self._batch else 0)
 
     def _pending(self) -> list[Job]:
         """Accepted and not yet ended. Called with the lock held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -15,6 +16,7 @@ from service.errors import (
     ServiceError,
     ShuttingDown,
 )
+from service.latency import Arrival, Forecast
 from service.request import Course, Request, Verdict
 
 Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
@@ -82,13 +84,42 @@ class Batch:
 
 class Pace:
     """A moving average of the seconds a request takes when its batch's time is shared out. Every request
-    counts once: a batch moves the average as far as its requests would have done one by one."""
+    counts once: a batch moves the average as far as its requests would have done one by one.
 
-    def __init__(self) -> None:
+    A ``forecast``, where one was learnt, stands on it. Guarded by the engine's lock."""
+
+    def __init__(self, forecast: Forecast | None = None) -> None:
         self.seconds: float | None = None
+        self._last = 0.0
+        self._forecast = forecast
+
+    def wait(self, ahead: int, device: str) -> float:
+        """Seconds until a request behind ``ahead`` others should be answered: by the forecast if there is,
+        else what is ahead times the average."""
+        if self._forecast is None or self.seconds is None:
+            return ahead * (self.seconds or 1.0)
+        typical = self._arrival(ahead, self._forecast.chars, self._forecast.megapixels, device)
+        return self._forecast.expected.seconds(typical)
+
+    def hopeless(self, request: Request, ahead: int, device: str, now: float) -> Busy | None:
+        """The refusal of a request that would be answered too late even if all went well. One that nobody is
+        ahead of is always tried: a forecast that was wrong learns of it by nothing else."""
+        if self._forecast is None or self.seconds is None or not ahead or request.source == "probe":
+            return None
+        width, height = request.size
+        arrival = self._arrival(ahead, request.chars, width * height / 1e6, device)
+        if now + self._forecast.least.seconds(arrival) <= request.deadline:
+            return None
+        wait = max(1.0, math.ceil(self.wait(ahead, device)))
+        return Busy("It could not be answered in time.", retry_after=wait)
+
+    def _arrival(self, ahead: int, chars: float, megapixels: float, device: str) -> Arrival:
+        assert self.seconds is not None
+        return Arrival(ahead, self.seconds, self._last, chars, megapixels, float(device.startswith("cuda")))
 
     def note(self, count: int, seconds: float) -> None:
         """``count`` requests took ``seconds`` together."""
+        self._last = seconds
         spent, keep = seconds / count, 0.8**count
         self.seconds = spent if self.seconds is None else keep * self.seconds + (1 - keep) * spent
 

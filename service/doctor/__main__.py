@@ -1,6 +1,10 @@
 """The doctor's command line.
 
-Exit status: 0 nothing found, 1 warnings, 2 something critical, 64 wrong usage or nothing to read.
+    python -m service.doctor [RUN_DIR]                  what is wrong
+    python -m service.doctor train-latency [RUN_DIR]    learn how long requests take
+
+Exit status: 0 nothing found, 1 warnings (or: learnt nothing worth keeping), 2 something critical, 64 wrong
+usage or nothing to read.
 """
 
 from __future__ import annotations
@@ -26,16 +30,36 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
+    return _train(argv[1:]) if argv[:1] == ["train-latency"] else _examine(argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="python -m service.doctor train-latency",
+        description="Learn from the logs how long requests take. What was learnt is kept beside them if it "
+        "beats the moving average on requests it has not seen, and loaded at the next start.",
+    )
+    parser.add_argument("run_dir", nargs="?", type=Path, default=_folder(), help="the folder with the logs")
+    parser.add_argument("--held-out", type=Path, metavar="DIR", help="try it on the logs of this folder")
+    given = parser.parse_args(list(argv))
+    from service.doctor.training import TooFew, train
+
+    try:
+        outcome = train(read(given.run_dir), read(given.held_out) if given.held_out else None)
+    except TooFew as error:
+        parser.error(str(error))
+    print(outcome)
+    return 0 if outcome.kept else 1
+
+
+def _examine(argv: Sequence[str]) -> int:
     parser = _Parser(
         prog="python -m service.doctor",
         description="Say what is wrong with an instance, since when, why and what to do, from its logs and, "
         "if it runs, from its health endpoint.",
         epilog="Exit status: 0 nothing found, 1 warnings, 2 something critical, 64 wrong usage or no logs.",
     )
-    folder = os.environ.get("OFA_RUN_DIR") or ROOT
-    parser.add_argument(
-        "run_dir", nargs="?", type=Path, default=Path(folder), help="the folder with the logs"
-    )
+    parser.add_argument("run_dir", nargs="?", type=Path, default=_folder(), help="the folder with the logs")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--offline", action="store_true", help="read the logs alone, ask no endpoint")
     given = parser.parse_args(list(argv))
@@ -47,6 +71,10 @@ def main(argv: Sequence[str]) -> int:
         findings = in_order([*findings, *live.look(records)])
     print((report.as_json if given.json else report.as_text)(records, findings))
     return report.status(findings)
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("OFA_RUN_DIR") or ROOT)
 
 
 if __name__ == "__main__":
