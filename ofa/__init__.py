@@ -12,6 +12,7 @@ The folder holds the neural network and nothing else: no threads, no HTTP, no se
 * :mod:`ofa.checkpoint`  strict, weights-only loading
 * :mod:`ofa.fold`        arithmetic done once after loading instead of for every picture
 * :mod:`ofa.bias`        the attention bias of every request, computed once
+* :mod:`ofa.memory`      memory that is used again instead of asked for anew
 * :mod:`ofa.converted`   the result of all that, kept in a file to map
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       all of it together: :class:`~ofa.model.EntailmentModel`

@@ -80,13 +80,24 @@ class BiasCache:
         length = max(length, min(-(-length // _STEP) * _STEP, self._longest))
         encoder, decoder = self._network.encoder, self._network.decoder
         dtype = encoder.embed_tokens.weight.dtype
-        full = encoder.attention_bias(self._grid, length)
-        cast = {id(one): one.to(dtype) for one in full}  # shared layers keep sharing
-        self._encoder = [cast[id(one)] for one in full]
+        self._encoder = self._encoder_bias(length, dtype)
         prompt = min(length + self._forced, self._longest)
         positions = encoder.positions(self._grid, length)
         self._decoder = decoder.attention_bias(prompt, positions).cut(prompt, dtype)
         self._length = length
+
+    def _encoder_bias(self, length: int, dtype: torch.dtype) -> LayerBias:
+        """:meth:`Encoder.attention_bias` in ``dtype``, layer after layer in the same memory."""
+        encoder, image = self._network.encoder, self._grid**2
+        absolute = encoder.absolute_bias(self._grid, length)
+        buffer, scratch = torch.empty_like(absolute), absolute.new_empty(len(absolute), image * image)
+        biases = []
+        for near, text in encoder.relative_bias(self._grid, length, scratch):
+            buffer.copy_(absolute)
+            buffer[:, :image, :image] += near
+            buffer[:, image:, image:] += text
+            biases.append(buffer[None].to(dtype, copy=True))
+        return biases * len(encoder.layers) if encoder.config.share_attn_bias else biases
 
     def _hide(self, start: int, end: int) -> None:
         """Mask the keys from ``start`` to ``end``, and no others."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from ofa.checkpoint import find_weights
 from ofa.config import NetworkConfig
 from ofa.fold import fold
-from ofa.network import OFA
+from ofa.network import OFA, blank
 from ofa.vision import CancelPoint
 
 #: Raised whenever folding, casting or a layout changes what the file holds.
@@ -156,8 +156,7 @@ class Conversion:
 
 def _skeleton(config: NetworkConfig, dtype: torch.dtype) -> OFA:
     """A folded and cast network without weights (on the meta device)."""
-    with torch.device("meta"):
-        network = OFA(config)
+    network = blank(config)
     fold(network)
     network.cast(dtype)
     return network

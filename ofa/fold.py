@@ -18,7 +18,8 @@ from ofa.vision import Bottleneck, ResNet
 
 @torch.no_grad()
 def fold(network: OFA) -> None:
-    """Fold ``network`` in place; it must hold its weights (not be on the meta device)."""
+    """Fold ``network`` in place. On the meta device only its structure changes: the shape to load a folded
+    network's weights into, without the arithmetic, for which torch would import its compiler there."""
     for module in network.modules():
         if isinstance(module, Attention):
             _fold_heads(module)
@@ -34,8 +35,9 @@ def _fold_heads(attention: Attention) -> None:
     if attention.c_attn is None:
         return
     weight = attention.out_proj.weight
-    scales = attention.c_attn.double().repeat_interleave(weight.shape[1] // attention.heads)
-    attention.out_proj.weight = _parameter(weight.double() * scales, weight)
+    if not weight.is_meta:
+        scales = attention.c_attn.double().repeat_interleave(weight.shape[1] // attention.heads)
+        attention.out_proj.weight = _parameter(weight.double() * scales, weight)
     attention.c_attn = None
 
 
@@ -43,8 +45,9 @@ def _fuse_projections(attention: Attention) -> None:
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
     with torch.device("meta"):
         fused = nn.Linear(parts[0].in_features, 3 * parts[0].out_features)
-    fused.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
-    fused.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
+    if not parts[0].weight.is_meta:
+        fused.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
+        fused.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
     attention.qkv = fused
     del attention.q_proj, attention.k_proj, attention.v_proj
 
@@ -52,13 +55,15 @@ def _fuse_projections(attention: Attention) -> None:
 def _fold_image_embedding(encoder: Encoder) -> None:
     """scale · (W x + b) + type = (scale · W) x + (scale · b + type)."""
     projection = encoder.image_proj
+    encoder.image_folded = True
+    if projection.weight.is_meta:
+        return
     kind = 0.0 if encoder.type_embedding is None else encoder.type_embedding.weight[1].double()
     bias = encoder.embed_scale * projection.bias.double() + kind
     projection.weight, projection.bias = (
         _parameter(encoder.embed_scale * projection.weight.double(), projection.weight),
         _parameter(torch.as_tensor(bias), projection.bias),
     )
-    encoder.image_folded = True
 
 
 def _fold_norms(vision: ResNet) -> None:
@@ -79,6 +84,9 @@ def _fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
         raise TypeError("a network is folded once, right after it was loaded")
     if norm.running_mean is None or norm.running_var is None:
         raise TypeError("a BatchNorm without statistics cannot be folded")
+    if conv.weight.is_meta:
+        conv.bias = nn.Parameter(torch.empty(norm.bias.shape, device="meta"), requires_grad=False)
+        return conv
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # (out channels,)
     kernel = (conv.weight.double() * factor[:, None, None, None]).to(memory_format=torch.channels_last)
     conv.weight = _parameter(kernel, conv.weight)

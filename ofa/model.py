@@ -18,7 +18,8 @@ from ofa.converted import Conversion
 from ofa.errors import UnsupportedConfig
 from ofa.fold import fold
 from ofa.image import to_pixels
-from ofa.network import OFA
+from ofa.memory import keep_freed_tensors
+from ofa.network import OFA, blank
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import Tokenizer, build_source
 from ofa.vision import CancelPoint
@@ -72,6 +73,8 @@ class EntailmentModel:
             UnsupportedConfig: a configuration that cannot be honoured.
             CheckpointError: weights that are damaged or do not fit.
         """
+        if device == "cpu":
+            keep_freed_tensors()
         folder = Path(folder)
         config, task = NetworkConfig.from_folder(folder), TaskConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder)
@@ -85,8 +88,7 @@ class EntailmentModel:
         network = conversion.read(config) if conversion is not None else None
         mapped = network is not None
         if network is None:
-            with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-                network = OFA(config)
+            network = blank(config)
             load_weights(network, folder)
             fold(network)
             network.cast(dtype)

@@ -7,11 +7,14 @@ many requests computes it once (:mod:`ofa.model`), who trains leaves it out and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from ofa.config import RESNET_BLOCKS, NetworkConfig
 from ofa.layers import DecoderLayer, EncoderLayer, position_logits
@@ -158,28 +161,45 @@ class Encoder(nn.Module):
 
         The bias for a shorter text is the leading slice of the one for a longer text.
         """
+        absolute, image = self.absolute_bias(grid, length), grid * grid
+        biases = [
+            # Padding places each block on the diagonal.
+            (
+                absolute
+                + functional.pad(near, (0, length, 0, length))
+                + functional.pad(text, (image, 0, image, 0))
+            )[None]
+            for near, text in self.relative_bias(grid, length)
+        ]
+        return biases * len(self.layers) if self.config.share_attn_bias else biases
+
+    def absolute_bias(self, grid: int, length: int) -> Tensor:
+        """The part of the bias that all layers share, (heads, grid² + length, grid² + length), fp32."""
         positions = self.positions(grid, length)
-        absolute = position_logits(
+        return position_logits(
             _linear32(self.pos_q_linear, positions),
             _linear32(self.pos_k_linear, positions),
             self.config.encoder_attention_heads,
             self.position_scale,
         )
-        device = absolute.device
+
+    def relative_bias(
+        self, grid: int, length: int, scratch: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What each table adds, fp32: among image tokens, (heads, grid², grid²), and among the text's,
+        (heads, length, length). Image and text have no distance.
+
+        Args:
+            scratch: memory for the first of the two, (heads, grid⁴), written over by the next table's;
+                not for training.
+        """
+        device = self.pos_q_linear.weight.device
         image = image_buckets(self.config.image_bucket_size, grid).to(device)
         text = token_buckets(self.config.token_bucket_size, length).to(device)
-        biases = []
         for token_table, image_table in zip(
             self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True
         ):
-            # Tables give (queries, keys, heads); padding places each block on the diagonal.
-            image_block = functional.embedding(image, _rows(image_table)).permute(2, 0, 1)
-            text_block = functional.embedding(text, _rows(token_table)).permute(2, 0, 1)
-            relative = functional.pad(image_block, (0, length, 0, length)) + functional.pad(
-                text_block, (grid * grid, 0, grid * grid, 0)
-            )
-            biases.append((absolute + relative)[None])
-        return biases * len(self.layers) if self.config.share_attn_bias else biases
+            yield _looked_up(image, image_table, scratch), _looked_up(text, token_table)
 
     def _embed(self, tokens: Tensor, features: Tensor, grid: int) -> Tensor:
         """(batch, grid² + length, width): projected, typed and normalised, image first."""
@@ -283,8 +303,7 @@ class Decoder(nn.Module):
         buckets = token_buckets(self.config.token_bucket_size, length).to(absolute.device)
         future = torch.full((length, length), float("-inf"), device=absolute.device).triu(1)
         biases = [
-            (absolute + functional.embedding(buckets, _rows(table)).permute(2, 0, 1) + future)[None]
-            for table in self.token_rel_pos_table_list
+            (absolute + _looked_up(buckets, table) + future)[None] for table in self.token_rel_pos_table_list
         ]
         cross = position_logits(
             _linear32(self.cross_pos_q_linear, own),
@@ -301,7 +320,7 @@ class OFA(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        shared = nn.Embedding(config.vocab_size, config.d_model, config.pad_token_id)
         self.encoder = Encoder(config, shared)
         self.decoder = Decoder(config, shared)
         self.tie_embeddings()
@@ -320,16 +339,40 @@ class OFA(nn.Module):
             self.decoder.output_projection.weight = self.encoder.embed_tokens.weight
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of initial values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def blank(config: NetworkConfig) -> OFA:
+    """The network on the meta device: no memory, no initial values, which are about to be replaced.
+
+    To draw values there torch would import its compiler, which takes a second.
+    """
+    with torch.device("meta"), _Undrawn():
+        return OFA(config)
+
+
 def _mask_keys(bias: LayerBias, padding: Tensor) -> LayerBias:
     """Forbid padded keys: (1, heads, queries, keys) and (batch, keys) → (batch, heads, queries, keys)."""
     return [one.masked_fill(padding[:, None, None, :], torch.finfo(one.dtype).min) for one in bias]
 
 
-def _rows(table: nn.Module) -> Tensor:
-    """A table of relative positions in fp32; a ModuleList has forgotten that its items are embeddings."""
-    if not isinstance(table, nn.Embedding):
+def _looked_up(buckets: Tensor, table: nn.Module, out: Tensor | None = None) -> Tensor:
+    """Entries of a table of relative positions, fp32: (queries, keys) → (heads, queries, keys).
+
+    By head, so that what comes out lies as it is used: at the large size that halves the time.
+    """
+    if not isinstance(table, nn.Embedding):  # a ModuleList has forgotten that its items are embeddings
         raise TypeError(f"a table must be an Embedding, not {type(table).__name__}")
-    return table.weight.float()
+    by_head = table.weight.float().T.contiguous()
+    return torch.index_select(by_head, 1, buckets.flatten(), out=out).view(-1, *buckets.shape)
 
 
 def _linear32(layer: nn.Linear, x: Tensor) -> Tensor:
