@@ -14,8 +14,8 @@ _KEPT = 256 << 20  # bytes of freed memory at the top that are not given back
 def keep_freed_tensors() -> None:
     """Have freed tensors' memory used again instead of given back to the kernel and asked for anew.
 
-    By default glibc maps every tensor of more than 128 kB freshly, and the kernel clears each of its pages: at
-    the large size that takes a tenth of a verdict's time. Does nothing with another C library.
+    By default glibc maps every tensor of more than 128 kB freshly, and the kernel clears each of its pages:
+    at the large size that takes a tenth of a verdict's time. Does nothing with another C library.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
