@@ -120,6 +120,7 @@ def read(folder: Path, most_bytes: int = MOST_BYTES) -> Records:
     records.restarts = list(_parsed(records, RESTART_LOG, _RESTART_LINE, most_bytes))
     records.console = list(_plain(records, CONSOLE_LOG, most_bytes))
     records.asked, records.vitals = _followed(records.app)
+    records.asked = [*_only_slow(records, most_bytes), *records.asked]
     records.postmortems = sorted(path.name for path in folder.glob("postmortem-*.txt"))
     return records
 
@@ -199,6 +200,31 @@ def _followed(lines: Iterable[Line]) -> tuple[list[Asked], list[Vital]]:
             case "REQUEST_END" | "REQUEST_ERROR":
                 asked.append(_asked(line, starts.pop(_id(line), {}), f"{model} {dtype}"))
     return asked, vitals
+
+
+def _only_slow(records: Records, most: int) -> list[Asked]:
+    """Timeouts that slow_requests.log still tells of when web_app.log, which fills faster, does no longer."""
+    known = {_id(one.line) for one in records.asked}
+    found = []
+    for line in _plain(records, SLOW_LOG, most):
+        columns = line.message.split("\t")
+        if len(columns) < 7 or not columns[0].isdigit() or columns[3] in known:
+            continue
+        width, _, height = columns[6].partition("x")
+        chars, duration = columns[2].removesuffix(" chars"), _seconds(columns[5]) or 0.0
+        at = float(calendar.timegm(time.localtime(min(int(columns[0]), 1 << 40))))
+        found.append(
+            Asked(
+                Line(line.file, line.number, at, "TIMEOUT", line.message.replace("\t", " ")),
+                source=columns[7] if columns[7:] else "api",
+                reason="timeout",
+                chars=int(chars) if chars.isdigit() else None,
+                pixels=int(width) * int(height) if width.isdigit() and height.isdigit() else None,
+                duration=duration,
+                waited=duration if columns[4] == "waiting" else 0.0,
+            )
+        )
+    return found
 
 
 def _id(line: Line) -> str:

@@ -119,6 +119,19 @@ def test_a_few_turned_away_are_no_overload(tmp_path: Path) -> None:
     assert codes(tmp_path, [LOADED], lines) == []
 
 
+def test_timeouts_that_only_the_slow_log_still_tells_of_count_too(tmp_path: Path) -> None:
+    (tmp_path / "slow_requests.log").write_text(
+        "".join(
+            f"{START + n:.0f}\tTIMEOUT\t900 chars\treq_1_{n}\tcomputing\t15.00s\t640x480\tapi\n"
+            for n in range(8)
+        )
+        + "cut\tTIMEOUT\n"
+    )
+    assert codes(tmp_path, [LOADED], [answered(START + 100 + n, 1.0) for n in range(9)]) == [
+        "timeouts-long-text"
+    ]
+
+
 # ---- how the process fares -------------------------------------------------------------------------------
 
 
