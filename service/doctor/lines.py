@@ -68,10 +68,10 @@ PATTERNS: Final = (
     Shown("undead", "restarts", r"process \d+ cannot be killed", _BACK),
     Shown("guardian-ended", "restarts", "the guardian ended by itself", _BACK),
     Shown(
-        "two-instances", "restarts", r"port \d+ is taken by process \d+ \(.*(web_app|health_api)\.py", _BACK
+        "two-instances", "restarts", r".*port \d+ is taken by process \d+ \(.*(web_app|health_api)\.py", _BACK
     ),
     Shown(
-        *("port-taken", "restarts", r"port \d+ is taken by ", _BACK),
+        *("port-taken", "restarts", r".*port \d+ is taken by ", _BACK),
         but=r"is taken by process \d+ \(.*(web_app|health_api)\.py",
     ),
     Shown("port-taken", "app", r".*cannot listen on \S+ port \d+: Address already in use", _LOADED),

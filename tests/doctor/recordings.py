@@ -119,7 +119,7 @@ RECORDINGS = (
         *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
     ),
     Recording(
-        *("forward", "a forward pass that never returns", ("hung",), ways.ordered("forward")),
+        *("forward", "a forward pass that never returns", ("hung",), ways.ordered("stuck")),
         *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
     ),
     Recording(

@@ -98,7 +98,7 @@ def _load(run_dir: Path, hub: Hub | None, cache: Path, *arguments: str, model: s
     ) as instance:
         while instance.process.poll() is None:
             _scrape(run_dir, instance.health_port)
-            time.sleep(0.02)
+            time.sleep(0.005)
 
 
 def cut(run_dir: Path) -> None:
@@ -279,7 +279,7 @@ def unstable(run_dir: Path) -> None:
 @contextmanager
 def _guarded(run_dir: Path, model: str = "demo", **settings: object) -> Iterator[Service]:
     told = {"CHECK_TIMEOUT": 10, "STABLE_PERIOD": 600, "OMP_NUM_THREADS": 1, "OFA_PROBE_TIMEOUT": 30}
-    with Service(run_dir, model, **told | settings) as service:
+    with Service(run_dir, "--model", model, **told | settings) as service:
         service.start()
         yield service
         _scrape(run_dir, service.health_port)
@@ -299,41 +299,32 @@ def signalled(number: int) -> Callable[[Path], None]:
     return lambda run_dir: _restarted(run_dir, lambda service: os.kill(service.pid, number))
 
 
-def ordered(fault: str) -> Callable[[Path], None]:
-    def record(run_dir: Path) -> None:
-        def make(service: Service) -> None:
-            _order(run_dir, fault)
-            if fault == "forward":
-                ask(service.page, red_circle(), TEXT)
-
-        _restarted(run_dir, make, OFA_TIMEOUT=2, OFA_CANCEL_GRACE=1, OFA_HANG_LIMIT=2)
-
-    return record
+def ordered(kind: str) -> Callable[[Path], None]:
+    """A fault that ends in a hang, made by the next forward pass."""
+    return lambda run_dir: _restarted(
+        run_dir, _within(kind), OFA_TIMEOUT=2, OFA_CANCEL_GRACE=1, OFA_HANG_LIMIT=2
+    )
 
 
-def _inside(run_dir: Path, fault: str, **settings: object) -> None:
-    """A fault inside the process under a guardian, whose interpreter starts the faulty launcher."""
-    with _guarded(run_dir, **settings) as service:
-        interpreter = run_dir / "python"
-        interpreter.write_text(interpreter.read_text().replace("launcher.py", "inside.py"))
-        service.command("restart")
-        wait_for("the faulty one", lambda: service.text("web_app.log").count("MODEL_LOADED") >= 1)
-        service.wait_until_healthy()
+def _within(kind: str) -> Callable[[Service], None]:
+    """A fault in this very process, which is asked until it is gone."""
+
+    def make(service: Service) -> None:
         first = service.pid
-        _order(run_dir, fault)
+        _order(service.run_dir, json.dumps({"kind": kind, "pid": first}))
         while service.pid == first:
             ask(service.page, red_circle(), TEXT)
-        (run_dir / "fault.json").unlink()
-        service.wait_until_healthy(other_than=first)
-        wait_for("the last word", lambda: "[SUCCESS]" in service.restart_log)
+            time.sleep(0.5)
+
+    return make
 
 
 def lost(run_dir: Path) -> None:
-    _inside(run_dir, '{"kind": "assert", "on": "cuda"}', PRETEND_CUDA=1)
+    _restarted(run_dir, _within("assert"), PRETEND_CUDA=1)
 
 
 def limit(run_dir: Path) -> None:
-    _inside(run_dir, '{"kind": "grow"}', OFA_MAX_RSS="1200M")
+    _restarted(run_dir, _within("grow"), OFA_MAX_RSS="1200M")
 
 
 def loop(run_dir: Path) -> None:
