@@ -115,7 +115,8 @@ class Pace:
 
     def _arrival(self, ahead: int, chars: float, megapixels: float, device: str) -> Arrival:
         assert self.seconds is not None
-        return Arrival(ahead, self.seconds, self._last, chars, megapixels, float(device.startswith("cuda")))
+        trend = self._last / self.seconds if self.seconds else 1.0
+        return Arrival(ahead, self.seconds, trend, chars, megapixels, float(device.startswith("cuda")))
 
     def note(self, count: int, seconds: float) -> None:
         """``count`` requests took ``seconds`` together."""

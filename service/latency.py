@@ -1,7 +1,8 @@
 """How long a request will take, by what is known when it comes: learnt from the logs, and off unless it was.
 
 ``latency.json`` in the run folder holds two forests of small regression trees, one for what is expected and
-one for the least that is likely, as plain numbers: reading it runs no code, whoever wrote it, and what is not
+one for the least that is likely, as plain numbers. Both correct the moving average, so that what they learnt
+under one load does little harm under another. Reading it runs no code, whoever wrote it, and what is not
 a forest is refused. ``python -m service.doctor train-latency`` writes it, and only if it beats the moving
 average on requests it has not seen. Trees are walked here in plain Python, in some tens of microseconds.
 """
@@ -20,21 +21,27 @@ LATENCY_FILE: Final = "latency.json"
 VERSION: Final = 1
 MOST_BYTES: Final = 4 << 20
 LONGEST: Final = 3600.0  # seconds; what a forest says beyond that is no forecast
+LEAST: Final = 0.001
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """What is known of a request when it is about to wait, in the order of a tree's features: how many are
-    ``ahead``, the moving average of the seconds one takes and the ``last`` computation's, its characters, its
-    picture's megapixels, and 1.0 on a GPU."""
+    ``ahead``, the moving average of the seconds one takes, the last computation's as a multiple of that, its
+    characters, its picture's megapixels, and 1.0 on a GPU."""
 
     ahead: float
     recent: float
-    last: float
+    trend: float
     chars: float
     megapixels: float
     gpu: float
+
+    @property
+    def average(self) -> float:
+        """The seconds that the moving average makes of it: those ahead, and itself."""
+        return max(LEAST, (self.ahead + 1) * self.recent)
 
 
 FEATURES: Final = tuple(Arrival.__dataclass_fields__)
@@ -61,14 +68,14 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """The logarithm of the seconds, as a sum of trees over a base."""
+    """What the moving average has to be multiplied by: its logarithm is a sum of trees over a base."""
 
     base: float
     trees: Sequence[Tree]
 
     def seconds(self, arrival: Arrival) -> float:
         features = astuple(arrival)
-        logarithm = self.base + sum(tree.at(features) for tree in self.trees)
+        logarithm = math.log(arrival.average) + self.base + sum(tree.at(features) for tree in self.trees)
         return math.exp(min(logarithm, math.log(LONGEST)))
 
 

@@ -35,11 +35,6 @@ class Example:
     arrival: Arrival
     seconds: float
 
-    @property
-    def average(self) -> float:
-        """What the moving average makes of it: those ahead, and itself."""
-        return (self.arrival.ahead + 1) * self.arrival.recent
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -74,7 +69,7 @@ def train(records: Records, held_out: Records | None = None) -> Outcome:
         )
     forecast = fit(learnt)
     error = fmean(abs(forecast.expected.seconds(one.arrival) - one.seconds) for one in tried)
-    average = fmean(abs(one.average - one.seconds) for one in tried)
+    average = fmean(abs(one.arrival.average - one.seconds) for one in tried)
     kept = error <= BETTER * average
     _write(records.folder / LATENCY_FILE, forecast if kept else None, len(learnt), error, average)
     return Outcome(len(learnt), len(tried), error, average, kept)
@@ -107,7 +102,7 @@ def _example(one: Asked, recent: float, last: float) -> Example | None:
     arrival = Arrival(
         ahead=float(one.ahead or 0),
         recent=recent,
-        last=last,
+        trend=last / recent if recent else 1.0,
         chars=float(one.chars or 0),
         megapixels=(one.pixels or 0) / 1e6,
         gpu=float(one.device.startswith("cuda")),
@@ -116,18 +111,19 @@ def _example(one: Asked, recent: float, last: float) -> Example | None:
 
 
 def fit(learnt: Sequence[Example]) -> Forecast:
-    """Trees of depth 3 for the logarithm of the seconds: a tenth is a tenth for short and for long ones."""
+    """Trees of depth 2 for the logarithm of what the average has to be multiplied by: few and shallow ones,
+    for much of a duration is chance."""
     try:
         from sklearn.ensemble import GradientBoostingRegressor
     except ImportError as error:
         raise TooFew("scikit-learn is missing: pip install -r requirements-latency.txt") from error
     features = [astuple(one.arrival) for one in learnt]
-    target = [math.log(one.seconds) for one in learnt]
+    target = [math.log(one.seconds / one.arrival.average) for one in learnt]
     forests = []
     for quantile in QUANTILES:
         model = GradientBoostingRegressor(
-            loss="quantile", alpha=quantile, n_estimators=120, max_depth=3, learning_rate=0.08,
-            min_samples_leaf=10, subsample=0.7, random_state=0,
+            loss="quantile", alpha=quantile, n_estimators=60, max_depth=2, learning_rate=0.08,
+            min_samples_leaf=20, subsample=0.7, random_state=0,
         )  # fmt: skip
         forests.append(_forest(model.fit(features, target)))
     expected, least = forests

@@ -15,9 +15,9 @@ from service.latency import FEATURES, LATENCY_FILE, Arrival, Forecast, Forest, T
 from tests.fakes import Clock, FakeJournal, FakePredictor, ask
 
 STUMP = Tree([FEATURES.index("ahead"), -1, -1], [2.5, 0, 0], [1, -1, -1], [2, -1, -1], [0.0, 0.0, 3.0])
-#: One second up to two requests ahead, 20 beyond.
+#: As the average up to two requests ahead, 20 times as long beyond.
 FORECAST = Forecast(Forest(0.0, [STUMP]), Forest(0.0, [STUMP]), chars=20.0, megapixels=0.3)
-ARRIVAL = Arrival(ahead=0, recent=1, last=1, chars=20, megapixels=0.3, gpu=0)
+ARRIVAL = Arrival(ahead=0, recent=1, trend=1, chars=20, megapixels=0.3, gpu=0)
 
 
 def told() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def test_a_forecast_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / LATENCY_FILE).write_text(as_json(FORECAST, error_seconds=0.1))
     forecast = load(tmp_path)
     assert forecast is not None
-    for ahead, seconds in ((0, 1.0), (2, 1.0), (3, 20.09)):
+    for ahead, seconds in ((0, 1.0), (2, 3.0), (3, 80.34)):
         assert forecast.expected.seconds(replace(ARRIVAL, ahead=ahead)) == pytest.approx(seconds, abs=0.01)
 
 
@@ -107,8 +107,8 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(engine: Engine, cloc
     for name in ("one", "two", "three"):
         assert not engine.submit(ask(name, now=clock.now, limit=15)).done()
     late = engine.submit(ask("late", now=clock.now, limit=15)).result(0)
-    assert (late.reason, late.retry_after) == ("busy", 21.0)
-    assert not engine.submit(ask("patient", now=clock.now, limit=30)).done()
+    assert (late.reason, late.retry_after) == ("busy", 81.0)
+    assert not engine.submit(ask("patient", now=clock.now, limit=100)).done()
     assert engine.activity().counts["rejected"] == 1
 
 
@@ -138,7 +138,7 @@ def test_the_wait_that_is_told_is_the_forecasts(engine: Engine, clock: Clock) ->
     assert engine.activity().retry_after == 1.0
     for n in range(3):
         engine.submit(ask(str(n), now=clock.now))
-    assert engine.activity().retry_after == 21.0
+    assert engine.activity().retry_after == 81.0
 
 
 # ---- training --------------------------------------------------------------------------------------------
@@ -191,8 +191,9 @@ def test_the_trees_say_what_scikit_learn_would(tmp_path: Path) -> None:
     learnt = examples(read(recorded(tmp_path / "a", lambda ahead, chars: (ahead * chars / 500, 0.1))))
     features = [astuple(one.arrival) for one in learnt]
     model = GradientBoostingRegressor(loss="quantile", alpha=0.5, n_estimators=30, random_state=0)
-    model.fit(features, [math.log(one.seconds) for one in learnt])
-    ours = [math.log(_forest(model).seconds(one.arrival)) for one in learnt]
+    model.fit(features, [math.log(one.seconds / one.arrival.average) for one in learnt])
+    forest = _forest(model)
+    ours = [math.log(forest.seconds(one.arrival) / one.arrival.average) for one in learnt]
     assert ours == pytest.approx(list(model.predict(features)))
 
 
