@@ -85,7 +85,7 @@ class Engine:
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
-        self._pace = Pace(forecast)
+        self._pace = Pace(forecast, limits.hope)
         self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
         self._gather_until = 0.0
         self._threads: list[threading.Thread] = []

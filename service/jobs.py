@@ -30,11 +30,13 @@ BATCH_ON_GPU: Final = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds, but for ``queue_size`` and ``max_batch`` requests; ``max_batch`` 0 goes by the device."""
+    """Seconds, but for ``queue_size`` and ``max_batch`` requests, ``max_batch`` 0 going by the device, and
+    ``hope``: how much of the time that a request has left may go by, on average, until it is answered."""
 
     queue_size: int = 32
     max_batch: int = 0
     batch_wait: float = 0.005
+    hope: float = 2 / 3
     cancel_grace: float = 5.0
     hang_limit: float = 60.0
 
@@ -88,8 +90,9 @@ class Pace:
 
     A ``forecast``, where one was learnt, stands on it. Guarded by the engine's lock."""
 
-    def __init__(self, forecast: Forecast | None = None) -> None:
+    def __init__(self, forecast: Forecast | None = None, hope: float = 1.0) -> None:
         self.seconds: float | None = None
+        self._hope = hope
         self._last = 0.0
         self._forecast = forecast
 
@@ -102,13 +105,23 @@ class Pace:
         return self._forecast.expected.seconds(typical)
 
     def hopeless(self, request: Request, ahead: int, device: str, now: float) -> Busy | None:
-        """The refusal of a request that would be answered too late even if all went well. One that nobody is
-        ahead of is always tried: a forecast that was wrong learns of it by nothing else."""
-        if self._forecast is None or self.seconds is None or not ahead or request.source == "probe":
+        """The refusal of a request that would be answered too late: by the forecast even if all went well, by
+        the average alone with some time to spare.
+
+        A queue whose last place is reached at the deadline answers nobody: each waits for its turn and is
+        stopped within sight of its answer. One that nobody is ahead of is always tried: an estimate that was
+        wrong learns of it by nothing else.
+        """
+        if self.seconds is None or not ahead or request.source == "probe":
             return None
-        width, height = request.size
-        arrival = self._arrival(ahead, request.chars, width * height / 1e6, device)
-        if now + self._forecast.least.seconds(arrival) <= request.deadline:
+        left = request.deadline - now
+        if self._forecast is None:
+            in_time = (ahead + 1) * self.seconds <= self._hope * left
+        else:
+            width, height = request.size
+            arrival = self._arrival(ahead, request.chars, width * height / 1e6, device)
+            in_time = self._forecast.least.seconds(arrival) <= left
+        if in_time:
             return None
         wait = max(1.0, math.ceil(self.wait(ahead, device)))
         return Busy("It could not be answered in time.", retry_after=wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -70,7 +71,7 @@ def test_no_more_is_taken_than_can_be_done_in_half_the_time_left(journal: FakeJo
         clock.move(2.0 * len(pairs))
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(two_seconds), journal, clock, max_batch=8)
+    engine = still(FakePredictor(two_seconds), journal, clock, max_batch=8, hope=math.inf)
     submit(engine, "a", limit=15)
     engine.step()
     futures = {name: engine.submit(ask(name, now=clock.now, limit=15)) for name in "bcdefg"}

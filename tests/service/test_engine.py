@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -277,7 +278,7 @@ def test_under_concurrency_every_accepted_request_ends_exactly_once(
             cancel()
         return [YES]
 
-    engine = start(FakePredictor(mixed), queue_size=16)
+    engine = start(FakePredictor(mixed), queue_size=16, hope=math.inf)  # however hopeless
     answered: Counter[str] = Counter()
     reasons: Counter[str | None] = Counter()
     lock = threading.Lock()
@@ -312,6 +313,40 @@ def test_under_concurrency_every_accepted_request_ends_exactly_once(
     # Who leaves at the moment of the answer is counted by it.
     assert reasons[None] <= counts["answered"] <= reasons[None] + reasons["left"]
     assert {"timeout", "error", "left", None} <= set(reasons)
+
+
+def test_a_request_that_would_be_answered_too_late_is_refused_at_once(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    """Else under overload each would wait for its turn and be stopped within sight of its answer."""
+
+    def two_seconds(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        clock.move(2.0 * len(pairs))
+        return [YES] * len(pairs)
+
+    engine = still(FakePredictor(two_seconds), journal, clock)
+    engine.submit(ask("measured", now=clock.now, limit=15))
+    engine.step()
+    taken = [engine.submit(ask(f"{n}", now=clock.now, limit=15)) for n in range(5)]
+    late = engine.submit(ask("late", now=clock.now, limit=15)).result(0)
+    assert (late.reason, late.retry_after) == ("busy", 10.0)
+    assert not engine.submit(ask("patient", now=clock.now, limit=30)).done()
+    assert not engine.submit(ask("probe", now=clock.now, limit=1, source="probe")).done()
+    while engine.step():
+        pass
+    assert [future.result(0).reason for future in taken] == [None] * 5
+
+
+def test_however_long_one_takes_who_is_alone_is_tried(journal: FakeJournal, clock: Clock) -> None:
+    def slow(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        clock.move(14.0)
+        return [YES] * len(pairs)
+
+    engine = still(FakePredictor(slow), journal, clock)
+    for name in ("first", "second"):
+        future = engine.submit(ask(name, now=clock.now, limit=15))
+        engine.step()
+        assert future.result(0).reason is None
 
 
 def test_a_request_knows_how_many_were_ahead_of_it_and_how_long_it_took(
