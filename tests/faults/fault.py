@@ -110,6 +110,9 @@ class _Trial:
         finally:
             if afterwards is not None:
                 afterwards()
+        if self._naive and self._detected is None and fault.ending == "restarted":
+            self._wrong.append(f"not noticed within {self._patience:g} s")
+            return
         {"restarted": self._restarted, "unharmed": self._unharmed, "halted": self._halted}[fault.ending]()
         if not self._naive:
             self._wrong += fault.check(self._service, self._scene)
@@ -168,7 +171,8 @@ class _Trial:
         invented = sum(o.kind == "invented" for o in outcomes)
         restarts, lost = self._service.alerts - self._alerts, sum(o.kind == "lost" for o in outcomes)
         wrong = self._wrong
-        wrong += ["never detected"] if self._detected is None and (fault.sign or self._healthy) else []
+        if self._detected is None and not self._naive and (fault.sign or self._healthy):
+            wrong.append("never detected")
         wrong += [f"{invented} verdicts differ from the first"] if invented else []
         wrong += [f"{lost} lost"] if lost and fault.ending == "unharmed" else []
         return Result(
