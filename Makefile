@@ -61,7 +61,7 @@ help:
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
 	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference for ModelScope's as well)"
-	@echo 'make faults  bring real faults upon a guarded instance and write the table (ARGS="--only kill,stop --naive")'
+	@echo 'make faults  bring real faults upon a guarded instance and write the tables (ARGS="--naive", "--soak 30", "--only kill,stop")'
 	@echo 'make clean   remove environments and caches'
 	@echo
 	@echo 'Each makes its Python environment by itself. ARGS="..." is handed on to the command that is run.'
@@ -76,7 +76,7 @@ run: $(RUNTIME)
 	$(BIN)/python web_app.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: $(DEV)
-	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool
+	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)
@@ -99,7 +99,7 @@ bench: $(DEV) $(if $(filter --reference,$(ARGS)),$(REFERENCE))
 	$(BIN)/python -m bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 faults: $(DEV)
-	@tests/system_packages.sh curl ps flock setsid
+	@tests/system_packages.sh curl ps flock setsid unshare faketime
 	@$(BIN)/python -m tests.faults.report $(ARGS)
 
 clean:
