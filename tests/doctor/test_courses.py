@@ -196,6 +196,12 @@ def test_a_pause_of_a_busy_machine_is_no_standstill_and_two_minutes_without_a_li
     assert paused(180) == ["standstill"]
 
 
+def test_lines_that_were_lost_are_told_as_that_and_not_as_a_standstill(tmp_path: Path) -> None:
+    before, after = ([vital(60.0 * n) for n in span] for span in (range(10), range(20, 30)))
+    lost = line(START + 1200, "LOG_GAP | LOST=10", "WARNING")
+    assert codes(tmp_path, [LOADED], before, after[:1], [lost], after[1:]) == ["log-gap"]
+
+
 # ---- how processes begin and end -------------------------------------------------------------------------
 
 HEALTH = "Health: http://127.0.0.1:8000/health"

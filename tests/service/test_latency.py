@@ -113,7 +113,7 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(engine: Engine, cloc
 
 
 def test_who_is_alone_is_always_tried(journal: FakeJournal, clock: Clock) -> None:
-    hopeless = replace(FORECAST, least=Forest(8.0, []))
+    hopeless = replace(FORECAST, least=Forest(99.0, []))
     engine = Engine(FakePredictor(), journal, Limits(), forecast=hopeless, clock=clock)
     for name in ("first", "second"):
         future = engine.submit(ask(name, now=clock.now))
