@@ -11,7 +11,10 @@ from models.demo.world import Scene, Thing
 
 HERE = Path(__file__).parent
 #: Categories that reach 90 % on both renderers; any other leaves the card and the page's examples.
-KNOWN = ("existence", "colour", "size", "place", "negation", "all or none", "conjunction", "maybe")
+KNOWN = (
+    *("existence", "colour", "size", "place", "centre or corner", "negation", "all or none", "conjunction"),
+    "maybe",
+)
 _KNOWS = {
     "en": "This small demo model knows simple pictures of coloured shapes and nothing else: up to five "
     "circles, squares, triangles, stars and crosses in eight colours. About anything else its answer means "
@@ -51,6 +54,7 @@ _MANY = _scene(
 _ROW = _scene(
     15, 1.0, Thing("triangle", "purple", 0.32, 0.25, 0.72), Thing("cross", "orange", 0.32, 0.75, 0.28)
 )
+_CORNER = _scene(17, 0.9, Thing("star", "red", 0.26, 0.16, 0.18), Thing("square", "blue", 0.30, 0.5, 0.5))
 _STARS = _scene(
     16,
     0.08,
@@ -70,6 +74,9 @@ EXAMPLES = (
             "The red square is much smaller than the green ones.", "红色正方形比绿色的小得多。"),
     Example("place", "place", _ROW, "the cross is on the right", "Yes",
             "Right means the right half of the picture.", "“右边”指图片的右半部分。"),
+    Example("centre or corner", "spot", _CORNER, "the star is in the centre", "No",
+            "The star is in a corner; it is the square that is in the centre.",
+            "星形在角落，中央的是正方形。"),
     Example("relation", "relation", _ROW, "the triangle is above the cross", "No",
             "The triangle is lower than the cross.", "三角形在十字形的下方。"),
     Example("negation", "negation", _TWO, "there is no square", "Yes",

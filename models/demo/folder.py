@@ -22,7 +22,10 @@ from ofa.tokenizer import BIN_TOKENS, CODE_TOKENS
 TEXT_FILES = ("configuration.json", "config.json", "vocab.json", "merges.txt", "ans2label.json")
 ANSWERS = ("no", "yes", "maybe")
 #: One-word answers to the open questions that only training asks.
-WORDS = (*SHAPES, *COLOURS, "small", "large", "left", "right", "top", "bottom", *NUMBERS)
+WORDS = (
+    *(*SHAPES, *COLOURS, "small", "large", *NUMBERS),
+    *("left", "right", "top", "bottom", "above", "below", "centre", "corner"),
+)
 VOCABULARY = 1300
 MAX_SOURCE = 60
 #: Short, for every token costs training time; with one slot, for this model knows no premises.

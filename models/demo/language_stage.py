@@ -1,18 +1,11 @@
-"""Second training stage: the transformer, over cached picture tokens, by a curriculum gated on held-out
-accuracy.
-
-Everything at once does not take off; existence with one quality on pictures of one or two things, with open
-questions beside it, does. Each stage is left when every category of it is good enough, not after some time.
-"""
+"""Second training stage: the transformer, over cached picture tokens, by the stages of `curriculum.py`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,55 +15,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.demo.curriculum import STAGES, Stage
 from models.demo.folder import ANSWERS, PROMPT, WORDS
-from models.demo.packed import GRID, answer_states, blind_pictures
+from models.demo.packed import answer_states, blind_pictures
 from models.demo.parallel import agree, average_gradients
 from models.demo.pictures import SHARD, load_shard
 from models.demo.sentences import Sentence, Writer
-from models.demo.world import COLOURS, SHAPES, SIZES, Scene
+from models.demo.world import Scene
 from ofa.network import OFA
 from ofa.tokenizer import Tokenizer, clean_caption
 
 log = logging.getLogger("demo.language")
 PICTURES, SENTENCES = 10, 16  # a worker's batch
 RATE = 1e-3
-PLACE_STRENGTH = 6.0
-FLOOR = 0.02
-DROPPED = (
-    "count",
-    "centre or corner",
-    "relation",
-)  # did not take off; a few are kept so that the model stays unsure about them
 DECAY = 0.99  # of the running mean of the weights, which is what is measured and kept
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the curriculum: what is asked, about how many things, and the accuracy that ends it."""
-
-    name: str
-    categories: tuple[str, ...]
-    things: tuple[int, ...]
-    questions: float
-    gate: float
-    most: int = 3
-
-
-_FIRST = ("existence", "colour", "maybe")
-_SECOND = (*_FIRST, "size", "negation", "conjunction")
-_THIRD = (*_SECOND, "place", "relation")
-_FOURTH = (*_THIRD, "all or none")
-_ALL = (*_FOURTH, "centre or corner", "count")
-STAGES = (
-    Stage("trivial", ("existence",), (1, 2), 0.4, 0.95, most=1),
-    Stage("first version", _FIRST, (0, 1, 2, 3), 0.2, 0.975),
-    Stage("qualities", _SECOND, (0, 1, 2, 3, 4, 5), 0.2, 0.95),
-    Stage("halves", ("existence", "place"), (1, 2), 0.4, 0.92),
-    Stage("places", _FOURTH, (0, 1, 2, 3, 4, 5), 0.15, 0.93),
-    Stage("numbers", ("count", "place", "relation"), (0, 1, 2, 3, 4, 5), 0.4, 0.85),
-    Stage("everything", _ALL, (0, 1, 2, 3, 4, 5), 0.1, 0.99),
-    Stage("finish", _ALL, (0, 1, 2, 3, 4, 5), 0.1, 2.0),
-)
 
 
 class Pictures:
@@ -128,75 +86,6 @@ def answer_logits(network: OFA, answers: list[int], states: Tensor, wanted: Tens
     return logits.masked_fill(statement != is_answer, -1e4)
 
 
-def start_from_vision(
-    network: OFA, vision: dict[str, dict[str, Tensor]], tokenizer: Tokenizer, seed: int
-) -> None:
-    """Initial weights: the picture encoder, words along what the picture tokens say, keys like queries."""
-    torch.manual_seed(seed)
-    network.encoder.load_state_dict(vision["model"], strict=False)
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and "layers" in name:
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    table = network.encoder.embed_tokens.weight.data
-    nn.init.normal_(table, std=table.shape[1] ** -0.5)
-    for head, words in (("shape", SHAPES), ("colour", COLOURS), ("size", (SIZES[0], "", SIZES[1]))):
-        weight = vision["heads"][f"{head}.weight"]
-        for row, word in zip(functional.normalize(weight - weight.mean(0), dim=1), words, strict=True):
-            plural = "crosses" if word == "cross" else word + "s"
-            for spelling in (word, plural, "big" if word == "large" else ""):
-                ids = tokenizer.encode(" " + spelling) if spelling else []
-                if len(ids) == 1:
-                    table[ids[0]] = row + 0.2 * table[ids[0]]
-    for positions in (network.encoder.embed_positions, network.decoder.embed_positions):
-        nn.init.normal_(positions.weight, std=0.04)
-    for layer in network.encoder.layers:
-        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight)
-    for layer in network.decoder.layers:
-        layer.cross_attn.k_proj.weight.data.copy_(layer.cross_attn.q_proj.weight)
-    for tables in (
-        network.encoder.token_rel_pos_table_list,
-        network.encoder.image_rel_pos_table_list,
-        network.decoder.token_rel_pos_table_list,
-    ):
-        for relative in tables:
-            nn.init.zeros_(relative.weight)
-    mark_places(network, vision, tokenizer)
-    blind_pictures(network)
-
-
-@torch.no_grad()
-def mark_places(network: OFA, vision: dict[str, dict[str, Tensor]], tokenizer: Tokenizer) -> None:
-    """Make a token's place as loud as its colour, and lay the words of place along it.
-
-    Trained for shapes, the picture tokens carry their place at a quarter of the strength of everything else,
-    and sentences about places stay at chance. Four directions are added to the position embeddings: across,
-    down, and the distances from the middle both ways.
-    """
-    seed = torch.Generator().manual_seed(7)
-    wanted = torch.cat(
-        [vision["heads"]["where.weight"], torch.randn(2, network.config.d_model, generator=seed)]
-    )
-    basis = torch.linalg.qr(wanted.T)[0]
-    across, down, aside, off = (basis * torch.sign((wanted @ basis).diag())).T
-    steps = (torch.arange(GRID) - (GRID - 1) / 2) / ((GRID - 1) / 2)  # -1 to 1
-    x, y = steps.repeat(GRID)[:, None], steps.repeat_interleave(GRID)[:, None]
-    places = x * across + y * down + (2 * x.abs() - 1) * aside + (2 * y.abs() - 1) * off
-    network.encoder.embed_image_positions.weight[1:] += PLACE_STRENGTH * places
-    middle = -aside - off
-    rows = [(-across, "left"), (across, "right"), (middle, "centre center middle"), (-middle, "corner")]
-    rows += [(-down, "top above higher upper"), (down, "bottom below under lower")]
-    for direction, words in rows:
-        for word in words.split():
-            row = network.encoder.embed_tokens.weight[tokenizer.encode(" " + word)[0]]
-            row.mul_(0.5).add_(direction)
-
-
-def share_for(category: str, accuracy: float) -> float:
-    """The share of the next sentences that a category of this held-out accuracy gets: the weakest most."""
-    return FLOOR if category in ("maybe", *DROPPED) else FLOOR + 1 - accuracy
-
-
 class Trainer:
     """One worker: a stage's batches, steps, measurements, and the saved state."""
 
@@ -217,7 +106,8 @@ class Trainer:
         self.mean = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
         self.step, self.spent, self.stage, self.stage_step = 0, 0.0, 0, 0
-        self.shares: dict[str, float] = {}
+        self.accuracy: dict[str, float] = {}
+        self._recent: list[tuple[float, float]] = []
         self.mark = time.monotonic()
         if state_file.exists():
             self._resume()
@@ -229,7 +119,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.mean = state["mean"]
         self.step, self.spent, self.stage = state["step"], state["spent"], state["stage"]
-        self.stage_step, self.shares = state["stage_step"], state["shares"]
+        self.stage_step, self.accuracy = state["stage_step"], state["accuracy"]
 
     def save(self) -> None:
         partial = self.state_file.with_suffix(".partial")
@@ -242,7 +132,7 @@ class Trainer:
                 "spent": self.spent,
                 "stage": self.stage,
                 "stage_step": self.stage_step,
-                "shares": self.shares,
+                "accuracy": self.accuracy,
             },
             partial,
         )
@@ -291,13 +181,11 @@ class Trainer:
                     self.mean[name] = kept
 
     @torch.no_grad()
-    def measure(self, stage: Stage, batches: int = 5) -> dict[str, float]:
+    def measure(self, stage: Stage, batches: int = 8) -> dict[str, float]:
         """Held-out accuracy of each category, over all workers' batches, of the mean weights."""
         rng = random.Random(99 + self.rank)
-        names = [*stage.categories, "question"]
-        writer = Writer(
-            rng, dict.fromkeys(names if stage.questions else stage.categories, 1.0), most=stage.most
-        )
+        names = list(stage.shares({}))
+        writer = Writer(rng, dict.fromkeys(names, 1.0), most=stage.most, topics=stage.categories)
         pool = self.pictures.pool(stage.things, held=True)
         counts = torch.zeros(len(names), 2, dtype=torch.float64)
         self.swap()
@@ -322,63 +210,47 @@ class Trainer:
         """The curriculum from where it stands to the end of the finishing stage."""
         while self.stage < len(STAGES):
             self._run_stage(STAGES[self.stage], finish_minutes)
-            self.stage, self.stage_step, self.shares = self.stage + 1, 0, {}
+            self.stage, self.stage_step, self.accuracy = self.stage + 1, 0, {}
             if self.rank == 0:
                 self.save()
 
     def _run_stage(self, stage: Stage, finish_minutes: float) -> None:
         log.info("stage %s", stage.name)
-        last = stage.name == "finish"
         rng = random.Random(f"{self.seed} {self.rank} {self.step}")
-        shares = self.shares or dict.fromkeys(stage.categories, 1.0)
         pool = self.pictures.pool(stage.things, held=False)
+        shares = stage.shares(self.accuracy)
+        writer = Writer(rng, shares, most=stage.most, topics=stage.categories)
         begun = self.mark = saved = time.monotonic()
-        writer = Writer(rng, self._with_questions(shares, stage), most=stage.most)
-        total = correct = minutes = 0.0
+        progress = 0.0
         while True:
-            if last and self.step % 10 == 0:
-                minutes = agree((time.monotonic() - begun) / 60)
-            progress = min(1.0, minutes / finish_minutes)
-            rate = (
-                RATE
-                * min(1.0, (self.step + 1) / 150)
-                * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)) if last else 1.0)
-            )
-            loss, accuracy = self.train_step(*self.rows(writer, pool, rng), rate)
-            total, correct = total + loss, correct + accuracy
-            if self.step % 25 == 0:
-                self._clock()
-                log.info(
-                    "step %d %.0fs %s loss %.3f accuracy %.3f",
-                    self.step,
-                    self.spent,
-                    stage.name,
-                    total / 25,
-                    correct / 25,
-                )
-                total = correct = 0.0
-            if self.step % 100 == 0 or progress >= 1:
-                result = self.measure(stage)
-                log.info("held out %s", json.dumps({name: round(value, 3) for name, value in result.items()}))
-                self.shares = {
-                    name: share_for(name, value) for name, value in result.items() if name != "question"
-                }
-                writer.shares = self._with_questions(self.shares, stage)
-                if progress >= 1 or (
-                    not last
-                    and min(value for name, value in result.items() if name != "question") >= stage.gate
-                ):
+            if stage is STAGES[-1] and self.step % 10 == 0:
+                progress = min(1.0, agree((time.monotonic() - begun) / 60) / finish_minutes)
+            self._log(stage, *self.train_step(*self.rows(writer, pool, rng), self.rate(progress)))
+            ended = progress >= 1 or self.stage_step >= stage.steps
+            if self.step % 100 == 0 or ended:
+                self.accuracy = self.measure(stage)
+                log.info("held out %s", {name: round(value, 3) for name, value in self.accuracy.items()})
+                writer.shares = stage.shares(self.accuracy)
+                if ended or min(self.accuracy[name] for name in stage.categories) >= stage.gate:
                     return
             if self.rank == 0 and time.monotonic() - saved > 60:
                 self.save()
                 saved = time.monotonic()
 
-    @staticmethod
-    def _with_questions(shares: dict[str, float], stage: Stage) -> dict[str, float]:
-        total = sum(shares.values()) / (1 - stage.questions)
-        scaled = {name: value / total for name, value in shares.items()}
-        return {**scaled, "question": stage.questions} if stage.questions else scaled
+    def rate(self, progress: float) -> float:
+        """The learning rate: a warm-up, then constant until the last stage, where it falls to a fiftieth."""
+        return RATE * min(1.0, (self.step + 1) / 150) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
-    def _clock(self) -> None:
+    def _log(self, stage: Stage, loss: float, accuracy: float) -> None:
         now = time.monotonic()
         self.spent, self.mark = self.spent + now - self.mark, now
+        self._recent.append((loss, accuracy))
+        if self.step % 25 == 0:
+            mean_loss, mean_accuracy = (
+                sum(column) / len(column) for column in zip(*self._recent, strict=True)
+            )
+            log.info(
+                "step %d %.0fs %s loss %.3f accuracy %.3f",
+                *(self.step, self.spent, stage.name, mean_loss, mean_accuracy),
+            )
+            self._recent.clear()

@@ -79,8 +79,28 @@ def _norm(norm: nn.Module | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
-def answer_states(network: OFA, projected: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+def seen_by_layer(network: OFA, projected: Tensor) -> list[Tensor]:
+    """What the text reads of the picture in each encoder layer, and the encoder's output for it."""
+    encoder, tokens = network.encoder, projected.shape[1]
+    image = projected + encoder.embed_image_positions.weight[1:] + encoder.type_embedding.weight[1]
+    image = _norm(encoder.patch_layernorm_embedding, image)
+    seen = []
+    for layer, bias in zip(encoder.layers, encoder.attention_bias(GRID, 1), strict=True):
+        normed = layer.self_attn_layer_norm(image)
+        seen.append(normed)
+        own = layer.self_attn(normed, normed, bias[..., :tokens, :tokens])
+        image = image + layer.self_attn_mid_layer_norm(own)
+        image = image + layer.feed_forward(layer.final_layer_norm(image))
+    return [*seen, encoder.layer_norm(image)]
+
+
+def answer_states(
+    network: OFA, projected: Tensor, tokens: Tensor, lengths: Tensor, groups: int = 2
+) -> Tensor:
     """The decoder's state from which the answer is read.
+
+    Half of a batch would be padding: so each picture's sentences are sorted by length and go through the
+    network in groups, each padded to its own longest.
 
     Args:
         projected: image_proj's output, (pictures, grid², width).
@@ -90,30 +110,37 @@ def answer_states(network: OFA, projected: Tensor, tokens: Tensor, lengths: Tens
     Returns:
         (pictures, sentences, width)
     """
-    encoder, length = network.encoder, tokens.shape[2]
-    image_tokens = projected.shape[1]
-    image = projected + encoder.embed_image_positions.weight[1:] + encoder.type_embedding.weight[1]
-    image = _norm(encoder.patch_layernorm_embedding, image)
+    seen = seen_by_layer(network, projected)
+    order = lengths.argsort(1)
+    states = []
+    for part in order.chunk(groups, dim=1):
+        chosen = lengths.gather(1, part)
+        rows = tokens.gather(1, part[..., None].expand(-1, -1, tokens.shape[2]))
+        states.append(_group_states(network, seen, rows[..., : int(chosen.max())], chosen))
+    back = order.argsort(1)[..., None]
+    joined = torch.cat(states, dim=1)
+    return joined.gather(1, back.expand(-1, -1, joined.shape[2]))
+
+
+def _group_states(network: OFA, seen: list[Tensor], tokens: Tensor, lengths: Tensor) -> Tensor:
+    """`answer_states` of sentences of like lengths."""
+    encoder, length, image_tokens = network.encoder, tokens.shape[2], seen[0].shape[1]
     embedded = encoder.embed_tokens(tokens)
     text = embedded + encoder.embed_positions.weight[:length] + encoder.type_embedding.weight[0]
     text = _norm(encoder.layernorm_embedding, text)
     padding = torch.arange(length) >= lengths[..., None]  # (P, S, L)
     mask = torch.zeros(padding.shape).masked_fill(padding, -1e4)[:, :, None, None, :]
     text = text.masked_fill(padding[..., None], 0.0)
-    for layer, bias in zip(encoder.layers, encoder.attention_bias(GRID, length), strict=True):
-        normed_image, normed = layer.self_attn_layer_norm(image), layer.self_attn_layer_norm(text)
-        seen = layer.self_attn(normed_image, normed_image, bias[..., :image_tokens, :image_tokens])
-        own_bias, image_bias = (
-            bias[0, :, image_tokens:, image_tokens:] + mask,
-            bias[0, :, image_tokens:, :image_tokens],
-        )
-        read = _attend(layer.self_attn, normed, normed, own_bias, normed_image, image_bias)
-        image = image + layer.self_attn_mid_layer_norm(seen)
+    for layer, bias, image in zip(
+        encoder.layers, encoder.attention_bias(GRID, length), seen[:-1], strict=True
+    ):
+        normed = layer.self_attn_layer_norm(text)
+        own_bias = bias[0, :, image_tokens:, image_tokens:] + mask
+        image_bias = bias[0, :, image_tokens:, :image_tokens]
+        read = _attend(layer.self_attn, normed, normed, own_bias, image, image_bias)
         text = text + layer.self_attn_mid_layer_norm(read)
-        image = image + layer.feed_forward(layer.final_layer_norm(image))
         text = text + layer.feed_forward(layer.final_layer_norm(text))
-    image, text = encoder.layer_norm(image), encoder.layer_norm(text)
-    return _decode(network, image, text, mask, embedded, lengths)
+    return _decode(network, seen[-1], encoder.layer_norm(text), mask, embedded, lengths)
 
 
 def _decode(

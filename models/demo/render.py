@@ -44,12 +44,14 @@ def shade(rng: random.Random, colour: str) -> RGB:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-_CROSS_ARM = 0.32  # half an arm's width, of its length
-_CROSS = ((_CROSS_ARM, 1.0), (_CROSS_ARM, _CROSS_ARM), (1.0, _CROSS_ARM))
+# What people draw differently: a star's inner radius, of its outer one; half a cross's arm, of its length.
+PROPORTIONS: dict[str, tuple[float, float]] = {"star": (0.35, 0.48), "cross": (0.25, 0.38)}
 
 
-def outline_points(shape: str, radius: float, angle: float) -> list[tuple[float, float]]:
-    """The polygon of a shape around (0, 0), y downwards, turned by `angle` degrees."""
+def outline_points(
+    shape: str, radius: float, angle: float, proportion: float = 0.4
+) -> list[tuple[float, float]]:
+    """The polygon of a shape around (0, 0), y downwards, turned by `angle` degrees; see `PROPORTIONS`."""
     if shape == "circle":
         polar = [(1.0, 360 * i / 48) for i in range(48)]
     elif shape == "square":
@@ -57,10 +59,11 @@ def outline_points(shape: str, radius: float, angle: float) -> list[tuple[float,
     elif shape == "triangle":
         polar = [(1.0, -90 + 120 * i) for i in range(3)]
     elif shape == "star":
-        polar = [(1.0 if i % 2 == 0 else 0.42, -90 + 36 * i) for i in range(10)]
+        polar = [(1.0 if i % 2 == 0 else proportion, -90 + 36 * i) for i in range(10)]
     elif shape == "cross":
-        scale = 1 / math.hypot(1, _CROSS_ARM)
-        quarter = [(math.hypot(x, y) * scale, math.degrees(math.atan2(y, x))) for x, y in _CROSS]
+        scale = 1 / math.hypot(1, proportion)
+        corners = ((proportion, 1.0), (proportion, proportion), (1.0, proportion))
+        quarter = [(math.hypot(x, y) * scale, math.degrees(math.atan2(y, x))) for x, y in corners]
         polar = [(r, degrees - 90 * turn) for turn in range(4) for r, degrees in quarter]
     else:
         raise ValueError(f"unknown shape {shape!r}")
@@ -104,7 +107,9 @@ def _outline_colour(rng: random.Random, colour: RGB) -> RGB:
 def _draw(canvas: Image.Image, thing: Thing, rng: random.Random, scale: int, mean: float) -> None:
     radius = thing.diameter * mean / 2 * scale
     centre_x, centre_y = thing.x * canvas.width, thing.y * canvas.height
-    points = [(centre_x + x, centre_y + y) for x, y in outline_points(thing.shape, radius, thing.angle)]
+    proportion = rng.uniform(*PROPORTIONS.get(thing.shape, (0.0, 0.0)))
+    outline = outline_points(thing.shape, radius, thing.angle, proportion)
+    points = [(centre_x + x, centre_y + y) for x, y in outline]
     fill = shade(rng, thing.colour)
     pen = ImageDraw.Draw(canvas)
     pen.polygon(points, fill=fill)

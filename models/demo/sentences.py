@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from models.demo.claims import Exists, describe
 from models.demo.phrases import NUMBERS, PLURALS, a, noun, qualities, random_kind
+from models.demo.questions import ask
 from models.demo.unseeable import OUT_OF_WORLD, UNSEEABLE, unknown_sentence
-from models.demo.wordings import BETWEEN, PROPOSERS
-from models.demo.world import COLOURS, RELATIONS, SHAPES, Kind, Scene, Thing, related, select
+from models.demo.wordings import PROPOSERS
+from models.demo.world import COLOURS, SHAPES, Scene
 
 CATEGORIES = (
     "existence",
@@ -63,76 +64,6 @@ def _maybe(rng: random.Random, scene: Scene) -> Sentence:
     return Sentence(text, "maybe", "maybe", "unseeable")
 
 
-def _question(rng: random.Random, scene: Scene, categories: Sequence[str]) -> Sentence | None:
-    """An open question with a one-word answer; only used to get training started."""
-    if not scene.things:
-        return None
-    topic = rng.choice(
-        [name for name in ("colour", "existence", "size", "place", "count", "relation") if name in categories]
-    )
-    if topic == "count":
-        kind = (
-            Kind()
-            if rng.random() < 0.35
-            else describe(rng.choice(scene.things), **qualities(rng, rng.choice((1, 1, 2))))
-        )
-        found = select(scene, kind)
-        if found is None:
-            return None
-        return Sentence(
-            f"how many {noun(kind, rng, plural=True)} are there?", NUMBERS[len(found)], "question", "how many"
-        )
-    thing = rng.choice(scene.things)
-    if topic == "relation":
-        return _relation_question(rng, scene, thing)
-    kind = describe(thing, colour=rng.random() < 0.3)
-    if topic == "existence":
-        kind = describe(thing, shape=False, colour=True)
-    found = select(scene, kind)
-    if found is None or len({(t.colour, t.shape, t.size) if topic != "place" else t for t in found}) != 1:
-        return None
-    if topic == "existence":
-        return Sentence(f"what shape is the {noun(kind, rng)}?", thing.shape, "question", "what shape")
-    if topic == "colour":
-        return (
-            Sentence(f"what colour is the {thing.shape}?", thing.colour, "question", "what colour")
-            if (kind.colour is None)
-            else None
-        )
-    if topic == "size":
-        return (
-            Sentence(f"is the {noun(kind, rng)} small or large?", thing.size, "question", "what size")
-            if thing.size
-            else None
-        )
-    sideways = rng.random() < 0.5
-    offset = thing.x - 0.5 if sideways else thing.y - 0.5
-    if abs(offset) < 0.06:
-        return None
-    answers = ("left", "right") if sideways else ("top", "bottom")
-    return Sentence(
-        f"is the {noun(kind, rng)} {answers[0]} or {answers[1]}?", answers[offset > 0], "question", "where"
-    )
-
-
-def _relation_question(rng: random.Random, scene: Scene, thing: Thing) -> Sentence | None:
-    """ "What shape is left of the square?", when exactly one thing is."""
-    kind, relation = describe(thing, colour=rng.random() < 0.5), rng.choice(RELATIONS)
-    found = select(scene, kind)
-    if found is None or len(found) != 1:
-        return None
-    hits = [other for other in scene.things if other is not thing]
-    verdicts = [related(t, thing, relation) for t in hits]
-    if None in verdicts or verdicts.count(True) != 1:
-        return None
-    hit = hits[verdicts.index(True)]
-    asked = rng.choice(("shape", "colour"))
-    words = rng.choice(BETWEEN[relation])
-    return Sentence(
-        f"what {asked} is {words} the {noun(kind, rng)}?", getattr(hit, asked), "question", f"what {words}"
-    )
-
-
 _FUNCTION_WORDS = """
     there is there's are a an the picture image of in i can see shows contains show does do
     not isn't no and but
@@ -160,14 +91,23 @@ class Writer:
     Args:
         shares: relative share of each category; "question" stands for open questions.
         most: the most qualities an existence sentence names ("large red circle" has three).
+        topics: the categories that open questions are about; all of `shares` unless given.
         slack: by how many a wording's true sentences may outnumber its false ones, and the reverse.
     """
 
-    def __init__(self, rng: random.Random, shares: dict[str, float], slack: int = 3, most: int = 3) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        shares: dict[str, float],
+        slack: int = 3,
+        most: int = 3,
+        topics: Sequence[str] | None = None,
+    ) -> None:
         self._rng = rng
         self._most = most
         self._slack = slack
         self._balance: defaultdict[str, int] = defaultdict(int)
+        self._topics = tuple(topics if topics is not None else shares)
         self.shares = shares
 
     def write(self, scene: Scene) -> Sentence:
@@ -185,7 +125,8 @@ class Writer:
             plain = _maybe(rng, scene)
             return Sentence(dress(plain.text, rng), plain.answer, plain.category, plain.wording)
         if category == "question":
-            return _question(rng, scene, list(self.shares))
+            asked = ask(rng, scene, self._topics)
+            return None if asked is None else Sentence(asked[0], asked[1], "question", asked[2])
         want = rng.random() < 0.5
         for _ in range(tries):
             claim, text, wording = PROPOSERS[category](rng, scene, want, self._most)

@@ -1,8 +1,8 @@
 """Trains the demo model from nothing: `python -m models.demo.train`.
 
 Four steps, each of which goes on where it was cut off: pictures are rendered, the picture encoder is
-trained, its tokens are cached, the transformer is trained by a curriculum. `--export` writes the weights of
-the state as it is.
+trained, its tokens are cached, the transformer is trained by a curriculum. `--from-weights` begins the same
+with the committed weights instead of nothing. `--export` writes the weights of the state as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import torch
 
 from models.demo import folder as model_folder
 from models.demo import parallel, vision_stage
-from models.demo.language_stage import STAGES, Pictures, Trainer, start_from_vision
+from models.demo.curriculum import STAGES
+from models.demo.head_start import start_from_vision, weigh_things
+from models.demo.language_stage import Pictures, Trainer
 from models.demo.packed import blind_pictures
 from models.demo.pictures import SHARD, render_all
 from ofa.checkpoint import load_weights
@@ -28,6 +30,7 @@ from ofa.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 SEED = 1
+SAMPLE = 300  # pictures that the heads which weigh things are fitted to
 SHARED_EMBEDDING = (
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",
@@ -63,7 +66,12 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
     if not (training / "language.pt").exists():
         start_from_vision(network, torch.load(training / "vision.pt", weights_only=True), tokenizer, SEED)
     pictures = Pictures(cache / "pictures", cache / "tokens.npy")
-    Trainer(rank, network, tokenizer, pictures, training / "language.pt", SEED).run(finish_minutes)
+    trainer = Trainer(rank, network, tokenizer, pictures, training / "language.pt", SEED)
+    if trainer.step == 0:
+        tokens = torch.from_numpy(pictures.tokens[:SAMPLE].astype(np.float32))
+        marks = np.stack([vision_stage.targets(scene) for scene in pictures.scenes[:SAMPLE]])
+        weigh_things(network, tokens, torch.from_numpy(marks[..., vision_stage.SHARE]))
+    trainer.run(finish_minutes)
 
 
 def start_from_weights(training: Path, stage: str) -> None:
@@ -77,12 +85,24 @@ def start_from_weights(training: Path, stage: str) -> None:
     small.load_state_dict(state)
     wanted = vision_stage.ImageTokens(whole.config.d_model).state_dict()
     seen = {name: state["encoder." + name] for name in wanted}
-    torch.save({"model": seen}, training / "vision.pt")
+    torch.save({"model": seen, "rate": vision_stage.RATE / 2}, training / "vision.pt")
     mean = {name: parameter.detach().clone() for name, parameter in small.named_parameters()}
     frozen = ("encoder.embed_images.", "encoder.image_proj.")
-    torch.save({"network": small.state_dict(), "step": 1000, "spent": 0.0, "stage_step": 0, "shares": {},
+    torch.save({"network": small.state_dict(), "step": 0, "spent": 0.0, "stage_step": 0, "accuracy": {},
                 "mean": {name: value for name, value in mean.items() if not name.startswith(frozen)},
                 "stage": [one.name for one in STAGES].index(stage)}, training / "language.pt")  # fmt: skip
+
+
+def adopt_vision(training: Path) -> None:
+    """Put the refined picture encoder into a state of the transformer that has not begun."""
+    state = torch.load(training / "language.pt", weights_only=True)
+    if state["step"]:
+        return
+    for name, value in torch.load(training / "vision.pt", weights_only=True)["model"].items():
+        state["network"]["encoder." + name] = value
+        if "encoder." + name in state["mean"]:
+            state["mean"]["encoder." + name] = value.clone()
+    torch.save(state, training / "language.pt")
 
 
 def export(training: Path, out: Path) -> None:
@@ -104,32 +124,42 @@ def export(training: Path, out: Path) -> None:
     model_folder.write_weights(whole, out)
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--training", type=Path, default=HERE / "training", help="states that a cut run goes on from"
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=HERE / "training", help="rendered pictures and tokens, 5 GB"
-    )
-    parser.add_argument("--pictures", type=int, default=60_000)
-    parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
-    parser.add_argument(
-        "--vision-pictures", type=int, default=27_000, help="pictures each worker sees in the first stage"
-    )
-    parser.add_argument(
-        "--finish-minutes", type=float, default=20.0, help="length of the last stage, with falling rate"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--training", type=Path, default=HERE / "training", help="states that a cut run goes on from")
+    add("--cache", type=Path, default=HERE / "training", help="rendered pictures and tokens, 5 GB")
+    add("--pictures", type=int, default=60_000)
+    add("--workers", type=int, default=2, help="processes, one core each")
+    add("--vision-pictures", type=int, default=27_000, help="pictures each worker sees in the first stage")
+    add("--finish-minutes", type=float, default=20.0, help="length of the last stage, with falling rate")
+    add(
         "--from-weights",
         metavar="STAGE",
         choices=[one.name for one in STAGES],
-        help="go on from the committed weights with this stage of the curriculum; replaces older states",
+        help="begin with the committed weights and this stage of the curriculum, where no state is there yet",
     )
-    parser.add_argument("--export", action="store_true", help="only write the weights of the state as it is")
-    options = parser.parse_args()
+    add("--export", action="store_true", help="only write the weights of the state as it is")
+    return parser.parse_args()
+
+
+def cache_tokens(options: argparse.Namespace, pictures: Path, vision: Path, tokens: Path) -> None:
+    """The picture encoder's tokens of every picture, written whole or not at all."""
+    width = NetworkConfig.from_folder(HERE).d_model
+    partial = tokens.with_suffix(".partial")
+    count = -(-options.pictures // SHARD) * SHARD
+    shape = (count, vision_stage.GRID**2, width)
+    np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+    parallel.run(
+        options.workers, vision_stage.cache_tokens, pictures, vision, width, partial, options.workers
+    )
+    partial.rename(tokens)
+
+
+def main() -> None:
+    options = read_options()
     options.training.mkdir(parents=True, exist_ok=True)
     if options.export:
         export(options.training, HERE)
@@ -137,27 +167,17 @@ def main() -> None:
     if not (HERE / "vocab.json").exists():
         model_folder.write_tokenizer(HERE)
     model_folder.write_configuration(HERE)
-    width = NetworkConfig.from_folder(HERE).d_model
-    pictures, vision, tokens = (
-        options.cache / "pictures",
-        options.training / "vision.pt",
-        options.cache / "tokens.npy",
-    )
+    pictures, vision = options.cache / "pictures", options.training / "vision.pt"
     render_all(pictures, SEED, options.pictures, options.workers)
-    if options.from_weights:
+    if options.from_weights and not vision.exists():
         start_from_weights(options.training, options.from_weights)
-    else:
-        parallel.run(options.workers, vision_stage.train, pictures, vision, width, options.vision_pictures)
+    width = NetworkConfig.from_folder(HERE).d_model
+    parallel.run(options.workers, vision_stage.train, pictures, vision, width, options.vision_pictures)
+    if (options.training / "language.pt").exists():
+        adopt_vision(options.training)
+    tokens = options.cache / "tokens.npy"
     if not tokens.exists():
-        partial = tokens.with_suffix(".partial")
-        count = -(-options.pictures // SHARD) * SHARD
-        np.lib.format.open_memmap(
-            partial, mode="w+", dtype=np.float16, shape=(count, vision_stage.GRID**2, width)
-        )
-        parallel.run(
-            options.workers, vision_stage.cache_tokens, pictures, vision, width, partial, options.workers
-        )
-        partial.rename(tokens)
+        cache_tokens(options, pictures, vision, tokens)
     parallel.run(options.workers, train_language, options.training, options.cache, options.finish_minutes)
     export(options.training, HERE)
 

@@ -130,7 +130,7 @@ def _size(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Clai
     return Is(kind, Kind(None, None, size)), text, text.replace(phrase, "K").replace(word, size)
 
 
-_AT: dict[str, tuple[str, ...]] = {
+AT: dict[str, tuple[str, ...]] = {
     "left": ("on the left", "on the left side", "in the left half", "on the left of the picture"),
     "right": ("on the right", "on the right side", "in the right half", "on the right of the picture"),
     "top": ("at the top", "in the top half", "in the upper half", "at the top of the picture"),
@@ -150,7 +150,7 @@ def _spot(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Clai
 
 def _at(rng: random.Random, scene: Scene, true: bool, place: str) -> tuple[Claim, str, str]:
     parts = 1 if rng.random() < 0.5 else 2
-    where = rng.choice(_AT[place])
+    where = rng.choice(AT[place])
     if rng.random() < 0.4:
         kind = some_kind(rng, scene, true or rng.random() < 0.8, parts)
         phrase = noun(kind, rng)
@@ -219,7 +219,7 @@ def _negation(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[
         text = rng.choice((f"the {noun(kind, rng)} is not {colour}", f"the {noun(kind, rng)} isn't {colour}"))
         return Is(kind, Kind(None, colour), negated=True), text, "is not colour"
     kind, place = describe(thing, colour=rng.random() < 0.5), rng.choice(HALVES)
-    text = f"the {noun(kind, rng)} is not {rng.choice(_AT[place])}"
+    text = f"the {noun(kind, rng)} is not {rng.choice(AT[place])}"
     return At(kind, place, negated=True), text, f"is not {place}"
 
 

@@ -120,6 +120,7 @@ class SceneStyle:
     lone_large: tuple[float, float] = (0.28, 0.62)
     medium_share: float = 0.12
     angle: float = 14.0
+    star_angle: float = 36.0  # a star is one whichever way it stands
     gap: float = 1.08
     snap: float = 0.0
     big_picture_share: float = 0.10
@@ -132,6 +133,7 @@ SECOND = SceneStyle(
     lone_large=(0.30, 0.55),
     medium_share=0.0,
     angle=10.0,
+    star_angle=10.0,
     gap=1.2,
     snap=0.05,
     big_picture_share=0.15,
@@ -192,6 +194,18 @@ def _backdrop(rng: random.Random, colours: set[str]) -> float:
     return rng.uniform(low, high)
 
 
+def _thing(
+    rng: random.Random,
+    shape: str,
+    colour: str,
+    diameter: float,
+    centre: tuple[float, float],
+    style: SceneStyle,
+) -> Thing:
+    most = style.star_angle if shape == "star" else style.angle
+    return Thing(shape, colour, diameter, *centre, rng.uniform(-most, most))
+
+
 def sample_scene(
     rng: random.Random, counts: tuple[int, ...] = (0, 1, 2, 3, 4, 5), style: SceneStyle = PRIMARY
 ) -> Scene:
@@ -214,15 +228,8 @@ def sample_scene(
         if centres is None:
             continue
         things = tuple(
-            Thing(
-                rng.choice(shapes),
-                rng.choice(colours),
-                diameter,
-                x,
-                y,
-                rng.uniform(-style.angle, style.angle),
-            )
-            for diameter, (x, y) in zip(sorted(diameters, reverse=True), centres, strict=True)
+            _thing(rng, rng.choice(shapes), rng.choice(colours), diameter, centre, style)
+            for diameter, centre in zip(sorted(diameters, reverse=True), centres, strict=True)
         )
         backdrop = _backdrop(rng, {thing.colour for thing in things})
         return Scene(size[0], size[1], things, backdrop, rng.getrandbits(32))

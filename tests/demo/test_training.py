@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from models.demo.curriculum import Stage
 from models.demo.folder import stored_weights
 from models.demo.packed import answer_states, blind_pictures
 from models.demo.pictures import as_seen
-from models.demo.train import export, start_from_weights
+from models.demo.train import adopt_vision, export, start_from_weights
 from models.demo.vision_stage import GRID, targets, to_input
 from models.demo.world import COLOURS, SHAPES, Scene, Thing
 from ofa.checkpoint import load_weights, read_state
@@ -82,7 +83,40 @@ def test_training_sees_pictures_as_the_product_does() -> None:
 
 def test_targets_mark_the_cell_of_each_centre() -> None:
     things = (Thing("star", "blue", 0.15, 0.1, 0.9), Thing("cross", "red", 0.4, 0.7, 0.3))
-    grid = targets(Scene(160, 160, things, 1.0, 1)).reshape(GRID, GRID, 7)
+    grid = targets(Scene(160, 160, things, 1.0, 1)).reshape(GRID, GRID, -1)
     assert grid[..., 1].sum() == 2
     assert grid[7, 0, 1:4].tolist() == [1, SHAPES.index("star"), COLOURS.index("blue")]
     assert grid[2, 5, 1:4].tolist() == [1, SHAPES.index("cross"), COLOURS.index("red")]
+    np.testing.assert_allclose(grid[2, 5, 6:], [0.7, 0.3, 0.2, 0.2], atol=1e-6)
+
+
+def test_the_shares_of_a_centre_add_up_to_the_number_of_things() -> None:
+    for count in range(6):
+        things = tuple(Thing("star", "blue", 0.15, 0.09 + 0.2 * i, 0.97 - 0.21 * i) for i in range(count))
+        grid = targets(Scene(160, 160, things, 1.0, 1))
+        assert grid[:, 5].sum() == pytest.approx(count, abs=1e-5)
+
+
+def test_a_refined_picture_encoder_goes_into_a_state_that_has_not_begun_only(tmp_path: Path) -> None:
+    start_from_weights(tmp_path, "places")
+    name = "encoder.image_proj.bias"
+    vision = torch.load(tmp_path / "vision.pt", weights_only=True)
+    vision["model"]["image_proj.bias"] += 1
+    torch.save(vision, tmp_path / "vision.pt")
+    before = torch.load(tmp_path / "language.pt", weights_only=True)
+    torch.save({**before, "step": 7}, tmp_path / "language.pt")
+    adopt_vision(tmp_path)
+    begun = torch.load(tmp_path / "language.pt", weights_only=True)
+    assert torch.equal(begun["network"][name], before["network"][name])
+    torch.save(before, tmp_path / "language.pt")
+    adopt_vision(tmp_path)
+    fresh = torch.load(tmp_path / "language.pt", weights_only=True)
+    assert torch.equal(fresh["network"][name], before["network"][name] + 1)
+
+
+def test_a_stage_asks_most_about_what_is_weakest_and_rehearses_the_rest() -> None:
+    stage = Stage("both", ("count", "relation"), (1,), 0.3, 0.9, 10, rehearsed=("size",), rehearsal=0.2)
+    shares = stage.shares({"count": 0.6, "relation": 0.9})
+    assert sum(shares.values()) == pytest.approx(1)
+    assert (shares["size"], shares["question"]) == (pytest.approx(0.2), pytest.approx(0.3))
+    assert shares["count"] / shares["relation"] == pytest.approx(0.42 / 0.12)
