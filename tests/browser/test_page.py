@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from tests.instance import ROOT, Instance
 
 Open = Callable[..., Visit]
 
+CARD = json.loads((ROOT / "models" / "demo" / "card.json").read_text(encoding="utf-8"))
+EXAMPLES = CARD["examples"]
 SCREENSHOT = ROOT / "docs" / "images" / "page.png"
 
 
@@ -124,13 +127,25 @@ def test_markup_in_a_sentence_stays_text(english: Visit, red_circle: Path) -> No
     assert english.page.locator("#answer img, #answer script").count() == 0
 
 
-def test_an_example_fills_the_page_and_is_judged(english: Visit) -> None:
-    card = english.page.locator(".card").first
-    sentence = card.inner_text()
+@pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=[one["category"] for one in EXAMPLES])
+def test_an_example_of_each_category_fills_the_page_and_gets_its_verdict(english: Visit, index: int) -> None:
+    example = EXAMPLES[index]
+    card = english.page.locator(".card").nth(index)
+    sentence = card.locator(".card-sentence").inner_text()
     card.click()
-    assert re.match(r"(Yes|No|Maybe)\n", english.answer())
+    assert english.answer().startswith(f"{example['label']}\n")
+    assert sentence == example["hypothesis"]
     expect(english.page.locator("#hypothesis textarea")).to_have_value(sentence)
     expect(english.page.locator("#picture img")).to_have_count(1)
+
+
+def test_the_examples_cover_the_models_categories_and_say_why(english: Visit, chinese: Visit) -> None:
+    assert [example["category"] for example in EXAMPLES] == CARD["categories"]
+    expect(english.page.locator(".card")).to_have_count(len(EXAMPLES))
+    for visit, language in ((english, "en"), (chinese, "zh")):
+        told = visit.page.locator(".card small").all_inner_texts()
+        for text, example in zip(told, EXAMPLES, strict=True):
+            assert text.endswith(example["explain"][language])
 
 
 def test_the_keyboard_is_enough(english: Visit, red_circle: Path) -> None:
@@ -140,7 +155,7 @@ def test_the_keyboard_is_enough(english: Visit, red_circle: Path) -> None:
     english.page.keyboard.press("Enter")
     assert english.answer().startswith("Yes")
     english.page.locator(".card").last.focus()
-    sentence = english.page.locator(".card").last.inner_text()
+    sentence = english.page.locator(".card .card-sentence").last.inner_text()
     english.page.keyboard.press("Enter")
     english.page.wait_for_function(
         "sentence => document.querySelector('#hypothesis textarea').value === sentence", arg=sentence
