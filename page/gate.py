@@ -65,6 +65,11 @@ class Gate:
         self._app = app
         self._open = (OPEN, OPERATIONS) if operations else (OPEN,)
         self._upload_bytes = max_bytes * UPLOAD_SLACK + MULTIPART_BYTES
+        self._closing = False
+
+    def close(self) -> None:
+        """Take no more questions, so that what was taken can be answered before connections close."""
+        self._closing = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -95,6 +100,8 @@ class Gate:
             return 404, "There is nothing here."
         if method != "POST":
             return None
+        if self._closing:
+            return 503, "The service is stopping."
         if _length(scope) < 0:
             return 411, "Say the length of the body (Content-Length)."
         if _length(scope) > (self._upload_bytes if path == UPLOAD else JSON_BYTES):

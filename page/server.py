@@ -95,6 +95,7 @@ class PageServer:
         self._operations: OperationsCalls | None = None
         self._intake = ThreadPoolExecutor(INTAKE, thread_name_prefix="page-intake")
         self._page: gr.Blocks | None = None
+        self._gate: Gate | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -119,8 +120,9 @@ class PageServer:
             self._operations = OperationsCalls(self._application.operations, access, self.port)
         log.info("Operations tab: %s", _told(access))
         app = asyncio.run(self._build())
+        self._gate = Gate(app, max_bytes=self._settings.max_bytes, operations=access is not None)
         config = uvicorn.Config(
-            Gate(app, max_bytes=self._settings.max_bytes, operations=access is not None),
+            self._gate,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -141,6 +143,8 @@ class PageServer:
 
     def stop(self) -> None:
         """Let finished answers out, close the connections, stop the thread; takes a few seconds at most."""
+        if self._gate is not None:
+            self._gate.close()
         if self._page is not None:
             self._flush(self._page)
             self._page.close(verbose=False)  # ends the streams that browsers keep open

@@ -14,7 +14,12 @@ MAX_BYTES = 1000
 
 
 def ask(
-    method: str, path: str, headers: dict[str, str] | None = None, *, operations: bool = False
+    method: str,
+    path: str,
+    headers: dict[str, str] | None = None,
+    *,
+    operations: bool = False,
+    closing: bool = False,
 ) -> tuple[int, dict[str, str]]:
     """Status and headers of the answer; the application behind the gate answers 200 to everything."""
     sent: list[Any] = []
@@ -32,6 +37,8 @@ def ask(
     raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
     gate = Gate(behind, max_bytes=MAX_BYTES, operations=operations)
+    if closing:
+        gate.close()
     asyncio.run(gate(scope, receive, send))
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
@@ -131,3 +138,10 @@ def test_every_answer_tells_the_browser_to_stay_at_home(path: str) -> None:
         source for sources in policy.values() for source in sources.split() if "//" in source or source == "*"
     ]
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_gate_that_closes_takes_no_question_and_lets_answers_out() -> None:
+    for path in ("/gradio_api/upload", "/gradio_api/call/judge", "/gradio_api/queue/join"):
+        assert ask("POST", path, {"Content-Length": "2"})[0] == 200
+        assert ask("POST", path, {"Content-Length": "2"}, closing=True)[0] == 503
+    assert ask("GET", "/gradio_api/call/judge/0a1b", closing=True)[0] == 200
