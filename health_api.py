@@ -185,7 +185,6 @@ def main(argv: Sequence[str]) -> int:
     except SettingsError as error:
         print(f"health_api.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
         return error.exit_code
-    from service.leaving import leave
     from service.logs import Logs
     from service.postmortem import StallDump
 
@@ -194,17 +193,15 @@ def main(argv: Sequence[str]) -> int:
     stall_dump = StallDump(settings.run_dir)
     stall_dump.start()
     try:
-        code, clean = _serve(settings, signals)
+        code = _serve(settings, signals)
     finally:
         stall_dump.stop()
         logs.close()
-    if not clean:
-        leave(code)
     return code
 
 
-def _serve(settings: Settings, signals: Sequence[int]) -> tuple[int, bool]:
-    """The exit code, and whether every thread has ended."""
+def _serve(settings: Settings, signals: Sequence[int]) -> int:
+    """The exit code."""
     from service.app import build
     from service.leaving import leave
 
@@ -221,11 +218,13 @@ def _serve(settings: Settings, signals: Sequence[int]) -> tuple[int, bool]:
     except SettingsError as error:
         log.critical("%s %s", error.message, error.remedy)
         code, reason = error.exit_code, error.message
-    clean = application.stop(settings.stop_grace, code=code, reason=reason)
+    application.stop(settings.stop_grace, code=code, reason=reason)
     sidecar.stop()
     log.info("Ended.")
-    return code, clean
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from service.leaving import leave
+
+    leave(main(sys.argv[1:]))

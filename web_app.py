@@ -103,7 +103,6 @@ def main(argv: Sequence[str]) -> int:
     except SettingsError as error:
         print(f"web_app.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
         return error.exit_code
-    from service.leaving import leave
     from service.logs import Logs
     from service.postmortem import StallDump
 
@@ -112,18 +111,16 @@ def main(argv: Sequence[str]) -> int:
     stall_dump = StallDump(settings.run_dir)
     stall_dump.start()
     try:
-        code, clean = _serve(settings, sock, signals)
+        code = _serve(settings, sock, signals)
     finally:
         stall_dump.stop()
         sock.close()
         logs.close()
-    if not clean:
-        leave(code)
     return code
 
 
-def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> tuple[int, bool]:
-    """The exit code, and whether every thread has ended."""
+def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
+    """The exit code."""
     from health_api import Sidecar
     from page.server import PageServer
     from service.app import build
@@ -152,11 +149,11 @@ def _serve(settings: Settings, sock: socket.socket, signals: Signals) -> tuple[i
     # In order and within bounds: new work is refused and accepted work answered while the page can still
     # carry the answers out; health can be asked to the last.
     systemd.stop()
-    clean = application.stop(settings.stop_grace, code=code, reason=reason)
+    application.stop(settings.stop_grace, code=code, reason=reason)
     page.stop()
     sidecar.stop()
     log.info("Ended.")
-    return code, clean
+    return code
 
 
 def _wait(application: Application, page: PageServer, signals: Signals) -> tuple[int, str | None]:
@@ -172,4 +169,6 @@ def _wait(application: Application, page: PageServer, signals: Signals) -> tuple
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from service.leaving import leave
+
+    leave(main(sys.argv[1:]))

@@ -39,8 +39,10 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once, its output flushed. For when a thread is left in native code: the
-    interpreter's own way out would tear libraries down under it, and end in a crash instead of ``code``."""
+    """End the process at once, its output flushed.
+
+    The interpreter's own way out takes torch's libraries down one by one: seconds in which a guardian sees a
+    process that answers nothing, or a crash instead of ``code`` where a thread is left in native code."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
