@@ -59,7 +59,7 @@ def shown(kept: Kept) -> str:
     if naive := kept.get("naive"):
         parts += ["### Under the naive watchdog", _conditions(naive), _table(naive["rows"])]
     if soak := kept.get("soak"):
-        parts += ["### Half an hour of overload", soak["machine"], in_words(soak)]
+        parts += ["### A long overload", soak["machine"], in_words(soak)]
     return "\n\n".join(parts)
 
 
