@@ -9,6 +9,7 @@ The folder holds the neural network and nothing else: no threads, no HTTP, no se
 * :mod:`ofa.positions`   buckets of relative positions
 * :mod:`ofa.layers`      attention and transformer layers
 * :mod:`ofa.network`     encoder, decoder and the whole network
+* :mod:`ofa.archive`     the checksums that a weight file carries itself
 * :mod:`ofa.checkpoint`  strict, weights-only loading
 * :mod:`ofa.fold`        arithmetic done once after loading instead of for every picture
 * :mod:`ofa.bias`        the attention bias of every request, computed once

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ofa.archive import damaged
 from ofa.errors import CheckpointError, Misfit
 from ofa.network import OFA
 
@@ -49,7 +50,10 @@ def load_weights(network: OFA, folder: Path) -> None:
     Raises:
         CheckpointError: a damaged file; Misfit: keys or shapes that do not fit.
     """
-    state = read_state(find_weights(folder))
+    path = find_weights(folder)
+    state = read_state(path)
+    if damaged(path):
+        raise CheckpointError(f"{path.name} is damaged: its content differs from its checksums")
     state = {key: value for key, value in state.items() if not is_ignored(key)}
     _share_embedding(state, network.config.share_decoder_input_output_embed)
     _compare(state, network)

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import archive, hub_client, model_folder
+from service import hub_client, model_folder
 from service.errors import DamagedFile, DiskFull, DownloadInterrupted, ModelNotFound, UnsupportedModel
 from service.hub_client import Listed, Source
 from service.manifest import Manifest
@@ -61,10 +61,10 @@ def resolve(
     fetched is kept) and ModelNotFound, UnsupportedModel, MissingDependency, PermanentLoadError.
     """
     if model == "demo":
-        return _own(DEMO_FOLDER, "the bundled demo model")
+        return model_folder.checked(DEMO_FOLDER, "the bundled demo model")
     folder = _expanded(model)
     if model and folder.is_dir():
-        return _own(folder.absolute(), f"the folder {folder.absolute().name}")
+        return model_folder.checked(folder.absolute(), f"the folder {folder.absolute().name}")
     if model and folder.exists():
         raise ModelNotFound(f"{model} is a file; a model is a folder")
     if not _HUB_ID.fullmatch(model):
@@ -98,15 +98,6 @@ def unharmed(
 def converted_cache(cache_dir: Path | None = None) -> Path:
     """The folder for converted weights, beside the models that were fetched."""
     return (cache_dir or _default_cache()).expanduser().absolute() / "converted"
-
-
-def _own(folder: Path, name: str) -> Path:
-    """``folder``, which no hub vouches for: complete, and its weights as their own checksums say."""
-    model_folder.checked(folder, name)
-    weights = model_folder.weights(folder)
-    if archive.damaged(weights):
-        raise DamagedFile(f"{weights.name} of {name} is damaged: its content differs from its checksums")
-    return folder
 
 
 def _expanded(model: str) -> Path:

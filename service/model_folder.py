@@ -35,11 +35,6 @@ def wanted(has: Callable[[str], bool], folder: Path | None = None) -> tuple[list
     return there, [name for name in needed if not has(name)]
 
 
-def weights(folder: Path) -> Path:
-    """The weight file that is loaded from a folder that has one."""
-    return next(folder / name for name in WEIGHTS if (folder / name).is_file())
-
-
 def missing(folder: Path) -> list[str]:
     """What ``folder`` lacks to be a model folder. Raises UnsupportedModel as ``wanted`` does."""
     has_configuration = (folder / CONFIGURATION).is_file()

@@ -53,10 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.manifest": {"service.errors"},
     "service.model_folder": {"service.errors"},
     "service.hub_client": {"service.errors", "service.progress", "service.manifest", "service.model_folder"},
-    "service.archive": set(),
     "service.hub": {
         "service.errors",
-        "service.archive",
         "service.hub_client",
         "service.manifest",
         "service.model_folder",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from service.archive import damaged
-from service.errors import DamagedFile
-from service.hub import resolve
-from tests.hub.test_names import folder
+from ofa.archive import damaged
+from ofa.errors import CheckpointError
+from ofa.model import EntailmentModel
 
-__all__ = ["folder"]
 STATE = {"a": torch.arange(4096.0), "b": torch.ones(64, 64)}
 
 
@@ -63,9 +60,12 @@ def test_other_formats_have_none(tmp_path: Path) -> None:
     assert not damaged(tmp_path / "old.bin")
 
 
-def test_a_folder_with_a_damaged_weight_file_is_refused_naming_it(folder: Path, weights: Path) -> None:
-    shutil.copy(weights, folder / "pytorch_model.bin")
-    assert resolve(str(folder)) == folder
-    flip(folder / "pytorch_model.bin")
-    with pytest.raises(DamagedFile, match=r"pytorch_model\.bin of the folder model is damaged"):
-        resolve(str(folder))
+def test_a_folder_with_a_damaged_weight_file_is_refused_naming_it(folder_copy: Path) -> None:
+    EntailmentModel.load(folder_copy)
+    path = folder_copy / "pytorch_model.bin"
+    tensor = torch.load(path, weights_only=True)["encoder.layers.0.fc1.weight"]
+    content = bytearray(path.read_bytes())
+    content[content.index(tensor.numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is damaged"):
+        EntailmentModel.load(folder_copy)
