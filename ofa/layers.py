@@ -8,6 +8,7 @@ the checkpoint's keys.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,11 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) → the same."""
-        inner = _norm(self.ffn_layer_norm, self.activation(self.fc1(x)))
+        if self.activation is functional.gelu and _fuses_gelu(x):
+            inner = torch.ops.mkldnn._linear_pointwise(x, self.fc1.weight, self.fc1.bias, "gelu", [], "none")
+        else:
+            inner = self.activation(self.fc1(x))
+        inner = _norm(self.ffn_layer_norm, inner)
         outer: Tensor = self.fc2(inner)
         return outer
 
@@ -165,6 +170,25 @@ class DecoderLayer(FeedForward):
         x = _norm(None if self.pre_norm else self.cross_attn_layer_norm, x)
         x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
         return _norm(None if self.pre_norm else self.final_layer_norm, x)
+
+
+@cache
+def _has_fused_gelu() -> bool:
+    """Whether this build of torch and this processor have oneDNN's bf16 product with GELU in it. torch's
+    compiler puts it in by itself; called by name it saves the compiling."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and hasattr(
+            torch.ops.mkldnn, "_linear_pointwise"
+        )
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _fuses_gelu(x: Tensor) -> bool:
+    """Whether GELU can be applied while the product is still in the processor's registers, which spares two
+    passes over the widest tensor there is: 8 % of a verdict at the large size."""
+    fitting = x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return fitting and _has_fused_gelu()
 
 
 def position_logits(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:

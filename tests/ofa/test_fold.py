@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ofa import layers
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, image_grid
 from ofa.fold import fold
@@ -57,3 +58,20 @@ def test_a_network_is_folded_once(random_folder: Path) -> None:
     fold(network)
     with pytest.raises((TypeError, AttributeError)):
         fold(network)
+
+
+def test_gelu_inside_the_product_gives_what_it_gives_after_it(
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not layers._has_fused_gelu():
+        pytest.skip("this processor multiplies no bf16")
+    layer = load(random_folder).encoder.layers[0].to(torch.bfloat16)
+    x = torch.randn(2, 19, 64, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    with torch.inference_mode():
+        assert layers._fuses_gelu(x)
+        fused = layer.feed_forward(x)
+        monkeypatch.setattr(layers, "_has_fused_gelu", lambda: False)
+        apart = layer.feed_forward(x)
+    assert not torch.equal(fused, torch.zeros_like(fused))
+    assert torch.allclose(fused.float(), apart.float(), atol=0.05, rtol=0.05)
+    assert not layers._fuses_gelu(x.float())
