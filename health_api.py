@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -132,8 +133,10 @@ class Sidecar:
         server, self._server = self._server, None
         if server is None or self._thread is None:
             return
-        # Sockets may be closed by the thread that polls them alone; with none left its loop ends.
-        server.trigger.pull_trigger(lambda: _close(server))
+        # Sockets may be closed by the thread that polls them alone; with none left its loop ends. That closes
+        # the trigger itself as well, perhaps before it was pulled to the end.
+        with suppress(OSError):
+            server.trigger.pull_trigger(lambda: _close(server))
         self._thread.join(wait)
         server.task_dispatcher.shutdown(timeout=wait)
 

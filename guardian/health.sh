@@ -86,12 +86,13 @@ look_at_loading() {
   fi
 }
 
-# Progress is an answer that changed, 5 % of a CPU, or a mebibyte moved since the last look.
+# Progress is an answer that changed, 5 % of a CPU, or a mebibyte moved since the last look. One tick more, since
+# it is counted whole however little of it was used: between two quick looks it is no progress.
 look_for_progress() {
   local key value io=0 moved=1
   { while read -r key value; do [[ $key == [rw]char: || $key == read_bytes: ]] && ((io += value)); done <"/proc/$child/io"; } 2>/dev/null
   survey_group
-  if [[ $1 != "$seen_answer" ]] || ((group_cpu - seen_cpu > (now - seen_at) / 200 || io - seen_io > 1048576)); then moved=0; fi
+  if [[ $1 != "$seen_answer" ]] || ((group_cpu - seen_cpu > 1 + (now - seen_at) / 200 || io - seen_io > 1048576)); then moved=0; fi
   seen_answer=$1 seen_cpu=$group_cpu seen_io=$io seen_at=$now
   return "$moved"
 }

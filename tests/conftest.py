@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -70,6 +71,9 @@ def _is_loopback(host: str) -> bool:
 
 
 _make_environment()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell: programs would inherit it, and none could be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _reaper = reaper.watch()
 sys.addaudithook(_refuse_foreign_addresses)
 
