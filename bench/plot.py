@@ -12,6 +12,7 @@ def draw(section: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")  # no display
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     levels = section["levels"]
     callers = [one["callers"] for one in levels]
@@ -26,8 +27,9 @@ def draw(section: dict[str, Any], path: Path) -> None:
     bottom.set_xscale("log", base=2)
     bottom.set_yscale("log")
     bottom.set_xticks(callers, [str(number) for number in callers])
-    for axis_formatter in (bottom.yaxis.set_major_formatter, bottom.yaxis.set_minor_formatter):
-        axis_formatter("{x:g}")
+    bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bottom.yaxis.set_major_formatter("{x:g}")
+    bottom.yaxis.set_minor_formatter(NullFormatter())
     bottom.legend()
     for axes in (top, bottom):
         axes.grid(visible=True, alpha=0.3)
