@@ -10,13 +10,10 @@ that pipes between two processes cost neither side anything:
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from typing import Any
 
-from service.modelscope_child import OFFLINE, Scorer, private_stdout, requests_until_eof, versions
+from service.modelscope_child import Scorer, serve, versions
 
 
 class Reference:
@@ -62,16 +59,5 @@ class Reference:
         return {"seconds": time.perf_counter() - began}
 
 
-def main() -> None:
-    """Serve standard input until it ends."""
-    os.environ.update(OFFLINE)
-    replies = private_stdout()
-    waiting = requests_until_eof(sys.stdin)
-    reference = Reference()
-    while True:
-        replies.write(json.dumps(reference.answer(waiting.get())) + "\n")
-        replies.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Reference().answer)

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from service.modelscope_child import OFFLINE, Scorer, private_stdout, requests_until_eof, versions
+from service.modelscope_child import Scorer, serve, versions
 
 
 def digest(tensor: Any) -> str:
@@ -72,16 +70,5 @@ class Reference:
         return {"keys": {key: list(value.shape) for key, value in state.items()}, "buckets": buckets}
 
 
-def main() -> None:
-    """Serve standard input until it ends."""
-    os.environ.update(OFFLINE)
-    replies = private_stdout()
-    waiting = requests_until_eof(sys.stdin)
-    reference = Reference()
-    while True:
-        replies.write(json.dumps(reference.answer(waiting.get())) + "\n")
-        replies.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Reference().answer)

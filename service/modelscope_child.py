@@ -24,7 +24,8 @@ import os
 import queue
 import sys
 import threading
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any, NoReturn, TextIO
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -194,16 +195,15 @@ def requests_until_eof(source: TextIO) -> queue.SimpleQueue[dict[str, Any]]:
     return waiting
 
 
-def main() -> None:
-    """Serve standard input until it ends."""
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
+    """Answer the requests of standard input, a JSON line each, until it ends; ModelScope is kept offline."""
     os.environ.update(OFFLINE)
     replies = private_stdout()
     waiting = requests_until_eof(sys.stdin)
-    server = Server()
     while True:
-        replies.write(json.dumps(server.answer(waiting.get())) + "\n")
+        replies.write(json.dumps(answer(waiting.get())) + "\n")
         replies.flush()
 
 
 if __name__ == "__main__":
-    main()
+    serve(Server().answer)
