@@ -51,7 +51,7 @@ readonly EXIT_GAVE_UP=1 EXIT_USAGE=2 EXIT_HELD=3 EXIT_CONFIGURATION=78
 # Times are milliseconds of /proc/uptime, which no clock setting moves; empty means never, or not now.
 child='' child_start='' child_ours='' console='' launched_at=0
 answered='' live_failures=0 loading_since='' progress_at=0 healthy_since='' unhealthy_since=''
-leaving_since='' announced_code=''
+leaving_since='' announced_code='' stopped_since=''
 last_answer=none last_answer_at=0 seen_answer='' seen_cpu=0 seen_io=0 seen_at=0 oom_kills=0
 
 failures=0     # restarts since the instance was last healthy for STABLE_PERIOD
@@ -140,7 +140,7 @@ expect_instance() {
   tell_time
   launched_at=$now awake_at=$now loading_since=$now progress_at=$now seen_at=$now
   answered='' live_failures=0 healthy_since='' unhealthy_since='' last_answer=none last_answer_at=$now stable='' greeted=''
-  seen_answer='' seen_cpu=0 seen_io=0 leaving_since='' announced_code=''
+  seen_answer='' seen_cpu=0 seen_io=0 leaving_since='' announced_code='' stopped_since=''
   count_oom_kills
 }
 
@@ -309,7 +309,7 @@ forgive_standstill() {
   [[ $loading_since ]] && loading_since=$now progress_at=$now
   [[ $unhealthy_since ]] && unhealthy_since=$now
   [[ $healthy_since ]] && healthy_since=$now
-  live_failures=0
+  live_failures=0 stopped_since=''
 }
 
 watch() {
@@ -325,8 +325,10 @@ watch() {
     elif ! child_alive; then
       meet_death
     elif ((now >= next)); then
-      next=$((now + CHECK_INTERVAL_MS))
       look
+      # Its first answer is looked for at every turn: until then, silence is taken for loading.
+      next=$now
+      [[ $answered ]] && next=$((now + CHECK_INTERVAL_MS))
     fi
     [[ $asked ]] || nap "$WATCH_INTERVAL_MS"
   done

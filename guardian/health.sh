@@ -21,6 +21,7 @@ note_answer() {
 # One look at all that is asked of the instance. Sets `trouble` (a reason to restart, or nothing) and `hung`.
 check() {
   trouble='' hung=''
+  if look_at_stop; then return; fi
   fetch /livez
   if [[ $status == 200 ]]; then
     answered=yes live_failures=0
@@ -34,6 +35,18 @@ check() {
   fi
   ((live_failures < LIVENESS_FAILURES)) && return
   hung=yes trouble="is hung: /livez failed $live_failures times in a row"
+}
+
+# Whether the process was stopped (SIGSTOP) for as long as three failed looks would take. The kernel tells it at
+# once and of any process, also of one that is still starting, whose silence alone would be waited for.
+look_at_stop() {
+  if ! read_stat "$child" || [[ ${stat[0]} != T ]]; then
+    stopped_since=''
+    return 1
+  fi
+  : "${stopped_since:=$now}"
+  ((now - stopped_since >= LIVENESS_FAILURES * CHECK_INTERVAL_MS)) || return 1
+  hung=yes trouble="is hung: stopped (state T) for $(show_time $((now - stopped_since)))"
 }
 
 # Whether the instance says that it is on its way out. That is no hang: its exit code will tell what to do, and

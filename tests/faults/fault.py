@@ -78,6 +78,8 @@ class Fault:
     def run(self, service: Service, scene: Scene, *, naive: bool = False) -> Result:
         """Brings the fault upon a healthy, asked instance and measures."""
         service.wait_until_healthy()
+        if not naive:
+            service.wait_until_watched()
         with Users(service.page, self.users, self.pause) as users:
             wait_for("a verdict before the fault", lambda: any(o.kind == "verdict" for o in users.outcomes))
             trial = _Trial(self, service, scene, users, naive)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.watcher import fetch
-from tests.guardian.harness import ROOT, Guarded
+from tests.guardian.harness import ROOT, Guarded, wait_for
 
 NAIVE = Path(__file__).resolve().parent / "naive.sh"
 LAUNCHER = Path(__file__).resolve().parent / "inside.py"
@@ -78,6 +78,10 @@ class Service(Guarded):
             assert time.monotonic() < give_up, f"never healthy:\n{self.output}\n{self.log[-3000:]}"
             time.sleep(0.05)
         return time.monotonic()
+
+    def wait_until_watched(self) -> None:
+        """Until the guardian has seen it healthy: from then on its silence is a hang and no slow start."""
+        wait_for("the guardian to see it", lambda: "] healthy " in self.output, lambda: self.output)
 
     def hold_port(self) -> subprocess.Popen[bytes]:
         """Kills the instance and takes its health port before the next one can."""

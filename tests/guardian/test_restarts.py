@@ -91,7 +91,19 @@ def test_an_instance_that_does_not_answer_is_killed_and_restarted(guarded: Guard
         guarded.order(silent=True)
     guarded.wait_launches(2)
     assert not first.runs
-    assert "is hung: /livez failed" in guarded.restart_log
+    reason = "stopped (state T) for" if stop else "/livez failed 3 times in a row"
+    assert f"is hung: {reason}" in guarded.restart_log
+
+
+def test_an_instance_stopped_before_its_first_answer_is_not_taken_for_a_slow_start(guarded: Guarded) -> None:
+    guarded.plan({"idle_for": 3600}, {})
+    guarded.guard(START_STALL=3600)
+    guarded.wait_launches(1)
+    (first,) = guarded.launches
+    os.kill(first.pid, signal.SIGSTOP)
+    guarded.wait_launches(2)
+    assert not first.runs
+    assert "is hung: stopped (state T) for" in guarded.restart_log
 
 
 def test_an_instance_that_stays_unhealthy_is_restarted(guarded: Guarded) -> None:
