@@ -18,7 +18,7 @@ from pathlib import Path
 from service.hub import DEMO_FOLDER
 from tests.hub.server import Hub
 
-HUB_ID = "tests/demo"
+HUB_ID = "hub-of-faults/demo"  # no folder of this repository: that would be taken instead
 CGROUPS = Path("/sys/fs/cgroup")
 MEMORY_BYTES = 1400 << 20
 

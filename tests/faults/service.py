@@ -75,7 +75,8 @@ class Service(Guarded):
         """Until an instance is healthy that is not ``other_than``; the time it was, monotonic."""
         give_up = time.monotonic() + seconds
         while self.pid in (0, other_than) or not self.healthy():
-            assert time.monotonic() < give_up, f"never healthy:\n{self.output}\n{self.log[-3000:]}"
+            given_up = self.guardians[-1].poll() is not None or time.monotonic() > give_up
+            assert not given_up, f"never healthy:\n{self.output}\n{self.log[-3000:]}"
             time.sleep(0.05)
         return time.monotonic()
 
