@@ -8,12 +8,12 @@ the checkpoint's keys.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ofa import onednn
 from ofa.config import NetworkConfig
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,8 +63,12 @@ class Attention(nn.Module):
         q, k, v = (_split(x, self.heads) for x in projected)
         return self._mix(functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale))
 
+    def absorbs(self, length: int) -> bool:
+        """Whether :meth:`absorbed` is the cheaper way for so many queries: fewer than a head is wide."""
+        return length * self.heads < self.out_proj.in_features
+
     def absorbed(self, queries: Tensor, context: Tensor, bias: Tensor) -> Tensor:
-        """The same as :meth:`forward`, cheaper while ``length`` is less than a head's width.
+        """The same as :meth:`forward`, cheaper where :meth:`absorbs` says so.
 
         q·(Wk s) = (q Wk)·s, and Σ p (Wv s + b) = Wv (Σ p s) + b: the queries are brought to the context's
         space instead of every context token to the heads'. The key's bias shifts all logits of a query
@@ -108,8 +112,9 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) → the same."""
-        if self.activation is functional.gelu and _fuses_gelu(x):
-            inner = torch.ops.mkldnn._linear_pointwise(x, self.fc1.weight, self.fc1.bias, "gelu", [], "none")
+        # In fp32 the product takes so much longer than GELU's pass that nothing is won.
+        if self.activation is functional.gelu and x.dtype is torch.bfloat16 and onednn.fuses(x):
+            inner = onednn.linear_gelu(x, self.fc1)
         else:
             inner = self.activation(self.fc1(x))
         inner = _norm(self.ffn_layer_norm, inner)
@@ -164,31 +169,12 @@ class DecoderLayer(FeedForward):
         x = x + _norm(self.self_attn_mid_layer_norm, self.self_attn(normed, normed, self_bias))
         x = _norm(None if self.pre_norm else self.self_attn_layer_norm, x)
         normed = _norm(self.cross_attn_layer_norm if self.pre_norm else None, x)
-        short = x.shape[1] * self.cross_attn.heads < x.shape[2]
-        cross_attn = self.cross_attn.absorbed if short and not self.training else self.cross_attn
+        absorbs = self.cross_attn.absorbs(x.shape[1]) and not self.training
+        cross_attn = self.cross_attn.absorbed if absorbs else self.cross_attn
         x = x + _norm(self.cross_attn_mid_layer_norm, cross_attn(normed, states, cross_bias))
         x = _norm(None if self.pre_norm else self.cross_attn_layer_norm, x)
         x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
         return _norm(None if self.pre_norm else self.final_layer_norm, x)
-
-
-@cache
-def _has_fused_gelu() -> bool:
-    """Whether this build of torch and this processor have oneDNN's bf16 product with GELU in it. torch's
-    compiler puts it in by itself; called by name it saves the compiling."""
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and hasattr(
-            torch.ops.mkldnn, "_linear_pointwise"
-        )
-    except (AttributeError, RuntimeError):
-        return False
-
-
-def _fuses_gelu(x: Tensor) -> bool:
-    """Whether GELU can be applied while the product is still in the processor's registers, which spares two
-    passes over the widest tensor there is: 8 % of a verdict at the large size."""
-    fitting = x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled()
-    return fitting and _has_fused_gelu()
 
 
 def position_logits(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:

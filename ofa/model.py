@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,22 @@ from torch.nn import functional
 from ofa.bias import BiasCache
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, TaskConfig, check_together, image_grid
-from ofa.converted import Conversion
+from ofa.converted import Checksums, Conversion
 from ofa.errors import UnsupportedConfig
 from ofa.fold import fold
 from ofa.image import to_pixels
 from ofa.memory import keep_freed_tensors
-from ofa.network import OFA, blank
+from ofa.network import OFA, EncoderOutput, blank
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import Tokenizer, build_source
 from ofa.vision import CancelPoint
+
+#: On a CPU, pictures and texts of so many bytes a channel are computed at once: four of each at the large
+#: size in bf16. More of them push each other out of the caches (docs/performance.md has the times).
+_PICTURES = 2 << 20
+_TEXTS = 8 << 10
+#: Texts are decoded together if the longest is so many times as long as the shortest, at most.
+_FILLED = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +103,21 @@ class EntailmentModel:
         model.mapped = mapped
         return model
 
-    def keep(self, cancel_point: CancelPoint | None = None) -> None:
+    def keep(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> None:
         """Write the converted weights for the next start, where that is worth it and not done already.
 
-        Another thread may judge meanwhile.
+        Another thread may judge meanwhile. ``checksums`` saves reading again what others have hashed.
 
         Raises:
             OSError: no room, no right.
         """
         if self.conversion is not None and not self.mapped and self.conversion.worthwhile:
-            self.conversion.write(self.network, cancel_point)
+            self.conversion.write(self.network, cancel_point, checksums)
 
-    def verify(self, cancel_point: CancelPoint | None = None) -> bool:
+    def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
         """Hash what :meth:`load` believed by size and time. False: load again. Another thread may judge."""
-        return self.conversion is None or not self.mapped or self.conversion.verify(cancel_point)
+        conversion = self.conversion if self.mapped else None
+        return conversion is None or conversion.verify(cancel_point, checksums)
 
     @property
     def device(self) -> torch.device:
@@ -125,8 +133,9 @@ class EntailmentModel:
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None) -> list[dict[str, float]]:
         """Probabilities of ``Yes``, ``No`` and ``Maybe`` for each pair, in order; each sums to 1.
 
-        Pairs with prompts of equal length are computed together, and a picture object that occurs in
-        several pairs is seen once.
+        A picture object that occurs in several pairs is seen once. The encoder takes pairs with texts of
+        equal length together, as they share a bias that would be too large to have one of for each pair;
+        the decoder, which spends most of its time reading its weights, also those of similar length.
 
         Args:
             cancel_point: called between layers; whatever it raises ends the computation there.
@@ -136,36 +145,91 @@ class EntailmentModel:
         """
         sources = [build_source(self.tokenizer, self.task, pair.hypothesis, pair.premise) for pair in pairs]
         features = self._see([pair.image for pair in pairs], cancel_point)
-        by_length: dict[int, list[int]] = {}
-        for index, source in enumerate(sources):
-            by_length.setdefault(len(source), []).append(index)
         results: list[dict[str, float]] = [{} for _ in pairs]
-        for group in by_length.values():
-            tokens = torch.tensor([sources[index] for index in group], device=self.device)
-            seen = torch.stack([features[id(pairs[index].image)] for index in group])
-            for index, probabilities in zip(group, self._score(tokens, seen, cancel_point), strict=True):
+        for together in self._decoded_together(sources):
+            seen = [features[id(pairs[index].image)] for index in together]
+            scored = self._score([sources[index] for index in together], seen, cancel_point)
+            for index, probabilities in zip(together, scored, strict=True):
                 results[index] = dict(zip(self.task.labels, probabilities, strict=True))
         return results
+
+    def _decoded_together(self, sources: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Which of the texts go through the decoder at once, by their indices: those that :data:`_FILLED`
+        lets be filled up to one length, where one pass suffices and none is too long for the cheap way of
+        attention, which it would spoil for the others."""
+        absorbs = self.network.decoder.absorbs
+        together: list[int] = []
+        for index in sorted(range(len(sources)), key=lambda index: len(sources[index])):
+            length, shortest = len(sources[index]), len(sources[together[0]]) if together else 0
+            mixes = self.scorer.single_pass and absorbs(length) and length <= _FILLED * shortest
+            if together and length != shortest and not mixes:
+                yield together
+                together = []
+            together.append(index)
+        yield together
 
     def _see(self, images: Sequence[Image.Image], cancel_point: CancelPoint | None) -> dict[int, Tensor]:
         """Features (grid², 1024) of each distinct picture object, by its id."""
         distinct = {id(image): image for image in images}
+        side = self.task.patch_image_size
         pixels = torch.stack(
-            [
-                to_pixels(image, self.task.patch_image_size, self.task.mean, self.task.std)
-                for image in distinct.values()
-            ]
-        )
-        features = self.network.encoder.see(pixels.to(self.device, self.dtype), cancel_point)
+            [to_pixels(image, side, self.task.mean, self.task.std) for image in distinct.values()]
+        ).to(self.device, self.dtype)
+        size = self._at_once(side * side, _PICTURES)
+        parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
+        features = torch.cat([self.network.encoder.see(part, cancel_point) for part in parts])
         return dict(zip(distinct, features, strict=True))
 
-    def _score(self, tokens: Tensor, features: Tensor, cancel_point: CancelPoint | None) -> list[list[float]]:
-        """Probabilities in the order of the answers, for a group of equal length."""
-        encoder, decoder = self.network.encoder, self.network.decoder
-        bias = self._bias.of(tokens.shape[1])
-        padded = functional.pad(tokens, (0, bias.padding), value=self.tokenizer.pad)
-        source = encoder(padded, features, bias=bias.encoder, cancel_point=cancel_point)
-        prompt = tokens[:, :-1] if self.task.prompt_type == "prev_output" else tokens[:, :1]
-        scores = self.scorer.log_scores(decoder, source, prompt, bias.decoder, cancel_point)
+    def _at_once(self, size: int, most: int) -> int:
+        """How many items of ``size`` numbers a channel are computed together, on a CPU ``most`` bytes."""
+        return max(1, most // (size * self.dtype.itemsize)) if self.device.type == "cpu" else 1 << 30
+
+    def _score(
+        self, sources: Sequence[list[int]], features: Sequence[Tensor], cancel_point: CancelPoint | None
+    ) -> list[list[float]]:
+        """Probabilities in the order of the answers, for texts that are decoded together."""
+        states = self._encode(sources, features, cancel_point)
+        prompts = [
+            source[:-1] if self.task.prompt_type == "prev_output" else source[:1] for source in sources
+        ]
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        filled = [[*prompt, *[self.tokenizer.pad] * (longest - len(prompt))] for prompt in prompts]
+        scores = self.scorer.log_scores(
+            self.network.decoder,
+            states,
+            torch.tensor(filled, device=self.device),
+            self._bias.of(max(map(len, sources))).decoder,
+            cancel_point,
+            lengths=None if min(lengths) == longest else torch.tensor(lengths, device=self.device),
+        )
         probabilities: list[list[float]] = torch.softmax(scores.double(), dim=-1).tolist()
         return probabilities
+
+    def _encode(
+        self, sources: Sequence[list[int]], features: Sequence[Tensor], cancel_point: CancelPoint | None
+    ) -> EncoderOutput:
+        """The encoder's states of all texts, filled up to the longest's at their ends."""
+        by_length: dict[int, list[int]] = {}
+        for index, source in enumerate(sources):
+            by_length.setdefault(len(source), []).append(index)
+        parts: list[tuple[list[int], int, Tensor]] = []
+        # The longest last, so that the bias is already the one which the decoder will need.
+        for length, alike in sorted(by_length.items()):
+            bias, end = self._bias.of(length), features[0].shape[0] + length
+            size = self._at_once(end + bias.padding, _TEXTS)
+            for group in (alike[first : first + size] for first in range(0, len(alike), size)):
+                tokens = torch.tensor([sources[index] for index in group], device=self.device)
+                padded = functional.pad(tokens, (0, bias.padding), value=self.tokenizer.pad)
+                seen = torch.stack([features[index] for index in group])
+                states = self.network.encoder(padded, seen, bias=bias.encoder, cancel_point=cancel_point)
+                parts.append((group, end, states.states))
+        last = parts[-1][2]
+        if len(by_length) == 1:
+            return EncoderOutput(last if len(parts) == 1 else torch.cat([p for *_, p in parts]), None, None)
+        states = last.new_zeros(len(sources), *last.shape[1:])
+        padding = torch.ones(states.shape[:2], dtype=torch.bool, device=self.device)
+        for group, end, part in parts:
+            states[group, :end] = part[:, :end]
+            padding[group, :end] = False
+        return EncoderOutput(states, None, padding)

@@ -260,6 +260,10 @@ class Decoder(nn.Module):
         )
         self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
 
+    def absorbs(self, length: int) -> bool:
+        """Whether prompts of so many tokens take the cheap way of attending to the source."""
+        return all(layer.cross_attn.absorbs(length) for layer in self.layers)
+
     def forward(
         self,
         tokens: Tensor,

@@ -45,15 +45,22 @@ class AnswerScorer:
         prompt: Tensor,
         bias: DecoderBias | None = None,
         cancel_point: CancelPoint | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """Unnormalised log-probability of each answer: (batch, answers), fp32.
 
         Args:
             prompt: what the decoder has read, (batch, length).
             bias: the decoder's, for the prompt and :attr:`forced` more tokens; computed there when None.
+            lengths: (batch,), how long each prompt is without what it was filled up with at its end, where
+                :attr:`single_pass`; None when they are all as long as ``prompt``.
         """
         if self.single_pass:
-            last = decoder(prompt, source, bias, cancel_point)[:, -1]
+            states = decoder(prompt, source, bias, cancel_point)
+            if lengths is None:
+                last = states[:, -1]
+            else:
+                last = states.take_along_dim((lengths - 1)[:, None, None], dim=1)[:, 0]
             return torch.log_softmax(_logits(decoder, last, [answer[0] for answer in self.answers]), dim=-1)
         scores = [
             self._traverse(decoder, source, prompt, answer, bias, cancel_point) for answer in self.answers

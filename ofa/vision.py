@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ofa import onednn
+
 CancelPoint = Callable[[], None]
 #: Channels that leave the third stage.
 WIDTH = 1024
@@ -28,7 +30,7 @@ class Bottleneck(nn.Module):
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3: nn.Module = nn.BatchNorm2d(outputs)  # the three are Identities once folded
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
@@ -38,6 +40,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, height, width) → (batch, 4·planes, height/stride, width/stride)."""
         shortcut: Tensor = x if self.downsample is None else self.downsample(x)
+        if isinstance(self.bn3, nn.Identity) and onednn.fuses(x):
+            x = onednn.conv_relu(onednn.conv_relu(x, self.conv1), self.conv2)
+            return onednn.conv_add_relu(x, self.conv3, shortcut)
         # In place, since on a CPU these passes over memory cost a quarter of the convolutions themselves.
         x = torch.relu_(self.bn1(self.conv1(x)))
         x = torch.relu_(self.bn2(self.conv2(x)))
@@ -63,7 +68,12 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor, cancel_point: CancelPoint | None = None) -> Tensor:
         """(batch, 3, size, size) → (batch, 1024, size/16, size/16), rounded up."""
-        x: Tensor = self.maxpool(torch.relu_(self.bn1(self.conv1(pixels))))
+        x: Tensor
+        if isinstance(self.bn1, nn.Identity) and onednn.fuses(pixels):
+            x = onednn.conv_relu(pixels, self.conv1)
+        else:
+            x = torch.relu_(self.bn1(self.conv1(pixels)))
+        x = self.maxpool(x)
         for stage in (self.layer1, self.layer2, self.layer3):
             for block in stage:
                 if cancel_point is not None:

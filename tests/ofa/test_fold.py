@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from ofa import layers
+from ofa import onednn
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, image_grid
 from ofa.fold import fold
@@ -60,18 +61,48 @@ def test_a_network_is_folded_once(random_folder: Path) -> None:
         fold(network)
 
 
+@pytest.fixture
+def nothing_fuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return lambda: monkeypatch.setattr(onednn, "_supported", lambda dtype: False)
+
+
 def test_gelu_inside_the_product_gives_what_it_gives_after_it(
-    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+    random_folder: Path, nothing_fuses: Callable[[], None]
 ) -> None:
-    if not layers._has_fused_gelu():
+    if not onednn._supported(torch.bfloat16):
         pytest.skip("this processor multiplies no bf16")
     layer = load(random_folder).encoder.layers[0].to(torch.bfloat16)
     x = torch.randn(2, 19, 64, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
     with torch.inference_mode():
-        assert layers._fuses_gelu(x)
         fused = layer.feed_forward(x)
-        monkeypatch.setattr(layers, "_has_fused_gelu", lambda: False)
+        nothing_fuses()
         apart = layer.feed_forward(x)
     assert not torch.equal(fused, torch.zeros_like(fused))
     assert torch.allclose(fused.float(), apart.float(), atol=0.05, rtol=0.05)
-    assert not layers._fuses_gelu(x.float())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_relu_inside_the_convolution_gives_what_it_gives_after_it(
+    random_folder: Path, nothing_fuses: Callable[[], None], dtype: torch.dtype, tolerance: float
+) -> None:
+    if not onednn._supported(dtype):
+        pytest.skip("this processor multiplies no bf16")
+    network = load(random_folder)
+    fold(network)
+    vision = network.encoder.embed_images.to(dtype)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)).to(dtype)
+    with torch.inference_mode():
+        assert onednn.fuses(pixels)
+        fused = vision(pixels)
+        nothing_fuses()
+        apart = vision(pixels)
+    assert fused.shape == apart.shape
+    assert fused.float().abs().max() > 0.1
+    scale = float(apart.float().abs().max())
+    assert torch.allclose(fused.float(), apart.float(), atol=tolerance * scale)
+
+
+def test_nothing_is_fused_that_is_to_be_trained() -> None:
+    assert not onednn.fuses(torch.ones(1))
+    with torch.inference_mode():
+        assert not onednn.fuses(torch.ones(1, dtype=torch.float16))

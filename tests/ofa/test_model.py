@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from ofa.errors import TextError
 from ofa.model import EntailmentModel, Pair
 from ofa.scoring import AnswerScorer
+from ofa.tokenizer import build_source
+from parity.folders import SMALL, write_folder
 
 
 class Stopped(Exception):
@@ -49,6 +52,42 @@ def test_a_batch_answers_as_each_pair_alone_in_order(model: EntailmentModel, pic
     together = model.judge(pairs)
     for pair, answer in zip(pairs, together, strict=True):
         assert answer == pytest.approx(model.judge([pair])[0], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> EntailmentModel:
+    """A model whose decoder has one wide head, so that prompts of up to 63 tokens are decoded together."""
+    spec = SMALL["defaults-resnet18"]
+    spec = replace(spec, network={**spec.network, "decoder_attention_heads": 1})
+    return EntailmentModel.load(write_folder(tmp_path_factory.mktemp("wide"), spec))
+
+
+@pytest.mark.parametrize("single_pass", [True, False])
+def test_texts_of_all_lengths_answer_together_as_alone(
+    wide: EntailmentModel, picture: Image.Image, single_pass: bool
+) -> None:
+    pairs = [Pair(picture, "a circle " * times) for times in (5, 1, 60, 2, 1, 50)]
+    lengths = [len(build_source(wide.tokenizer, wide.task, pair.hypothesis, None)) for pair in pairs]
+    assert [length < 64 for length in lengths] == [True, True, False, True, True, False], "of both kinds"
+    wide.scorer.single_pass = single_pass
+    try:
+        together = wide.judge(pairs)
+        alone = [wide.judge([pair])[0] for pair in pairs]
+    finally:
+        wide.scorer.single_pass = True
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert len({round(answer["Yes"], 6) for answer in together}) >= 4, "or any order would do"
+
+
+def test_the_decoder_reads_its_weights_once_for_texts_of_different_lengths(
+    wide: EntailmentModel, picture: Image.Image
+) -> None:
+    points: list[None] = []
+    pairs = [Pair(picture, text) for text in ("a", "a circle", "a red circle")]
+    wide.judge(pairs, lambda: points.append(None))
+    config = wide.network.config
+    assert len(points) == 6 + 3 * config.encoder_layers + config.decoder_layers
 
 
 def test_padded_batches_equal_single_texts(model: EntailmentModel) -> None:
