@@ -21,6 +21,7 @@ import ofa.model
 from bench.cases import photograph, sentence
 from bench.sides import Subject
 from bench.timing import alternate, ratio, timed
+from ofa import onednn
 from ofa.layers import Attention
 from ofa.model import EntailmentModel, Pair
 
@@ -29,6 +30,10 @@ Change = Callable[[EntailmentModel], None]
 
 def _nothing(*_: object) -> None:
     """In place of a step that is switched off."""
+
+
+def _fuses_nothing(_: object) -> bool:
+    return False
 
 
 def _channels_last(model: EntailmentModel) -> None:
@@ -67,6 +72,7 @@ STEPS: Final[Mapping[str, tuple[Mapping[tuple[Any, str], Any], Change]]] = {
     "head scales folded": ({(ofa.fold, "_fold_heads"): _nothing}, _nothing),
     "q, k, v as one product": ({(ofa.fold, "_fuse_projections"): _nothing}, _nothing),
     "channels-last": ({}, _row_major),
+    "GELU and ReLU within products": ({(onednn, "fuses"): _fuses_nothing}, _nothing),
     "cross-attention absorbed": ({(Attention, "absorbed"): Attention.forward}, _nothing),
     "bias kept": ({}, _no_cache),
     "length filled up to 32": ({(ofa.bias, "_BLOCK"): 1}, _nothing),

@@ -201,7 +201,9 @@ def _polling(section: Section) -> list[str]:
         ("share of the machine at 1 Hz each", f"{section['cpu_share_at_1_hz_each']:.3%}"),
         (
             f"throughput lost, measured ({section['requests']} requests a side)",
-            f"{section['throughput_lost']:.1%}",
+            "{:.1%}, between {:.1%} and {:.1%}".format(
+                section["throughput_lost"], *section["throughput_lost_between"]
+            ),
         ),
     ]
     return ["### Being polled", "", *table(("what", "cost"), rows)]
@@ -225,6 +227,34 @@ def _agreement(section: Section) -> list[str]:
     return [f"### Agreement of {section['side']} with {FP32}", "", *table(head, rows)]
 
 
+def _margin(section: Section) -> list[str]:
+    lines: list[str] = []
+    for name, one in section["formats"].items():
+        rows = [
+            (
+                configuration,
+                seen["pairs"],
+                seen["largest_error"],
+                f"{seen['largest_error_of_small_leads']} ({seen['small_leads']})",
+                seen["differing"],
+                seen["largest_differing_lead"] if seen["differing"] else None,
+            )
+            for configuration, seen in {**one["configurations"], "all": one["all"]}.items()
+        ]
+        title = f"### How far {name} moves a lead (the guard's margin: {one['margin']})"
+        small = f"of leads under {section['small_lead']:g} (so many)"
+        head = ("random weights", "pairs", "largest error", small, "labels differ", "largest lead of those")
+        lines += [title, "", *table(head, rows), ""]
+        if one["all"]["not_finite"]:
+            lines += [f"Not finite, and computed again whatever the margin: {one['all']['not_finite']}.", ""]
+    formats = section["formats"]
+    shares = [
+        (candidate, *(f"{one['recomputed'][candidate]:.1%}" for one in formats.values()))
+        for candidate in next(iter(formats.values()))["recomputed"]
+    ]
+    return [*lines, *table(("margin", *(f"{name} would compute again" for name in formats)), shares)]
+
+
 def _ablation(section: Section) -> list[str]:
     rows = [
         (name, f"{1000 * one['with']:.0f} ms", f"{1000 * one['without']:.0f} ms", _times(one["gain"]))
@@ -244,5 +274,6 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "start": _start,
     "polling": _polling,
     "agreement": _agreement,
+    "margin": _margin,
     "ablation": _ablation,
 }

@@ -9,6 +9,7 @@ from functools import wraps
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +19,7 @@ from bench.cases import photograph, sentence
 from bench.machine import matrix_peaks, name_of
 from bench.sides import Subject
 from bench.timing import synchronize
+from ofa import onednn
 from ofa.image import open_picture, to_rgb
 from ofa.model import EntailmentModel, Pair
 
@@ -77,8 +79,10 @@ def count_operations(model: EntailmentModel) -> dict[str, float]:
     def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
         def counted_call(*args: Any, **kwargs: Any) -> Any:
-            # Written out as products, attention is seen by the counter whatever the device's own kernel is.
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            # Written out as products, attention is seen by the counter whatever the device's own kernel is,
+            # and so is what would be fused.
+            apart = patch.object(onednn, "fuses", lambda x: False)
+            with apart, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 result = call(*args, **kwargs)
             counted[name] += counter.get_total_flops()
             return result

@@ -74,6 +74,13 @@ def alternate(
     return {name: Spread(values) for name, values in seconds.items()}
 
 
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the median is, 95 times of a hundred, whatever the values' distribution."""
+    ranked = sorted(values)
+    skipped = max(0, int(len(ranked) / 2 - 0.98 * len(ranked) ** 0.5))
+    return ranked[skipped], ranked[-1 - skipped]
+
+
 def ratio(slow: float, fast: float) -> float:
     """How many times as fast, to two decimals."""
     return round(slow / fast, 2) if fast > 0 else float("inf")
