@@ -9,9 +9,10 @@
     plots    lines over the last hour as SVG
     layout   the components and their events                                   → judging, picture, words, card
     picture  the picture input that hands over a path and decodes nothing
-    judging  the handlers: from Gradio's call to the application and back      → verdicts, words
+    judging  the handlers: from Gradio's call to the application and back      → pending, verdicts, words
+    pending  what is said while an answer is awaited, as HTML
     verdicts from a verdict or an error to HTML
-    banner   from the application's snapshot to HTML
+    banner   from the application's snapshot to HTML                           → pending, verdicts
     card     what the served model says it knows, and its examples
     words    English and Chinese, and which of them a request wants
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from page import pending
 from page.verdicts import device_name
 from page.words import Language, say
 from service.status import Phase, Progress, Snapshot
@@ -31,6 +32,8 @@ def render(snapshot: Snapshot, language: Language) -> str:
     parts = [f'<strong class="state-word">{_say(language, f"state.{word}")}</strong>']
     if word in ("ready", "degraded"):
         parts.append(f'<span class="state-facts">{escape(_facts(snapshot))}</span>')
+        if waiting := pending.queue(snapshot.activity, language):
+            parts.append(f'<span class="state-queue">{escape(waiting)}</span>')
     if word == "loading":
         parts.append(_progress(snapshot.progress, language))
     if word != "ready":

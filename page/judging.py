@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import gradio as gr
 
-from page import verdicts
+from page import pending, verdicts
 from page.card import Example
 from page.operations import Desk
 from page.picture import Refusal
 from page.words import Language, language_of
 from service.errors import InputError
-from service.request import Source, Verdict
+from service.request import Awaited, Source, Verdict
 from service.status import Phase, Snapshot
 
 log = logging.getLogger(__name__)
 
 # The application answers every request by its deadline; should it ever not, a person still gets an answer.
 SPARE_SECONDS = 10.0
+NOTICE_SECONDS: Final = 0.3  # who is answered sooner is shown nothing but the answer
 
 
 class Application(Protocol):
@@ -37,7 +38,7 @@ class Application(Protocol):
 
     def submit(
         self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Future[Verdict]: ...
+    ) -> Awaited: ...
 
     def snapshot(self) -> Snapshot: ...
 
@@ -59,15 +60,29 @@ class Judging:
 
     async def for_page(
         self, image: str | Refusal | None, text: str | None, premise: str | None, request: gr.Request
-    ) -> str:
-        """The answer as HTML; never an exception to the browser."""
+    ) -> AsyncGenerator[str, None]:
+        """The answer as HTML, and before it, if it takes a while, how long it should take; never an exception
+        to the browser."""
         language = _language(request)
+        awaited: asyncio.Future[Any] = asyncio.ensure_future(self._hand_over(image, text, premise, "page"))
         try:
-            answer = await self._judge(image, text, premise, "page")
+            if not await _done_within(NOTICE_SECONDS, awaited):
+                yield pending.card(None, language, limit=self._limit)
+            handed = await awaited
+            awaited = asyncio.wrap_future(handed)
+            if not await _done_within(NOTICE_SECONDS, awaited):
+                yield pending.card(handed.outlook, language, limit=self._limit)
+                patience = pending.patience(handed.outlook)
+                if patience is not None and not await _done_within(patience, awaited):
+                    yield pending.late(language, limit=self._limit)
+            answer = await self._answer(awaited)
         except InputError as error:
-            return verdicts.refusal(error, language)
+            yield verdicts.refusal(error, language)
+            return
+        finally:
+            awaited.cancel()  # without effect on an answer; else the browser has gone away, and nobody waits
         failed = self._application.snapshot().phase is Phase.FAILED
-        return verdicts.verdict(answer, language, limit=self._limit, failed=failed)
+        yield verdicts.verdict(answer, language, limit=self._limit, failed=failed)
 
     async def for_programs(
         self,
@@ -81,10 +96,11 @@ class Judging:
         Returns {"label", "score", "scores", "reason"}; when reason is not null there is no verdict.
         """
         try:
-            return (await self._judge(image, text, premise, "api")).as_dict()
+            handed = await self._hand_over(image, text, premise, "api")
         except InputError as error:
             told = verdicts.refusal_text(error, _language(request))
             raise gr.Error(told, title=error.code, print_exception=False) from None
+        return (await self._answer(asyncio.wrap_future(handed))).as_dict()
 
     async def fill(self, event: gr.EventData) -> tuple[str, str, str]:
         """The example that was chosen, as picture, sentence and premise."""
@@ -94,24 +110,44 @@ class Judging:
         example = self._examples[index]
         return str(example.image), example.hypothesis, example.premise or ""
 
-    async def _judge(
+    async def _hand_over(
         self, image: str | Refusal | None, text: str | None, premise: str | None, source: Source
-    ) -> Verdict:
+    ) -> Awaited:
+        """The application's promise of an answer. Raises InputError and nothing else."""
         if isinstance(image, Refusal):
             raise InputError("The picture was not uploaded to this server.", code=image.code)
         path = Path(image) if image else None
+        submit = partial(self._application.submit, path, text, premise or None, source=source)
         try:
-            submit = partial(self._application.submit, path, text, premise or None, source=source)
-            future = await asyncio.get_running_loop().run_in_executor(self._intake, submit)
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._limit + SPARE_SECONDS)
+            return await asyncio.get_running_loop().run_in_executor(self._intake, submit)
         except InputError:
             raise
+        except Exception as error:
+            refused = Awaited()
+            refused.set_result(_failed(error))
+            return refused
+
+    async def _answer(self, awaited: asyncio.Future[Verdict]) -> Verdict:
+        try:
+            return await asyncio.wait_for(awaited, self._limit + SPARE_SECONDS)
         except TimeoutError:
             log.error("The application left a request without an answer.")
             return Verdict.none("timeout")
-        except Exception as error:  # its text may hold what the user sent: only its name is logged
-            log.error("The page could not hand a request over: %s", type(error).__name__)
-            return Verdict.none("error")
+        except Exception as error:
+            return _failed(error)
+
+
+def _failed(error: Exception) -> Verdict:
+    """The answer when the application breaks its word. The error may hold what the user sent: only its name
+    is logged."""
+    log.error("The page got no answer from the application: %s", type(error).__name__)
+    return Verdict.none("error")
+
+
+async def _done_within(seconds: float, awaited: asyncio.Future[Any]) -> bool:
+    """Whether there is an outcome by then; it is neither taken nor, if there is none, given up."""
+    done, _ = await asyncio.wait({awaited}, timeout=seconds)
+    return bool(done)
 
 
 def _language(request: gr.Request | None) -> Language:

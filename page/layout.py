@@ -155,7 +155,7 @@ def _wire(
         "fn": judging.for_page,
         "inputs": inputs,
         "outputs": answer,
-        "show_progress": "minimal",
+        "show_progress": "hidden",  # the answer's place tells it itself, in the service's own figures
     }
     gr.on([judge.click, inputs[1].submit, inputs[2].submit], trigger_mode="once", **asked, **quiet)
     examples.select(judging.fill, None, inputs, show_progress="hidden", **quiet).success(**asked, **quiet)

@@ -3,7 +3,7 @@
   document.documentElement.lang = (navigator.language || 'en').toLowerCase().startsWith('zh') ? 'zh-CN' : 'en';
 
   // The line at the top: asked for often while something is going on, seldom when all is well.
-  const PAUSE = {ready: 10000, loading: 1000, lost: 2000};
+  const PAUSE = {ready: 10000, queue: 2000, loading: 1000, lost: 2000};
   let lost = '';
   let shown = '';
   let timer = 0;
@@ -38,7 +38,7 @@
       const answer = await fetch('status', {cache: 'no-store', signal: AbortSignal.timeout(5000)});
       if (!answer.ok) throw new Error(answer.status);
       const told = await answer.json();
-      state = told.state;
+      state = told.queue ? 'queue' : told.state;
       lost = told.lost;
       show(told.html);
     } catch (error) {

@@ -275,6 +275,7 @@ def _add_routes(app: FastAPI, application: Application, shown: card.Card) -> Non
         snapshot = application.snapshot()
         content: dict[str, Any] = {
             "state": banner.tone(snapshot),
+            "queue": snapshot.activity.depth > 0,
             "html": banner.render(snapshot, language),
             "lost": banner.lost(language),
         }

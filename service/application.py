@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ from service.errors import (
     UnusableWeights,
 )
 from service.health import Report
-from service.intake import NOTHING, Intake
+from service.intake import Intake, as_sent, measured
 from service.ladder import Ladder
 from service.leaving import write_exit
 from service.loader import Loader, told
@@ -40,7 +39,7 @@ from service.metrics import Metrics
 from service.operations import Operations
 from service.prober import Prober
 from service.protocols import Model
-from service.request import Request, Source, Verdict, new_id
+from service.request import Awaited, Request, Source, Verdict, new_id
 from service.settings import Settings
 from service.settling import Settler
 from service.status import Phase, Snapshot, Status
@@ -163,30 +162,29 @@ class Application:
         premise: str | None = None,
         *,
         source: Source = "api",
-    ) -> Future[Verdict]:
+    ) -> Awaited:
         """A future that will hold the verdict, or the reason for none. Checks and decodes in this thread.
 
         Raises InputError for input that cannot be judged.
         """
         arrived = time.monotonic()
         limit = self._settings.probe_timeout if source == "probe" else self._settings.timeout
-        request_id = new_id(time.time())
+        pair = as_sent(hypothesis, premise)
+        request = Request(new_id(time.time()), pair, arrived, arrived + limit, source)
         try:
             self._check_phase()
             self._engine.check(source)  # before the work of decoding, which overload is no time for
-            request, size, removed = self._intake.accept(
-                image, hypothesis, premise, Request(request_id, NOTHING, arrived, arrived + limit, source)
-            )
+            request, removed = self._intake.accept(image, hypothesis, premise, request)
         except InputError as error:
-            self._journal.refused(request_id, error, time.monotonic() - arrived, source)
+            self._journal.refused(measured(request, error), error, time.monotonic() - arrived)
             raise
         except ServiceError as error:
-            return self._refused(request_id, error, arrived, source)
+            return self._refused(request, error)
         except MemoryError as error:
             full = OutOfMemory("The machine's memory is full.")
             full.__cause__ = error
-            return self._refused(request_id, full, arrived, source)
-        self._journal.started(request, size, removed)
+            return self._refused(request, full)
+        self._journal.started(request, request.size, removed)
         return self._engine.submit(request)
 
     def _check_phase(self) -> None:
@@ -198,16 +196,14 @@ class Application:
         if phase is not Phase.LOADED:
             raise NotReady("The model is still loading.")
 
-    def _refused(
-        self, request_id: str, error: ServiceError, arrived: float, source: Source
-    ) -> Future[Verdict]:
-        seconds = time.monotonic() - arrived
-        self._journal.refused(request_id, error, seconds, source)
-        future: Future[Verdict] = Future()
+    def _refused(self, request: Request, error: ServiceError) -> Awaited:
+        seconds = time.monotonic() - request.arrived
+        self._journal.refused(request, error, seconds)
+        future = Awaited()
         retry_after = getattr(error, "retry_after", None)
         future.set_result(
             Verdict.none(
-                error.code, retry_after=retry_after, duration=seconds, request_id=request_id, error=error
+                error.code, retry_after=retry_after, duration=seconds, request_id=request.id, error=error
             )
         )
         return future

@@ -19,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from itertools import islice
 
 from service.errors import (
@@ -44,7 +43,7 @@ from service.jobs import (
 )
 from service.latency import Forecast
 from service.protocols import CancelPoint, Journal, Predictor
-from service.request import Request, Source, Verdict
+from service.request import Awaited, Outlook, Request, Source, Verdict
 from service.status import Activity
 
 __all__ = ["Engine", "Limits"]
@@ -100,20 +99,20 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request) -> Future[Verdict]:
+    def submit(self, request: Request) -> Awaited:
         """A future that will hold the verdict; it never holds an exception. Refused requests (stopping,
         queue full, engine stuck) are answered at once and do not count as accepted."""
         job = Job(request, queued=self._clock())
         with self._lock:
-            refusal = self._refusal(request.source) or self._pace.hopeless(
-                request, self._ahead(), self._predictor.device, job.queued
-            )
+            ahead, device = self._ahead(), self._predictor.device
+            refusal = self._refusal(request.source) or self._pace.hopeless(request, ahead, device, job.queued)
             if refusal is None:
                 self._add("accepted")
+                job.future.outlook = Outlook(ahead, self._pace.expected(ahead, device, request))
                 if request.source == "probe":
                     self._probe = job
                 else:
-                    job.ahead = self._ahead()
+                    job.ahead = ahead
                     self._waiting.append(job)
                 self._work.notify()
                 self._alarm.notify()
@@ -121,7 +120,7 @@ class Engine:
                 self._add("rejected")
         if refusal is not None:
             job.future.set_result(no_verdict(refusal, request, self._since(job)))
-            self._journal.refused(request.id, refusal, self._since(job), request.source)
+            self._journal.refused(request, refusal, self._since(job))
         else:
             job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
         return job.future
@@ -169,6 +168,7 @@ class Engine:
                 hung=batch is not None and batch.hung,
                 counts=dict(self._count),
                 service_seconds=self._pace.seconds,
+                expected_seconds=self._pace.expected(self._ahead(), self._predictor.device),
                 retry_after=self._retry_after(now),
             )
 

@@ -34,19 +34,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's code;
-    of one that was refused no more than that is known. ``size`` is the picture's as sent, (0, 0) if unknown;
-    ``chars`` counts the text; ``waited`` is the part of ``seconds`` before its computation began."""
+    """One request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's code.
+    ``size`` is the picture's as sent, (0, 0) if nobody looked; ``chars`` counts the texts; ``waited`` is the
+    part of ``seconds`` before its computation began, None for one that was refused."""
 
     unix: float
     source: Source
     outcome: str
-    id: str = ""
+    id: str
     label: str = ""
-    seconds: float | None = None
+    seconds: float = 0.0
     waited: float | None = None
     size: tuple[int, int] = (0, 0)
-    chars: int | None = None
+    chars: int = 0
     device: str = ""
 
 
@@ -146,10 +146,21 @@ class History(Observer):
             failed=not decided and verdict.reason != "abandoned",
         )
 
-    def refused(self, source: Source, error: ServiceError) -> None:
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         # Input that cannot be judged is no failure of the service's.
         failed = error.http_status >= 500
-        self._keep(Ended(unix=self._unix(), source=source, outcome=error.code), failed=failed)
+        self._keep(
+            Ended(
+                unix=self._unix(),
+                id=request.id,
+                source=request.source,
+                outcome=error.code,
+                seconds=seconds,
+                size=request.size,
+                chars=request.chars,
+            ),
+            failed=failed,
+        )
 
     def _keep(self, ended: Ended, *, failed: bool) -> None:
         if ended.source == "probe":  # evidence, and no request of anybody's
@@ -158,7 +169,7 @@ class History(Observer):
             self._requests.append(ended)
             self._ended += 1
             self._failed += failed
-            if ended.outcome == "answered" and ended.seconds is not None:
+            if ended.outcome == "answered":
                 self._answers.append((self._clock(), ended.seconds))
 
     # ---- looking -----------------------------------------------------------------------------------------

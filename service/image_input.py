@@ -135,7 +135,7 @@ def _decoded(image: Image.Image, max_pixels: int) -> Picture:
     except MemoryError:
         raise
     except Exception as error:  # as above, in the pixels
-        raise _unreadable(error) from error
+        raise _unreadable(error, width=width, height=height) from error
 
 
 def _flat(image: Image.Image) -> Image.Image:
@@ -158,9 +158,12 @@ def _not_an_image(message: str) -> InputError:
     )
 
 
-def _unreadable(error: Exception) -> InputError:
+def _unreadable(error: Exception, **size: int) -> InputError:
     if isinstance(error, EOFError) or _TRUNCATED.search(str(error)):
         return InputError(
-            "The picture file ends too early.", code="image_truncated", remedy="Upload it again, whole."
+            "The picture file ends too early.",
+            code="image_truncated",
+            remedy="Upload it again, whole.",
+            **size,
         )
-    return InputError("The picture is damaged.", code="image_unreadable", remedy=_SAVE_AS)
+    return InputError("The picture is damaged.", code="image_unreadable", remedy=_SAVE_AS, **size)

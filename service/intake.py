@@ -22,7 +22,7 @@ from service.request import Pair, Request
 from service.settings import Settings
 
 DECODERS: Final = 4  # pictures decoded at once: a large one takes half a gigabyte while it is
-NOTHING: Final = Pair(Image.new("RGB", (1, 1)), "")
+_UNSEEN: Final = Image.new("RGB", (1, 1))  # in place of a picture that nobody has looked at yet
 
 
 class Intake:
@@ -36,8 +36,8 @@ class Intake:
 
     def accept(
         self, image: object, hypothesis: object, premise: object, frame: Request
-    ) -> tuple[Request, tuple[int, int], dict[str, int]]:
-        """The request with clean texts and a small picture, the picture's size as sent, what was removed.
+    ) -> tuple[Request, dict[str, int]]:
+        """The request with clean texts and a small picture, and what was removed from the texts.
 
         Raises InputError, DeadlineExceeded when no place for decoding came free in time, MemoryError.
         """
@@ -45,7 +45,7 @@ class Intake:
         settings = self._settings
         texts = text.prepare(hypothesis, premise, settings.max_chars)
         self._check_premise(texts.premise)
-        with self._decoder(replace(frame, pair=Pair(NOTHING.image, texts.hypothesis, texts.premise))):
+        with self._decoder(replace(frame, pair=Pair(_UNSEEN, texts.hypothesis, texts.premise))):
             picture = image_input.load(image, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
             small = self._model.prepare(picture.image)
         request = replace(
@@ -54,7 +54,7 @@ class Intake:
             size=picture.size,
             prepared=time.monotonic() - began,
         )
-        return request, picture.size, dict(texts.removed)
+        return request, dict(texts.removed)
 
     @contextmanager
     def _decoder(self, request: Request) -> Iterator[None]:
@@ -82,3 +82,17 @@ class Intake:
             raise InputError(
                 "This model compares two texts.", code="premise_needed", remedy="Give a premise as well."
             )
+
+
+def as_sent(hypothesis: object, premise: object) -> Pair:
+    """What was sent, before anything of it was looked at: what is no text is none."""
+    first, second = (sent if isinstance(sent, str) else "" for sent in (hypothesis, premise))
+    return Pair(_UNSEEN, first, second or None)
+
+
+def measured(request: Request, error: InputError) -> Request:
+    """The refused request with the size of its picture, if the error was found in a picture that has one."""
+    width, height = error.facts.get("width"), error.facts.get("height")
+    if isinstance(width, int) and isinstance(height, int):
+        return replace(request, size=(width, height))
+    return request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -17,7 +16,7 @@ from service.errors import (
     ShuttingDown,
 )
 from service.latency import Arrival, Forecast
-from service.request import Course, Request, Verdict
+from service.request import Awaited, Course, Request, Verdict
 
 Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
 Counter = Literal[Outcome, "accepted", "rejected", "orphaned", "divided"]
@@ -55,7 +54,7 @@ class Job:
     ahead: int = 0
     began: float | None = None
     batch: int = 0
-    future: Future[Verdict] = field(default_factory=Future)
+    future: Awaited = field(default_factory=Awaited)
     ended: bool = False
     computing: bool = False
 
@@ -96,13 +95,21 @@ class Pace:
         self._last = 0.0
         self._forecast = forecast
 
+    def expected(self, ahead: int, device: str, request: Request | None = None) -> float | None:
+        """Seconds until ``request``, or one of the usual kind, should be answered behind ``ahead`` others: by
+        the forecast if there is, else by the average, itself included. None before anything was measured."""
+        if self.seconds is None:
+            return None
+        if self._forecast is None:
+            return (ahead + 1) * self.seconds
+        return self._forecast.expected.seconds(self._arrival(self._forecast, ahead, device, request))
+
     def wait(self, ahead: int, device: str) -> float:
-        """Seconds until a request behind ``ahead`` others should be answered: by the forecast if there is,
-        else what is ahead times the average."""
-        if self._forecast is None or self.seconds is None:
+        """Seconds until it is worth coming back: with a forecast, until a request behind ``ahead`` others
+        should be answered; else until those are."""
+        if self._forecast is None:
             return ahead * (self.seconds or 1.0)
-        typical = self._arrival(ahead, self._forecast.chars, self._forecast.megapixels, device)
-        return self._forecast.expected.seconds(typical)
+        return self.expected(ahead, device) or float(ahead)
 
     def hopeless(self, request: Request, ahead: int, device: str, now: float) -> Busy | None:
         """The refusal of a request that would be answered too late: by the forecast even if all went well, by
@@ -112,22 +119,27 @@ class Pace:
         stopped within sight of its answer. One that nobody is ahead of is always tried: an estimate that was
         wrong learns of it by nothing else.
         """
-        if self.seconds is None or not ahead or request.source == "probe":
+        expected = self.expected(ahead, device, request)
+        if expected is None or not ahead or request.source == "probe":
             return None
         left = request.deadline - now
         if self._forecast is None:
-            in_time = (ahead + 1) * self.seconds <= self._hope * left
+            in_time = expected <= self._hope * left
         else:
-            width, height = request.size
-            arrival = self._arrival(ahead, request.chars, width * height / 1e6, device)
-            in_time = self._forecast.least.seconds(arrival) <= left
+            least = self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request))
+            in_time = least <= left
         if in_time:
             return None
         wait = max(1.0, math.ceil(self.wait(ahead, device)))
         return Busy("It could not be answered in time.", retry_after=wait)
 
-    def _arrival(self, ahead: int, chars: float, megapixels: float, device: str) -> Arrival:
+    def _arrival(self, forecast: Forecast, ahead: int, device: str, request: Request | None) -> Arrival:
+        """What ``forecast`` goes by; for no request in particular, that of its median one."""
         assert self.seconds is not None
+        chars, megapixels = forecast.chars, forecast.megapixels
+        if request is not None:
+            width, height = request.size
+            chars, megapixels = request.chars, width * height / 1e6
         trend = self._last / self.seconds if self.seconds else 1.0
         return Arrival(ahead, self.seconds, trend, chars, megapixels, float(device.startswith("cuda")))
 

@@ -21,7 +21,7 @@ from typing import Final, TextIO
 
 from service.errors import ServiceError
 from service.observer import UNOBSERVED, Observer, Stage
-from service.request import Course, Request, Source, Verdict
+from service.request import Course, Request, Verdict
 
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa")
 LOG_FILE: Final = "web_app.log"
@@ -209,10 +209,11 @@ class RequestLog:
         head = f"REQUEST_START | {request.id} | TEXT_LEN={len(request.pair.hypothesis)} | IMG_SIZE={size}"
         _log.log(_level(request), "%s", head + more)
 
-    def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         """Not accepted: the input cannot be judged, or there is no room or no model."""
-        self._observer.refused(source, error)
-        _log.info("%s", _error_line(request_id, error, seconds) + fields(reason=error.code, source=source))
+        self._observer.refused(request, error, seconds)
+        told = fields(reason=error.code, source=request.source)
+        _log.info("%s", _error_line(request.id, error, seconds) + told)
 
     def batched(self, requests: Sequence[Request]) -> None:
         self._observer.batched(requests)

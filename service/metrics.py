@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.gauges import Gauges, Sources
 from service.observer import Observer, Stage
-from service.request import Course, Request, Source, Verdict
+from service.request import Course, Request, Verdict
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -162,9 +162,9 @@ class Metrics(Observer):
 
     # ---- what is observed --------------------------------------------------------------------------------
 
-    def refused(self, source: Source, error: ServiceError) -> None:
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         outcome = _outcome(error)
-        self._requests.labels(source, outcome).inc()
+        self._requests.labels(request.source, outcome).inc()
         if outcome in ("invalid", "rejected", "stopping"):
             self._rejections.labels(error.code).inc()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from service.errors import ServiceError
-from service.request import Course, Request, Source, Verdict
+from service.request import Course, Request, Verdict
 
 Stage = Literal["decoding", "waiting", "computing"]
 
@@ -18,8 +18,8 @@ Stage = Literal["decoding", "waiting", "computing"]
 class Observer:
     """Hears of everything that is counted. Times are seconds."""
 
-    def refused(self, source: Source, error: ServiceError) -> None:
-        """A request was not accepted."""
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
+        """A request was not accepted; of its texts and its picture it holds what is known."""
 
     def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
         """An accepted request got its answer, or the reason why there is none."""
@@ -55,9 +55,9 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def refused(self, source: Source, error: ServiceError) -> None:
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         for one in self._observers:
-            one.refused(source, error)
+            one.refused(request, error, seconds)
 
     def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
         for one in self._observers:

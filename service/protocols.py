@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from service.errors import ServiceError
-from service.request import Course, Pair, Request, Source, Verdict
+from service.request import Course, Pair, Request, Verdict
 
 CancelPoint = Callable[[], None]
 
@@ -95,8 +95,8 @@ class Settling(Model, Protocol):
 class Journal(Protocol):
     """Where the engine writes down what happened. Its methods never raise."""
 
-    def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
-        """A request was not accepted."""
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
+        """A request was not accepted; of its texts and its picture it holds what is known."""
 
     def batched(self, requests: Sequence[Request]) -> None:
         """These are computed together from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -54,6 +55,15 @@ class Course:
     waited: float = 0.0
     computed: float | None = None
     batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What an accepted request had before it when it came: how many were ``ahead`` of it, waiting or being
+    computed, and in how many ``seconds`` it should be answered, None while nothing was measured yet."""
+
+    ahead: int
+    seconds: float | None = None
 
 
 def new_id(unix_time: float) -> str:
@@ -124,3 +134,10 @@ class Verdict:
         """The contract: exactly label, score, scores and reason."""
         scores = None if self.scores is None else dict(self.scores)
         return {"label": self.label, "score": self.score, "scores": scores, "reason": self.reason}
+
+
+class Awaited(Future[Verdict]):
+    """The verdict to come. ``outlook`` is what the engine expected when it accepted the request; None if it
+    did not, and then the verdict is there already."""
+
+    outlook: Outlook | None = None

@@ -54,7 +54,8 @@ class Activity:
     ``alive`` is False only when one of its threads has died. ``beat_age`` is how long ago the running
     computation passed a cancel point. ``counts`` are totals since the start: accepted, answered, timeout,
     error, abandoned, stopping (the ways to end), rejected, orphaned, and divided: batches that were tried
-    again in halves. ``depth`` requests wait, ``computing`` are being computed together.
+    again in halves. ``depth`` requests wait, ``computing`` are being computed together. One that came
+    now should be answered in ``expected_seconds``, None while nothing was measured.
     """
 
     alive: bool = True
@@ -68,6 +69,7 @@ class Activity:
     hung: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     service_seconds: float | None = None
+    expected_seconds: float | None = None
     retry_after: float = 1.0
 
     @property

@@ -154,8 +154,8 @@ class FakeJournal:
             assert self.written.wait_for(lambda: len(found()) >= count, PATIENCE), self.lines
             return found()
 
-    def refused(self, request_id: str, error: ServiceError, seconds: float, source: Source) -> None:
-        self._write("refused", request_id, error.code)
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
+        self._write("refused", request.id, error.code)
 
     def batched(self, requests: Sequence[Request]) -> None:
         self.batches.append(len(requests))

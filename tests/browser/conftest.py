@@ -78,7 +78,7 @@ class Visit:
 
     def answer(self) -> str:
         """The answer's text, once there is one."""
-        answer = self.page.locator("#answer .answer:not(.answer-empty)")
+        answer = self.page.locator("#answer .answer:not(.answer-empty, .answer-pending)")
         answer.wait_for()
         return answer.inner_text()
 

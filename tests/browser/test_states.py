@@ -109,3 +109,58 @@ def test_a_server_that_is_gone_is_noticed_and_so_is_its_return(visit: Open, tmp_
         visitor.page.locator("#state .state-lost").wait_for()
     with serving(tmp_path, port=port):
         visitor.page.locator("#state .state-ready").wait_for()
+
+
+# ---- while an answer is awaited --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("locale", "told", "yes"),
+    [
+        ("en-US", ["Judging …", "3 requests are ahead of yours", "about 15 s"], "Yes"),
+        ("zh-CN", ["正在判断……", "前面还有 3 个请求", "大约 15 秒"], "是"),
+    ],
+)
+def test_who_waits_is_told_how_long_and_then_the_answer(
+    visit: Open, ready: Page, red_circle: Path, locale: str, told: list[str], yes: str
+) -> None:
+    visitor, other = visit(ready.base, locale=locale), visit(ready.base)
+    visitor.upload(red_circle)
+    visitor.write("hold 3 600")  # no more than the time limit is told, and that is 15 s
+    visitor.page.click("#judge")
+    card = visitor.page.locator("#answer .answer-pending[role=status]")
+    for words in told:
+        expect(card).to_contain_text(words)
+    other.upload(red_circle)
+    other.write("release")
+    other.judge()
+    assert visitor.answer().startswith(yes)
+    expect(card).to_have_count(0)
+    assert visitor.errors == []
+
+
+def test_what_takes_longer_than_was_told_is_said_to(visit: Open, ready: Page, red_circle: Path) -> None:
+    visitor = visit(ready.base)
+    visitor.upload(red_circle)
+    visitor.write("hold 0 0.5")
+    visitor.page.click("#judge")
+    card = visitor.page.locator("#answer .answer-pending")
+    expect(card).to_contain_text("It takes longer than expected. Within 15 seconds of asking")
+
+
+@pytest.mark.parametrize(
+    ("locale", "told"),
+    [("en-US", "3 requests are waiting · an answer takes about 6 s"), ("zh-CN", "大约 6 秒后得到回答")],
+)
+def test_a_queue_is_told_before_anybody_asks(
+    visit: Open, ready: Page, red_circle: Path, locale: str, told: str
+) -> None:
+    visitor = visit(ready.base, locale=locale)
+    visitor.upload(red_circle)
+    visitor.write("state queue")
+    visitor.judge()
+    look_again(visitor)
+    expect(visitor.page.locator("#state .state-queue")).to_contain_text(told)
+    visitor.write("state ready")
+    visitor.page.click("#judge")
+    expect(visitor.page.locator("#state .state-queue")).to_have_count(0)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.errors import Busy, InputError
+from service.errors import Busy, InputError, ServiceError
 from service.history import CHANGES, REQUESTS, SPAN, WINDOW, History, quantile
-from service.request import Course, Pair, Request, Verdict
+from service.request import Course, Pair, Request, Source, Verdict
 from service.resources import Resources, Use
 from service.status import Activity, Evidence, Phase, Snapshot
 from tests.fakes import PATIENCE, PICTURE, YES, Clock
@@ -32,10 +32,15 @@ class Service:
             unix=lambda: self.clock.now + 1e9,
         )
 
-    def end(self, verdict: Verdict, source: str = "api") -> None:
-        pair = Pair(PICTURE, SECRET)
-        request = Request("req_1_ab", pair, 1.0, 2.0, source, size=(640, 480))  # type: ignore[arg-type]
-        self.history.ended(request, verdict, Course(waited=0.25))
+    def end(self, verdict: Verdict, source: Source = "api") -> None:
+        self.history.ended(asked(source), verdict, Course(waited=0.25))
+
+    def refuse(self, error: ServiceError, source: Source = "page") -> None:
+        self.history.refused(asked(source), error, 0.02)
+
+
+def asked(source: Source) -> Request:
+    return Request("req_1_ab", Pair(PICTURE, SECRET), 1.0, 2.0, source, size=(640, 480))
 
 
 @pytest.fixture
@@ -68,9 +73,17 @@ def test_no_verdict_is_kept_with_its_reason_and_no_label(service: Service) -> No
     assert (kept.outcome, kept.label, kept.seconds) == ("timeout", "", 15.0)
 
 
+def test_one_that_was_refused_is_kept_with_all_that_is_known_but_its_text(service: Service) -> None:
+    service.refuse(InputError("too large", code="image_too_large"))
+    (kept,) = service.history.requests()
+    assert (kept.id, kept.source, kept.outcome, kept.label) == ("req_1_ab", "page", "image_too_large", "")
+    assert (kept.seconds, kept.waited, kept.size, kept.chars) == (0.02, None, (640, 480), len(SECRET))
+    assert SECRET not in repr(kept)
+
+
 def test_probes_are_no_requests(service: Service) -> None:
     service.end(answer(0.5), source="probe")
-    service.history.refused("probe", Busy("full", retry_after=1.0))
+    service.refuse(Busy("full", retry_after=1.0), source="probe")
     assert service.history.requests() == []
 
 
@@ -79,8 +92,8 @@ def test_a_sample_tells_latency_counts_and_figures_of_its_moment(service: Servic
     for seconds in (0.4, 0.1, 0.2, 0.3):
         service.end(answer(seconds))
     service.end(Verdict.none("timeout", duration=15.0))
-    service.history.refused("page", Busy("full", retry_after=1.0))
-    service.history.refused("page", InputError("no picture", code="no_image"))
+    service.refuse(Busy("full", retry_after=1.0))
+    service.refuse(InputError("no picture", code="no_image"))
     service.history.look()
     (sample,) = service.history.samples()
     assert (sample.p50, sample.p95) == (0.2, 0.4)
@@ -146,8 +159,11 @@ def test_its_thread_looks_by_itself_and_survives_a_look_that_fails() -> None:
     assert history.samples()
 
 
-def test_a_history_that_was_never_started_can_be_stopped(service: Service) -> None:
+def test_one_that_is_stopped_before_it_was_started_never_looks(service: Service) -> None:
     service.history.stop()
+    service.history.start()  # too late: a stop may overtake a start
+    service.history.stop(PATIENCE)
+    assert service.history.samples() == []
 
 
 @pytest.mark.parametrize(

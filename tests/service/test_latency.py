@@ -12,6 +12,7 @@ import pytest
 
 from service.engine import Engine, Limits
 from service.latency import FEATURES, LATENCY_FILE, Arrival, Forecast, Forest, Tree, as_json, load, parse
+from service.request import Outlook
 from tests.fakes import Clock, FakeJournal, FakePredictor, ask
 
 STUMP = Tree([FEATURES.index("ahead"), -1, -1], [2.5, 0, 0], [1, -1, -1], [2, -1, -1], [0.0, 0.0, 3.0])
@@ -139,6 +140,34 @@ def test_the_wait_that_is_told_is_the_forecasts(engine: Engine, clock: Clock) ->
     for n in range(3):
         engine.submit(ask(str(n), now=clock.now))
     assert engine.activity().retry_after == 81.0
+
+
+def test_who_is_accepted_is_told_what_to_expect_by_the_same_figures(engine: Engine, clock: Clock) -> None:
+    waits = [engine.submit(ask(str(n), now=clock.now, limit=100)).outlook for n in range(4)]
+    assert [(one.ahead, round(one.seconds or 0, 1)) for one in waits if one] == [
+        *((0, 1.0), (1, 2.0), (2, 3.0)),
+        (3, 80.3),
+    ]
+    assert engine.activity().expected_seconds == pytest.approx(100.43, abs=0.01)
+    assert engine.submit(ask("late", now=clock.now, limit=1)).outlook is None, "refused"
+
+
+def test_without_a_forecast_the_average_is_told_and_before_any_nothing(
+    journal: FakeJournal, clock: Clock
+) -> None:
+    def second(pairs: Any, cancel: Any) -> Any:
+        clock.move(1.0)
+        return [{"Yes": 0.8, "No": 0.1, "Maybe": 0.1} for _ in pairs]
+
+    engine = Engine(FakePredictor(second), journal, Limits(), clock=clock)
+    assert engine.submit(ask("first", now=clock.now)).outlook == Outlook(0, None)
+    assert engine.submit(ask("second", now=clock.now)).outlook == Outlook(1, None)
+    assert engine.activity().expected_seconds is None
+    engine.step()
+    assert engine.activity().expected_seconds == 0.5, "two were computed together in a second"
+    assert engine.submit(ask("third", now=clock.now)).outlook == Outlook(0, 0.5)
+    assert engine.submit(ask("fourth", now=clock.now)).outlook == Outlook(1, 1.0)
+    assert engine.activity().expected_seconds == 1.5
 
 
 # ---- training --------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,8 @@ def test_an_error_is_told_in_our_words_and_its_cause_by_class_alone(
 
 def test_a_refused_input_is_one_line(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
-    RequestLog().refused("req_1_a", InputError("There is no picture.", code="no_image"), 0.004, "page")
+    error = InputError("There is no picture.", code="no_image")
+    RequestLog().refused(replace(REQUEST, id="req_1_a"), error, 0.004)
     (line,) = lines(tmp_path)
     head, _, tail = line.partition(" | MSG=There is no picture. | ")
     assert head.endswith("| INFO     | REQUEST_ERROR | req_1_a | ERROR=InputError")

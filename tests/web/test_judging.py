@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from page import judging
-from service.request import Source, Verdict
+from page import judging, pending
+from page.words import LANGUAGES
+from service.request import Awaited, Outlook, Source
 from service.status import Snapshot
+from tests.fakes import PATIENCE
 from tests.web.application import READY, FakeApplication
 
 SECRET = "xylophonist"
@@ -22,8 +25,8 @@ class Silent(FakeApplication):
 
     def submit(
         self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Future[Verdict]:
-        return Future()
+    ) -> Awaited:
+        return Awaited()
 
 
 class Broken(FakeApplication):
@@ -31,7 +34,7 @@ class Broken(FakeApplication):
 
     def submit(
         self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Future[Verdict]:
+    ) -> Awaited:
         raise RuntimeError(f"cannot do {text}")
 
     def snapshot(self) -> Snapshot:
@@ -62,3 +65,134 @@ def test_a_failure_nobody_foresaw_is_no_verdict_and_logs_no_words(
     assert ask(Broken(), intake, SECRET)["reason"] == "error"
     assert "RuntimeError" in caplog.text
     assert SECRET not in caplog.text
+
+
+# ---- what is shown meanwhile -----------------------------------------------------------------------------
+
+
+class Held(FakeApplication):
+    """Answers when told to."""
+
+    def __init__(self, outlook: Outlook | None = None) -> None:
+        super().__init__()
+        self.future = Awaited()
+        self.future.outlook = outlook
+
+    def submit(
+        self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
+    ) -> Awaited:
+        return self.future
+
+    def answer(self) -> None:
+        self.future.set_result(super().submit("picture.png", "a circle").result())
+
+
+READING = [pending.card(None, language, limit=15.0) for language in LANGUAGES]
+
+
+class Conversation:
+    """A browser that has asked: ``shown`` takes what it is sent next, ``leave`` is its going away."""
+
+    def __init__(
+        self, application: FakeApplication, intake: ThreadPoolExecutor, language: str = "en"
+    ) -> None:
+        handlers = judging.Judging(application, intake=intake, limit=15.0, examples=())
+        request: Any = SimpleNamespace(headers={"accept-language": language})
+        self._answers = handlers.for_page("picture.png", "a circle", None, request)
+        self.leave = self._answers.aclose
+
+    async def shown(self) -> str:
+        """What comes next; but for what a busy machine shows while the request is being read."""
+        html = await asyncio.wait_for(anext(self._answers), PATIENCE)
+        return await self.shown() if html in READING else html
+
+    async def ended(self) -> bool:
+        return await asyncio.wait_for(anext(self._answers, None), PATIENCE) is None
+
+
+def test_who_is_answered_at_once_is_shown_the_answer_alone(
+    intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
+
+    async def conversation() -> None:
+        asked = Conversation(FakeApplication(), intake)
+        assert "answer-yes" in await asked.shown()
+        assert await asked.ended()
+
+    asyncio.run(conversation())
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("en", "3 requests are ahead of yours · about 6 s"), ("zh", "大约 6 秒")]
+)
+def test_who_waits_is_shown_how_long_it_takes_and_then_the_answer(
+    intake: ThreadPoolExecutor, language: str, told: str
+) -> None:
+    async def conversation() -> None:
+        application = Held(Outlook(3, 6.0))
+        asked = Conversation(application, intake, language)
+        card = await asked.shown()
+        assert "answer-pending" in card
+        assert told in card
+        application.answer()
+        assert "answer-yes" in await asked.shown()
+        assert await asked.ended()
+
+    asyncio.run(conversation())
+
+
+def test_before_anything_was_measured_no_time_is_told(intake: ThreadPoolExecutor) -> None:
+    async def conversation() -> None:
+        application = Held(Outlook(2))
+        asked = Conversation(application, intake)
+        card = await asked.shown()
+        assert "2 requests are ahead of yours" in card
+        assert "about" not in card
+        application.answer()
+        assert "answer-yes" in await asked.shown(), "nothing is late where no time was told"
+
+    asyncio.run(conversation())
+
+
+def test_what_takes_longer_than_was_told_is_said_to(
+    intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "LEAST_PATIENCE", 0.05)
+
+    async def conversation() -> None:
+        application = Held(Outlook(0, 0.01))
+        asked = Conversation(application, intake)
+        assert "about 1 s" in await asked.shown()
+        assert "longer than expected" in await asked.shown()
+        application.answer()
+        assert "answer-yes" in await asked.shown()
+
+    asyncio.run(conversation())
+
+
+def test_nobody_computes_for_a_browser_that_has_gone_away(intake: ThreadPoolExecutor) -> None:
+    async def conversation() -> None:
+        application = Held(Outlook(0, 6.0))
+        asked = Conversation(application, intake)
+        await asked.shown()
+        await asked.leave()
+        await asyncio.sleep(0)  # the cancellation is handed on by the loop
+        assert application.future.cancelled()
+
+    asyncio.run(conversation())
+
+
+def test_input_that_cannot_be_judged_is_told_without_a_card_that_waits(
+    intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
+
+    async def conversation() -> None:
+        handlers = judging.Judging(FakeApplication(), intake=intake, limit=15.0, examples=())
+        request: Any = SimpleNamespace(headers={})
+        shown = [html async for html in handlers.for_page(None, "a circle", None, request)]
+        assert len(shown) == 1
+        assert "There is no picture." in shown[0]
+
+    asyncio.run(conversation())

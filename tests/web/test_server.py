@@ -111,6 +111,23 @@ def test_only_an_uploaded_file_is_a_picture(page: Page, picture: Any) -> None:
     assert error["error"]
 
 
+def test_a_program_that_waits_gets_one_answer_and_nothing_before_it(page: Page) -> None:
+    """What a person is shown meanwhile is no part of the contract."""
+
+    async def conversation(client: httpx.AsyncClient) -> list[str]:
+        asked = {"data": [await upload(client, PICTURE), "hold 3 6", None]}
+        joined = (await client.post("/gradio_api/call/judge", json=asked)).json()["event_id"]
+        answer = asyncio.create_task(client.get(f"/gradio_api/call/judge/{joined}"))
+        while "waiting" not in page.output:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1.0)  # longer than a person waits for the first word
+        await call(client, await upload(client, PICTURE), "release", None)
+        return [line for line in (await answer).text.splitlines() if line.startswith("event:")]
+
+    events = page.run(conversation)
+    assert [event for event in events if event != "event: heartbeat"] == ["event: complete"]
+
+
 def test_a_file_named_in_the_text_is_not_touched(page: Page) -> None:
     hidden = {"path": "/etc/hostname", "meta": META}
     event, error = page.run(lambda client: call(client, None, hidden, None))
@@ -198,7 +215,7 @@ def test_the_state_is_told_in_the_browsers_language(page: Page) -> None:
         return (await client.get("/status", headers={"accept-language": "zh-CN"})).json()
 
     told = page.run(conversation)
-    assert told["state"] == "ready"
+    assert (told["state"], told["queue"]) == ("ready", False)
     assert "就绪" in told["html"]
     assert "连接已断开" in told["lost"]
 
@@ -206,7 +223,7 @@ def test_the_state_is_told_in_the_browsers_language(page: Page) -> None:
 def test_it_ends_in_order_with_the_last_answers_out_and_no_upload_left(tmp_path: Path) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[Path, Any]:
         picture = await upload(client, PICTURE)
-        asked = asyncio.create_task(call(client, picture, "wait", None))
+        asked = asyncio.create_task(call(client, picture, "hold", None))
         while "waiting" not in page.output:
             await asyncio.sleep(0.02)
         assert await asyncio.to_thread(page.end) == 0
