@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +45,30 @@ class Stamp:
     def of(cls, path: Path) -> Stamp:
         status = path.stat()
         return cls(status.st_size, status.st_mtime_ns)
+
+
+class Checksums:
+    """SHA-256 of sources, each read once for all the formats that it was converted to.
+
+    For one pass over them, not to be kept: what a disk holds may change without a new time.
+
+    Args:
+        known: asked first; the SHA-256 of a file that somebody has read in full just before, as long as its
+            size and time have not changed since, else None.
+    """
+
+    def __init__(self, known: Callable[[Path], str | None] = lambda path: None) -> None:
+        self._known = known
+        self._read: dict[Path, tuple[Stamp, str]] = {}
+
+    def of(self, path: Path, cancel_point: CancelPoint | None) -> str:
+        """Raises OSError, and what the cancel point raises."""
+        if (known := self._known(path)) is not None:
+            return known
+        stamp = Stamp.of(path)  # taken first: a write during the hashing leaves a newer one behind
+        if path not in self._read or self._read[path][0] != stamp:
+            self._read[path] = stamp, _sha256(path, cancel_point)
+        return self._read[path][1]
 
 
 class Conversion:
@@ -95,14 +120,16 @@ class Conversion:
         network.tie_embeddings()
         return network
 
-    def write(self, network: OFA, cancel_point: CancelPoint | None = None) -> bool:
+    def write(
+        self, network: OFA, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None
+    ) -> bool:
         """Keep a network that was read from the source, folded and cast. False when the source has changed
         since. Replaces the old file at once or not at all.
 
         Raises:
             OSError: no room, no right.
         """
-        source_sha256 = _sha256(self.source, cancel_point)
+        source_sha256 = (checksums or Checksums()).of(self.source, cancel_point)
         if Stamp.of(self.source) != self._stamp:
             return False
         copies = _copies(network.config)
@@ -121,14 +148,14 @@ class Conversion:
             part.unlink(missing_ok=True)
         return True
 
-    def verify(self, cancel_point: CancelPoint | None = None) -> bool:
+    def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
         """Hash source and converted file in full; remove the latter when either is not what it was."""
         record = self._read_record()
         try:
             good = (
                 record is not None
                 and _sha256(self.path, cancel_point) == record.get("file_sha256")
-                and _sha256(self.source, cancel_point) == record.get("source_sha256")
+                and (checksums or Checksums()).of(self.source, cancel_point) == record.get("source_sha256")
             )
         except OSError:
             good = False

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ofa.config import TaskConfig
+from ofa.converted import Checksums
 from ofa.model import EntailmentModel, Pair
 from ofa.vision import CancelPoint
 
@@ -102,14 +103,14 @@ class GuardedModel:
             self._exact = self._load_exact()
         return self._exact
 
-    def keep(self, cancel_point: CancelPoint | None = None) -> None:
+    def keep(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> None:
         """As :meth:`EntailmentModel.keep`, of the models that are there."""
         for model in self._models():
-            model.keep(cancel_point)
+            model.keep(cancel_point, checksums)
 
-    def verify(self, cancel_point: CancelPoint | None = None) -> bool:
+    def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
         """As :meth:`EntailmentModel.verify`, of the models that are there."""
-        return all(model.verify(cancel_point) for model in self._models())
+        return all(model.verify(cancel_point, checksums) for model in self._models())
 
     def _models(self) -> list[EntailmentModel]:
         return [self.fast] if self._exact is None else [self.fast, self._exact]

@@ -22,7 +22,7 @@ from service.observer import Observers
 from service.operations import Operations
 from service.prober import Prober
 from service.progress import Show
-from service.protocols import Model, Movable
+from service.protocols import Known, Model, Movable
 from service.request import Pair
 from service.settings import Settings
 from service.settling import Settler
@@ -121,7 +121,7 @@ def build(
             examine=lambda: doctor.examine(settings.run_dir, EXAMINED_BYTES),
         ),
         ladder=ladder,
-        settler=Settler(model, _check_of(settings, resolve), on_harmed=lambda: application.reload()),
+        settler=Settler(model, _examine_of(settings, resolve), on_harmed=lambda: application.reload()),
         leave=leave,
     )
     metrics.read(
@@ -169,11 +169,11 @@ def _ladder_of(
     )
 
 
-def _check_of(settings: Settings, resolve: Resolve) -> Callable[[Show], bool]:
+def _examine_of(settings: Settings, resolve: Resolve) -> Callable[[Show], Known | None]:
     """Hashes in full what was believed by size and time; who fetches in another way vouches for it."""
     if resolve is not hub.resolve or settings.verify == "full":
-        return lambda show: True
-    return lambda show: hub.unharmed(
+        return lambda show: lambda path: None
+    return lambda show: hub.examine(
         settings.model, revision=settings.revision, cache_dir=settings.cache_dir, progress=show
     )
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,9 @@ def resolve(
     cache = (cache_dir or _default_cache()).expanduser().absolute()
     snapshot = _Snapshot(cache, model, revision or DEFAULT_REVISION, progress or _ignore)
     try:
-        return snapshot.unharmed(full=verify == "full") or snapshot.fetch(endpoint)
+        if snapshot.examine(full=verify == "full") is None:
+            snapshot.fetch(endpoint)
+        return snapshot.folder
     except OSError as error:
         # TransientLoadError for a full disk, a permanent one for a cache that may not be written.
         mapped = hub_client.disk_error(error)
@@ -83,16 +86,20 @@ def resolve(
         raise mapped from error
 
 
-def unharmed(
+def examine(
     model: str, *, revision: str | None = None, cache_dir: Path | None = None, progress: Show | None = None
-) -> bool:
-    """Whether the local copy of ``model`` is, byte for byte, what was verified when it was fetched; True for
-    what was not fetched. Hashes all of it and asks no network. ``progress`` as in ``resolve``."""
+) -> Callable[[Path], str | None] | None:
+    """None if the local copy of ``model`` is not, byte for byte, what was verified when it was fetched.
+
+    Hashes all of it and asks no network; ``progress`` as in ``resolve``. What comes back knows the SHA-256
+    of each of its files as long as that is not touched, and nothing of any other or of what was not fetched.
+    """
     if model == "demo" or not _HUB_ID.fullmatch(model) or _expanded(model).is_dir():
-        return True
+        return lambda path: None
     cache = (cache_dir or _default_cache()).expanduser().absolute()
     snapshot = _Snapshot(cache, model, revision or DEFAULT_REVISION, progress or _ignore)
-    return snapshot.unharmed(full=True) is not None
+    manifest = snapshot.examine(full=True)
+    return None if manifest is None else functools.partial(manifest.checksum, snapshot.folder)
 
 
 def converted_cache(cache_dir: Path | None = None) -> Path:
@@ -139,8 +146,8 @@ class _Snapshot:
     def manifest_path(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.manifest.json")
 
-    def unharmed(self, *, full: bool) -> Path | None:
-        """The folder, if its manifest vouches for it; reads the disk and nothing else."""
+    def examine(self, *, full: bool) -> Manifest | None:
+        """The manifest as the files are now, if it vouches for them; reads the disk and nothing else."""
         manifest = Manifest.load(self.manifest_path)
         if manifest is None or (manifest.model, manifest.revision) != (self.model, self.revision):
             return None
@@ -152,19 +159,18 @@ class _Snapshot:
         if seen != manifest:
             with suppress(OSError):  # a read-only cache is hashed again next time, no more
                 seen.save(self.manifest_path)
-        return self.folder
+        return seen
 
-    def fetch(self, endpoint: str | None) -> Path:
+    def fetch(self, endpoint: str | None) -> None:
         """Get from the hub what is not there or not whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder.with_name(f"{self.folder.name}.lock"), self.folder, self.show) as waited:
-            if waited and (folder := self.unharmed(full=False)):
-                return folder
+            if waited and self.examine(full=False) is not None:
+                return
             source = Source(self.model, self.revision, hub_client.hub_address(endpoint))
             listed = hub_client.list_files(source)
             names = self._complete(source, listed)
             self._seal(source, {name: listed[name] for name in names})
-        return self.folder
 
     def _complete(self, source: Source, listed: Mapping[str, Listed]) -> list[str]:
         """Download until everything needed is there; returns the needed names."""

@@ -92,6 +92,18 @@ class Manifest:
                 damaged.append(known.path)
         return damaged, type(self)(self.model, self.revision, self.endpoint, tuple(records))
 
+    def checksum(self, folder: Path, path: Path) -> str | None:
+        """The SHA-256 of ``path``, if it is one of these files in ``folder`` and still as recorded."""
+        for known in self.files:
+            if folder / known.path == path:
+                try:
+                    status = path.stat()
+                except OSError:
+                    return None
+                same = (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns)
+                return known.sha256 if same else None
+        return None
+
 
 def _record(folder: Path, name: str, tick: Tick) -> FileRecord:
     digest = hashlib.sha256()

@@ -32,7 +32,7 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.protocols import CancelPoint
+from service.protocols import CancelPoint, Known
 from service.request import Pair
 
 if TYPE_CHECKING:
@@ -204,17 +204,18 @@ class NativePredictor:
         counts = self._counts
         return None if counts is None else (counts.judged, counts.recomputed)
 
-    def settle(self, cancel_point: CancelPoint) -> bool:
+    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
+        from ofa.converted import Checksums
         from ofa.precision import GuardedModel
 
-        model = self._current()
+        model, checksums = self._current(), Checksums(known)
         if isinstance(model, GuardedModel):
             with _inference_errors():
                 model.prepare()
-        if not model.verify(cancel_point):
+        if not model.verify(cancel_point, checksums):
             return False
         try:
-            model.keep(cancel_point)
+            model.keep(cancel_point, checksums)
         except OSError as error:  # the next start is slower, that is all
             _log.warning(
                 "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")

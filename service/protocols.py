@@ -13,6 +13,10 @@ from service.request import Course, Pair, Request, Verdict
 
 CancelPoint = Callable[[], None]
 
+Known = Callable[[Path], str | None]
+"""The SHA-256 of a file that has just been read in full, as long as its size and time have not changed since;
+None of any other."""
+
 
 class Predictor(Protocol):
     """A model that answers. One thread at a time calls ``judge``."""
@@ -85,9 +89,10 @@ class Movable(Model, Protocol):
 class Settling(Model, Protocol):
     """A model that leaves work for after its first verdict."""
 
-    def settle(self, cancel_point: CancelPoint) -> bool:
-        """Check in full the files that ``load`` believed by size and time, and keep what makes the next load
-        faster. Called in a thread of its own, beside ``judge``. False: what was loaded is not to be believed.
+    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
+        """Check in full the files that ``load`` believed by size and time, without reading again what is
+        ``known``, and keep what makes the next load faster. Called in a thread of its own, beside ``judge``.
+        False: what was loaded is not to be believed.
 
         Raises InferenceErrors when memory does not suffice, and what ``cancel_point`` raises."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from service.errors import ServiceError, ShuttingDown
 from service.progress import Show
-from service.protocols import Model, Settling
+from service.protocols import Known, Model, Settling
 
 _log = logging.getLogger(__name__)
 
@@ -18,18 +18,19 @@ _log = logging.getLogger(__name__)
 class Settler:
     """``arm`` after a load, ``begin`` at every proof that the model answers: the first one starts the work.
 
-    ``unharmed`` hashes fetched files, telling its progress; ``on_harmed`` is called, by the settler's thread,
-    when what was loaded is not to be believed.
+    ``examine`` hashes fetched files, telling its progress, and hands on what it then knows of them: None when
+    they are not what was fetched. ``on_harmed`` is called, by the settler's thread, when what was loaded is
+    not to be believed.
     """
 
     def __init__(
         self,
         model: Model,
-        unharmed: Callable[[Show], bool],
+        examine: Callable[[Show], Known | None],
         on_harmed: Callable[[], None],
     ) -> None:
         self._model = model
-        self._unharmed = unharmed
+        self._examine = examine
         self._on_harmed = on_harmed
         self._lock = threading.Lock()  # guards _armed and _thread
         self._armed = False
@@ -65,9 +66,10 @@ class Settler:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            good = self._unharmed(lambda progress: self._go_on())
-            if good and isinstance(self._model, Settling):
-                good = self._model.settle(self._go_on)
+            known = self._examine(lambda progress: self._go_on())
+            good = known is not None
+            if known is not None and isinstance(self._model, Settling):
+                good = self._model.settle(self._go_on, known)
         except ShuttingDown:
             return
         except (ServiceError, OSError) as error:

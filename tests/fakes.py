@@ -20,6 +20,22 @@ NO = {"Yes": 0.1, "No": 0.7, "Maybe": 0.2}
 PATIENCE = 60.0  # seconds a test waits for what must come; a bound for a broken run, never a measurement
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Return once it is true; a test that waits in vain fails."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.002)
+
+
+def go_on() -> None:
+    """A cancel point that never cancels."""
+
+
+def nothing_known(path: Path) -> None:
+    """What is known of files that nobody has read."""
+
+
 class Clock:
     """Monotonic seconds that stand still until moved."""
 
@@ -232,6 +248,4 @@ def drain(engine: Engine) -> None:
 
 def end(engine: Engine) -> None:
     """Stop an engine for good: one call waits for its threads no longer than its limits say."""
-    give_up = time.monotonic() + PATIENCE
-    while not engine.stop(0.0):
-        assert time.monotonic() < give_up, "the engine's threads do not end"
+    until(lambda: engine.stop(0.0))

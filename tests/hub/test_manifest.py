@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -91,3 +92,13 @@ def test_a_hashing_can_be_stopped(folder: Path) -> None:
     manifest = manifest_of(folder)
     with pytest.raises(KeyboardInterrupt):
         manifest.examine(folder, full=True, tick=stop)
+
+
+def test_a_checksum_is_told_as_long_as_the_file_is_what_was_hashed(folder: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(folder)
+    assert manifest.checksum(folder, folder / "a") == hashlib.sha256(b"alpha").hexdigest()
+    assert manifest.checksum(folder, tmp_path / "a") is None, "another file of that name"
+    os.utime(folder / "a", ns=(1, 1))
+    assert manifest.checksum(folder, folder / "a") is None
+    (folder / "b").unlink()
+    assert manifest.checksum(folder, folder / "b") is None

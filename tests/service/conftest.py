@@ -9,7 +9,10 @@ import pytest
 
 from service.engine import Engine, Limits
 from service.errors import ServiceError
+from tests.applications import make
 from tests.fakes import Clock, FakeJournal, FakePredictor, end
+
+__all__ = ["clock", "journal", "make", "start"]
 
 
 @pytest.fixture

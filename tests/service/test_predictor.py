@@ -35,6 +35,7 @@ from service.errors import (
 from service.predictor import NativePredictor, _inference_errors, _load_errors
 from service.protocols import Movable, Settling
 from service.request import LABELS, Pair
+from tests.fakes import go_on, nothing_known
 
 SECRET = "my private sentence"
 
@@ -54,10 +55,6 @@ def predictor(folder: Path) -> Iterator[NativePredictor]:
 
 def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
-
-def go_on() -> None:
-    """A cancel point that never cancels."""
 
 
 def test_it_says_where_and_how_it_computes(predictor: NativePredictor) -> None:
@@ -247,21 +244,21 @@ def test_once_settled_the_next_load_is_mapped_and_a_spoiled_file_is_noticed(
     predictor.load(folder)
     pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
     first = predictor.judge(pairs, go_on)
-    assert predictor.settle(go_on)
+    assert predictor.settle(go_on, nothing_known)
     assert sorted(path.name.split("-")[1] for path in tmp_path.glob("*.safetensors")) == [
         "bfloat16.safetensors",
         "float32.safetensors",
     ]
     predictor.load(folder)
     assert predictor.judge(pairs, go_on) == first
-    assert predictor.settle(go_on)
+    assert predictor.settle(go_on, nothing_known)
     predictor.close()
     for path in tmp_path.glob("*-bfloat16.safetensors"):
         status = path.stat()
         path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     predictor.load(folder)
-    assert not predictor.settle(go_on)
+    assert not predictor.settle(go_on, nothing_known)
     predictor.load(folder)
     assert predictor.judge(pairs, go_on) == first
     predictor.close()
@@ -274,7 +271,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     (tmp_path / "file").touch()
     predictor = NativePredictor(device="cpu", dtype="fp32", cache=tmp_path / "file" / "cache")
     predictor.load(folder)
-    assert predictor.settle(go_on)
+    assert predictor.settle(go_on, nothing_known)
     predictor.close()
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from service.app import build
-from service.application import Application
 from service.errors import InferenceError
 from service.progress import Progress, Show
-from service.protocols import CancelPoint
-from service.settings import Settings
+from service.protocols import CancelPoint, Known
 from service.settling import Settler
 from service.status import Phase
-from tests.fakes import PATIENCE, FakePredictor
-from tests.service.test_app import until
+from tests.applications import Build
+from tests.fakes import PATIENCE, FakePredictor, nothing_known
 
 
 class SettlingModel(FakePredictor):
@@ -33,33 +28,17 @@ class SettlingModel(FakePredictor):
         super().load(folder)
         self.loads += 1
 
-    def settle(self, cancel_point: CancelPoint) -> bool:
+    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
         cancel_point()
         good = self.verdicts.pop(0) if self.verdicts else True
         self.settled.release()
         return good
 
 
-@pytest.fixture
-def application(tmp_path: Path) -> Iterator[Callable[[FakePredictor], Application]]:
-    made: list[Application] = []
-
-    def make(model: FakePredictor) -> Application:
-        settings = Settings(model=str(tmp_path), run_dir=tmp_path, load_pause=0.01, stop_grace=0.5)
-        made.append(build(settings, model=model, resolve=lambda *args, **more: tmp_path))
-        made[-1].start()
-        return made[-1]
-
-    yield make
-    for one in made:
-        until(lambda one=one: one.stop(0.5))  # type: ignore[misc]  # True once its threads have ended
-
-
-def test_files_are_checked_once_a_load_and_only_after_a_verdict(
-    application: Callable[[FakePredictor], Application],
-) -> None:
+def test_files_are_checked_once_a_load_and_only_after_a_verdict(make: Build) -> None:
     model = SettlingModel()
-    running = application(model)
+    running = make(model)
+    running.start()
     assert model.settled.acquire(timeout=PATIENCE)
     assert model.seen, "something was judged before"
     for _ in range(3):
@@ -68,9 +47,10 @@ def test_files_are_checked_once_a_load_and_only_after_a_verdict(
     assert model.loads == 1
 
 
-def test_damaged_files_are_loaded_again(application: Callable[[FakePredictor], Application]) -> None:
+def test_damaged_files_are_loaded_again(make: Build) -> None:
     model = SettlingModel(False)
-    running = application(model)
+    running = make(model)
+    running.start()
     for _ in range(2):
         assert model.settled.acquire(timeout=PATIENCE)
     assert model.loads == 2
@@ -78,24 +58,23 @@ def test_damaged_files_are_loaded_again(application: Callable[[FakePredictor], A
     assert running.snapshot().phase is Phase.LOADED
 
 
-def test_files_that_stay_damaged_are_not_loaded_for_ever(
-    application: Callable[[FakePredictor], Application],
-) -> None:
+def test_files_that_stay_damaged_are_not_loaded_for_ever(make: Build) -> None:
     model = SettlingModel(False, False, False)
-    running = application(model)
+    running = make(model)
+    running.start()
     for _ in range(2):
         assert model.settled.acquire(timeout=PATIENCE)
     assert not model.settled.acquire(timeout=0.3)
     assert (model.loads, running.snapshot().phase) == (2, Phase.LOADED)
 
 
-def harmed_after(unharmed: Callable[[Show], bool], model: FakePredictor) -> bool:
+def harmed_after(examine: Callable[[Show], Known | None], model: FakePredictor) -> bool:
     """Whether the settler calls its model harmed."""
     ended, harmed = threading.Event(), threading.Event()
 
-    def watched(show: Show) -> bool:
+    def watched(show: Show) -> Known | None:
         try:
-            return unharmed(show)
+            return examine(show)
         finally:
             ended.set()
 
@@ -108,26 +87,26 @@ def harmed_after(unharmed: Callable[[Show], bool], model: FakePredictor) -> bool
 
 
 def test_a_fetched_file_that_changed_is_enough(tmp_path: Path) -> None:
-    assert harmed_after(lambda show: False, FakePredictor())
-    assert not harmed_after(lambda show: True, FakePredictor())
+    assert harmed_after(lambda show: None, FakePredictor())
+    assert not harmed_after(lambda show: nothing_known, FakePredictor())
 
 
 def test_what_could_not_be_checked_is_not_called_damaged() -> None:
     class Full(FakePredictor):
-        def settle(self, cancel_point: CancelPoint) -> bool:
+        def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
             raise InferenceError("no memory")
 
-    def unreadable(show: Show) -> bool:
+    def unreadable(show: Show) -> Known | None:
         raise OSError
 
     assert not harmed_after(unreadable, FakePredictor())
-    assert not harmed_after(lambda show: True, Full())
+    assert not harmed_after(lambda show: nothing_known, Full())
 
 
 def test_a_stop_ends_the_checking() -> None:
     begun = threading.Event()
 
-    def endless(show: Show) -> bool:
+    def endless(show: Show) -> Known | None:
         begun.set()
         while True:
             show(Progress("file", 0, 1))

@@ -1,0 +1,53 @@
+"""Whole applications over a fake model and a fake hub, stopped when a test is over.
+
+A conftest that wants them imports the fixture: ``from tests.applications import make``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.app import Application, build
+from service.progress import Progress
+from service.settings import Settings
+from tests.fakes import FakePredictor
+
+Build = Callable[..., Application]
+
+
+class Hub:
+    """Resolves to a folder, or raises what it was given first, one failure a call."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.asked: list[str] = []
+
+    def __call__(self, model: str, *, progress: Callable[[Progress], None], verify: str, **_: object) -> Path:
+        self.asked.append(verify)
+        progress(Progress("pytorch_model.bin", 5, 10))
+        if self.failures:
+            raise self.failures.pop(0)
+        return Path("/models") / model
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Build]:
+    """Builds applications of these settings, which write into the test's own folder."""
+    made: list[Application] = []
+
+    def _make(
+        fake: FakePredictor | None = None,
+        hub: Hub | None = None,
+        leave: Callable[[int], object] | None = None,
+        **settings: object,
+    ) -> Application:
+        told = Settings(run_dir=tmp_path, load_pause=0.0, **settings)  # type: ignore[arg-type]
+        made.append(build(told, model=fake or FakePredictor(), resolve=hub or Hub(), leave=leave))
+        return made[-1]
+
+    yield _make
+    for application in made:
+        application.stop(0.0)
