@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterable
@@ -255,14 +256,19 @@ def test_of_a_large_log_the_newest_part_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in LOGS.iterdir()))
 def test_damaged_logs_never_stop_the_doctor(name: str, tmp_path: Path) -> None:
-    """Bytes flipped, cut and doubled: whatever it makes of them, it comes to an end."""
+    """Bytes flipped, cut and doubled: what was written whole after them is found all the same."""
     choose = random.Random(name)
     for path in (LOGS / name).iterdir():
         data = bytearray(path.read_bytes())
         for _ in range(len(data) // 50):
             data[choose.randrange(len(data))] = choose.randrange(256)
         (tmp_path / path.name).write_bytes(data[: choose.randrange(len(data) + 1)] + data[-100:])
-    examine(tmp_path)
+    whole = line(START, "MODEL_ATTEMPT_FAILED | ATTEMPT=1/3 | ERROR=HubUnavailable | MSG=x", "WARNING")
+    with (tmp_path / "web_app.log").open("a") as log:
+        log.write("\n" + whole)
+    found = examine(tmp_path)
+    assert {"hub-unreachable"} <= {one.code for one in found} <= set(AILMENTS)
+    assert json.loads(json.dumps([one.as_dict() for one in found])), "programs can read every one of them"
 
 
 def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:

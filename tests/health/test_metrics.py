@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from service.app import Application, build
+from service.app import Application
 from service.errors import DamagedFile, HubUnavailable, InputError
 from service.gauges import CAUSES, CHECKS, RESTARTS_FILE, read_restarts
 from service.metrics import DURATIONS, RUNGS
 from service.settings import Settings
+from tests.applications import Build, Hub
 from tests.exposition import Scraped
-from tests.fakes import NO, PATIENCE, YES, FakeGpuModel, FakePredictor, Gate
-from tests.service.test_app import Hub, until
-
-PICTURE = Image.new("RGB", (32, 24), (200, 10, 10))
-Build = Callable[..., Application]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Build]:
-    made: list[Application] = []
-
-    def _make(model: FakePredictor | None = None, hub: Hub | None = None, **settings: object) -> Application:
-        told = Settings(run_dir=tmp_path, load_pause=0.0, **settings)  # type: ignore[arg-type]
-        made.append(build(told, model=model or FakePredictor(), resolve=hub or Hub()))
-        return made[-1]
-
-    yield _make
-    for application in made:
-        application.stop(0.0)
+from tests.fakes import NO, PATIENCE, PICTURE, YES, FakeGpuModel, FakePredictor, Gate, until
 
 
 def scrape(application: Application) -> Scraped:

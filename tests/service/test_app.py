@@ -6,13 +6,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from service.app import PROBE_TEXT, Application, build, shown_name
+from service.app import PROBE_TEXT, build, shown_name
 from service.errors import (
     DamagedFile,
     DeviceLost,
@@ -26,49 +26,8 @@ from service.protocols import CancelPoint
 from service.request import Pair
 from service.settings import DEFAULT_MODEL, Settings
 from service.status import Phase
-from tests.fakes import NO, PATIENCE, YES, FakePredictor, Gate
-
-PICTURE = Image.new("RGB", (32, 24), (200, 10, 10))
-
-
-class Hub:
-    """Resolves to a folder, or raises what it was given first, one failure a call."""
-
-    def __init__(self, *failures: Exception) -> None:
-        self.failures = list(failures)
-        self.asked: list[str] = []
-
-    def __call__(self, model: str, *, progress: Callable[[Progress], None], verify: str, **_: object) -> Path:
-        self.asked.append(verify)
-        progress(Progress("pytorch_model.bin", 5, 10))
-        if self.failures:
-            raise self.failures.pop(0)
-        return Path("/models") / model
-
-
-Build = Callable[..., Application]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Build]:
-    made: list[Application] = []
-
-    def _make(model: FakePredictor | None = None, hub: Hub | None = None, **settings: object) -> Application:
-        told = Settings(run_dir=tmp_path, load_pause=0.0, **settings)  # type: ignore[arg-type]
-        made.append(build(told, model=model or FakePredictor(), resolve=hub or Hub()))
-        return made[-1]
-
-    yield _make
-    for application in made:
-        application.stop(0.0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.002)
-
+from tests.applications import Build, Hub
+from tests.fakes import NO, PATIENCE, PICTURE, YES, FakePredictor, Gate, until
 
 # ---- loading ---------------------------------------------------------------------------------------------
 
@@ -217,7 +176,7 @@ def test_the_model_gets_clean_texts(make: Build) -> None:
     verdict = application.submit(PICTURE, " a\u200b red\ud800 ", "\x00men\x00").result(PATIENCE)
     assert verdict.label == "No"
     (asked,) = [pair for pair in seen if pair.hypothesis != PROBE_TEXT]  # a probe may come at any moment
-    assert (asked.hypothesis, asked.premise, asked.image.size) == ("a red", "men", (32, 24))
+    assert (asked.hypothesis, asked.premise, asked.image.size) == ("a red", "men", PICTURE.size)
 
 
 def test_a_premise_the_model_cannot_take_is_refused_and_one_it_needs_is_asked_for(make: Build) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -11,7 +10,7 @@ from service.engine import Engine
 from service.errors import OutOfMemory
 from service.protocols import CancelPoint
 from service.request import Pair
-from tests.fakes import PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, still
+from tests.fakes import PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, still, until
 
 
 def test_what_expires_in_the_queue_is_answered_and_never_computed(journal: FakeJournal, clock: Clock) -> None:
@@ -94,8 +93,7 @@ def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visib
     gate.opened.set()  # it comes back after all: its late answer goes to the log alone, and service goes on
     assert journal.wait_for("late") == [("late", "stuck", "answer")]
     predictor.behave = None
-    while engine.activity().running:
-        time.sleep(0.001)
+    until(lambda: not engine.activity().running)
     assert engine.submit(ask("after", now=clock.now)).result(PATIENCE).label == "Yes"
     assert not engine.activity().orphaned
     assert not engine.activity().hung

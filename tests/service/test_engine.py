@@ -14,7 +14,20 @@ from service.engine import Engine, Limits
 from service.errors import DeviceLost, OutOfMemory, ServiceError, ShuttingDown
 from service.protocols import CancelPoint
 from service.request import Pair
-from tests.fakes import NO, PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, end, now, still
+from tests.fakes import (
+    NO,
+    PATIENCE,
+    YES,
+    Clock,
+    FakeJournal,
+    FakePredictor,
+    Gate,
+    ask,
+    end,
+    now,
+    still,
+    until,
+)
 
 # ---- answers ---------------------------------------------------------------------------------------------
 
@@ -204,8 +217,7 @@ def test_a_stop_refuses_new_work_and_lets_accepted_work_finish(
     assert gate.entered.wait(PATIENCE)
     stopper = threading.Thread(target=engine.stop, args=(PATIENCE,))
     stopper.start()
-    while not refuses(engine):
-        time.sleep(0.001)
+    until(lambda: refuses(engine))
     assert engine.submit(now("refused")).result(0).reason == "stopping"
     gate.opened.set()
     assert running.result(PATIENCE).label == "Yes"

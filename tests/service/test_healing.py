@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from service.app import Application, build
+from service.app import Application
 from service.errors import (
     DamagedFile,
     DamagedFolder,
@@ -23,34 +24,17 @@ from service.errors import (
 from service.memory_limit import MemoryLimit
 from service.prober import UNSTABLE_LIMIT
 from service.resources import Resources, Use
-from service.settings import Settings
 from service.status import Phase
-from tests.fakes import NO, PATIENCE, YES, FakeGpuModel, FakePredictor, Gate
-from tests.service.test_app import Hub, until
+from tests.applications import Build, Hub
+from tests.fakes import NO, PATIENCE, PICTURE, YES, FakeGpuModel, FakePredictor, Gate, until
 
-PICTURE = Image.new("RGB", (32, 24), (200, 10, 10))
 NAN = {"Yes": float("nan"), "No": 0.5, "Maybe": 0.5}
-Build = Callable[..., Application]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Build]:
-    made: list[Application] = []
-
-    def _make(
-        fake: FakePredictor,
-        hub: Hub | None = None,
-        leave: Callable[[int], object] | None = None,
-        **settings: object,
-    ) -> Application:
-        quick = {"load_pause": 0.0, "probe_interval": 0.05, "trial_pause": 0.05}
-        told = Settings(run_dir=tmp_path, **(quick | settings))  # type: ignore[arg-type]
-        made.append(build(told, model=fake, resolve=hub or Hub(), leave=leave))
-        return made[-1]
-
-    yield _make
-    for application in made:
-        application.stop(0.0)
+def make(make: Build) -> Build:
+    """Applications that probe often and soon try the GPU again."""
+    return partial(make, probe_interval=0.05, trial_pause=0.05)
 
 
 class Weights(FakePredictor):
@@ -305,8 +289,8 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         assert "engine (thread" in text
         assert "fakes.py" in text  # where the engine's thread is stuck
         assert "orphaned=True" in text
-        assert f"api: {len(secret)} chars, 32x24, answered" in text
-        assert f"api: {len(secret)} chars, 32x24, timeout" in text
+        assert f"api: {len(secret)} chars, 8x6, answered" in text
+        assert f"api: {len(secret)} chars, 8x6, timeout" in text
         assert "private" not in text
     finally:
         gate.opened.set()

@@ -13,7 +13,7 @@ from service.errors import ComputationStopped, DeviceLost, OutOfMemory, ServiceE
 from service.ladder import SETTLED, Ladder, Pauses
 from service.protocols import CancelPoint, Movable
 from service.request import Pair
-from tests.fakes import PATIENCE, PICTURE, YES, Clock, FakeGpuModel
+from tests.fakes import PATIENCE, PICTURE, YES, Clock, FakeGpuModel, go_on
 
 PAIR = Pair(PICTURE, "a")
 
@@ -45,10 +45,6 @@ def ladder_of(model: Movable, clock: Clock, log: Log, **more: object) -> Ladder:
         on_fatal=log.fatal.append,
         **more,  # type: ignore[arg-type]
     )
-
-
-def go_on() -> None:
-    """A cancel point that never cancels."""
 
 
 def times(count: int) -> Callable[[str, int], bool]:

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from service import postmortem
+from tests.fakes import PATIENCE
 from tests.instance import ROOT
 
 STALLED = """
@@ -35,11 +36,11 @@ def test_it_names_the_process_the_reason_and_every_thread(tmp_path: Path) -> Non
 
     def wait_here() -> None:
         there.set()
-        go.wait()
+        go.wait(PATIENCE)
 
     thread = threading.Thread(target=wait_here, name="the waiting one")
     thread.start()
-    there.wait()
+    assert there.wait(PATIENCE)
     try:
         path = postmortem.write(tmp_path, "It hung.", {"STUCK": ["req_1: 5 chars"]})
     finally:
