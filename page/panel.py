@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby
 from typing import Final
 
-from page import banner
+from page import banner, pending
 from page.plots import Line, bucketed, figure
 from page.verdicts import device_name, seconds
 from page.words import Language, say
@@ -19,7 +19,7 @@ from service.history import SPAN, Change, Ended, Sample
 from service.operations import Finding, View
 from service.resources import Use
 from service.restarts import Restart
-from service.status import Phase
+from service.status import Activity, Phase
 
 POINTS: Final = 240  # of a line over the hour; a point is the worst of its 15 seconds
 MINUTES: Final = 60
@@ -101,19 +101,12 @@ def _facts(view: View, language: Language) -> str:
     health = "healthy" if report.healthy else "unhealthy"
     found = {
         "state": f'<b class="ops-{health}">{word(health)}</b> · {_state(view, language)}',
-        "device": escape(" · ".join(filter(None, (device_name(snapshot.device), snapshot.dtype)))) or "–",
+        "model": escape(snapshot.model) or "–",
+        "device": _joined(device_name(snapshot.device), snapshot.dtype),
         "evidence": _evidence(view, language),
-        "queue": escape(
-            say(
-                language,
-                "ops.queue.text",
-                waiting=snapshot.activity.depth,
-                capacity=snapshot.activity.capacity,
-                computing=snapshot.activity.computing,
-            )
-        ),
+        "queue": escape(_queue(snapshot.activity, language)),
         "memory": escape(_memory(view, language)),
-        "gpu": escape(_use(view.resources.gpu)),
+        "gpu": _joined(_use(view.resources.gpu), view.resources.gpu_name),
         "disk": escape(_use(view.resources.disk)),
         "uptime": escape(age(report.timestamp - snapshot.started_unix, language)),
     }
@@ -133,6 +126,21 @@ def _state(view: View, language: Language) -> str:
     for why in (view.snapshot.degraded, view.snapshot.last_error):
         if why:
             told.append(f"<span>{escape(why)}</span>")
+    return " · ".join(told)
+
+
+def _queue(activity: Activity, language: Language) -> str:
+    told = [
+        say(
+            language,
+            "ops.queue.text",
+            waiting=activity.depth,
+            capacity=activity.capacity,
+            computing=activity.computing,
+        )
+    ]
+    if activity.expected_seconds is not None:
+        told.append(say(language, "queue.answer", about=pending.about(activity.expected_seconds, language)))
     return " · ".join(told)
 
 
@@ -194,6 +202,12 @@ def _plots(view: View, language: Language) -> str:
         )
         + figure(titled("requests"), counts, times=times, shown=_whole, least=5)
         + figure(titled("memory"), memory, times=times, shown=_bytes, least=100 * MEGABYTE)
+        + figure(
+            *(titled("evidence"), [Line(titled("age"), 1, over("evidence_age"))]),
+            times=times,
+            shown=lambda s: f"{s:.0f} s",
+            least=10,
+        )
     )
 
 
@@ -230,30 +244,33 @@ def _rank(sample: Sample) -> str:
 
 
 def findings(found: Sequence[Finding] | None, language: Language) -> str:
-    """What the doctor says, in its own words; None where there is no doctor."""
+    """What the doctor says; None where there is no doctor."""
     if not found:
         return _nothing(language, "findings.none" if found is not None else "findings.off")
     return "".join(_finding(one, language) for one in found)
 
 
 def _finding(one: Finding, language: Language) -> str:
-    when = [f"{one.since} – {one.until}"] if one.since else []
-    if one.over:
-        when.append(say(language, "ops.findings.over"))
-    kind = "over" if one.over else escape(one.severity)
+    words = one.told(language)
+    kind = "over" if one.over else one.severity
+    told = [say(language, f"ops.findings.{kind}")]
+    if one.since:
+        told.append(one.since if one.since == one.until else f"{one.since} – {one.until}")
     return (
-        f'<article class="finding finding-{kind}"><h3>{escape(one.title)}</h3>'
-        f'<p class="ops-note">{escape(" · ".join(when))}</p><p>{escape(one.diagnosis)}</p>'
-        f"<p><strong>{escape(one.cure)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
+        f'<article class="finding finding-{kind}"><h3>{escape(words.title)}</h3>'
+        f'<p class="ops-note">{escape(" · ".join(told))}</p><p>{escape(words.diagnosis)}</p>'
+        f"<p><strong>{escape(words.cure)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
     )
 
 
 def _restarts(found: Sequence[Restart], language: Language) -> str:
     if not found:
         return _nothing(language, "restarts.none")
+    word = _words(language)
     return "".join(
         f'<p class="restart restart-{one.level.lower()}"><time>{escape(one.when)}</time> '
-        f"<code>{one.level}</code> {escape(one.text)}</p>"
+        f"<b>{word(f'restart.{one.kind}')}</b> "
+        f"<code>[{one.level}] {escape(one.text)}</code></p>"
         for one in found
     )
 
@@ -288,13 +305,13 @@ def _request(one: Ended, language: Language) -> tuple[str, ...]:
     width, height = one.size
     return (
         _clock(one.unix),
-        one.id or "–",
+        one.id,
         one.source,
         say(language, f"label.{one.label}") if one.label else one.outcome,
-        "–" if one.seconds is None else f"{seconds(one.seconds)} s",
+        f"{seconds(one.seconds)} s",
         "–" if one.waited is None else f"{seconds(one.waited)} s",
         f"{width}×{height}" if width else "–",
-        "–" if one.chars is None else str(one.chars),
+        str(one.chars),
         device_name(one.device) or "–",
     )
 
@@ -331,6 +348,11 @@ def age(duration: float, language: Language) -> str:
 def _clock(unix: float) -> str:
     """The machine's local time, as in its logs."""
     return time.strftime("%m-%d %H:%M:%S", time.localtime(unix))
+
+
+def _joined(*facts: str) -> str:
+    """Those that are known, escaped."""
+    return escape(" · ".join(filter(None, facts))) or "–"
 
 
 def _use(use: Use | None) -> str:

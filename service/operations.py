@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from service import restarts
 from service.health import Report
@@ -23,12 +23,8 @@ from service.status import Snapshot
 EXAMINED: Final = 60.0  # seconds for which findings stand: reading whole logs is no work for every look
 
 
-class Finding(Protocol):
-    """What the doctor found in the logs. None of it holds user text."""
-
-    @property
-    def severity(self) -> str:
-        """``critical``, ``warning`` or ``info``."""
+class Words(Protocol):
+    """A finding in one language."""
 
     @property
     def title(self) -> str:
@@ -41,6 +37,17 @@ class Finding(Protocol):
     @property
     def cure(self) -> str:
         """What to do about it."""
+
+
+class Finding(Protocol):
+    """What the doctor found in the logs. None of it holds user text."""
+
+    def told(self, language: Literal["en", "zh"]) -> Words:
+        """What is wrong and what to do, in English or Chinese."""
+
+    @property
+    def severity(self) -> str:
+        """``critical``, ``warning`` or ``info``."""
 
     @property
     def evidence(self) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """The doctor's command line.
 
-    python -m service.doctor [RUN_DIR]                  what is wrong
+    python -m service.doctor [RUN_DIR] [--lang zh]      what is wrong
     python -m service.doctor train-latency [RUN_DIR]    learn how long requests take
 
 Exit status: 0 nothing found, 1 warnings (or: learnt nothing worth keeping), 2 something critical, 64 wrong
@@ -61,6 +61,7 @@ def _examine(argv: Sequence[str]) -> int:
     )
     parser.add_argument("run_dir", nargs="?", type=Path, default=_folder(), help="the folder with the logs")
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="English or Chinese; default en")
     parser.add_argument("--offline", action="store_true", help="read the logs alone, ask no endpoint")
     given = parser.parse_args(list(argv))
     records = read(given.run_dir)
@@ -69,7 +70,7 @@ def _examine(argv: Sequence[str]) -> int:
     findings = diagnose(records)
     if not given.offline:
         findings = in_order([*findings, *live.look(records)])
-    print((report.as_json if given.json else report.as_text)(records, findings))
+    print((report.as_json if given.json else report.as_text)(records, findings, given.lang))
     return report.status(findings)
 
 

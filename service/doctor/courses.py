@@ -48,7 +48,8 @@ def drift(records: Records) -> Iterator[Finding]:
             continue
         if quantiles(map(_took, last))[0] < 0.5 * DRIFT_RATIO * before:
             continue  # some are slow and some are not: another matter
-        where, ratio = last[-1].device or first[0].device, f"{after / before:.0f}" if before else "many"
+        where = last[-1].device or first[0].device
+        ratio = f"{after / max(before, 0.01):.0f}"  # the logs tell hundredths of a second
         lines = [one.line for one in (*first[:1], *last)]
         yield found(
             "latency-drift", lines, before=f"{before:.2f}", after=f"{after:.1f}", ratio=ratio, device=where

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from service.doctor.chinese import CHINESE, Words
 from service.doctor.reading import Line
 
 Severity = Literal["critical", "warning", "info"]
+Language = Literal["en", "zh"]
 SHOWN: Final = 4  # lines of evidence a finding shows: its first, and its last ones
 
 
@@ -25,8 +27,9 @@ class Ailment:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One ailment, found. ``over`` says that it has passed by itself or was mended since; ``since`` and
-    ``until`` are local times as the logs write them, "" where lines carry none."""
+    """One ailment, found; its words are in English, and in ``chinese``. ``over`` says that it has passed by
+    itself or was mended since; ``since`` and ``until`` are local times as the logs write them, "" where lines
+    carry none. ``evidence`` is as it stands in the logs."""
 
     code: str
     severity: Severity
@@ -38,13 +41,20 @@ class Finding:
     since: str
     until: str
     over: bool
+    chinese: Words
 
-    def as_dict(self) -> dict[str, object]:
-        names = (
-            *("code", "severity", "title", "diagnosis", "cure", "evidence", "count", "since", "until"),
-            "over",
-        )
-        return {name: getattr(self, name) for name in names}
+    def told(self, language: Language) -> Words:
+        """What is wrong and what to do, in words."""
+        return self.chinese if language == "zh" else Words(self.title, self.diagnosis, self.cure)
+
+    def as_dict(self, language: Language = "en") -> dict[str, object]:
+        """For programs; what does not depend on the language goes by ``code``."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            **self.told(language)._asdict(),
+            **{name: getattr(self, name) for name in ("evidence", "count", "since", "until", "over")},
+        }
 
 
 AILMENTS: Final[Mapping[str, Ailment]] = {
@@ -359,7 +369,8 @@ def found(
     code: str, lines: Sequence[Line], *, over: bool = False, told: Iterable[str] = (), **facts: object
 ) -> Finding:
     """A finding of ``code`` shown by ``lines`` in order of time; what is over is no longer critical."""
-    ailment = AILMENTS[code]
+    ailment, chinese = AILMENTS[code], CHINESE[code]
+    facts = {"count": len(lines), **facts}
     severity: Severity = "warning" if over and ailment.severity == "critical" else ailment.severity
     shown = lines if len(lines) <= SHOWN else [lines[0], *lines[1 - SHOWN :]]
     timed = [line.at for line in lines if line.at]
@@ -367,13 +378,14 @@ def found(
         code,
         severity,
         ailment.title,
-        ailment.diagnosis.format(**{"count": len(lines), **facts}),
+        ailment.diagnosis.format(**facts),
         ailment.cure,
         (*(str(line) for line in shown), *told),
         max(1, len(lines)),
         _when(min(timed, default=0.0)),
         _when(max(timed, default=0.0)),
         over,
+        chinese._replace(diagnosis=chinese.diagnosis.format(**facts)),
     )
 
 

@@ -79,6 +79,18 @@ def test_the_guardian_calls_the_doctor_for_its_folder() -> None:
     assert [one["code"] for one in json.loads(told.stdout)["findings"]] == ["model-not-found"]
 
 
+def test_the_guardian_hands_the_language_on() -> None:
+    told = subprocess.run(
+        [ROOT / "guardian.sh", "doctor", "--", "--lang", "zh"],
+        env=os.environ | {"OFA_RUN_DIR": str(LOGS / "wrong-id"), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode == 2, told.stderr
+    assert "没有这个模型" in told.stdout
+
+
 def test_the_doctor_needs_nothing_but_python() -> None:
     """It must work where the service cannot start for want of a package."""
     told = subprocess.run(

@@ -2,7 +2,8 @@
 
 ``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
 (from now on), ``tell`` (what the application was handed), ``together N`` (when N of them have come),
-``reason X`` (no verdict), ``wait`` (until it ends), anything else a Yes.
+``reason X`` (no verdict), ``hold N S`` (an outlook of N ahead and S seconds, and no answer until somebody
+says ``release``, or it ends), anything else a Yes.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from page.words import Language
 from service import health
+from service.doctor.chinese import Words
 from service.errors import InputError
 from service.history import Change, Ended, Sample, State
 from service.operations import View
-from service.request import Source, Verdict
+from service.request import Awaited, Outlook, Source, Verdict
 from service.resources import Resources, Use
 from service.restarts import Restart
-from service.status import Evidence, Phase, Progress, Snapshot
+from service.status import Activity, Evidence, Phase, Progress, Snapshot
 
 READY: Final = Snapshot(
     phase=Phase.LOADED,
@@ -46,6 +48,7 @@ STATES: Final = {
     "failed": replace(READY, phase=Phase.FAILED, fatal=1),
     "stopping": replace(READY, phase=Phase.STOPPING),
     "cuda": replace(READY, device="cuda:0"),
+    "queue": replace(READY, activity=Activity(depth=3, capacity=32, computing=1, expected_seconds=6.2)),
 }
 OWN: Final = ("OFA_OPS_PASSWORD",)  # the one setting that has no flag
 SCORES: Final = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
@@ -57,12 +60,15 @@ class FakeFinding:
 
     severity: str = "warning"
     title: str = "Requests take longer than they did"
-    diagnosis: str = "From 3 s to 21 s."
-    cure: str = "Look who else computes."
     evidence: Sequence[str] = ("a <b>line</b>",)
     since: str = "2026-11-22 20:00:00"
     until: str = "2026-11-22 20:30:00"
     over: bool = False
+
+    def told(self, language: Language) -> Words:
+        if language == "zh":
+            return Words("同样的问题比以前慢", "从 3 秒到 21 秒。", "看看还有谁在计算。")
+        return Words(self.title, "From 3 s to 21 s.", "Look who else computes.")
 
 
 class FakeDesk:
@@ -92,13 +98,14 @@ class FakeDesk:
         requests = [
             Ended(unix, "page", "answered", "req_1_ab", "Yes", 0.82, 0.1, (640, 480), 24, "cpu"),
             Ended(unix - 5, "api", "timeout", "req_1_aa", "", 15.0, 15.0, (64, 64), 7),
-            Ended(unix - 9, "api", "no_image"),
+            Ended(unix - 9, "api", "no_image", "req_1_a9", "", 0.01, None, (0, 0), 9),
         ]
         changes = [Change(unix - 3600, State("loading", "failed: not yet proven", "", False))]
         return View(now, report, snapshot, resources, samples, requests, changes)
 
     def restarts(self) -> list[Restart]:
-        return [Restart("2026-11-22 20:00:00", "ALERT", "restart 1 of 5: process 7 <b>is hung</b>")]
+        text = "restart 1 of 5: process 7 is hung: /livez failed 3 times in a row; it ran 9 s: <b>answer</b>"
+        return [Restart("2026-11-22 20:00:00", "ALERT", text)]
 
     def findings(self) -> list[FakeFinding]:
         return [FakeFinding(), FakeFinding(title="The disk was full", over=True, since="", until="")]
@@ -117,18 +124,18 @@ class FakeApplication:
     def __init__(self, snapshot: Snapshot = READY) -> None:
         self._snapshot = snapshot
         self._desk = FakeDesk(lambda: self._snapshot)
-        self._lock = threading.Lock()  # guards _together
-        self._together: list[Future[Verdict]] = []
-        self._held: list[Future[Verdict]] = []
+        self._lock = threading.Lock()  # guards the two below
+        self._together: list[Awaited] = []
+        self._held: list[Awaited] = []
 
     def submit(
         self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Future[Verdict]:
+    ) -> Awaited:
         if image is None:
             raise InputError("There is no picture.", code="no_image")
         if not text:
             raise InputError("There is no text.", code="no_text")
-        future: Future[Verdict] = Future()
+        future = Awaited()
         word, _, rest = text.partition(" ")
         if word == "state":
             self._snapshot = STATES[rest]
@@ -140,14 +147,29 @@ class FakeApplication:
             self._wait_for(int(rest), future)
         elif word == "reason":
             future.set_result(Verdict.none(rest, retry_after=3.2 if rest == "busy" else None))
-        elif word == "wait":
-            self._held.append(future)
-            print("waiting", flush=True)
+        elif word == "hold":
+            self._hold(future, *rest.split())
+        elif word == "release":
+            self._release(Verdict.of(SCORES, duration=0.42, device="cpu"))
+            future.set_result(Verdict.none("error"))
         else:
             future.set_result(Verdict.of(SCORES, duration=0.42, device="cpu"))
         return future
 
-    def _wait_for(self, count: int, future: Future[Verdict]) -> None:
+    def _hold(self, future: Awaited, ahead: str = "0", seconds: str = "") -> None:
+        future.outlook = Outlook(int(ahead), float(seconds) if seconds else None)
+        with self._lock:
+            self._held.append(future)
+        print("waiting", flush=True)
+
+    def _release(self, verdict: Verdict) -> None:
+        with self._lock:
+            held, self._held = self._held, []
+        for one in held:
+            if one.set_running_or_notify_cancel():
+                one.set_result(verdict)
+
+    def _wait_for(self, count: int, future: Awaited) -> None:
         with self._lock:
             self._together.append(future)
             if len(self._together) < count:
@@ -158,9 +180,7 @@ class FakeApplication:
                 one.set_result(Verdict.of(SCORES, duration=0.42, device="cpu"))
 
     def stop(self) -> None:
-        for one in self._held:
-            if one.set_running_or_notify_cancel():
-                one.set_result(Verdict.none("stopping"))
+        self._release(Verdict.none("stopping"))
 
     def snapshot(self) -> Snapshot:
         return self._snapshot

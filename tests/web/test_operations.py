@@ -179,7 +179,7 @@ def test_a_session_sees_the_tab(operator: httpx.Client) -> None:
     parts = answer.json()["parts"]
     assert "req_1_ab" in parts["requests"]
     assert "is hung" in parts["restarts"]
-    assert parts["plots"].count("<svg") == 5
+    assert parts["plots"].count("<svg") == 6
     assert "Requests take longer" in operator.get("/ops/findings").json()["parts"]["findings"]
 
 

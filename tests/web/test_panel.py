@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 
 from page import panel
 from page.plots import Line, bucketed, ceiling, figure, runs
-from page.words import LANGUAGES, Language
+from page.words import LANGUAGES, Language, has, say
+from service import restarts
+from service.doctor.findings import Severity
 from service.status import Phase
-from tests.web.application import STATES, FakeDesk
+from tests.web.application import STATES, FakeDesk, FakeFinding
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,8 @@ def test_chinese_is_chinese_in_every_part() -> None:
 def test_what_others_wrote_is_escaped() -> None:
     desk = FakeDesk(lambda: STATES["ready"])
     shown = panel.parts(desk.view(), desk.restarts(), "en", session=False)
-    assert "<b>is hung" not in shown["restarts"]
-    assert "&lt;b&gt;is hung" in shown["restarts"]
+    assert "<b>answer" not in shown["restarts"]
+    assert "&lt;b&gt;answer" in shown["restarts"]
     assert "<b>line" not in panel.findings(desk.findings(), "en")
 
 
@@ -79,3 +82,49 @@ def test_findings_say_when_there_are_none_and_when_nobody_looked() -> None:
 )
 def test_ages_are_for_people(seconds: float, told: str) -> None:
     assert panel.age(seconds, "en") == told
+
+
+def test_findings_are_told_in_the_language_of_the_page_and_their_lines_as_they_stand() -> None:
+    desk = FakeDesk(lambda: STATES["ready"])
+    english, chinese = (panel.findings(desk.findings(), language) for language in LANGUAGES)
+    for words, shown in (("Requests take longer", english), ("同样的问题比以前慢", chinese)):
+        assert words in shown
+        assert "a &lt;b&gt;line&lt;/b&gt;" in shown
+    assert "Requests take longer" not in chinese
+
+
+@pytest.mark.parametrize("severity", get_args(Severity))
+def test_every_severity_has_a_word_and_not_only_a_colour(severity: str) -> None:
+    for language in LANGUAGES:
+        shown = panel.findings([FakeFinding(severity=severity)], language)
+        assert f"finding-{severity}" in shown
+        assert say(language, f"ops.findings.{severity}") in shown
+
+
+@pytest.mark.parametrize("kind", [name for name, _ in restarts.KINDS])
+def test_whatever_the_guardian_says_has_words_in_both_languages(kind: str) -> None:
+    assert has(f"ops.restart.{kind}")
+
+
+def test_a_restart_is_told_by_its_cause_beside_the_guardians_own_line() -> None:
+    desk = FakeDesk(lambda: STATES["ready"])
+    for language, cause in (("en", "It hung"), ("zh", "卡死了")):
+        shown = panel.parts(desk.view(), desk.restarts(), language, session=False)["restarts"]
+        assert f"<b>{cause}</b>" in shown
+        assert "restart 1 of 5: process 7 is hung: /livez" in shown
+
+
+def test_one_that_was_refused_is_listed_with_what_is_known_of_it() -> None:
+    desk = FakeDesk(lambda: STATES["ready"])
+    shown = panel.parts(desk.view(), [], "en", session=False)["requests"]
+    (row,) = re.findall(r"<tr>(?:(?!<tr>).)*no_image.*?</tr>", shown)
+    assert re.findall("<td>(.*?)</td>", row)[1:] == [
+        *("req_1_a9", "api", "no_image", "0.01 s", "–", "–", "9", "–"),
+    ]
+
+
+def test_now_names_model_device_queue_and_what_an_answer_takes() -> None:
+    desk = FakeDesk(lambda: STATES["queue"])
+    shown = panel.parts(desk.view(), [], "en", session=False)["facts"]
+    for told in ("demo", "CPU · fp32", "3 of 32 waiting, 1 being computed · an answer takes about 6 s"):
+        assert told in shown
