@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import io
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,15 +12,16 @@ import pytest
 from PIL import Image
 
 from service import restarts
-from service.app import build
 from service.errors import InputError
+from service.gauges import CAUSES, read_restarts
 from service.history import History
 from service.operations import EXAMINED, Finding, Operations
 from service.protocols import Model
 from service.resources import Resources, Use
-from service.settings import Settings
 from service.status import Snapshot
-from tests.fakes import PATIENCE, Clock, FakeGpuModel, FakePredictor
+from tests.applications import Build
+from tests.doctor.record import LOGS
+from tests.fakes import PATIENCE, Clock, FakeGpuModel, FakePredictor, until
 
 LINES = """2026-11-22 20:00:00 [ALERT] restart 1 of 5: process 7 is hung: /livez failed 3 times in a row
     | 2026-11-22 19:59:58 | ERROR    | a line of the log, quoted
@@ -57,6 +60,47 @@ def test_a_long_file_is_read_from_its_end_and_the_rotated_one_after_it(tmp_path:
     assert [one.level for one in restarts.read(tmp_path, keep=3)] == ["SUCCESS", "SUCCESS", "ALERT"]
     (tmp_path / "restart.log").write_text(LINES * 500)
     assert len(restarts.read(tmp_path)) == restarts.KEPT
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in LOGS.glob("*/restart_counts")), ids=lambda folder: folder.name
+)
+def test_a_restarts_cause_is_the_one_that_the_guardian_counted(folder: Path) -> None:
+    found = [one.kind for one in restarts.read(folder) if re.match(r"restart \d|restarting ", one.text)]
+    assert Counter(found) == read_restarts(folder / "restart_counts")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("restart 1 of 5: process 7 is hung: stopped (state T) for 30 s; it ran 2 min, last: x", "hung"),
+        (
+            "restart 1 of 5: process 7 killed by signal 9, by the kernel's OOM killer; it ran 9 s",
+            "oom_killed",
+        ),
+        ("restart 2 of 5: process 7 is unhealthy for 3 min; it ran 1 h: (exit code 71)", "unhealthy"),
+        ("restart 1 of 5: process 7 did not start up within 30 min; it ran 30 min", "start_timeout"),
+        (
+            "restart 1 of 5: process 7 made no progress in starting up for 5 min; it ran 6 min",
+            "start_stalled",
+        ),
+        ("restarting process 7, as asked", "asked"),
+        ("process 7 cannot be killed (state D): waiting for it, no second one is started", "undead"),
+        ("2 process(es) left in the group of 7: killing them", "leftovers"),
+        ("process 7 did not end within 2 s of TERM: killing it and its group", "not_leaving"),
+        ("halted, as no restart mends this: process 7 wrong configuration (exit code 78)", "halted"),
+        ("the guardian ended by itself (status 1)", "guardian_ended"),
+        ("recovered: healthy for 60 s, restarts are counted from zero again", "recovered"),
+        ("restart 1 of 5: process 7 ended with exit code 3; it ran 9 s", "other"),
+        ("something new", "other"),
+    ],
+)
+def test_every_line_of_the_guardians_is_about_something(text: str, kind: str) -> None:
+    assert restarts.Restart("2026-11-22 20:00:00", "ALERT", text).kind == kind
+
+
+def test_every_cause_that_is_counted_can_be_told() -> None:
+    assert set(CAUSES) <= {name for name, _ in restarts.KINDS}
 
 
 # ---- the desk --------------------------------------------------------------------------------------------
@@ -114,29 +158,43 @@ def test_logs_are_examined_seldom_whoever_asks(tmp_path: Path) -> None:
     assert desk(tmp_path).findings() is None, "nobody examines"
 
 
-def test_the_application_keeps_what_it_was_asked_and_how_that_ended(tmp_path: Path) -> None:
-    application = build(
-        Settings(model="demo", run_dir=tmp_path), model=FakePredictor(), resolve=lambda *_, **__: tmp_path
-    )
+def test_the_application_keeps_what_it_was_asked_and_how_that_ended(make: Build) -> None:
+    application = make()
     assert application.load()
-    try:
-        picture = Image.new("RGB", (64, 48))
-        future = application.submit(picture, "a secret", source="page")
-        assert future.result(PATIENCE).reason is None
+    picture = Image.new("RGB", (64, 48))
+    future = application.submit(picture, "a secret", source="page")
+    assert future.result(PATIENCE).reason is None
+    with pytest.raises(InputError):
+        application.submit(None, "a secret")
+    until(lambda: len(application.operations.view().requests) >= 2)  # told of after the answer is out
+    view = application.operations.view().requests
+    refused, answered = sorted(view, key=lambda one: one.outcome == "answered")
+    assert (refused.outcome, refused.source, refused.chars) == ("no_image", "api", 8)
+    assert refused.id.startswith("req_")
+    assert (answered.source, answered.label, answered.size, answered.chars) == ("page", "Yes", (64, 48), 8)
+    assert "secret" not in repr(view)
+
+
+def test_of_what_was_refused_all_that_is_known_is_kept(make: Build, tmp_path: Path) -> None:
+    application = make(max_pixels=3000, max_chars=20)
+    noise = io.BytesIO()
+    Image.effect_noise((50, 40), 90).save(noise, "PNG")  # does not compress: its end is cut off below
+    (tmp_path / "cut.png").write_bytes(noise.getvalue()[:-200])
+    cases: list[tuple[object, object, object, tuple[str, int, tuple[int, int]]]] = [
+        (Image.new("RGB", (64, 48)), "a secret", "and more", ("image_too_large", 16, (64, 48))),
+        (Image.new("RGB", (8, 6)), "a secret" * 4, None, ("text_too_long", 32, (0, 0))),
+        (tmp_path / "cut.png", "a secret", None, ("image_truncated", 8, (50, 40))),
+        (tmp_path / "none.png", 7, None, ("no_text", 0, (0, 0))),
+    ]
+    assert application.submit(Image.new("RGB", (8, 6)), "too soon").result(0).reason == "loading"
+    assert application.load()
+    for image, text, premise, _ in cases:
         with pytest.raises(InputError):
-            application.submit(None, "a secret")
-        give_up = time.monotonic() + PATIENCE
-        while len(view := application.operations.view().requests) < 2:  # told of after the answer is out
-            assert time.monotonic() < give_up
-            time.sleep(0.005)
-        refused, answered = sorted(view, key=lambda one: one.outcome == "answered")
-        assert (refused.outcome, refused.source) == ("no_image", "api")
-        assert (answered.source, answered.label, answered.size, answered.chars) == (
-            "page",
-            "Yes",
-            (64, 48),
-            8,
-        )
-        assert "secret" not in repr(view)
-    finally:
-        application.stop(0.0)
+            application.submit(image, text, premise)  # type: ignore[arg-type]
+    kept = application.operations.view().requests
+    assert [(one.outcome, one.chars, one.size) for one in reversed(kept)] == [
+        ("loading", 8, (0, 0)),
+        *(expected for *_, expected in cases),
+    ]
+    assert len({one.id for one in kept}) == len(kept)
+    assert "secret" not in repr(kept)
