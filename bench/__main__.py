@@ -26,6 +26,7 @@ from bench.agreement import agreement
 from bench.latency import latency, pictures, together
 from bench.load import batches, load
 from bench.machine import describe
+from bench.margin import margin
 from bench.plot import draw
 from bench.polling import polling
 from bench.report import kind_of, markdown, merge, read, write
@@ -45,6 +46,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "start": start,
     "polling": polling,
     "agreement": agreement,
+    "margin": margin,
     "ablation": ablation,
 }
 WORK: Final = ROOT / "build" / "bench"

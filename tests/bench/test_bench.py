@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import __main__ as command_line
 from bench.__main__ import SECTIONS, main
+from bench.margin import Moved, moved
 from bench.processes import MemoryWatch, cpu_seconds
 from bench.report import TABLES, markdown, merge
 from bench.sides import Subject
 from bench.stages import PARTS, count_operations
-from bench.timing import Spread, alternate
+from bench.timing import Spread, alternate, bounds
 from ofa.model import EntailmentModel
 from parity.folders import SMALL, write_folder
 
@@ -30,8 +33,14 @@ FIGURES = {
     "batches": ["levels.0.max_batch", "levels.0.mean"],
     "stages": ["peaks_gflops.fp32", "sides.fp32.encoder.share_of_peak", "sides.fp32.decode.ms"],
     "start": ["first_verdict", "web_app_healthy"],
-    "polling": ["cpu_ms_per_call./livez", "throughput_lost", "cpu_share_at_1_hz_each"],
+    "polling": [
+        "cpu_ms_per_call./livez",
+        "throughput_lost",
+        "throughput_lost_between.1",
+        "cpu_share_at_1_hz_each",
+    ],
     "agreement": ["side"],
+    "margin": ["formats.bf16.all.largest_error", "formats.fp16.configurations.defaults-resnet18.differing"],
     "ablation": ["steps.BatchNorm folded.gain", "steps.bias kept.without"],
 }
 
@@ -135,6 +144,22 @@ def test_a_spread_tells_the_middle_and_the_95th_of_a_hundred() -> None:
     assert Spread([2.0, 1.0]).p95 == 2.0
 
 
+def test_the_median_comes_with_bounds_that_come_nearer_with_more_measurements() -> None:
+    assert bounds([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    low, high = bounds([float(number) for number in range(101)])
+    assert (low, high) == (40.0, 60.0)
+
+
+def test_a_lead_that_moved_too_far_is_another_verdict() -> None:
+    exact = {"Yes": 0.5, "No": 0.4, "Maybe": 0.1}
+    assert moved(exact, exact) == Moved(pytest.approx(math.log(5 / 4)), pytest.approx(0.0), False)
+    other = moved(exact, {"Yes": 0.4, "No": 0.5, "Maybe": 0.1})
+    assert other == Moved(pytest.approx(math.log(5 / 4)), pytest.approx(2 * math.log(5 / 4)), True)
+    assert moved(exact, {"Yes": math.nan, "No": 0.5, "Maybe": 0.1}) is None
+    sure = moved({"Yes": 1.0, "No": 0.0, "Maybe": 0.0}, {"Yes": 1.0, "No": 0.0, "Maybe": 0.0})
+    assert sure == Moved(math.inf, 0.0, False)
+
+
 def test_operations_are_counted_as_the_formula_says(tiny: Path) -> None:
     model = EntailmentModel.load(tiny)
     encoder, config, lengths = model.network.encoder, model.network.config, set[int]()
@@ -146,6 +171,8 @@ def test_operations_are_counted_as_the_formula_says(tiny: Path) -> None:
     width, inner = config.d_model, config.encoder_ffn_dim
     products = config.encoder_layers * tokens * (4 * width**2 + 2 * width * inner + 2 * tokens * width)
     assert counted["encoder"] == 2 * (products + seen * 1024 * width)
+    low = EntailmentModel.load(tiny, dtype=torch.bfloat16)
+    assert count_operations(low) == counted, "products that are fused with what follows count as well"
     assert encoder.forward.__func__ is type(encoder).forward  # as it was before
 
 
