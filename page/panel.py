@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
 from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from page import banner, pending
-from page.plots import Line, bucketed, figure
+from page.plots import Line, Points, bucketed, figure
 from page.verdicts import device_name, seconds
 from page.words import Language, say
 from service.history import SPAN, Change, Ended, Sample
@@ -170,44 +172,38 @@ def _memory(view: View, language: Language) -> str:
 
 
 def _plots(view: View, language: Language) -> str:
-    samples, now = view.samples, view.now
-
-    def over(value: str) -> list[float | None]:
-        return bucketed(
-            samples, lambda one: now - one.at, lambda one: getattr(one, value), span=SPAN, count=POINTS
-        )
-
-    def minutes(value: str) -> list[float | None]:
-        return bucketed(
-            *(samples, lambda one: now - one.at, lambda one: getattr(one, value)),
-            span=SPAN,
-            count=MINUTES,
-            join=sum,
-        )
+    """A band for the state; figures of latency, queue, requests, memory and evidence."""
+    times = [say(language, f"ops.time.{name}") for name in ("hour", "half", "now")]
+    over, a_minute = partial(_points, view, POINTS, max), partial(_points, view, MINUTES, sum)
 
     def titled(name: str) -> str:
         return say(language, f"ops.plot.{name}")
 
-    times = [say(language, f"ops.time.{name}") for name in ("hour", "half", "now")]
-    latency = [Line("p50", 1, over("p50")), Line("p95", 2, over("p95"))]
+    def plot(name: str, shown: Callable[[float], str], least: float, *lines: Line) -> str:
+        return figure(titled(name), lines, times=times, shown=shown, least=least)
+
     memory = [Line(titled("process"), 1, over("process_memory"))]
     if view.resources.gpu is not None:
         memory.append(Line(titled("gpu"), 2, over("gpu_memory")))
-    counts = [Line(titled("ended"), 1, minutes("ended")), Line(titled("failed"), 3, minutes("failed"))]
+    latency = [Line("p50", 1, over("p50")), Line("p95", 2, over("p95"))]
+    counts = [Line(titled("ended"), 1, a_minute("ended")), Line(titled("failed"), 3, a_minute("failed"))]
     return (
-        _strip(samples, now, language)
-        + figure(titled("latency"), latency, times=times, shown=lambda s: f"{s:.3g} s", least=0.1)
-        + figure(
-            titled("queue"), [Line(titled("waiting"), 1, over("depth"))], times=times, shown=_whole, least=5
-        )
-        + figure(titled("requests"), counts, times=times, shown=_whole, least=5)
-        + figure(titled("memory"), memory, times=times, shown=_bytes, least=100 * MEGABYTE)
-        + figure(
-            *(titled("evidence"), [Line(titled("age"), 1, over("evidence_age"))]),
-            times=times,
-            shown=lambda s: f"{s:.0f} s",
-            least=10,
-        )
+        _strip(view.samples, view.now, language)
+        + plot("latency", lambda s: f"{s:.3g} s", 0.1, *latency)
+        + plot("queue", _whole, 5, Line(titled("waiting"), 1, over("depth")))
+        + plot("requests", _whole, 5, *counts)
+        + plot("memory", _bytes, 100 * MEGABYTE, *memory)
+        + plot("evidence", lambda s: f"{s:.0f} s", 10, Line(titled("age"), 1, over("evidence_age")))
+    )
+
+
+def _points(view: View, count: int, join: Callable[[Sequence[float]], float], value: str) -> Points:
+    """A figure of the samples over the hour."""
+    return bucketed(
+        *(view.samples, lambda one: view.now - one.at, attrgetter(value)),
+        span=SPAN,
+        count=count,
+        join=join,
     )
 
 
