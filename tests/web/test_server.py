@@ -18,12 +18,20 @@ import pytest
 from page.operations import GUARDED, LOGIN
 from page.server import listen
 from service.errors import SettingsError
+from tests.instance import START_SECONDS
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
 
 PICTURE = b"not decoded by anything in front of the application"
 SECRET = "xylophonist"  # a word that no message of ours holds
 MANY = 60  # more than Gradio lets run at once by itself
+
+
+async def holds(page: Page) -> None:
+    """Return when the application has a question that it does not answer."""
+    async with asyncio.timeout(START_SECONDS):
+        while "waiting" not in page.output:
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +126,7 @@ def test_a_program_that_waits_gets_one_answer_and_nothing_before_it(page: Page) 
         asked = {"data": [await upload(client, PICTURE), "hold 3 6", None]}
         joined = (await client.post("/gradio_api/call/judge", json=asked)).json()["event_id"]
         answer = asyncio.create_task(client.get(f"/gradio_api/call/judge/{joined}"))
-        while "waiting" not in page.output:
-            await asyncio.sleep(0.02)
+        await holds(page)
         await asyncio.sleep(1.0)  # longer than a person waits for the first word
         await call(client, await upload(client, PICTURE), "release", None)
         return [line for line in (await answer).text.splitlines() if line.startswith("event:")]
@@ -224,8 +231,7 @@ def test_it_ends_in_order_with_the_last_answers_out_and_no_upload_left(tmp_path:
     async def conversation(client: httpx.AsyncClient) -> tuple[Path, Any]:
         picture = await upload(client, PICTURE)
         asked = asyncio.create_task(call(client, picture, "hold", None))
-        while "waiting" not in page.output:
-            await asyncio.sleep(0.02)
+        await holds(page)
         assert await asyncio.to_thread(page.end) == 0
         return Path(picture["path"]), await asked
 
