@@ -2,11 +2,12 @@
 
 Gradio answers far more than a page needs: it fetches addresses for callers, shows usage, edits its own
 code. Here every path is closed that the page and its API do not use. Bodies are bounded before anyone reads
-them, and the browser is told to load nothing from elsewhere.
+them, and the browser is told to load nothing from elsewhere. A caller who hangs up is no error of ours.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
@@ -16,6 +17,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
 
 OPEN: Final = {
     "GET": re.compile(
@@ -85,11 +88,24 @@ class Gate:
 
         refused = self._refusal(scope)
         if refused is None:
-            await self._app(scope, receive, send_with_headers)
+            await self._pass_on(scope, receive, send_with_headers)
             return
         if _length(scope) <= DRAINED_BYTES:
             await _drain(receive)
         await _answer(send_with_headers, *refused)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Gradio answer. What it raises is the server's to log, but for what is a caller's doing."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if _hung_up(error):
+                # Only who reads a body finds out this way, and the paths that take one hold nobody's words.
+                log.info("HUNG_UP | PATH=%s | LENGTH=%d", scope["path"], _length(scope))
+            elif _refused_late(error):
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                raise
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """The status and the sentence to refuse with, or None."""
@@ -113,6 +129,24 @@ def _length(scope: Scope) -> int:
     """What the caller says the body's length is; -1 where it says nothing that can be understood."""
     said = dict(scope["headers"]).get(b"content-length", b"")
     return int(said) if said.isdigit() else 0 if scope["method"] in ("GET", "HEAD") else -1
+
+
+def _hung_up(error: Exception) -> bool:
+    """Whether the caller was gone before all of the body was there."""
+    from starlette.requests import ClientDisconnect  # late, as all that Gradio brings: the port comes first
+
+    return isinstance(error, ClientDisconnect)
+
+
+def _refused_late(error: Exception) -> bool:
+    """Whether Gradio found only after its answer had begun that it has none, e.g. for a session it forgot."""
+    from starlette.exceptions import HTTPException
+
+    return (
+        isinstance(error, RuntimeError)
+        and isinstance(error.__cause__, HTTPException)
+        and error.__cause__.status_code < 500
+    )
 
 
 async def _drain(receive: Receive) -> None:

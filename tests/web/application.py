@@ -1,15 +1,16 @@
 """An application that answers as it is told, and a process that serves the page over it.
 
 ``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
-(from now on), ``tell`` (what the application was handed), ``together N`` (when N of them have come),
-``reason X`` (no verdict), ``hold N S`` (an outlook of N ahead and S seconds, and no answer until somebody
-says ``release``, or it ends), anything else a Yes.
+(from now on; one that is not there breaks the page), ``tell`` (what the application was handed), ``together
+N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an outlook of N ahead and S seconds,
+and no answer until somebody says ``release``, or it ends), anything else a Yes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -138,7 +139,7 @@ class FakeApplication:
         future = Awaited()
         word, _, rest = text.partition(" ")
         if word == "state":
-            self._snapshot = STATES[rest]
+            self._snapshot = STATES.get(rest)  # type: ignore[assignment]
             future.set_result(Verdict.none("error"))
         elif word == "tell":
             handed = {"sha": _sha(image), "path": str(image), "premise": premise, "source": source}
@@ -198,6 +199,8 @@ def main(port: int, flags: list[str]) -> None:
     from page.server import PageServer, listen
     from service.settings import Settings
 
+    logging.basicConfig(format="%(levelname)s | %(message)s")
+    logging.getLogger("page").setLevel(logging.INFO)
     asked_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_end.append(number))
     application = FakeApplication()

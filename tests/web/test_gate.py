@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from page.gate import JSON_BYTES, MULTIPART_BYTES, UPLOAD_SLACK, Gate
 from page.operations import GUARDED, LOGIN
@@ -145,3 +147,34 @@ def test_a_gate_that_closes_takes_no_question_and_lets_answers_out() -> None:
         assert ask("POST", path, {"Content-Length": "2"})[0] == 200
         assert ask("POST", path, {"Content-Length": "2"}, closing=True)[0] == 503
     assert ask("GET", "/gradio_api/call/judge/0a1b", closing=True)[0] == 200
+
+
+def raised_through(error: Exception) -> list[Any]:
+    """What is sent when the application behind raises ``error`` after its answer has begun."""
+    sent: list[Any] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Gate(behind, max_bytes=MAX_BYTES)(scope, None, send))  # type: ignore[arg-type]
+    return sent
+
+
+def late(status: int) -> RuntimeError:
+    """As Starlette raises it when an answer that has begun turns out to be a refusal."""
+    error = RuntimeError("Caught handled exception, but response already started.")
+    error.__cause__ = HTTPException(status)
+    return error
+
+
+def test_what_callers_do_is_no_error_and_what_we_do_is_one() -> None:
+    assert len(raised_through(ClientDisconnect())) == 1
+    assert raised_through(late(404))[-1] == {"type": "http.response.body", "body": b""}
+    for ours in (late(500), RuntimeError("ours"), HTTPException(404), OSError()):
+        with pytest.raises(type(ours)):
+            raised_through(ours)

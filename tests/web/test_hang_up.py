@@ -1,0 +1,131 @@
+"""Callers who hang up, in every way there is: no error of ours, and at most a line without their words."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.fakes import PATIENCE, until
+from tests.instance import Instance
+from tests.web.client import Page, call, serving, upload
+
+SECRET = "xylophonist"
+FILE = f'--B\r\nContent-Disposition: form-data; name="files"; filename="{SECRET}.png"\r\n\r\n{SECRET}'
+FORM = "multipart/form-data; boundary=B"
+JSON = "application/json"
+End = Callable[[socket.socket], None]
+
+
+def close(connection: socket.socket) -> None:
+    """As a program that ends."""
+    connection.close()
+
+
+def abort(connection: socket.socket) -> None:
+    """As one that is killed with something unread: a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+class Caller:
+    """Hangs up on the page at ``base`` in the way of ``end``."""
+
+    def __init__(self, base: str, end: End) -> None:
+        self._address = (urlsplit(base).hostname, urlsplit(base).port)
+        self._end = end
+
+    def send(self, path: str, kind: str, body: str) -> None:
+        """A body that never comes to its end, begun when the page has begun to read it."""
+        fields = f"Host: x\r\nContent-Type: {kind}\r\nContent-Length: 900000\r\nExpect: 100-continue"
+        with socket.create_connection(self._address, PATIENCE) as connection:
+            connection.sendall(f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+            connection.sendall(body.encode())
+            self._end(connection)
+
+    def ask(self, path: str, read: int = 0) -> None:
+        """An answer of which the first bytes are read, or none."""
+        with socket.create_connection(self._address, PATIENCE) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            if read:
+                assert connection.recv(read)
+            self._end(connection)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with serving(tmp_path_factory.mktemp("page"), "--timeout", "100") as page:
+        yield page
+
+
+def held(page: Page, picture: Any, session: str = "") -> str:
+    """A question, a program's or of a browser's session, that waits until somebody says so; its id."""
+    before = page.output.count("waiting")
+    question: dict[str, Any] = {"data": [picture, "hold", None]}
+    path = "/gradio_api/call/judge"
+    if session:
+        path, more = "/gradio_api/queue/join", {"fn_index": 0, "session_hash": session}
+        question |= more
+    joined = httpx.post(page.base + path, json=question)
+    until(lambda: page.output.count("waiting") > before)
+    return str(joined.raise_for_status().json()["event_id"])
+
+
+@pytest.mark.parametrize("end", [close, abort])
+def test_who_hangs_up_leaves_no_error(page: Page, end: End) -> None:
+    caller, before = Caller(page.base, end), page.output.count("HUNG_UP")
+    picture = page.run(lambda client: upload(client, b"picture"))
+    caller.ask("/")
+    caller.ask("/", read=10)
+    caller.ask(f"/gradio_api/file={picture['path']}")
+    caller.ask("/gradio_api/heartbeat/abc", read=10)
+    caller.ask(f"/gradio_api/call/judge/{held(page, picture)}")
+    caller.ask(f"/gradio_api/call/judge/{held(page, picture)}", read=10)
+    held(page, picture, f"s{end.__name__}")
+    caller.ask(f"/gradio_api/queue/data?session_hash=s{end.__name__}", read=10)
+    for path in ("queue/join", "call/judge", "cancel", "reset"):
+        caller.send(f"/gradio_api/{path}", JSON, f'{{"data": "{SECRET}')
+    caller.send("/gradio_api/upload", FORM, FILE)
+    caller.send("/gradio_api/upload", FORM, "")
+    until(lambda: page.output.count("HUNG_UP") >= before + 2)
+    page.run(lambda client: call(client, picture, "release", None))
+    assert page.run(lambda client: call(client, picture, "a", None))[0] == "complete"
+    for word in ("ERROR", "Exception", "Traceback", SECRET):
+        assert word not in page.output
+    assert page.output.count("INFO | HUNG_UP | PATH=/gradio_api/upload | LENGTH=900000") == before + 2
+
+
+def test_a_session_that_is_not_known_any_more_is_no_error_either(page: Page) -> None:
+    answer = httpx.get(f"{page.base}/gradio_api/queue/data?session_hash={SECRET}")
+    assert "session_not_found" in answer.text
+    for word in ("ERROR", "Exception", "Traceback", SECRET):
+        assert word not in page.output
+
+
+def test_the_services_log_has_a_line_of_it_and_no_words(running_service: Instance) -> None:
+    before = running_service.log.count("HUNG_UP")
+    Caller(running_service.page, abort).send("/gradio_api/upload", FORM, FILE)
+    until(lambda: running_service.log.count("HUNG_UP") > before)
+    assert "| INFO     | HUNG_UP | PATH=/gradio_api/upload | LENGTH=900000\n" in running_service.log
+    for told in (running_service.log, running_service.output):
+        assert "ASGI" not in told
+        assert SECRET not in told
+
+
+def test_an_error_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
+    async def broken(client: httpx.AsyncClient) -> int:
+        await call(client, await upload(client, b"picture"), "state broken", None)
+        return (await client.get("/status")).status_code
+
+    with serving(tmp_path) as page:
+        assert page.run(broken) == 500
+        until(lambda: "AttributeError" in page.output)
+        assert "ERROR | Exception in ASGI application" in page.output
+        assert "Traceback (most recent call last)" in page.output
