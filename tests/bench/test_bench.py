@@ -83,6 +83,13 @@ def test_a_section_leaves_its_figures_and_a_table(
     assert not list((tmp_path / "work").glob("*.json")), "only where it was told to"
 
 
+def test_a_section_that_an_older_version_measured_does_not_spoil_the_others() -> None:
+    machine = {"load_average": 0.1, "packages": {}}
+    told = markdown({"cpu": {"polling": {"machine": machine, "measured": "then", "cpu_ms_per_call": {}}}})
+    assert "### polling" in told
+    assert "measure it again" in told
+
+
 def test_sections_measured_apart_come_together_and_say_what_failed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
