@@ -19,8 +19,8 @@ from ofa.model import EntailmentModel, Pair
 from ofa.vision import CancelPoint
 
 #: Leads in log-probability below which a verdict is not left to a number format. The largest error of a lead
-#: that was seen over random weights of every configuration is 0.085 in bf16 and 0.010 in fp16; the largest lead
-#: of a verdict that differed is 0.038 and 0.0014 (bench.margin, docs/performance.md).
+#: that was seen over random weights of every configuration is 0.085 in bf16 and 0.010 in fp16; the largest
+#: lead of a verdict that differed is 0.038 and 0.0014 (bench.margin, docs/performance.md).
 MARGINS: Mapping[torch.dtype, float] = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.05}
 
 
