@@ -1,8 +1,8 @@
 """The command line; `make bench` runs it.
 
-The whole of it takes about a quarter of an hour on two processors, ModelScope's side included. Sections can
-be measured one by one with --only: their results are merged into those of earlier runs. Exit status 0 when
-everything asked for was measured, 1 when a section failed (the others are measured all the same).
+The whole of it takes about three quarters of an hour on two processors, ModelScope's side included. Sections
+can be measured one by one with --only: their results are merged into those of earlier runs. Exit status 0
+when everything asked for was measured, 1 when a section failed (the others are measured all the same).
 """
 
 from __future__ import annotations
