@@ -430,10 +430,15 @@ command_restart() {
 command_status() {
   find_guardian || true
   tell_time
-  local instance='' health='no answer'
-  read_pid_file && instance=$file_pid
+  local instance='' asked_at=''
+  read_pid_file && instance=$file_pid asked_at=$file_url
+  local health="no answer from ${asked_at:-$BASE_URL}"
   echo "guardian: ${guardian:-none}"
-  [[ $instance ]] && instance="process $instance, up $(show_time $((now - file_start * 10)))"
+  if [[ $instance ]]; then
+    read_stat "$instance"
+    instance="process $instance, up $(show_time $((now - file_start * 10)))"
+    [[ ${stat[0]:-} != T ]] || instance+=', stopped (state T)'
+  fi
   echo "instance: ${instance:-none}"
   [[ $guardian || $instance ]] || exit "$EXIT_HELD"
   fetch /health/simple

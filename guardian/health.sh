@@ -2,12 +2,12 @@
 # What the instance's endpoints say, and whether that is a reason to restart it.
 # shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
 
-# fetch PATH: sets `status` (000 when there was no answer) and the start of `answer`.
+# fetch PATH: sets `status` (000 when there was no answer) and the start of `answer`. Asks at `asked_at` if set.
 fetch() {
   local text limit
   printf -v limit '%d.%03d' $((CHECK_TIMEOUT_MS / 1000)) $((CHECK_TIMEOUT_MS % 1000))
   text=$(curl -q -sS --noproxy '*' --max-time "$limit" --max-filesize 65536 -w '\n%{http_code}' \
-    -- "$BASE_URL$1" 2>/dev/null 9>&-)
+    -- "${asked_at:-$BASE_URL}$1" 2>/dev/null 9>&-)
   status=${text##*$'\n'} answer=${text%$'\n'*}
   [[ $status =~ ^[0-9]{3}$ ]] || status=000
   answer=${answer:0:600}
@@ -35,6 +35,7 @@ check() {
   fi
   ((live_failures < LIVENESS_FAILURES)) && return
   hung=yes trouble="is hung: /livez failed $live_failures times in a row"
+  [[ -z $stopped_since ]] || trouble="is hung: stopped (state T) for $(show_time $((now - stopped_since)))"
 }
 
 # Whether the process was stopped (SIGSTOP) for as long as three failed looks would take. The kernel tells it at

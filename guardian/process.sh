@@ -32,25 +32,28 @@ survey_group() {
 }
 
 # Written by the process that becomes the instance, before it does: no moment exists in which an instance runs
-# and no file names it. Line 1 is all that `kill $(cat web_app.pid)` can use; the rest tells a reused PID.
+# and no file names it. Line 1 is all that `kill $(cat web_app.pid)` can use; the rest tells a reused PID, and
+# where the instance is asked for its health, which a later `status` cannot know when flags decided it.
 write_pid_file() {
   local boot=''
   read -r boot </proc/sys/kernel/random/boot_id
   read_stat "$1" || return 1
-  { printf '%s\nstarttime=%s boot=%s\n' "$1" "${stat[19]}" "$boot" >"$PID_FILE.new"; } 2>/dev/null &&
+  { printf '%s\nstarttime=%s boot=%s\nhealth=%s\n' "$1" "${stat[19]}" "$boot" "$BASE_URL" >"$PID_FILE.new"; } 2>/dev/null &&
     mv -f -- "$PID_FILE.new" "$PID_FILE" 2>/dev/null && return
   rm -f -- "$PID_FILE.new" 2>/dev/null
 }
 
-# Sets file_pid and file_start, and succeeds if the very process that the PID file names still runs.
+# Sets file_pid, file_start and file_url, and succeeds if the very process that the PID file names still runs.
 read_pid_file() {
   local boot='' text=''
-  file_pid='' file_start=''
+  file_pid='' file_start='' file_url=''
   read -r boot </proc/sys/kernel/random/boot_id
   { IFS= read -rd '' text <"$PID_FILE"; } 2>/dev/null
   [[ $text =~ ^([0-9]{1,9})[[:space:]]+starttime=([0-9]+)\ boot=([0-9a-f-]+) ]] || return 1
   file_pid=${BASH_REMATCH[1]} file_start=${BASH_REMATCH[2]}
-  [[ ${BASH_REMATCH[3]} == "$boot" ]] && is_alive "$file_pid" "$file_start"
+  local -r file_boot=${BASH_REMATCH[3]}
+  [[ $text =~ health=(https?://[^[:space:]]+) ]] && file_url=${BASH_REMATCH[1]}
+  [[ $file_boot == "$boot" ]] && is_alive "$file_pid" "$file_start"
 }
 
 # Takes over the instance that the PID file names.

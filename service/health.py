@@ -98,9 +98,11 @@ def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
 
 
 def work(snapshot: Snapshot) -> str:
-    """``idle``, ``busy`` (a computation passes its cancel points), ``full`` (busy, and no room to wait) or
-    ``wedged`` (it does not stop, or its thread died). Only the last is worth a restart."""
+    """``idle``, ``busy`` (a computation passes its cancel points), ``full`` (busy, and no room to wait),
+    ``stopping`` or ``wedged`` (it does not stop, or its thread died). Only the last is worth a restart."""
     activity = snapshot.activity
+    if snapshot.phase is Phase.STOPPING:
+        return "stopping"
     if activity.orphaned or activity.hung or not activity.alive:
         return "wedged"
     if activity.full:

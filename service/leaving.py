@@ -31,6 +31,7 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
             "code": code,
             "reason": reason,
         }
+        run_dir.mkdir(parents=True, exist_ok=True)  # used as a library, nobody has made it yet
         part = run_dir / f".{EXIT_FILE}.{os.getpid()}"
         part.write_text(json.dumps(told) + "\n", encoding="utf-8")
         part.replace(run_dir / EXIT_FILE)

@@ -34,6 +34,8 @@ def _judged(answer: Mapping[str, Any]) -> Iterator[Finding]:
     details = answer.get("details", {})
     words = ", ".join(f"{name} {word}" for name, word in details.items())
     if answer.get("status") != "healthy":
+        if state := answer.get("queue", {}).get("state"):
+            words += f", queue {state}"  # stopping, or wedged, which no other word says
         yield found("unhealthy-now", [], told=[f"/health: {words}"], said=words)
     if degraded := answer.get("model", {}).get("degraded"):
         yield found("degraded-now", [], told=[f"/health: {degraded}"], said=degraded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,6 +72,28 @@ def test_flags_of_the_instance_count_for_the_guardian(folder: Callable[..., Guar
     assert f"http://127.0.0.1:{guarded.health_port}" in guarded.output
     guardian.terminate()
     assert guarded.wait_exit(guardian) == 0
+
+
+def test_status_asks_the_instance_where_its_flags_put_it(guarded: Guarded) -> None:
+    guarded.guard("--", f"--health-port={guarded.health_port}")
+    first = guarded.wait_healthy()
+    guarded.environment["OFA_HEALTH_PORT"] = "1"
+    status = guarded.command("status")
+    assert (status.returncode, "health:   200 OK" in status.stdout) == (0, True), status.stdout
+    (guarded.run_dir / "web_app.pid").unlink()  # as if it were gone: then only the settings tell where to ask
+    assert "no answer from http://127.0.0.1:1" in guarded.command("status").stdout
+    assert first.runs
+
+
+def test_status_tells_a_stopped_instance(guarded: Guarded) -> None:
+    guarded.guard(CHECK_INTERVAL=600)
+    first = guarded.wait_healthy()
+    os.kill(first.pid, signal.SIGSTOP)
+    guarded.environment["CHECK_TIMEOUT"] = "0.5"
+    status = guarded.command("status")
+    assert status.returncode == 1
+    assert ", stopped (state T)" in status.stdout
+    assert f"no answer from http://127.0.0.1:{guarded.health_port}" in status.stdout
 
 
 @pytest.fixture

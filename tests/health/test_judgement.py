@@ -166,6 +166,11 @@ def test_busy_and_wedged_are_two_things(activity: dict[str, object], word: str) 
     assert told.healthy  # evidence decides that, and it is as it was
 
 
+def test_a_process_on_its_way_out_is_not_wedged() -> None:
+    told = report(replace(with_activity(alive=False), phase=Phase.STOPPING))
+    assert told.as_dict()["queue"]["state"] == "stopping"  # type: ignore[index]
+
+
 def test_on_the_cpu_for_want_of_gpu_memory_it_stays_ready_and_says_so() -> None:
     told = report(replace(SERVING, degraded="computing on the CPU"))
     assert (told.healthy, told.ready.ok) == (True, True)
