@@ -117,7 +117,7 @@ def _expanded(model: str) -> Path:
 def _no_such_folder(model: str) -> ModelNotFound:
     if model.count("/") > 1 or model.startswith((".", "~", "/")) or model.endswith("/") or "\\" in model:
         return ModelNotFound(f"folder not found: {model}")
-    return ModelNotFound(f"{model} is neither a folder nor a hub id, which reads namespace/name")
+    return ModelNotFound(f"{model} is neither demo nor a folder nor a hub id, which reads namespace/name")
 
 
 def _default_cache() -> Path:

@@ -79,7 +79,7 @@ def test_what_looks_like_a_path_and_is_not_there_is_a_folder_not_found(model: st
 
 @pytest.mark.parametrize("model", ["demo2", "owner/na me", "owner/näme", "-x/y", "", "Demo"])
 def test_what_is_neither_a_folder_nor_an_id_is_refused(model: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="neither a folder nor a hub id"):
+    with pytest.raises(ModelNotFound, match="neither demo nor a folder nor a hub id"):
         resolve(model, cache_dir=tmp_path, endpoint=NOWHERE)
 
 
