@@ -47,6 +47,8 @@ def refusal_text(error: InputError, language: Language) -> str:
 
 def percent(share: float) -> str:
     """A probability for people. Never 100 % or 0 % of something that is not certain."""
+    if share < 0.0005:
+        return "<0.1%"
     tenths = share * 1000
     tenths = math.floor(tenths) if share > 0.5 else math.ceil(tenths)
     return f"{tenths / 10:.1f}%"

@@ -47,7 +47,7 @@ def test_a_picture_and_a_sentence_get_their_verdict(
     english.write(sentence)
     lines = [line for line in english.judge().splitlines() if line]
     assert lines[:2] == [label, meaning]
-    shares = [float(line.rstrip("%")) for line in lines if line.endswith("%")]
+    shares = [float(line.strip("<%")) for line in lines if line.endswith("%")]
     assert len(shares) == 3
     assert sum(shares) == pytest.approx(100, abs=0.5)
     assert re.fullmatch(r"\d+(\.\d+)? s · on (CPU|CUDA.*)", lines[-1])

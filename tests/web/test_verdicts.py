@@ -37,6 +37,12 @@ def test_a_verdict_shows_its_word_all_three_probabilities_time_and_device(
     assert meta in html
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_next_to_nothing_is_told_as_less_than_can_be_shown(language: Language) -> None:
+    html = verdict(decided({"Yes": 0.9994, "No": 0.0006, "Maybe": 0.0000004}), language, limit=15)
+    assert re.findall(r"bar-value\">([^<]*)<", html) == ["99.9%", "0.1%", "&lt;0.1%"]
+
+
 @pytest.mark.parametrize("label", LABELS)
 def test_each_label_has_a_look_of_its_own(label: str) -> None:
     scores = {name: 0.8 if name == label else 0.1 for name in LABELS}
@@ -104,8 +110,12 @@ def test_an_unknown_refusal_is_told_in_the_services_own_words_and_escaped() -> N
     [
         (1.0, "100.0%"),
         (0.99999, "99.9%"),
-        (0.00001, "0.1%"),
-        (0.0, "0.0%"),
+        (0.9994, "99.9%"),
+        (0.0006, "0.1%"),
+        (0.0005, "0.1%"),
+        (0.00049, "<0.1%"),
+        (0.0000004, "<0.1%"),
+        (0.0, "<0.1%"),
         (0.5, "50.0%"),
         (0.3333, "33.4%"),
     ],
