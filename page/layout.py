@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -45,12 +46,20 @@ element.addEventListener('click', (event) => {
 class Page(gr.Blocks):
     """Blocks that answer a call they do not understand with a sentence.
 
-    Gradio answers it with nothing and prints what was sent; what people send is not printed here.
+    Gradio answers it with nothing and prints what was sent; what people send is not printed here. A picture
+    that is not there is understood: the handler says so, in the person's language.
     """
 
-    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        refused = {
+            index: refusal
+            for index, (block, value) in enumerate(zip(block_fn.inputs, inputs, strict=False))
+            if isinstance(block, Picture) and (refusal := block.refusal(value))
+        }
+        held = [None if index in refused else value for index, value in enumerate(inputs)]
         try:
-            return await super().preprocess_data(*args, **kwargs)
+            values = await super().preprocess_data(block_fn, held, *args, **kwargs)
+            return [refused.get(index, value) for index, value in enumerate(values)]
         except gr.Error:
             raise
         except Exception as error:
@@ -157,7 +166,12 @@ def _wire(
         "outputs": answer,
         "show_progress": "hidden",  # the answer's place tells it itself, in the service's own figures
     }
-    gr.on([judge.click, inputs[1].submit, inputs[2].submit], trigger_mode="once", **asked, **quiet)
+    asks = [judge.click, inputs[1].submit, inputs[2].submit]
+    # In the browser alone, so that no verdict stands beside a question it does not answer, whatever becomes
+    # of the call. Who asks again while the answer is awaited goes on seeing that it is.
+    anew = f"shown => String(shown).includes('answer-pending') ? shown : {json.dumps(str(say('empty_html')))}"
+    gr.on([*asks, examples.select], None, answer, answer, js=anew, show_progress="hidden", **quiet)
+    gr.on(asks, trigger_mode="once", **asked, **quiet)
     examples.select(judging.fill, None, inputs, show_progress="hidden", **quiet).success(**asked, **quiet)
     clear.click(
         lambda: (None, "", "", say("empty_html")), None, [*inputs, answer], show_progress="hidden", **quiet

@@ -7,12 +7,18 @@ everything else as a ``Refusal``; the service looks into the file itself, with i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 from gradio.data_classes import ImageData
+
+from page.uploads import FOLDER
+
+# In a path: an upload folder, of this process or another.
+EARLIER: Final = re.compile(rf"/{FOLDER}\d+-[^/]+/")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,15 @@ class Picture(gr.Image):
         ):
             return str(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+    def refusal(self, value: Any) -> Refusal | None:
+        """Why a caller's ``value`` cannot be a picture of this process, by the path it names alone; to be
+        asked first: Gradio raises for a path outside the upload folder, and a person would see nothing."""
+        path = value.get("path") if isinstance(value, dict) else None
+        if not isinstance(path, str) or _is_address(path) or self._uploaded(path):
+            return None
+        # A page that stayed open while the service was restarted names the folder of the earlier process.
+        return Refusal("image_gone" if EARLIER.search(path) else "image_elsewhere")
 
     def preprocess(self, payload: ImageData | None) -> str | Refusal | None:  # type: ignore[override]
         if payload is None or (payload.path is None and payload.url is None):

@@ -17,6 +17,7 @@ from typing import Final
 # Seconds. Gradio looks every SWEEP for files older than AGE; nothing is left after AGE + 3 * SWEEP.
 AGE: Final = 780
 SWEEP: Final = 120
+FOLDER: Final = "ofa-page-"  # how a folder's name begins; the port follows
 
 
 class Uploads:
@@ -24,7 +25,7 @@ class Uploads:
     left when it was killed is removed, and nobody lives who could still need it."""
 
     def __init__(self, port: int) -> None:
-        prefix = f"ofa-page-{port}-"
+        prefix = f"{FOLDER}{port}-"
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
             if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
                 shutil.rmtree(left, ignore_errors=True)

@@ -111,6 +111,50 @@ def test_a_server_that_is_gone_is_noticed_and_so_is_its_return(visit: Open, tmp_
         visitor.page.locator("#state .state-ready").wait_for()
 
 
+@pytest.mark.parametrize(
+    ("locale", "told"),
+    [("en-US", "The picture is no longer on the server"), ("zh-CN", "图片已不在服务器上")],
+)
+def test_a_page_that_stayed_open_over_a_restart_asks_for_the_picture_again(
+    visit: Open, tmp_path: Path, red_circle: Path, locale: str, told: str
+) -> None:
+    with serving(tmp_path) as page:
+        port = int(page.base.rpartition(":")[2])
+        visitor = visit(page.base, locale=locale)
+        visitor.upload(red_circle)
+        visitor.write("there is a circle")
+        visitor.judge()
+        page.process.kill()
+    with serving(tmp_path, port=port) as page:
+        visitor.write("there is a star")
+        visitor.page.click("#judge")
+        expect(visitor.page.locator("#answer")).to_contain_text(told)
+        visitor.page.click("#clear")
+        visitor.page.locator("#answer .answer-empty").wait_for()
+        visitor.upload(red_circle)
+        visitor.write("there is a star")
+        assert visitor.judge().startswith("Yes" if locale == "en-US" else "是")
+        assert "not understood" not in page.output
+
+
+@pytest.mark.parametrize(
+    ("locale", "told"), [("en-US", "The answer appears here"), ("zh-CN", "回答会显示在这里")]
+)
+def test_no_verdict_stands_beside_a_question_that_nobody_takes(
+    visit: Open, tmp_path: Path, red_circle: Path, locale: str, told: str
+) -> None:
+    with serving(tmp_path) as page:
+        visitor = visit(page.base, locale=locale)
+        visitor.upload(red_circle)
+        visitor.write("there is a circle")
+        visitor.judge()
+        page.process.kill()
+    visitor.write("there is a star")
+    visitor.page.click("#judge")
+    expect(visitor.page.locator("#answer .bars")).to_have_count(0)
+    expect(visitor.page.locator("#answer")).to_contain_text(told)
+
+
 # ---- while an answer is awaited --------------------------------------------------------------------------
 
 

@@ -100,6 +100,7 @@ def test_input_that_cannot_be_judged_is_an_error_in_the_callers_language(
         {"path": "/etc/hostname"},
         {"path": "/etc/hostname", "meta": META},
         {"path": "/etc/hostname", "meta": META, "is_stream": True},
+        {"path": "/etc/passwd", "meta": META},
         {"path": "http://127.0.0.1:9/picture.png", "meta": META},
         {"path": "file:///etc/hostname", "meta": META},
         {"url": "data:image/png;base64,iVBORw0KGgo=", "meta": META},
@@ -156,6 +157,35 @@ def test_a_picture_that_was_deleted_is_asked_for_again(page: Page) -> None:
         return await call(client, picture, "a circle", None)
 
     event, error = page.run(conversation)
+    assert (event, error["title"]) == ("error", "image_gone")
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("en", "The picture is no longer on the server"), ("zh", "图片已不在服务器上")]
+)
+def test_a_picture_of_the_process_before_is_asked_for_again(tmp_path: Path, language: str, told: str) -> None:
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        return await call(client, picture, "a circle", None, headers={"accept-language": language})
+
+    with serving(tmp_path) as page:
+        picture = page.run(lambda client: upload(client, PICTURE))
+        port = urlsplit(page.base).port
+        page.process.kill()
+    with serving(tmp_path, port=port) as page:
+        event, error = page.run(conversation)
+        assert (event, error["title"]) == ("error", "image_gone")
+        assert error["error"].startswith(told)
+        assert "not understood" not in page.output
+
+
+@pytest.mark.parametrize("way", ["", "/../../etc/hostname", "/x/../../../../../../etc/hostname"])
+def test_a_folder_that_looks_like_an_earlier_one_opens_no_file(page: Page, tmp_path: Path, way: str) -> None:
+    """What is there is not read, nor is it told whether it is there."""
+    secret = tmp_path / "ofa-page-1-x" / "picture.png"
+    secret.parent.mkdir()
+    secret.write_bytes(PICTURE)
+    picture = {"path": f"{secret.parent if way else secret}{way}", "meta": META}
+    event, error = page.run(lambda client: call(client, picture, "tell", None))
     assert (event, error["title"]) == ("error", "image_gone")
 
 
