@@ -71,7 +71,9 @@ def held(page: Page, picture: Any, session: str = "") -> str:
     question: dict[str, Any] = {"data": [picture, "hold", None]}
     path = "/gradio_api/call/judge"
     if session:
-        path, more = "/gradio_api/queue/join", {"fn_index": 0, "session_hash": session}
+        events = httpx.get(f"{page.base}/config").json()["dependencies"]
+        asks = next(event["id"] for event in events if event["backend_fn"])  # those before are the browser's
+        path, more = "/gradio_api/queue/join", {"fn_index": asks, "session_hash": session}
         question |= more
     joined = httpx.post(page.base + path, json=question)
     until(lambda: page.output.count("waiting") > before)
