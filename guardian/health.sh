@@ -21,7 +21,7 @@ note_answer() {
 # One look at all that is asked of the instance. Sets `trouble` (a reason to restart, or nothing) and `hung`.
 check() {
   trouble='' hung=''
-  if look_at_stop; then return; fi
+  if look_at_stop; then find_hung; return; fi
   fetch /livez
   if [[ $status == 200 ]]; then
     answered=yes live_failures=0
@@ -33,7 +33,10 @@ check() {
     # A busy import or load may keep the endpoints silent for long; a refusal is another matter.
     if [[ $status == 000 && $loading_since ]]; then look_at_loading 'no answer'; fi
   fi
-  ((live_failures < LIVENESS_FAILURES)) && return
+  ((live_failures < LIVENESS_FAILURES)) || find_hung
+}
+
+find_hung() {
   hung=yes trouble="is hung: /livez failed $live_failures times in a row"
   [[ -z $stopped_since ]] || trouble="is hung: stopped (state T) for $(show_time $((now - stopped_since)))"
 }
@@ -46,8 +49,7 @@ look_at_stop() {
     return 1
   fi
   : "${stopped_since:=$now}"
-  ((now - stopped_since >= LIVENESS_FAILURES * CHECK_INTERVAL_MS)) || return 1
-  hung=yes trouble="is hung: stopped (state T) for $(show_time $((now - stopped_since)))"
+  ((now - stopped_since >= LIVENESS_FAILURES * CHECK_INTERVAL_MS))
 }
 
 # Whether the instance says that it is on its way out. That is no hang: its exit code will tell what to do, and

@@ -184,7 +184,7 @@ class Application:
             full = OutOfMemory("The machine's memory is full.")
             full.__cause__ = error
             return self._refused(request, full)
-        self._journal.started(request, request.size, removed)
+        self._journal.started(request, removed)
         return self._engine.submit(request)
 
     def _check_phase(self) -> None:

@@ -119,12 +119,11 @@ class Pace:
         stopped within sight of its answer. One that nobody is ahead of is always tried: an estimate that was
         wrong learns of it by nothing else.
         """
-        expected = self.expected(ahead, device, request)
-        if expected is None or not ahead or request.source == "probe":
+        if self.seconds is None or not ahead or request.source == "probe":
             return None
         left = request.deadline - now
         if self._forecast is None:
-            in_time = expected <= self._hope * left
+            in_time = (ahead + 1) * self.seconds <= self._hope * left
         else:
             least = self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request))
             in_time = least <= left

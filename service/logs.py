@@ -198,15 +198,15 @@ class RequestLog:
         """The requests that ended last, oldest first."""
         return list(self._recent)
 
-    def started(self, request: Request, size: tuple[int, int], removed: Mapping[str, int]) -> None:
-        """Accepted for judging; ``size`` as sent, ``removed`` as counted by service.text."""
-        premise = request.pair.premise
+    def started(self, request: Request, removed: Mapping[str, int]) -> None:
+        """Accepted for judging; ``removed`` as counted by service.text."""
+        hypothesis, premise = request.pair.hypothesis, request.pair.premise
         more = fields(
             premise_len=None if premise is None else len(premise),
             removed=",".join(f"{kind}:{count}" for kind, count in sorted(removed.items())) or None,
             source=request.source,
         )
-        head = f"REQUEST_START | {request.id} | TEXT_LEN={len(request.pair.hypothesis)} | IMG_SIZE={size}"
+        head = f"REQUEST_START | {request.id} | TEXT_LEN={len(hypothesis)} | IMG_SIZE={request.size}"
         _log.log(_level(request), "%s", head + more)
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:

@@ -54,7 +54,7 @@ def test_a_judged_request_is_two_lines_in_the_agreed_form(
 ) -> None:
     open_logs()
     log = RequestLog()
-    log.started(REQUEST, (512, 384), {})
+    log.started(replace(REQUEST, size=(512, 384)), {})
     scores = {"Yes": 0.9211, "No": 0.05, "Maybe": 0.0289}
     log.ended(
         REQUEST,
@@ -81,7 +81,7 @@ def test_what_was_removed_from_a_text_is_counted_in_its_start_line(
     open_logs: OpenLogs, tmp_path: Path
 ) -> None:
     open_logs()
-    RequestLog().started(REQUEST, (1, 1), {"zero_width": 3, "control": 1})
+    RequestLog().started(replace(REQUEST, size=(1, 1)), {"zero_width": 3, "control": 1})
     assert " | REMOVED=control:1,zero_width:3" in lines(tmp_path)[0]
 
 
@@ -122,7 +122,7 @@ def test_a_probe_writes_nothing_while_it_succeeds(open_logs: OpenLogs, tmp_path:
     open_logs()
     probe = Request("req_1_p", REQUEST.pair, 0.0, 1.0, "probe")
     log = RequestLog()
-    log.started(probe, (64, 64), {})
+    log.started(replace(probe, size=(64, 64)), {})
     log.ended(probe, Verdict.of({"Yes": 0.5, "No": 0.3, "Maybe": 0.2}, duration=1, device="cpu"), Course())
     log.ended(probe, Verdict.none("error", error=OutOfMemory("The GPU's memory is full.")), Course())
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["REQUEST_ERROR"]
@@ -133,7 +133,7 @@ def test_user_text_is_in_no_line_not_even_in_a_traceback(
 ) -> None:
     open_logs()
     log = RequestLog()
-    log.started(REQUEST, (1, 1), {})
+    log.started(replace(REQUEST, size=(1, 1)), {})
     try:
         raise KeyError(REQUEST.pair.hypothesis)
     except KeyError as error:
