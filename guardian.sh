@@ -45,7 +45,7 @@ SELF=$(readlink -f -- "${BASH_SOURCE[0]}")
 readonly SELF ROOT=${SELF%/*}
 readonly WEB_APP=$ROOT/web_app.py
 readonly LIVENESS_FAILURES=3 LOGS_KEPT=3 LOG_LINES=8
-readonly EXIT_GAVE_UP=1 EXIT_USAGE=2 EXIT_HELD=3 EXIT_CONFIGURATION=78
+readonly GAVE_UP=1 WRONG_USAGE=2 HELD=3 # our own exit status; and EXIT_CONFIGURATION
 
 # The instance: its process, whether it is our child (else adopted), who keeps its console, what was seen of it.
 # Times are milliseconds of /proc/uptime, which no clock setting moves; empty means never, or not now.
@@ -56,10 +56,13 @@ last_answer=none last_answer_at=0 seen_answer='' seen_cpu=0 seen_io=0 seen_at=0 
 
 failures=0     # restarts since the instance was last healthy for STABLE_PERIOD
 stable=''      # this instance was
+cause='' facts=''  # of the restart that is about to be tried: a code, and fields KEY=value for restart.log
 asked=''       # stop or restart: what a signal asked for; handlers only record
 orderly=yes    # whether the guardian means to end
 now=0 awake_at=0
 
+# shellcheck source=guardian/causes.sh
+source "$ROOT/guardian/causes.sh"
 # shellcheck source=guardian/journal.sh
 source "$ROOT/guardian/journal.sh"
 # shellcheck source=guardian/process.sh
@@ -71,7 +74,7 @@ source "$ROOT/guardian/health.sh"
 
 usage_error() {
   echo "guardian.sh: $1 (see: guardian.sh help)" >&2
-  exit "$EXIT_USAGE"
+  exit "$WRONG_USAGE"
 }
 
 # Defines NAME_MS from the environment's NAME or the default.
@@ -176,7 +179,7 @@ stop_instance() {
     kill -s TERM -- "$child" 2>/dev/null
     kill -s CONT -- "-$child" 2>/dev/null
     if ! wait_gone "$1"; then
-      say ALERT "process $child did not end within $(show_time "$1") of TERM: killing it and its group"
+      record ALERT not_leaving "process $child did not end within $(show_time "$1") of TERM: killing it and its group"
       child_alive && kill -s KILL -- "-$child" "$child" 2>/dev/null
       wait_gone "$KILL_TIMEOUT_MS" || await_undead || return
     fi
@@ -193,7 +196,7 @@ await_undead() {
   local warned=''
   while child_alive; do
     if [[ -z $warned ]] || ((now - warned > 60000)); then
-      say ALERT "process $child cannot be killed (state ${stat[0]}): waiting for it, no second one is started"
+      record ALERT undead "process $child cannot be killed (state ${stat[0]}): waiting for it, no second one is started"
       warned=$now
     fi
     [[ $asked == stop ]] && return 1
@@ -208,7 +211,7 @@ clear_group() {
   survey_group
   while ((group_size > 0 && now < until)); do nap 100; survey_group; done
   ((group_size > 0)) || return 0
-  say ALERT "$group_size process(es) left in the group of $child: killing them"
+  record ALERT leftovers "$group_size process(es) left in the group of $child: killing them"
   kill -s KILL -- "-$child" 2>/dev/null
   while ((group_size > 0 && now < until + KILL_TIMEOUT_MS)); do nap 100; survey_group; done
 }
@@ -227,18 +230,18 @@ bring_up() {
     asked=''
     ports_taken || break
     name_holder
-    count_failure "port $taken_port is taken by $holder, which is not ours and is left alone"
+    count_failure port_taken "port $taken_port is taken by $holder, which is not ours and is left alone"
     back_off
   done
   launch
 }
 
-# Counts a restart that is about to be tried for the reason $1; gives up when there were too many.
+# count_failure CAUSE REASON: counts a restart that is about to be tried; gives up when there were too many.
 count_failure() {
-  ((failures < MAX_RESTARTS)) || give_up "$EXIT_GAVE_UP" "gave up after $failures failed restarts in a row: $1"
+  ((failures < MAX_RESTARTS)) || give_up "$GAVE_UP" gave_up "gave up after $failures failed restarts in a row: $2"
   ((failures++))
   count_restart "$1"
-  say ALERT "restart $failures of $MAX_RESTARTS: $1"
+  record ALERT "$1" "${facts}restart $failures of $MAX_RESTARTS: $2"
 }
 
 # Sets `pause` before the restart that `failures` counts: 1, 2, 4 ... 60 s, a quarter more or less so that
@@ -251,23 +254,23 @@ back_off() {
   say INFO "next start in $pause ms"
 }
 
-# restart REASON STOP_TIMEOUT [AT_ONCE]: also at once after an instance that had been stable.
+# restart CAUSE REASON STOP_TIMEOUT [AT_ONCE]: also at once after an instance that had been stable.
 restart() {
   local pause=0
-  local -r at_once=${3:-}$stable
-  count_failure "$1; it ran $(show_time $((now - launched_at))), last answer $(show_time $((now - last_answer_at))) ago: $last_answer"
-  keep_last_lines
-  stop_instance "$2" || return 0
+  local -r at_once=${4:-}$stable
+  count_failure "$1" "$2; it ran $(show_time $((now - launched_at))), last answer $(show_time $((now - last_answer_at))) ago: $last_answer"
+  show_last_lines
+  stop_instance "$3" || return 0
   [[ $at_once ]] || back_off
   bring_up "$pause"
 }
 
-# give_up STATUS REASON: the last words, and nothing half-alive left behind.
+# give_up STATUS CAUSE REASON: the last words, and nothing half-alive left behind.
 give_up() {
-  say FATAL "$2"
-  keep_last_lines
+  record FATAL "$2" "$3"
+  show_last_lines
   if [[ $NOTIFY_COMMAND ]]; then
-    GUARDIAN_MESSAGE=$2 OFA_RUN_DIR=$RUN_DIR timeout -k 5 30 bash -c "$NOTIFY_COMMAND" </dev/null >/dev/null 2>&1 8>&- 9>&- ||
+    GUARDIAN_MESSAGE=$3 OFA_RUN_DIR=$RUN_DIR timeout -k 5 30 bash -c "$NOTIFY_COMMAND" </dev/null >/dev/null 2>&1 8>&- 9>&- ||
       say INFO 'NOTIFY_COMMAND failed or took longer than 30 s'
   fi
   [[ -z $child ]] || stop_instance "$STOP_TIMEOUT_MS"
@@ -280,12 +283,12 @@ give_up() {
 meet_death() {
   learn_ending
   case $exit_code in
-    78 | 126 | 127)
+    "$EXIT_CONFIGURATION" | 126 | 127)
       ports_taken && name_holder && ending+="; port $taken_port is taken by $holder"
-      give_up "$EXIT_CONFIGURATION" "halted, as no restart mends this: process $child $ending"
+      give_up "$EXIT_CONFIGURATION" halted "${facts}halted, a restart cannot fix this: process $child $ending"
       ;;
-    70 | 71) restart "process $child $ending" "$STOP_TIMEOUT_MS" at_once ;;
-    *) restart "process $child $ending" "$STOP_TIMEOUT_MS" ;;
+    "$EXIT_HUNG" | "$EXIT_DEVICE_LOST") restart "$cause" "process $child $ending" "$STOP_TIMEOUT_MS" at_once ;;
+    *) restart "$cause" "process $child $ending" "$STOP_TIMEOUT_MS" ;;
   esac
 }
 
@@ -295,9 +298,9 @@ look() {
   # One that died during the look failed it for that reason, which its exit code tells better.
   child_alive || return 0
   if [[ $announced_code == "$EXIT_CONFIGURATION" ]]; then
-    give_up "$EXIT_CONFIGURATION" "halted, as no restart mends this: process $child $trouble"
+    give_up "$EXIT_CONFIGURATION" halted "halted, a restart cannot fix this: process $child $trouble"
   fi
-  restart "process $child $trouble" "$([[ $hung ]] && echo "$HUNG_STOP_TIMEOUT_MS" || echo "$STOP_TIMEOUT_MS")"
+  restart "$cause" "process $child $trouble" "$([[ $hung ]] && echo "$HUNG_STOP_TIMEOUT_MS" || echo "$STOP_TIMEOUT_MS")"
 }
 
 # The guardian itself may have been stopped, or the machine asleep: what was not watched proves nothing.
@@ -319,8 +322,8 @@ watch() {
     forgive_standstill
     if [[ $asked == restart ]]; then
       asked=''
-      count_restart 'as asked'
-      say ALERT "restarting process $child, as asked"
+      count_restart asked
+      record ALERT asked "restarting process $child, as asked"
       stop_instance "$STOP_TIMEOUT_MS" && bring_up 0
     elif ! child_alive; then
       meet_death
@@ -337,7 +340,7 @@ watch() {
 cleanup() {
   local -r code=$?
   [[ $orderly ]] && return
-  say FATAL "the guardian ended by itself (status $code)${child:+; process $child runs on, unguarded: start the guardian again to adopt it}"
+  record FATAL guardian_ended "the guardian ended by itself (status $code)${child:+; process $child runs on, unguarded: start the guardian again to adopt it}"
 }
 
 take_lock() {
@@ -345,7 +348,7 @@ take_lock() {
   flock -w 0.5 9 && return
   find_guardian
   echo "guardian.sh: another guardian (process ${guardian:-unknown}) watches $RUN_DIR; see: guardian.sh status" >&2
-  exit "$EXIT_HELD"
+  exit "$HELD"
 }
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -366,14 +369,14 @@ command_run() {
   watch
   say INFO "stopping${child:+ process $child}, as asked"
   local code=0
-  [[ -z $child ]] || stop_instance "$STOP_TIMEOUT_MS" || code=$EXIT_GAVE_UP
+  [[ -z $child ]] || stop_instance "$STOP_TIMEOUT_MS" || code=$GAVE_UP
   orderly=yes
   say INFO 'stopped'
   exit "$code"
 }
 
 command_start() {
-  find_guardian && { echo "guardian.sh: another guardian (process $guardian) watches $RUN_DIR; see: guardian.sh status" >&2; exit "$EXIT_HELD"; }
+  find_guardian && { echo "guardian.sh: another guardian (process $guardian) watches $RUN_DIR; see: guardian.sh status" >&2; exit "$HELD"; }
   rotate_if_large "$GUARDIAN_LOG"
   local output=$GUARDIAN_LOG
   { : >>"$output"; } 2>/dev/null || output=/dev/null
@@ -401,14 +404,14 @@ command_stop() {
     kill -s TERM -- "$guardian"
     kill -s CONT -- "$guardian"
     while is_alive "$guardian" "$guardian_start"; do
-      ((now < until)) || { echo "guardian.sh: guardian $guardian does not stop" >&2; exit "$EXIT_GAVE_UP"; }
+      ((now < until)) || { echo "guardian.sh: guardian $guardian does not stop" >&2; exit "$GAVE_UP"; }
       nap 100
     done
   fi
   take_lock # an instance whose guardian was killed, or did not manage to stop it
   if read_pid_file; then
     child=$file_pid child_start=$file_start
-    stop_instance "$STOP_TIMEOUT_MS" || exit "$EXIT_GAVE_UP"
+    stop_instance "$STOP_TIMEOUT_MS" || exit "$GAVE_UP"
     echo "stopped process $file_pid"
   elif [[ -z $guardian ]]; then
     echo "nothing runs in $RUN_DIR"
@@ -440,13 +443,13 @@ command_status() {
     [[ ${stat[0]:-} != T ]] || instance+=', stopped (state T)'
   fi
   echo "instance: ${instance:-none}"
-  [[ $guardian || $instance ]] || exit "$EXIT_HELD"
+  [[ $guardian || $instance ]] || exit "$HELD"
   fetch /health/simple
   [[ $status == 000 ]] || health="$status $answer"
   [[ $status == 503 ]] && fetch /startupz && [[ $status == 503 ]] && health+=", starting: $answer"
   echo "health:   $health"
   echo "restarts: $(tail -n 400 -- "$RESTART_LOG" 2>/dev/null | grep -E '^[^ ]+ [^ ]+ \[' | tail -n 1 || true)"
-  [[ $guardian && $instance && $health == 200* ]] || exit "$EXIT_GAVE_UP"
+  [[ $guardian && $instance && $health == 200* ]] || exit "$GAVE_UP"
 }
 
 command_logs() {

@@ -5,7 +5,7 @@
 
 Started as a program it goes: settings, ports, logs, application, health sidecar, page. The model loads in
 the background meanwhile. SIGTERM and SIGINT end it in order: no new work, accepted requests answered within
---stop-grace, exit code 0. Exit codes are service.errors.ExitCode.
+--stop-grace, exit code 0. Exit codes are service.contract.causes.ExitCode.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from service.errors import ExitCode, SettingsError
+from service.contract.causes import ExitCode
+from service.errors import SettingsError
 from service.settings import Settings
 
 if TYPE_CHECKING:

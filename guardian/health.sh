@@ -18,9 +18,10 @@ note_answer() {
   [[ $status == 000 ]] || last_answer="$1 $status ${answer//[[:cntrl:]]/ }" last_answer_at=$now
 }
 
-# One look at all that is asked of the instance. Sets `trouble` (a reason to restart, or nothing) and `hung`.
+# One look at all that is asked of the instance. Sets `trouble` (a reason to restart, or nothing), its `cause`, and
+# `hung`.
 check() {
-  trouble='' hung=''
+  trouble='' hung='' cause='' facts=''
   if look_at_stop; then find_hung; return; fi
   fetch /livez
   if [[ $status == 200 ]]; then
@@ -37,7 +38,7 @@ check() {
 }
 
 find_hung() {
-  hung=yes trouble="is hung: /livez failed $live_failures times in a row"
+  hung=yes cause=hung trouble="is hung: /livez failed $live_failures times in a row"
   [[ -z $stopped_since ]] || trouble="is hung: stopped (state T) for $(show_time $((now - stopped_since)))"
 }
 
@@ -59,7 +60,7 @@ look_at_leaving() {
   announced_code=${BASH_REMATCH[1]}
   : "${leaving_since:=$now}"
   ((now - leaving_since > STOP_TIMEOUT_MS)) || return 0
-  hung=yes trouble="did not leave within $(show_time "$STOP_TIMEOUT_MS") of saying that it would (exit code $announced_code)"
+  hung=yes cause=other trouble="did not leave within $(show_time "$STOP_TIMEOUT_MS") of saying that it would (exit code $announced_code)"
 }
 
 # Health is asked of a live instance. Readiness is not: a full queue is no illness.
@@ -86,7 +87,7 @@ look_at_ability() {
   : "${unhealthy_since:=$now}"
   ((now - unhealthy_since > UNHEALTHY_LIMIT_MS)) || return 0
   note_answer /health
-  trouble="is unhealthy for $(show_time $((now - unhealthy_since))) while live"
+  cause=unhealthy trouble="is unhealthy for $(show_time $((now - unhealthy_since))) while live"
 }
 
 # look_at_loading ANSWER: loading may take long; only visible standstill, or very long, is trouble.
@@ -95,9 +96,9 @@ look_at_loading() {
   if [[ -z $loading_since ]]; then loading_since=$now progress_at=$now; fi
   if look_for_progress "$1"; then live_failures=0 progress_at=$now; fi
   if ((now - loading_since > START_TIMEOUT_MS)); then
-    trouble="did not start up within $(show_time "$START_TIMEOUT_MS")"
+    cause=start_timeout trouble="did not start up within $(show_time "$START_TIMEOUT_MS")"
   elif ((now - progress_at > START_STALL_MS)); then
-    trouble="made no progress in starting up for $(show_time $((now - progress_at)))"
+    cause=start_stalled trouble="made no progress in starting up for $(show_time $((now - progress_at)))"
     [[ $answered ]] || hung=yes
   fi
 }
@@ -113,16 +114,20 @@ look_for_progress() {
   return "$moved"
 }
 
+greet() {
+  local -r text="healthy $(show_time $((now - launched_at))) after its start: process $child, restart $failures of $MAX_RESTARTS"
+  if ((failures == 0)); then say INFO "$text"; else record SUCCESS healthy "$text"; fi
+}
+
 note_health() {
   unhealthy_since='' loading_since=''
   if [[ -z $healthy_since ]]; then
     healthy_since=$now
-    [[ $greeted ]] || say "$([[ $failures == 0 ]] && echo INFO || echo SUCCESS)" \
-      "healthy $(show_time $((now - launched_at))) after its start: process $child, restart $failures of $MAX_RESTARTS"
+    [[ $greeted ]] || greet
     greeted=yes
   fi
   if [[ -z $stable ]] && ((now - healthy_since >= STABLE_PERIOD_MS)); then
-    ((failures == 0)) || say SUCCESS "recovered: healthy for $(show_time "$STABLE_PERIOD_MS"), restarts are counted from zero again"
+    ((failures == 0)) || record SUCCESS recovered "recovered: healthy for $(show_time "$STABLE_PERIOD_MS"), restarts are counted from zero again"
     stable=yes failures=0
   fi
 }

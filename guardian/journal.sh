@@ -25,12 +25,17 @@ pause_for() {
   done
 }
 
-# say LEVEL MESSAGE: a dated line on standard output, and unless INFO in restart.log. Never fails.
+# say LEVEL MESSAGE: a dated line on standard output. Never fails.
 say() {
-  local line
   printf -v line '%(%F %T)T [%s] %s' -1 "$1" "${2//[[:cntrl:]]/ }"
   { printf '%s\n' "$line"; } 2>/dev/null
-  [[ $1 == INFO ]] || keep "$line"
+}
+
+# record LEVEL CAUSE MESSAGE: the same, and in restart.log. CAUSE is one of RESTART_CAUSES or EVENTS.
+record() {
+  local line
+  say "$1" "CAUSE=$2 $3"
+  keep "$line"
 }
 
 # Appends a line to restart.log, which is rotated at its size.
@@ -39,24 +44,11 @@ keep() {
   { printf '%s\n' "$1" >>"$RESTART_LOG"; } 2>/dev/null
 }
 
-# count_restart REASON: counts restarts by cause in a file that outlives us and the instance, whose /metrics tell it
-# (service/gauges.py knows the causes). Failing to is no reason not to restart.
+# count_restart CAUSE: counts restarts by cause in a file that outlives us and the instance, whose /metrics reads it
+# (service/gauges.py). Failing to is no reason not to restart.
 count_restart() {
-  local cause=other key value text=''
-  case ${1%%; it ran *} in
-    'as asked') cause=asked ;;
-    'port '*' is taken by '*) cause=port_taken ;;
-    *"by the kernel's OOM killer"*) cause=oom_killed ;;
-    *' killed by signal '*) cause=signal ;;
-    *' is hung: '* | *'(exit code 70)'*) cause=hung ;;
-    *'(exit code 71)'*) cause=device_lost ;;
-    *'(exit code 75)'*) cause=memory_limit ;;
-    *'(exit code 1: '*) cause=failed ;;
-    *'(exit code 0)'*) cause=ended ;;
-    *' is unhealthy for '*) cause=unhealthy ;;
-    *' did not start up within '*) cause=start_timeout ;;
-    *' made no progress in starting up '*) cause=start_stalled ;;
-  esac
+  local -r cause=$1
+  local key value text=''
   local -A counts=()
   { while read -r key value; do [[ $key =~ ^[a-z_]+$ && $value =~ ^[0-9]{1,9}$ ]] && counts[$key]=$((10#$value)); done <"$RESTART_COUNTS"; } 2>/dev/null
   ((counts[$cause] = ${counts[$cause]:-0} + 1))
@@ -93,9 +85,9 @@ keep_console() {
   done
 }
 
-# The instance's last log lines, under a line of restart.log. Its own log holds no user text; the console is
-# shown only when it died before it wrote to that log.
-keep_last_lines() {
+# Shows the instance's last log lines on our output. Its own log holds no user text; the console is shown only when
+# it died before it wrote to that log.
+show_last_lines() {
   local file=$APP_LOG line tries
   for ((tries = 0; tries < 20; tries++)); do # the console's last lines are on their way
     if [[ -z $console ]] || child_alive || ! kill -0 "$console" 2>/dev/null; then break; fi
@@ -105,7 +97,6 @@ keep_last_lines() {
   while IFS= read -r line || [[ $line ]]; do
     line="    | ${line//[[:cntrl:]]/ }"
     { printf '%s\n' "${line:0:300}"; } 2>/dev/null
-    keep "${line:0:300}"
   done < <(tail -n "$LOG_LINES" -- "$file" 2>/dev/null 9>&-)
 }
 

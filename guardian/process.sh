@@ -115,8 +115,10 @@ ports_taken() {
   return 1
 }
 
-# Names the process that holds the socket found by ports_taken.
+# Sets `holder`, the process that holds the socket found by ports_taken, in words, and `facts`: whether it is an
+# instance of this service.
 name_holder() {
+  facts='HOLDER=other '
   local entry pid
   local -a words
   for entry in /proc/[0-9]*; do
@@ -124,6 +126,7 @@ name_holder() {
     pid=${entry#/proc/} words=()
     { mapfile -d '' -t words <"$entry/cmdline"; } 2>/dev/null
     holder="process $pid (${words[*]:0:12})" holder=${holder:0:160}
+    [[ " ${words[*]:0:4} " == *@(web_app|health_api).py\ * ]] && facts='HOLDER=instance '
     return
   done
   holder="a process that cannot be seen from here (user $taken_uid)"
@@ -168,27 +171,30 @@ read_last_exit() {
   [[ $text =~ \"reason\":\ *\"([^\"]*)\" ]] && exit_reason=${BASH_REMATCH[1]:0:200}
 }
 
-# Sets exit_code and, in words, `ending` of the instance that has ended.
+# Sets exit_code, `cause`, its `facts` and, in words, `ending` of the instance that has ended.
 learn_ending() {
   read_last_exit
   if [[ $child_ours ]]; then
     wait "$child" 2>/dev/null
     exit_code=$?
   fi
+  cause=other facts=''
   case $exit_code in
     '') ending='ended without a trace of why (adopted, so its exit code is not known)' ;;
-    0) ending='ended in order though the guardian did not ask it to (exit code 0)' ;;
-    1) ending='failed (exit code 1: the model could not be loaded, or an error nobody caught)' ;;
-    70) ending='declared itself hung (exit code 70)' ;;
-    71) ending='lost its CUDA context (exit code 71)' ;;
-    75) ending='left to free memory, its limit being reached (exit code 75)' ;;
-    78) ending='wrong configuration or missing dependency (exit code 78)' ;;
+    "$EXIT_ORDERLY") cause=ended ending='ended in order though the guardian did not ask it to (exit code 0)' ;;
+    "$EXIT_LOAD_FAILED") cause=failed ending='failed (exit code 1: the model could not be loaded, or an error nobody caught)' ;;
+    "$EXIT_HUNG") cause=hung ending='declared itself hung (exit code 70)' ;;
+    "$EXIT_DEVICE_LOST") cause=device_lost ending='lost its CUDA context (exit code 71)' ;;
+    "$EXIT_MEMORY_LIMIT") cause=memory_limit ending='left to free memory, its limit being reached (exit code 75)' ;;
+    "$EXIT_CONFIGURATION") ending='wrong configuration or missing dependency (exit code 78)' ;;
     126 | 127) ending="could not be started (exit code $exit_code): is $INTERPRETER there?" ;;
     *) ending="ended with exit code $exit_code" ;;
   esac
   if [[ $child_ours && $exit_code -gt 128 ]]; then
-    ending="killed by signal $((exit_code - 128)) (SIG$(kill -l "$exit_code" 2>/dev/null || echo '?'))"
+    cause=signal facts="SIGNAL=$((exit_code - 128)) " ending="killed by signal $((exit_code - 128)) (SIG$(kill -l "$exit_code" 2>/dev/null || echo '?'))"
   fi
-  if [[ -z $exit_code || $exit_code == 137 ]] && out_of_memory; then ending+=", by the kernel's OOM killer"; fi
+  if [[ -z $exit_code || $exit_code == 137 ]] && out_of_memory; then
+    cause=oom_killed ending+=", by the kernel's OOM killer"
+  fi
   ending+=${exit_reason:+: $exit_reason}
 }

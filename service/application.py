@@ -17,9 +17,9 @@ from typing import Any, Final
 from PIL import Image
 
 from service import health, postmortem, resources
+from service.contract.causes import ExitCode
 from service.engine import Engine
 from service.errors import (
-    ExitCode,
     Hung,
     InputError,
     NotReady,

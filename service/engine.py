@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
+from service.contract.causes import Outcome, Refusal
 from service.errors import (
     Busy,
     ComputationStopped,
@@ -31,10 +32,8 @@ from service.errors import (
 )
 from service.jobs import (
     Batch,
-    Counter,
     Job,
     Limits,
-    Outcome,
     Pace,
     may_be_of_one,
     no_verdict,
@@ -143,7 +142,7 @@ class Engine:
                 self._idle.wait(left)
             jobs = self._pending()
         for job in jobs:
-            self._end(job, "stopping", no_verdict(stopping(), job.request, self._since(job)))
+            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._since(job)))
         with self._lock:
             self._closed = True
             self._work.notify_all()
@@ -282,13 +281,13 @@ class Engine:
                 continue
             if job.request.source != "probe" and not job.ended:
                 self._on_proof(now)  # first: who has the answer may ask at once how we are
-            if not self._end(job, "answered", verdict):
+            if not self._end(job, Outcome.ANSWERED, verdict):
                 self._journal.late(job.request, "answer", self._since(job))
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         known = error if isinstance(error, ServiceError) else unexpected(error)
         for job in jobs:
-            if not self._end(job, "error", no_verdict(known, job.request, self._since(job))):
+            if not self._end(job, Outcome.ERROR, no_verdict(known, job.request, self._since(job))):
                 outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
                 self._journal.late(job.request, outcome, self._since(job))
         if known is not error:
@@ -316,7 +315,7 @@ class Engine:
 
     def _give_up(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:
-            self._end(job, "error", no_verdict(unexpected(error), job.request, self._since(job)))
+            self._end(job, Outcome.ERROR, no_verdict(unexpected(error), job.request, self._since(job)))
 
     # ---- the timer thread --------------------------------------------------------------------------------
 
@@ -390,7 +389,7 @@ class Engine:
         if job.future.set_running_or_notify_cancel():
             job.future.set_result(verdict)
         course = job.course(self._clock())
-        if outcome == "timeout":
+        if outcome is Outcome.TIMEOUT:
             self._journal.timed_out(job.request, verdict, course, computing)
         else:
             self._journal.ended(job.request, verdict, course)
@@ -399,19 +398,21 @@ class Engine:
     def _expire(self, job: Job, *, computing: bool) -> None:
         limit = job.request.deadline - job.request.arrived
         error = DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
-        self._end(job, "timeout", no_verdict(error, job.request, self._since(job)), computing)
+        self._end(job, Outcome.TIMEOUT, no_verdict(error, job.request, self._since(job)), computing)
 
     def _abandon(self, job: Job) -> None:
         """The caller cancelled its future: do not compute, or stop computing, what nobody will read."""
-        error = ServiceError("The caller went away.", code="abandoned")
-        self._end(job, "abandoned", no_verdict(error, job.request, self._since(job)))
+        error = ServiceError("The caller went away.", code=Outcome.ABANDONED)
+        self._end(job, Outcome.ABANDONED, no_verdict(error, job.request, self._since(job)))
 
     def _refusal(self, source: Source) -> ServiceError | None:
         if self._refusing:
             return stopping()
         wait = self._retry_after(self._clock())
         if self._batch is not None and self._batch.orphaned:
-            return Busy("A computation does not stop and blocks the model.", retry_after=wait)
+            return Busy(
+                "A computation does not stop and blocks the model.", retry_after=wait, code=Refusal.STUCK
+            )
         if source == "probe":
             return None if self._probe is None else Busy("A probe is waiting already.", retry_after=wait)
         if len(self._waiting) >= self._limits.queue_size:
@@ -438,10 +439,10 @@ class Engine:
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
 
-    def _note(self, counter: Counter) -> None:
+    def _note(self, counter: str) -> None:
         with self._lock:
             self._add(counter)
 
-    def _add(self, counter: Counter) -> None:
+    def _add(self, counter: str) -> None:
         """Called with the lock held."""
         self._count[counter] = self._count.get(counter, 0) + 1

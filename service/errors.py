@@ -2,7 +2,7 @@
 
     ServiceError
     ├── InputError              400  what was sent cannot be judged; says what to change
-    ├── Busy                    503  the queue is full; says when to come back
+    ├── Busy                    503  no room now; says when to come back
     ├── DeadlineExceeded        504  no answer within the time limit
     ├── ShuttingDown            503  the process is stopping
     ├── SettingsError           exit 78  wrong flag, environment variable or port
@@ -35,20 +35,9 @@ once, at the edge where it appears, and kept as ``__cause__``; its own text neve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import ClassVar
 
-
-class ExitCode(IntEnum):
-    """What the process leaves with; the guardian decides by it."""
-
-    ORDERLY = 0
-    LOAD_FAILED = 1
-    HUNG = 70
-    DEVICE_LOST = 71
-    MEMORY_LIMIT = 75
-    CONFIGURATION = 78
-
+from service.contract.causes import ExitCode, Refusal
 
 Fact = str | int | float
 
@@ -75,21 +64,21 @@ class ServiceError(Exception):
 
 
 class InputError(ServiceError):
-    """The input cannot be judged. Codes: no_image, no_text, not_an_image, image_truncated, image_too_large,
-    image_bytes_too_large, image_unreadable, text_too_long, premise_refused."""
+    """The input cannot be judged; its code is an InputCode."""
 
     code = "input"
     http_status = 400
 
 
 class Busy(ServiceError):
-    """The queue is full; ``retry_after`` is in seconds."""
+    """No room for the request now, by one of the codes in BUSY; ``retry_after`` is in seconds."""
 
-    code = "busy"
+    code = Refusal.QUEUE_FULL
     http_status = 503
 
-    def __init__(self, message: str, *, retry_after: float):
-        super().__init__(message, remedy=f"Try again in {retry_after:.0f} s.", retry_after=retry_after)
+    def __init__(self, message: str, *, retry_after: float, code: Refusal = Refusal.QUEUE_FULL):
+        remedy = f"Try again in {retry_after:.0f} s."
+        super().__init__(message, code=code, remedy=remedy, retry_after=retry_after)
         self.retry_after = retry_after
 
 
@@ -100,7 +89,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class ShuttingDown(ServiceError):
-    code = "stopping"
+    code = Refusal.STOPPING
     http_status = 503
     default_remedy = "Try again when the service is back."
 
@@ -127,7 +116,7 @@ class ModelError(ServiceError):
 
 
 class NotReady(ModelError):
-    code = "loading"
+    code = Refusal.LOADING
     default_remedy = "Wait until the model is loaded; /startupz says when."
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.contract.causes import RestartCause
 from service.health import Report
 from service.resources import Resources
 from service.status import Snapshot
@@ -20,10 +21,6 @@ from service.versions import PACKAGES, versions
 
 #: Beside the logs, written by the guardian: a line ``cause count`` for each cause of a restart.
 RESTARTS_FILE: Final = "restart_counts"
-CAUSES: Final = (
-    *("hung", "unhealthy", "start_timeout", "start_stalled", "port_taken", "oom_killed", "signal"),
-    *("device_lost", "memory_limit", "failed", "ended", "asked", "other"),
-)
 
 _LEVELS: Final = ("healthy", "warning", "critical")
 #: The words of ``/health``; of ``failed: …`` the first one.
@@ -175,7 +172,7 @@ def _restarts(path: Path) -> Metric:
         "ofa_restarts", "Restarts by the guardian, by cause, over the life of its folder.", labels=["cause"]
     )
     counts = read_restarts(path)
-    for cause in CAUSES:
+    for cause in RestartCause:
         restarts.add_metric([cause], counts.get(cause, 0))
     return restarts
 
@@ -187,7 +184,7 @@ def read_restarts(path: Path) -> dict[str, int]:
         for line in file.read(4096).splitlines():
             cause, _, count = line.partition(" ")
             if count.isdigit() and len(count) < 10:
-                known = cause if cause in CAUSES else "other"
+                known = cause if cause in set(RestartCause) else RestartCause.OTHER
                 counts[known] = counts.get(known, 0) + int(count)
     return counts
 

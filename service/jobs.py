@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
+from service.contract.causes import BUSY, Refusal
 from service.errors import (
     Busy,
     ComputationStopped,
@@ -17,9 +18,6 @@ from service.errors import (
 )
 from service.latency import Arrival, Forecast
 from service.request import Awaited, Course, Request, Verdict
-
-Outcome = Literal["answered", "timeout", "error", "abandoned", "stopping"]
-Counter = Literal[Outcome, "accepted", "rejected", "orphaned", "divided"]
 
 #: Requests computed together unless told otherwise. A CPU gains little by more, and keeps callers waiting who
 #: could have been answered one after the other; a GPU is idle for most of a small batch.
@@ -130,7 +128,7 @@ class Pace:
         if in_time:
             return None
         wait = max(1.0, math.ceil(self.wait(ahead, device)))
-        return Busy("It could not be answered in time.", retry_after=wait)
+        return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
 
     def _arrival(self, forecast: Forecast, ahead: int, device: str, request: Request | None) -> Arrival:
         """What ``forecast`` goes by; for no request in particular, that of its median one."""
@@ -159,7 +157,12 @@ def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict
     """The answer to ``request`` that says why there is none."""
     retry_after = error.retry_after if isinstance(error, Busy) else None
     return Verdict.none(
-        error.code, retry_after=retry_after, duration=seconds, request_id=request.id, error=error
+        "busy" if error.code in BUSY else error.code,
+        code=error.code,
+        retry_after=retry_after,
+        duration=seconds,
+        request_id=request.id,
+        error=error,
     )
 
 

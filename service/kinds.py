@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.callers import networks
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -78,6 +80,7 @@ HOST = pattern(r"[0-9A-Za-z._:%-]+", "a host name or an address, e.g. 127.0.0.1 
 DEVICE = pattern(r"auto|cpu|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N", "auto|cpu|cuda[:N]")
 MODEL = pattern(r"\S(.*\S)?", "demo, a folder, or a hub id such as owner/name", "MODEL")
 WORD = pattern(r"\S+", "a word without spaces", "NAME")
+NETWORKS = Kind(networks, "addresses and networks such as 10.0.0.0/8,::1, separated by commas", "NET,…")
 URL = pattern(r"https?://\S+", "an http:// or https:// address", "URL")
 FOLDER = Kind(_folder, "a folder, or a path where one can be made", "DIR")
 PROGRAM = Kind(lambda text: Path(text).expanduser(), "the path of a Python interpreter", "PATH")

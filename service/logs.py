@@ -277,9 +277,9 @@ class RequestLog:
         self._observer.ended(request, verdict, course)
 
     def _failed(self, request: Request, verdict: Verdict, course: Course, **more: object) -> None:
-        error = verdict.error or ServiceError("No verdict.", code=verdict.reason)
+        error = verdict.error or ServiceError("No verdict.", code=verdict.code)
         line = _error_line(request.id, error, verdict.duration)
-        told = fields(reason=verdict.reason, **more, source=request.source)
+        told = fields(reason=verdict.code, **more, source=request.source)
         _log.warning("%s", line + told + _course(request, course))
 
 

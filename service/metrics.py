@@ -15,7 +15,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, Summary
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from service.contract.causes import Outcome, Refusal
 from service.errors import (
+    Busy,
     DeadlineExceeded,
     InputError,
     ModelError,
@@ -30,7 +32,6 @@ from service.request import Course, Request, Verdict
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 SOURCES: Final = ("page", "api", "probe")
-OUTCOMES: Final = ("answered", "timeout", "error", "invalid", "rejected", "abandoned", "stopping")
 #: Seconds. 15 is the default deadline: what is answered at it, with reason timeout, falls beyond this edge.
 DURATIONS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
 STAGES: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
@@ -100,8 +101,8 @@ class Metrics(Observer):
         )
         self._rejections = Counter(
             "ofa_rejections",
-            "Requests that were not accepted, by reason: busy, loading, stopping, or what is wrong with the "
-            "input.",
+            "Requests that were not accepted, by reason: queue_full, too_late, stuck, loading, stopping, or "
+            "what is wrong with the input.",
             ["reason"],
             registry=registry,
         )
@@ -116,11 +117,11 @@ class Metrics(Observer):
         )
         for source in SOURCES:
             self._durations.labels(source)
-            for outcome in OUTCOMES:
+            for outcome in Outcome:
                 self._requests.labels(source, outcome)
         _begin(self._stages, "prepare", "queue", "compute")
         _begin(self._verdicts, "Yes", "No", "Maybe")
-        _begin(self._rejections, "busy", "loading", "stopping")
+        _begin(self._rejections, *Refusal)
         _begin(self._timeouts, "decoding", "waiting", "computing")
 
     def _make_model_metrics(self) -> None:
@@ -165,7 +166,7 @@ class Metrics(Observer):
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         outcome = _outcome(error)
         self._requests.labels(request.source, outcome).inc()
-        if outcome in ("invalid", "rejected", "stopping"):
+        if outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.STOPPING):
             self._rejections.labels(error.code).inc()
 
     def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
@@ -178,7 +179,7 @@ class Metrics(Observer):
             if verdict.reason is None:
                 self._verdicts.labels(verdict.label).inc()
         self._durations.labels(request.source).observe(verdict.duration)
-        outcome = "answered" if verdict.reason is None else _outcome(verdict.error, verdict.reason)
+        outcome = Outcome.ANSWERED if verdict.reason is None else _outcome(verdict.error, verdict.reason)
         self._requests.labels(request.source, outcome).inc()
 
     def timed_out(self, request: Request, stage: Stage) -> None:
@@ -220,16 +221,16 @@ def _begin(metric: Counter | Histogram, *values: str) -> None:
         metric.labels(value)
 
 
-def _outcome(error: ServiceError | None, reason: str = "") -> str:
-    """One of OUTCOMES for what stood in the way of a verdict."""
+def _outcome(error: ServiceError | None, reason: str = "") -> Outcome:
+    """The outcome of a request that got no verdict."""
     if isinstance(error, InputError):
-        return "invalid"
+        return Outcome.INVALID
     if isinstance(error, DeadlineExceeded):
-        return "timeout"
+        return Outcome.TIMEOUT
     code = error.code if error is not None else reason
-    if code in OUTCOMES:
-        return code
-    return "rejected" if code == "busy" or isinstance(error, ModelError) else "error"
+    if code in set(Outcome):
+        return Outcome(code)
+    return Outcome.REJECTED if isinstance(error, Busy | ModelError) else Outcome.ERROR
 
 
 def _codes(root: type[ServiceError]) -> set[str]:

@@ -153,7 +153,7 @@ class Prober:
             # busy, stopping, loading: the probe was not run and shows nothing
             self._evidence = known
         wrong = known.unstable > before.unstable
-        self._observer.probed("unstable" if wrong else verdict.reason or "success", now - started)
+        self._observer.probed("unstable" if wrong else verdict.code or "success", now - started)
         _tell(before, known, verdict, now - started)
         if known.unstable == UNSTABLE_LIMIT and before.unstable < UNSTABLE_LIMIT:
             self._on_unstable()

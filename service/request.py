@@ -73,7 +73,8 @@ def new_id(unix_time: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one request. ``reason`` is None exactly when the model decided.
+    """The answer to one request. ``reason`` is None exactly when the model decided; ``code`` is then None as
+    well, and else says which refusal ``reason: "busy"`` stands for, or repeats the reason.
 
     ``retry_after`` and ``duration`` are seconds; ``device`` and ``dtype`` are where and how it was computed
     ("" if it was not); ``error`` is what stood in the way, when there was something to tell.
@@ -83,6 +84,7 @@ class Verdict:
     score: float
     scores: Mapping[str, float] | None
     reason: str | None = None
+    code: str | None = None
     retry_after: float | None = None
     duration: float = 0.0
     device: str = ""
@@ -120,6 +122,7 @@ class Verdict:
         cls,
         reason: str,
         *,
+        code: str | None = None,
         retry_after: float | None = None,
         duration: float = 0.0,
         request_id: str = "",
@@ -127,13 +130,27 @@ class Verdict:
     ) -> Verdict:
         """No verdict: Maybe at 0.5 for scripts that read only these two, and the reason for all others."""
         return cls(
-            "Maybe", 0.5, None, reason, retry_after, duration=duration, request_id=request_id, error=error
+            "Maybe",
+            0.5,
+            None,
+            reason,
+            str(code or reason),
+            retry_after,
+            duration=duration,
+            request_id=request_id,
+            error=error,
         )
 
     def as_dict(self) -> dict[str, object]:
-        """The contract: exactly label, score, scores and reason."""
+        """The contract: label, score, scores, reason and code."""
         scores = None if self.scores is None else dict(self.scores)
-        return {"label": self.label, "score": self.score, "scores": scores, "reason": self.reason}
+        return {
+            "label": self.label,
+            "score": self.score,
+            "scores": scores,
+            "reason": self.reason,
+            "code": self.code,
+        }
 
 
 class Awaited(Future[Verdict]):

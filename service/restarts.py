@@ -11,35 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from service.contract.causes import GuardianEvent, RestartCause
+
 RESTART_LOG: Final = "restart.log"
 TAIL_BYTES: Final = 65_536  # of each file: some hundred restarts, with the log lines below them
 KEPT: Final = 20
-_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \[(ALERT|FATAL|SUCCESS)\] (.*)")
-#: What a line is about and how it is told from others, in this order. The causes of restarts are those that
-#: the guardian counts (count_restart in guardian/journal.sh), the rest is what else it has to say.
-KINDS: Final = (
-    ("recovered", r"recovered: "),
-    ("healthy", r"healthy .* after its start"),
-    ("guardian_ended", r"the guardian ended by itself"),
-    ("gave_up", r"gave up after "),
-    ("halted", r"halted, as no restart mends this"),
-    ("not_leaving", r"process \d+ did not end within .* of TERM"),
-    ("undead", r"process \d+ cannot be killed"),
-    ("leftovers", r"\d+ process\(es\) left in the group"),
-    ("asked", r"restarting process \d+, as asked"),
-    ("port_taken", r".*\bport \d+ is taken by "),
-    ("oom_killed", r".*by the kernel's OOM killer"),
-    ("signal", r".* killed by signal "),
-    ("hung", r".*( is hung: |\(exit code 70\))"),
-    ("device_lost", r".*\(exit code 71\)"),
-    ("memory_limit", r".*\(exit code 75\)"),
-    ("failed", r".*\(exit code 1: "),
-    ("ended", r".*\(exit code 0\)"),
-    ("unhealthy", r".* is unhealthy for "),
-    ("start_timeout", r".* did not start up within "),
-    ("start_stalled", r".* made no progress in starting up "),
-    ("other", r""),
+_LINE: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \[(ALERT|FATAL|SUCCESS)\] CAUSE=([a-z_]+) (?:[A-Z]+=\S* )*(.*)"
 )
+KINDS: Final = (*RestartCause, *GuardianEvent)
 
 Level = Literal["ALERT", "FATAL", "SUCCESS"]
 
@@ -50,13 +30,13 @@ class Restart:
 
     when: str
     level: Level
+    cause: str
     text: str
 
     @property
-    def kind(self) -> str:
-        """What it is about, in a word of KINDS; of a restart, its cause."""
-        head = self.text.partition("; it ran ")[0]  # what follows quotes the last answer
-        return next(name for name, by in KINDS if re.match(by, head))
+    def kind(self) -> RestartCause | GuardianEvent:
+        """What it is about; OTHER for a code that this version does not know."""
+        return next((known for known in KINDS if known == self.cause), RestartCause.OTHER)
 
 
 def read(run_dir: Path, keep: int = KEPT) -> list[Restart]:
@@ -71,7 +51,7 @@ def read(run_dir: Path, keep: int = KEPT) -> list[Restart]:
 
 def _parsed(text: str) -> list[Restart]:
     lines = (_LINE.fullmatch(line) for line in text.splitlines())
-    return [Restart(line[1], line[2], line[3]) for line in lines if line]  # type: ignore[arg-type]  # by _LINE
+    return [Restart(*line.groups()) for line in lines if line]  # type: ignore[arg-type]  # by _LINE
 
 
 def _tail(path: Path) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn, get_type_hints
 
+from service.callers import Network
 from service.errors import SettingsError
 from service.kinds import (
     DEVICE,
@@ -21,6 +22,7 @@ from service.kinds import (
     FOLDER,
     HOST,
     MODEL,
+    NETWORKS,
     PASSWORD,
     PORT,
     PROGRAM,
@@ -134,6 +136,14 @@ class Settings:
     health_port: Annotated[
         int, Option("OFA_HEALTH_PORT", PORT, "the health API's port; 0 takes a free one")
     ] = 8000
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        Option(
+            "OFA_TRUSTED_PROXIES",
+            NETWORKS,
+            "the proxies in front of the page, whose X-Forwarded-For names the caller",
+        ),
+    ] = ()
     run_dir: Annotated[
         Path, Option("OFA_RUN_DIR", FOLDER, "where logs and run-time files go; beside web_app.py unless set")
     ] = ROOT
@@ -381,7 +391,7 @@ def _read(option: Option, text: str, source: str) -> object:
 
 def _default(name: str) -> str:
     default = getattr(Settings, name)
-    if default is None:
+    if default is None or default == ():
         return "unset"
     if name == "run_dir":
         return "beside web_app.py"

@@ -17,15 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("ofa", "service", "page", "parity", "bench", "models", "tests", "health_api", "web_app")
 
 # Modules that several layers share: words and values, no behaviour of their own.
-VALUES = {"service.errors", "service.request"}
+VALUES = {"service.contract", "service.errors", "service.request"}
 
 # module or package (the longest prefix counts) → what it may import of ours, by prefix.
 MAY_IMPORT: dict[str, set[str]] = {
     "ofa": {"ofa"},
     "ofa.__main__": {"ofa", "service.hub", "service.progress", "service.errors"},
-    "service.errors": set(),
-    "service.kinds": set(),
-    "service.settings": {"service.errors", "service.kinds"},
+    "service.contract": set(),
+    "service.errors": {"service.contract"},
+    "service.callers": set(),
+    "service.kinds": {"service.callers"},
+    "service.settings": {"service.callers", "service.errors", "service.kinds"},
     "service.request": {"service.errors"},
     "service.text": VALUES,
     "service.image_input": VALUES,
@@ -37,8 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.logs": VALUES | {"service.observer"},
     "service.versions": set(),
     "service.vitals": {"service.resources"},
-    "service.doctor": {"service.doctor", "service.latency"},
-    "service.gauges": {"service.health", "service.resources", "service.status", "service.versions"},
+    "service.doctor": {"service.contract", "service.doctor", "service.latency"},
+    "service.gauges": {
+        "service.contract",
+        "service.health",
+        "service.resources",
+        "service.status",
+        "service.versions",
+    },
     "service.metrics": VALUES | {"service.gauges", "service.observer"},
     "service.latency": set(),
     "service.jobs": VALUES | {"service.latency"},
@@ -71,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("service.status", *VALUES),
     },
     "service.history": VALUES | {"service.health", "service.observer", "service.resources", "service.status"},
-    "service.restarts": set(),
+    "service.restarts": {"service.contract"},
     "service.operations": {
         *("service.health", "service.history", "service.protocols", "service.resources", "service.restarts"),
         "service.status",
@@ -80,10 +88,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.app": {"service"},
     "service.application": {"service"},
     "health_api": {
-        *("service.app", "service.health", "service.settings", "service.errors", "service.logs"),
+        *(
+            "service.app",
+            "service.contract",
+            "service.health",
+            "service.settings",
+            "service.errors",
+            "service.logs",
+        ),
         *("service.metrics", "service.leaving", "service.postmortem"),
     },
     "page": VALUES
+    | {"service.callers"}
     | {"page", "service.history", "service.operations", "service.resources", "service.restarts"}
     | {"service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},

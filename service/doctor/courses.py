@@ -8,6 +8,7 @@ from itertools import pairwise
 from statistics import median, quantiles
 from typing import Final
 
+from service.contract.causes import Refusal, RestartCause
 from service.doctor.findings import Finding, found
 from service.doctor.reading import Asked, Line, Records, Vital
 
@@ -23,6 +24,7 @@ LEAK_SECONDS: Final = 10 * MINUTE  # what rises for less may be caches that fill
 JUMP_SECONDS: Final = 5.0
 STANDSTILL_SECONDS: Final = 15.0
 LOOP_SECONDS: Final = 15 * MINUTE
+RESTARTS: Final = frozenset(RestartCause)
 USERS: Final = ("page", "api")
 
 
@@ -99,8 +101,7 @@ def overload(records: Records) -> Iterator[Finding]:
         for one in records.asked
         if one.source in USERS
         and (
-            (one.reason == "busy" and "requests are waiting" in one.line.message)
-            or (one.reason == "timeout" and one.crowded)
+            one.reason in (Refusal.QUEUE_FULL, Refusal.TOO_LATE) or (one.reason == "timeout" and one.crowded)
         )
     ]
     peak = _most_within(MINUTE, [line.at for line in crowd])
@@ -222,7 +223,7 @@ def orphaned(records: Records) -> Iterator[Finding]:
     """Those that ended by themselves; what did not end is a hung process."""
     if not any(line.kind == "HUNG" for line in records.app):
         lines = list(records.of("ORPHANED"))
-        if lines and not any("is hung:" in line.message for line in records.restarts):
+        if lines and not any(line.cause == RestartCause.HUNG for line in records.restarts):
             yield found("orphaned", lines, over=True)
 
 
@@ -230,14 +231,14 @@ def orphaned(records: Records) -> Iterator[Finding]:
 
 
 def loop(records: Records) -> Iterator[Finding]:
-    restarts = [line for line in records.restarts if line.message.startswith("restart ")]
+    restarts = [line for line in records.restarts if line.cause in RESTARTS - {RestartCause.ASKED}]
     if _most_within(LOOP_SECONDS, [line.at for line in restarts]) >= 3:
         yield found("restart-loop", restarts)
 
 
 def silent(records: Records) -> Iterator[Finding]:
     """A beginning in the log without an end before it that anybody told of."""
-    told = [line.at for line in records.restarts if "restart" in line.message or "adopted" in line.message]
+    told = [line.at for line in records.restarts if line.cause in RESTARTS]
     lines: list[Line] = []
     began: Line | None = None  # the process whose end has not been told yet
     for line in records.app:

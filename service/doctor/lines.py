@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from service.contract.causes import GuardianEvent, RestartCause
 from service.doctor.findings import Finding, found
 from service.doctor.reading import Line, Records
 
 _LOAD: Final = r"(MODEL_ATTEMPT_FAILED|MODEL_NOT_LOADED) \| .*ERROR="
 _LOADED: Final = r"MODEL_LOADED \|"
-_BACK: Final = r"healthy .* after its start|recovered:"
-_ALERT: Final = r"restart \d+ of \d+: process \d+ "
+_BACK: Final = r"CAUSE=(healthy|recovered) "
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,11 @@ class Shown:
     by: str
     over: str = ""
     but: str = ""
+
+
+def _restarted(code: str, cause: RestartCause | GuardianEvent, facts: str = "") -> Shown:
+    """Found where the guardian names ``cause``, with ``facts`` behind it."""
+    return Shown(code, "restarts", f"CAUSE={cause} {facts}", _BACK)
 
 
 PATTERNS: Final = (
@@ -43,10 +48,10 @@ PATTERNS: Final = (
     Shown("memory-full", "app", r"MEMORY \| RUNG=none left \| DEVICE=cpu", r"REQUEST_END \|"),
     Shown("memory-full", "app", r"REQUEST_ERROR \| .*ERROR=OutOfMemory.* \| AHEAD=", r"REQUEST_END \|"),
     Shown("memory-limit", "app", r"RESTART_NEEDED \| ERROR=MemoryLimitReached", _LOADED),
-    Shown("memory-limit", "restarts", _ALERT + r".*\(exit code 75\)", _BACK),
-    Shown("oom-killed", "restarts", _ALERT + r".*by the kernel's OOM killer", _BACK),
+    _restarted("memory-limit", RestartCause.MEMORY_LIMIT),
+    _restarted("oom-killed", RestartCause.OOM_KILLED),
     Shown("device-lost", "app", r"RESTART_NEEDED \| ERROR=DeviceLost", _LOADED),
-    Shown("device-lost", "restarts", _ALERT + r".*\(exit code 71\)", _BACK),
+    _restarted("device-lost", RestartCause.DEVICE_LOST),
     Shown(
         "scores-not-finite",
         "app",
@@ -55,25 +60,19 @@ PATTERNS: Final = (
     ),
     Shown("probe-unstable", "app", r"PROBE \| OUTCOME=unstable|RELOADING \|", r"PROBE \| OUTCOME=success"),
     Shown("hung", "app", r"HUNG \| ", _LOADED),
-    Shown("hung", "restarts", _ALERT + r"(is hung: |.*\(exit code 70\))", _BACK),
-    Shown("killed", "restarts", _ALERT + r"killed by signal (9|15) ", _BACK, but="OOM killer"),
-    Shown("crashed", "restarts", _ALERT + r"killed by signal (4|6|7|8|11) ", _BACK, but="OOM killer"),
-    Shown("ended-from-outside", "restarts", _ALERT + r".*\(exit code 0\)", _BACK),
-    Shown("unhealthy", "restarts", _ALERT + "is unhealthy for ", _BACK),
-    Shown(
-        "start-stuck", "restarts", _ALERT + "(did not start up within|made no progress in starting)", _BACK
-    ),
-    Shown("gave-up", "restarts", "gave up after ", _BACK),
-    Shown("halted", "restarts", "halted, as no restart mends this", _BACK),
-    Shown("undead", "restarts", r"process \d+ cannot be killed", _BACK),
-    Shown("guardian-ended", "restarts", "the guardian ended by itself", _BACK),
-    Shown(
-        "two-instances", "restarts", r".*port \d+ is taken by process \d+ \(.*(web_app|health_api)\.py", _BACK
-    ),
-    Shown(
-        *("port-taken", "restarts", r".*port \d+ is taken by ", _BACK),
-        but=r"is taken by process \d+ \(.*(web_app|health_api)\.py",
-    ),
+    _restarted("hung", RestartCause.HUNG),
+    _restarted("killed", RestartCause.SIGNAL, "SIGNAL=(9|15) "),
+    _restarted("crashed", RestartCause.SIGNAL, "SIGNAL=(4|6|7|8|11) "),
+    _restarted("ended-from-outside", RestartCause.ENDED),
+    _restarted("unhealthy", RestartCause.UNHEALTHY),
+    _restarted("start-stuck", RestartCause.START_TIMEOUT),
+    _restarted("start-stuck", RestartCause.START_STALLED),
+    _restarted("gave-up", GuardianEvent.GAVE_UP),
+    _restarted("halted", GuardianEvent.HALTED),
+    _restarted("undead", GuardianEvent.UNDEAD),
+    _restarted("guardian-ended", GuardianEvent.GUARDIAN_ENDED),
+    Shown("two-instances", "restarts", r"CAUSE=\w+ HOLDER=instance ", _BACK),
+    Shown("port-taken", "restarts", r"CAUSE=\w+ HOLDER=other ", _BACK),
     Shown("port-taken", "app", r".*cannot listen on \S+ port \d+: Address already in use", _LOADED),
     Shown("port-taken", "console", r"(web_app|health_api)\.py: .*cannot listen on \S+ port \d+"),
     Shown("unforeseen", "app", r"BROKEN \|"),

@@ -26,6 +26,7 @@ RESTART_LOG: Final = "restart.log"
 CONSOLE_LOG: Final = "console.log"
 _APP_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \| ([A-Z]+) *\| (.*)")
 _RESTART_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \[([A-Z]+)\] (.*)")
+_CAUSE: Final = re.compile(r"CAUSE=([a-z_]+) ")
 _SIZE: Final = re.compile(r"\((\d+), (\d+)\)")
 
 
@@ -48,6 +49,12 @@ class Line:
         """The parts of the form KEY=value."""
         pairs = (part.partition("=") for part in self.message.split(" | "))
         return {key: value for key, equals, value in pairs if equals}
+
+    @property
+    def cause(self) -> str:
+        """The code of a line of restart.log."""
+        found = _CAUSE.match(self.message)
+        return found[1] if found else ""
 
     def __str__(self) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S ", time.gmtime(self.at)) if self.at else ""

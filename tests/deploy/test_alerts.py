@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from service.gauges import CAUSES, CHECKS
-from service.metrics import OUTCOMES, RUNGS
+from service.contract.causes import Outcome, RestartCause
+from service.gauges import CHECKS
+from service.metrics import RUNGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -130,7 +131,7 @@ CASES = [
     ),
     Case(
         "OfaOverloaded",
-        {'ofa_rejections_total{reason="busy"}': "0+5x60"},
+        {'ofa_rejections_total{reason="queue_full"}': "0+5x60"},
         {'ofa_rejections_total{reason="no_image"}': "0+5x60"},
     ),
     Case("OfaComputationStuck", {"ofa_orphaned_inferences": "0x9 1x60"}, {"ofa_orphaned_inferences": "0x70"}),
@@ -252,13 +253,13 @@ def test_a_case_whose_instances_change_places_is_noticed(tmp_path: Path) -> None
 def test_rules_name_only_what_metrics_tell() -> None:
     """Every label value that an expression asks for is one the service has."""
     words = {
-        "outcome": {*OUTCOMES, "loaded", "unstable", "success"},
+        "outcome": {*Outcome, "loaded", "unstable", "success"},
         "check": set(CHECKS),
         "status": {word for known in CHECKS.values() for word in known},
-        "cause": set(CAUSES),
+        "cause": set(RestartCause),
         "next": set(RUNGS),
         "source": {"page", "api", "probe"},
-        "reason": {"busy"},
+        "reason": {"queue_full", "too_late"},
         "job": {"visual-entailment"},
     }
     text = RULES.read_text(encoding="utf-8")

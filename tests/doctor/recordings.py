@@ -68,7 +68,7 @@ RECORDINGS = (
     ),
     Recording(
         *("overload", "twelve users, a slow model, a queue of four", ("overload",), ways.overload),
-        *('ofa_rejections_total{reason="busy"}', "OfaOverloaded"),
+        *('ofa_rejections_total{reason="queue_full"}', "OfaOverloaded"),
     ),
     Recording(
         *("long-texts", "a model that is slow on long texts", ("timeouts-long-text",), ways.long_texts),

@@ -115,7 +115,7 @@ def test_timeouts_in_a_crowd_are_overload_whatever_their_size(tmp_path: Path) ->
 
 
 def test_a_few_turned_away_are_no_overload(tmp_path: Path) -> None:
-    busy = "REQUEST_ERROR | r | ERROR=Busy | MSG=4 requests are waiting already. | REASON=busy | SOURCE=api"
+    busy = "REQUEST_ERROR | r | ERROR=Busy | MSG=4 are waiting. | REASON=queue_full | SOURCE=api"
     lines = [line(START + 61 * n, busy) for n in range(30)]
     assert codes(tmp_path, [LOADED], lines) == []
 
@@ -218,12 +218,12 @@ def test_an_orderly_end_and_a_new_start_are_nothing(tmp_path: Path) -> None:
 
 
 def test_restarts_on_request_are_nothing(tmp_path: Path) -> None:
-    asked = "".join(alert(START + n, "restarting process 7, as asked") for n in range(9))
+    asked = "".join(alert(START + n, "CAUSE=asked restarting process 7, as asked") for n in range(9))
     assert codes(tmp_path, [LOADED], restarts=asked) == []
 
 
 def test_restarts_that_are_hours_apart_are_no_loop(tmp_path: Path) -> None:
-    killed = "restart 1 of 5: process 7 killed by signal 9 (SIGKILL); it ran 2 h, last answer 1 s ago: none"
+    killed = "CAUSE=signal SIGNAL=9 restart 1 of 5: process 7 killed by signal 9 (SIGKILL); it ran 2 h"
     text = "".join(alert(START + 3600 * n, killed) for n in range(6))
     assert codes(tmp_path, [LOADED], restarts=text) == ["killed"]
     quick = "".join(alert(START + 60 * n, killed) for n in range(3))

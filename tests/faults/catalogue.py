@@ -236,7 +236,7 @@ FAULTS = (
         "halted",
         damage(spoil),
         scenes.copied,
-        sign="[FATAL] halted",
+        sign="CAUSE=halted",
     ),
     Fault(
         "own-truncated",
@@ -244,7 +244,7 @@ FAULTS = (
         "halted",
         damage(truncate),
         scenes.copied,
-        sign="[FATAL] halted",
+        sign="CAUSE=halted",
     ),
     Fault(
         "own-corrupt",
@@ -252,9 +252,9 @@ FAULTS = (
         "halted",
         damage(corrupt),
         scenes.copied,
-        sign="[FATAL] halted",
+        sign="CAUSE=halted",
     ),
-    Fault("own-missing", "the same, missing", "halted", damage(remove), scenes.copied, sign="[FATAL] halted"),
+    Fault("own-missing", "the same, missing", "halted", damage(remove), scenes.copied, sign="CAUSE=halted"),
     Fault(
         "hub-down",
         "killed, the cache empty and the hub out of order",

@@ -18,7 +18,7 @@ start() {
 start "$@"
 while true; do
   if [[ $(curl -s "http://127.0.0.1:$OFA_HEALTH_PORT/health/simple") != OK ]]; then
-    echo "[ALERT] restart by the naive watchdog" >>"$OFA_RUN_DIR/restart.log"
+    echo "[ALERT] CAUSE=other restart by the naive watchdog" >>"$OFA_RUN_DIR/restart.log"
     kill -9 "$(cat "$OFA_RUN_DIR/web_app.pid")" 2>/dev/null
     start "$@"
   fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -66,7 +67,7 @@ class Service(Guarded):
     @property
     def alerts(self) -> int:
         """How often the watchdog has restarted the instance by itself."""
-        return self.restart_log.count("[ALERT] restart ")
+        return len(re.findall(r"\[ALERT\] CAUSE=\w+ (?:[A-Z]+=\S+ )*restart ", self.restart_log))
 
     def healthy(self) -> bool:
         return fetch(f"{self.health}/health/simple", 5)[0] == 200

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 
-from service.gauges import CAUSES, read_restarts
+from service.contract.causes import ExitCode, GuardianEvent, RestartCause
+from service.gauges import read_restarts
 from tests.guardian.harness import ROOT, Guarded
 
 
@@ -58,7 +60,14 @@ def test_a_file_that_cannot_be_written_stops_no_restart(folder: Callable[..., Gu
     assert counts(guarded) == {}
 
 
-def test_every_cause_the_guardian_knows_has_its_series() -> None:
-    text = (ROOT / "guardian" / "journal.sh").read_text()
-    said = {part.split()[0] for part in text.split("cause=")[1:]}
-    assert said == set(CAUSES)
+def test_bash_and_python_have_the_same_codes() -> None:
+    script = """
+        source guardian/causes.sh
+        printf '%s\\n' "${RESTART_CAUSES[@]}" -- "${EVENTS[@]}" --
+        for name in "${!EXIT_@}"; do printf '%s=%s\\n' "${name#EXIT_}" "${!name}"; done
+    """
+    told = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    causes, events, codes = (part.split() for part in told.split("--"))
+    assert causes == [*RestartCause]
+    assert events == [*GuardianEvent]
+    assert sorted(codes) == sorted(f"{code.name}={code.value}" for code in ExitCode)

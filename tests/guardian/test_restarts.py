@@ -17,10 +17,10 @@ def test_a_killed_instance_is_started_again(guarded: Guarded) -> None:
     first = guarded.wait_healthy()
     os.kill(first.pid, signal.SIGKILL)
     second = guarded.wait_healthy(2)
-    assert re.search(r"^\S+ \S+ \[ALERT\] restart 1 of 5: .*signal 9 \(SIGKILL\)", guarded.restart_log, re.M)
+    assert re.search(r"^\S+ \S+ \[ALERT\] CAUSE=signal SIGNAL=9 restart 1 of 5: ", guarded.restart_log, re.M)
     assert "last answer" in guarded.restart_log
-    assert "    | a line of web_app.log" in guarded.restart_log
-    recovered = re.compile(rf"\[SUCCESS\] healthy .* after its start: process {second.pid}")
+    assert "    | a line of web_app.log" in guarded.output
+    recovered = re.compile(rf"\[SUCCESS\] CAUSE=healthy healthy .* after its start: process {second.pid}")
     guarded.wait("the recovery in restart.log", lambda: recovered.search(guarded.restart_log))
     assert guarded.text("web_app.pid").split()[0] == str(second.pid)
 
@@ -78,7 +78,7 @@ def test_an_instance_that_says_so_of_its_configuration_and_stays_halts_the_guard
     guarded.order(livez=503, says=LEAVING.format(78))
     assert guarded.wait_exit(guardian) == 78
     assert not instance.runs
-    assert "[FATAL] halted" in guarded.restart_log
+    assert "[FATAL] CAUSE=halted" in guarded.restart_log
 
 
 @pytest.mark.parametrize("stop", [True, False], ids=["stopped", "silent"])
@@ -197,7 +197,7 @@ def test_a_wrong_configuration_halts_the_guardian(guarded: Guarded) -> None:
     assert guarded.wait_exit(guardian) == 78
     assert len(guarded.launches) == 1
     assert re.search(r"\[FATAL\] halted.*exit code 78", guarded.restart_log)
-    assert "    | a line of web_app.log" in guarded.restart_log
+    assert "    | a line of web_app.log" in guarded.output
 
 
 def test_an_interpreter_that_is_not_there_is_named(guarded: Guarded) -> None:
@@ -212,7 +212,7 @@ def test_it_gives_up_after_so_many_failed_restarts_in_a_row(guarded: Guarded) ->
     guardian = guarded.guard(MAX_RESTARTS=3, NOTIFY_COMMAND=f'echo "$GUARDIAN_MESSAGE" > {told}')
     assert guarded.wait_exit(guardian) == 1
     assert len(guarded.launches) == 4
-    assert "[FATAL] gave up after 3 failed restarts in a row" in guarded.restart_log
+    assert "[FATAL] CAUSE=gave_up gave up after 3 failed restarts in a row" in guarded.restart_log
     assert "gave up after 3 failed restarts" in told.read_text()
 
 

@@ -37,7 +37,7 @@ def test_an_instance_that_ignores_to_be_terminated_is_killed(guarded: Guarded) -
     guardian.terminate()
     assert guarded.wait_exit(guardian) == 0
     assert not instance.runs
-    assert f"[ALERT] process {instance.pid} did not end within" in guarded.restart_log
+    assert f"[ALERT] CAUSE=not_leaving process {instance.pid} did not end within" in guarded.restart_log
 
 
 def test_a_stopped_instance_is_woken_to_end_in_order(guarded: Guarded) -> None:
@@ -105,7 +105,7 @@ def test_a_port_that_stays_taken_makes_it_give_up(guarded: Guarded) -> None:
         guardian = guarded.guard(MAX_RESTARTS=2)
         assert guarded.wait_exit(guardian) == 1
     assert f"port {guarded.port} is taken by process {os.getpid()} (" in guarded.restart_log
-    assert "[FATAL] gave up" in guarded.restart_log
+    assert "[FATAL] CAUSE=gave_up" in guarded.restart_log
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.app import Application
+from service.contract.causes import RestartCause
 from service.errors import DamagedFile, HubUnavailable, InputError
-from service.gauges import CAUSES, CHECKS, RESTARTS_FILE, read_restarts
+from service.gauges import CHECKS, RESTARTS_FILE, read_restarts
 from service.metrics import DURATIONS, RUNGS
 from service.settings import Settings
 from tests.applications import Build, Hub
@@ -35,7 +36,7 @@ def test_every_series_that_can_rise_is_there_before_anything_happened(make: Buil
         "ofa_request_duration_seconds_count": {"source": "api"},
         "ofa_request_stage_duration_seconds_count": {"stage": "queue"},
         "ofa_timeouts_total": {"stage": "computing"},
-        "ofa_rejections_total": {"reason": "busy"},
+        "ofa_rejections_total": {"reason": "queue_full"},
         "ofa_out_of_memory_events_total": {"next": "CPU"},
         "ofa_fallback_transitions_total": {"to": "cpu"},
         "ofa_model_load_attempts_total": {"outcome": "download_interrupted"},
@@ -101,7 +102,7 @@ def test_a_full_queue_is_a_depth_and_a_rejection(make: Build) -> None:
         assert application.submit(PICTURE, "two").result(PATIENCE).reason == "busy"
         told = scrape(application)
         assert (told("ofa_queue_depth_requests"), told("ofa_queue_capacity_requests")) == (1, 1)
-        assert told("ofa_rejections_total", reason="busy") == 1
+        assert told("ofa_rejections_total", reason="queue_full") == 1
     finally:
         gate.opened.set()
 
@@ -186,7 +187,7 @@ def test_restarts_are_what_the_guardian_wrote(make: Build, tmp_path: Path) -> No
     told = scrape(application)
     assert told("ofa_restarts_total", cause="hung") == 2
     assert told("ofa_restarts_total", cause="signal") == 11
-    assert sum(told("ofa_restarts_total", cause=cause) for cause in CAUSES) == 13
+    assert sum(told("ofa_restarts_total", cause=cause) for cause in RestartCause) == 13
 
 
 @pytest.mark.parametrize("written", [b"", b"hung\n", b"hung x\n", b"hung 1e9\n", b"hung -1\n", b"\xff 1\n"])

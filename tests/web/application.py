@@ -106,7 +106,7 @@ class FakeDesk:
 
     def restarts(self) -> list[Restart]:
         text = "restart 1 of 5: process 7 is hung: /livez failed 3 times in a row; it ran 9 s: <b>answer</b>"
-        return [Restart("2026-11-22 20:00:00", "ALERT", text)]
+        return [Restart("2026-11-22 20:00:00", "ALERT", "hung", text)]
 
     def findings(self) -> list[FakeFinding]:
         return [FakeFinding(), FakeFinding(title="The disk was full", over=True, since="", until="")]

@@ -101,7 +101,7 @@ def test_every_severity_has_a_word_and_not_only_a_colour(severity: str) -> None:
         assert say(language, f"ops.findings.{severity}") in shown
 
 
-@pytest.mark.parametrize("kind", [name for name, _ in restarts.KINDS])
+@pytest.mark.parametrize("kind", restarts.KINDS)
 def test_whatever_the_guardian_says_has_words_in_both_languages(kind: str) -> None:
     assert has(f"ops.restart.{kind}")
 

@@ -45,7 +45,7 @@ def test_a_call_returns_exactly_the_promised_answer(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> Any:
         return await call(client, await upload(client, PICTURE), "there is a circle", None)
 
-    answer = {"label": "Yes", "score": 0.9, "scores": SCORES, "reason": None}
+    answer = {"label": "Yes", "score": 0.9, "scores": SCORES, "reason": None, "code": None}
     assert page.run(conversation) == ("complete", answer)
 
 
@@ -76,7 +76,7 @@ def test_no_verdict_is_an_answer_and_not_an_error(page: Page, reason: str) -> No
     async def conversation(client: httpx.AsyncClient) -> Any:
         return await call(client, await upload(client, PICTURE), f"reason {reason}", None)
 
-    answer = {"label": "Maybe", "score": 0.5, "scores": None, "reason": reason}
+    answer = {"label": "Maybe", "score": 0.5, "scores": None, "reason": reason, "code": reason}
     assert page.run(conversation) == ("complete", answer)
 
 

@@ -1,0 +1,96 @@
+"""Every code that logs, answers, metrics and exit statuses carry, each named once.
+
+Programs read these codes and never a sentence. ``guardian/causes.sh`` holds the same names for bash, and a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+
+class ExitCode(IntEnum):
+    """The exit status of the process; the guardian decides by it."""
+
+    ORDERLY = 0
+    LOAD_FAILED = 1
+    HUNG = 70
+    DEVICE_LOST = 71
+    MEMORY_LIMIT = 75
+    CONFIGURATION = 78
+
+
+class Refusal(StrEnum):
+    """Why a request that could be judged is not accepted now."""
+
+    QUEUE_FULL = "queue_full"
+    TOO_LATE = "too_late"  # its estimated completion is too close to the time limit
+    STUCK = "stuck"  # a cancelled computation does not stop
+    LOADING = "loading"
+    STOPPING = "stopping"
+
+
+#: The refusals that ``reason: "busy"`` stands for in an answer.
+BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK})
+
+
+class Outcome(StrEnum):
+    """How a request ended. The first five are the ends of an accepted one."""
+
+    ANSWERED = "answered"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    ABANDONED = "abandoned"
+    STOPPING = "stopping"
+    INVALID = "invalid"  # the input cannot be judged
+    REJECTED = "rejected"  # not accepted: a Refusal says why
+
+
+class InputCode(StrEnum):
+    """What is wrong with input that cannot be judged."""
+
+    NO_IMAGE = "no_image"
+    NO_TEXT = "no_text"
+    TEXT_TOO_LONG = "text_too_long"
+    NOT_AN_IMAGE = "not_an_image"
+    IMAGE_BYTES_TOO_LARGE = "image_bytes_too_large"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TRUNCATED = "image_truncated"
+    IMAGE_UNREADABLE = "image_unreadable"
+    IMAGE_ELSEWHERE = "image_elsewhere"  # not a picture that was uploaded to this process
+    UPLOAD_GONE = "upload_gone"  # it was, and has been deleted since
+    TOO_SLOW_TO_READ = "too_slow_to_read"
+    PREMISE_REFUSED = "premise_refused"
+    PREMISE_NEEDED = "premise_needed"
+
+
+class RestartCause(StrEnum):
+    """Why the guardian restarts its instance."""
+
+    HUNG = "hung"
+    UNHEALTHY = "unhealthy"
+    START_TIMEOUT = "start_timeout"
+    START_STALLED = "start_stalled"
+    PORT_TAKEN = "port_taken"
+    OOM_KILLED = "oom_killed"
+    SIGNAL = "signal"
+    DEVICE_LOST = "device_lost"
+    MEMORY_LIMIT = "memory_limit"
+    FAILED = "failed"
+    ENDED = "ended"
+    ASKED = "asked"
+    OTHER = "other"
+
+
+class GuardianEvent(StrEnum):
+    """What else the guardian writes to restart.log, with ``CAUSE=`` before it like a restart's cause."""
+
+    HEALTHY = "healthy"
+    RECOVERED = "recovered"
+    GAVE_UP = "gave_up"
+    HALTED = "halted"
+    NOT_LEAVING = "not_leaving"  # TERM did not end the process in time
+    UNDEAD = "undead"  # KILL does not end it
+    LEFTOVERS = "leftovers"  # processes were left in its group
+    GUARDIAN_ENDED = "guardian_ended"
