@@ -31,6 +31,7 @@ from service.errors import (
 )
 from service.health import Report
 from service.intake import Intake, as_sent, measured
+from service.jobs import no_verdict
 from service.ladder import Ladder
 from service.leaving import write_exit
 from service.loader import Loader, told
@@ -39,7 +40,7 @@ from service.metrics import Metrics
 from service.operations import Operations
 from service.prober import Prober
 from service.protocols import Model
-from service.request import Awaited, Request, Source, Verdict, new_id
+from service.request import Awaited, Request, Source, new_id
 from service.settings import Settings
 from service.settling import Settler
 from service.status import Phase, Snapshot, Status
@@ -200,12 +201,7 @@ class Application:
         seconds = time.monotonic() - request.arrived
         self._journal.refused(request, error, seconds)
         future = Awaited()
-        retry_after = getattr(error, "retry_after", None)
-        future.set_result(
-            Verdict.none(
-                error.code, retry_after=retry_after, duration=seconds, request_id=request.id, error=error
-            )
-        )
+        future.set_result(no_verdict(error, request, seconds))
         return future
 
     # ---- health ------------------------------------------------------------------------------------------

@@ -142,15 +142,10 @@ class Verdict:
         )
 
     def as_dict(self) -> dict[str, object]:
-        """The contract: label, score, scores, reason and code."""
+        """The contract: label, score, scores and reason, and without a verdict the code as well."""
         scores = None if self.scores is None else dict(self.scores)
-        return {
-            "label": self.label,
-            "score": self.score,
-            "scores": scores,
-            "reason": self.reason,
-            "code": self.code,
-        }
+        answer = {"label": self.label, "score": self.score, "scores": scores, "reason": self.reason}
+        return answer if self.reason is None else {**answer, "code": self.code}
 
 
 class Awaited(Future[Verdict]):

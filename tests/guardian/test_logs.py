@@ -59,7 +59,7 @@ def test_an_instance_that_died_before_its_log_began_is_told_by_its_console(guard
     (guarded.run_dir / "web_app.log").mkdir()  # so that the stand-in cannot write to it
     guarded.plan({"exit": 78})
     assert guarded.wait_exit(guarded.guard()) == 78
-    assert "    | line 0 of the console" in guarded.restart_log
+    assert "    | line 0 of the console" in guarded.output
 
 
 @as_root

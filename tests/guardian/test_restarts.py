@@ -196,7 +196,7 @@ def test_a_wrong_configuration_halts_the_guardian(guarded: Guarded) -> None:
     guardian = guarded.guard()
     assert guarded.wait_exit(guardian) == 78
     assert len(guarded.launches) == 1
-    assert re.search(r"\[FATAL\] halted.*exit code 78", guarded.restart_log)
+    assert re.search(r"\[FATAL\] CAUSE=halted .*exit code 78", guarded.restart_log)
     assert "    | a line of web_app.log" in guarded.output
 
 
@@ -221,7 +221,7 @@ def test_restarts_are_counted_from_zero_after_a_recovery(guarded: Guarded) -> No
     for number in range(1, 4):
         instance = guarded.wait_healthy(number)
         # A recovery is told once for each restart; the first start needs none.
-        guarded.wait("recovery", lambda n=number: guarded.restart_log.count("] recovered") >= n - 1)
+        guarded.wait("recovery", lambda n=number: guarded.restart_log.count("] CAUSE=recovered") >= n - 1)
         guarded.wait_checks(6)
         os.kill(instance.pid, signal.SIGKILL)
     guarded.wait_healthy(4)

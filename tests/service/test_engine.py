@@ -180,7 +180,7 @@ def test_a_probe_goes_first_and_takes_no_users_place(journal: FakeJournal, clock
     engine.submit(ask("a"))
     probe = engine.submit(ask("probe", source="probe"))
     assert not engine.submit(ask("b")).done()  # the probe left room for two users
-    assert engine.submit(ask("c")).result(0).reason == "busy"
+    assert engine.submit(ask("c")).result(0).code == "queue_full"
     engine.step()
     assert predictor.seen == ["probe"]
     assert probe.result(0).label == "Yes"

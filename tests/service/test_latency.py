@@ -108,7 +108,7 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(engine: Engine, cloc
     for name in ("one", "two", "three"):
         assert not engine.submit(ask(name, now=clock.now, limit=15)).done()
     late = engine.submit(ask("late", now=clock.now, limit=15)).result(0)
-    assert (late.reason, late.retry_after) == ("busy", 81.0)
+    assert (late.reason, late.code, late.retry_after) == ("busy", "too_late", 81.0)
     assert not engine.submit(ask("patient", now=clock.now, limit=100)).done()
     assert engine.activity().counts["rejected"] == 1
 

@@ -64,7 +64,7 @@ print(json.dumps([before, loaded, answers, refused, health_check()["model"], len
     before, loaded, answers, refused, after, listening, gradio = told
     assert (before, loaded, after) == ("uninitialized", True, "loaded")
     assert [answer["label"] for answer in answers] == ["Yes", "No"]
-    assert all(set(answer) == {"label", "score", "scores", "reason", "code"} for answer in answers)
+    assert all(set(answer) == {"label", "score", "scores", "reason"} for answer in answers)
     assert all(sum(answer["scores"].values()) == pytest.approx(1) for answer in answers)
     assert refused == ["no_image", "no_text", "no_image", "premise_refused"]
     assert (listening, gradio) == (0, False)
@@ -94,7 +94,7 @@ except Exception as error:
 
 def test_gradios_client_gets_exactly_the_answer(running_service: Instance, picture: Path) -> None:
     answer = ask(running_service, str(picture), "there is a red circle", None)
-    assert list(answer) == ["label", "score", "scores", "reason", "code"]
+    assert list(answer) == ["label", "score", "scores", "reason"]
     assert (answer["label"], answer["reason"]) == ("Yes", None)
     assert answer["score"] == answer["scores"]["Yes"] == max(answer["scores"].values())
 

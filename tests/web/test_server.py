@@ -45,7 +45,7 @@ def test_a_call_returns_exactly_the_promised_answer(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> Any:
         return await call(client, await upload(client, PICTURE), "there is a circle", None)
 
-    answer = {"label": "Yes", "score": 0.9, "scores": SCORES, "reason": None, "code": None}
+    answer = {"label": "Yes", "score": 0.9, "scores": SCORES, "reason": None}
     assert page.run(conversation) == ("complete", answer)
 
 
