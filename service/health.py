@@ -34,6 +34,7 @@ class Report:
     live: Check
     ready: Check
     startup: Check
+    leaving: int | None  # the exit code that the process has announced
     details: Mapping[str, str]
     more: Mapping[str, object]
     timestamp: int
@@ -46,6 +47,7 @@ class Report:
             "timestamp": self.timestamp,
             "ready": self.ready.ok,
             "live": self.live.ok,
+            "leaving": self.leaving,
             **self.more,
         }
 
@@ -68,6 +70,7 @@ def judge(
         live=_live(snapshot),
         ready=_ready(snapshot, word),
         startup=_startup(snapshot),
+        leaving=snapshot.fatal,
         details={
             "process": "healthy",
             "gpu": grade(resources.gpu, warning=0.85, critical=0.95),

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
 
     ORDERLY = 0
     LOAD_FAILED = 1
+    PORT_TAKEN = 69
     HUNG = 70
     DEVICE_LOST = 71
     MEMORY_LIMIT = 75
