@@ -184,7 +184,7 @@ def _connections(servers: Sequence[Connections]) -> Iterator[Metric]:
         labels=["port"],
     )
     for server in servers:
-        open_now.add_metric([server.name], len(server))
+        open_now.add_metric([server.name], server.count)
         exhausted.add_metric([server.name], server.exhausted)
         for reason in CLOSED:
             closed.add_metric([server.name, reason], server.dropped[reason])

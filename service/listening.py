@@ -118,7 +118,9 @@ class Connections:
         self._of_caller: Counter[str] = Counter()
         self._said_at: float | None = None
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many are open now."""
         return len(self._open)
 
     def admit(self, connection: Connection) -> bool:
@@ -158,7 +160,7 @@ class Connections:
         now = self._clock()
         if self._said_at is None or now - self._said_at >= _SAY_SECONDS:
             self._said_at = now
-            _log.error("DESCRIPTORS | PORT=%s | OPEN=%d | LIMIT=%d", self.name, len(self), descriptors())
+            _log.error("DESCRIPTORS | PORT=%s | OPEN=%d | LIMIT=%d", self.name, self.count, descriptors())
 
     def _make_room(self, caller: str | None) -> bool:
         """Close the connection that can best be spared: of ``caller``, or if None of whoever has the most."""

@@ -78,7 +78,7 @@ def test_at_its_cap_a_caller_loses_its_own_oldest_idle_connection_and_nobody_els
     first, second = filled(connections, Held("192.0.2.9", clock.now), Held("192.0.2.9", clock.now + 1))
     assert connections.admit(Held("192.0.2.9", clock.now + 2))
     assert [one.closed for one in (other, first, second)] == [False, True, False]
-    assert (len(connections), connections.dropped["cap"]) == (3, 1)
+    assert (connections.count, connections.dropped["cap"]) == (3, 1)
 
 
 def test_what_is_spared_least_goes_first_and_an_answer_in_progress_never() -> None:
@@ -179,6 +179,6 @@ def test_removing_twice_counts_once() -> None:
     (one,) = filled(connections, Held("192.0.2.9", 0.0))
     connections.remove(one)
     connections.remove(one)
-    assert len(connections) == 0
+    assert connections.count == 0
     filled(connections, Held("192.0.2.9", 0.0), Held("192.0.2.9", 0.0))
     assert connections.dropped["cap"] == 0
