@@ -93,7 +93,7 @@ def test_a_card_cannot_show_files_outside_its_folder(tmp_path: Path) -> None:
         {"premise": {"x": 1}},
         {"label": "No", "explain": {"en": 5}},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:30],
 )
 def test_a_bad_example_costs_itself_alone(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
