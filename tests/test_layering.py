@@ -22,7 +22,8 @@ VALUES = {"service.contract", "service.errors", "service.request"}
 # module or package (the longest prefix counts) → what it may import of ours, by prefix.
 MAY_IMPORT: dict[str, set[str]] = {
     "ofa": {"ofa"},
-    "ofa.__main__": {"ofa", "service.hub", "service.progress", "service.errors"},
+    "ofa.__main__": VALUES
+    | {"ofa", "service.hub", "service.image_input", "service.predictor", "service.settings", "service.text"},
     "service.contract": set(),
     "service.errors": {"service.contract"},
     "service.callers": set(),
