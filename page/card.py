@@ -106,14 +106,7 @@ def _example(folder: Path, entry: Any) -> Example | None:
             label if explained else None,
             _in_each_language(why) if explained else {},
         )
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ):  # RuntimeError: a loop
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):  # the last for loops
         return None
 
 
