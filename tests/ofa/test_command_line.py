@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from service.errors import SettingsError
 from service.settings import Settings
+from tests.hub.server import Hub
 from tests.instance import ROOT
 
 CONFIGURATION = 78
@@ -209,6 +211,27 @@ def test_a_damaged_folder_is_not_worth_another_try(folder_copy: Path) -> None:
     assert done.returncode == CONFIGURATION
     assert len(done.stderr.strip().splitlines()) == 1
     assert b"pytorch_model.bin" in done.stderr
+
+
+def test_a_damaged_file_of_a_fetched_model_is_fetched_again(
+    random_folder: Path, picture_file: Path, tmp_path: Path
+) -> None:
+    pair = ("--image", str(picture_file), "--text", "a circle")
+    with Hub() as hub:
+        hub.repositories["owner/model", "master"] = {
+            path.name: path.read_bytes() for path in random_folder.iterdir()
+        }
+        environment = {"MODELSCOPE_ENDPOINT": hub.endpoint, "MODELSCOPE_CACHE": str(tmp_path / "cache")}
+        first = run("--model", "owner/model", *pair, environment=environment)
+        (weights,) = (tmp_path / "cache").rglob("pytorch_model.bin")
+        status = weights.stat()
+        with weights.open("r+b") as file:  # of the same size and time: only reading it shows
+            file.write(b"\xff" * 4096)
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+        shutil.rmtree(tmp_path / "cache" / "converted")  # or the file would not be read at all
+        again = run("--model", "owner/model", *pair, environment=environment)
+    assert (first.returncode, again.returncode) == (0, 0), again.stderr
+    assert answers_of(again) == answers_of(first)
 
 
 @pytest.mark.parametrize("arguments", [("--device", "tpu"), ("--device", "cuda:x"), ("--dtype", "int8")])
