@@ -66,6 +66,13 @@ class InputCode(StrEnum):
     PREMISE_NEEDED = "premise_needed"
 
 
+class LineCode(StrEnum):
+    """What is wrong with a line of the command line's input, beside an InputCode."""
+
+    MALFORMED = "malformed"  # not a JSON object in UTF-8
+    LINE_TOO_LONG = "line_too_long"
+
+
 class RestartCause(StrEnum):
     """Why the guardian restarts its instance."""
 
