@@ -6,6 +6,7 @@ requests answered within --stop-grace, exit code 0.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from service.application import Application
 
 CHECK_SECONDS: Final = 0.2
+LOCK_FILE: Final = "web_app.lock"
 log = logging.getLogger(__name__)
 
 
@@ -73,6 +76,7 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
             )
             if front is not None:
                 public = stack.enter_context(listen(settings.host, settings.port, "--port"))
+            stack.callback(os.close, lock_run_dir(settings.run_dir))
         except SettingsError as error:
             print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
             return error.exit_code
@@ -86,6 +90,25 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
         stall_dump.start()
         stack.callback(stall_dump.stop)
         return _serve(settings, health, public, signals, front)
+
+
+def lock_run_dir(run_dir: Path) -> int:
+    """A descriptor that holds the run directory's lock, for this process and as long as it lives: two
+    instances in one directory would share logs, socket and exit file. Raises SettingsError."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise SettingsError(
+            f"Another instance uses the run directory {run_dir}.",
+            remedy="Give this one its own with --run-dir (OFA_RUN_DIR), and other ports.",
+            code="run_dir_taken",
+        ) from error
+    except OSError as error:  # a file system without locks
+        log.warning("RUN_DIR | LOCK=none | ERROR=%s", error.strerror)
+    return lock
 
 
 def _serve(

@@ -14,20 +14,6 @@ import pytest
 from tests.guardian.harness import Guarded, as_root, wait_for
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A run folder on a file system of its own."""
-    path = tmp_path / "run"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", path], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no mounts here")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
 def test_restart_log_is_rotated_at_its_size(guarded: Guarded) -> None:
     guarded.plan({"exit": 1})
     guardian = guarded.guard(MAX_RESTARTS=6, BACKOFF_LIMIT=0.01, GUARDIAN_LOG_BYTES=200)
