@@ -43,10 +43,10 @@ class Adapter:
         )
 
 
-def load(subject: Subject) -> dict[str, Any]:
+def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, Any]:
     """Each number of callers in turn, with the engine's own choice of batches; beside it what ModelScope
     does one by one, which is all it can."""
-    numbers = CALLERS[:3] if subject.quick else CALLERS
+    numbers = numbers or (CALLERS[:3] if subject.quick else CALLERS)
     levels = [_level(subject, callers, _requests(subject, callers)) for callers in numbers]
     peak = matrix_peaks(subject.device, subject.quick)[subject.low_name]
     operations = count_operations(subject.fast)["whole"]
