@@ -101,10 +101,8 @@ def _run(name: str, flags: Sequence[str], path: Path) -> bool:
         figures |= {"state": "cut" if code is None else "failed", "exit_code": code}
         record(path, name, figures)
     print(json.dumps({name: figures}, ensure_ascii=False), flush=True)
-    broken = [
-        part for part in figures.values() if isinstance(part, dict) and part.get("as_promised") is False
-    ]
-    return code == 0 and not broken
+    parts = [part for part in figures.values() if isinstance(part, dict)]
+    return code == 0 and all(part.get("as_promised", True) for part in parts)
 
 
 def _measure(options: argparse.Namespace, path: Path) -> int:
@@ -148,10 +146,9 @@ def record(path: Path, name: str, figures: Mapping[str, Any]) -> None:
     """Put a step's figures in the place of older ones; the file is whole at any moment."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results.pop(name, None)  # the file's order is that in which the steps were run
+    text = json.dumps({**results, name: figures}, indent=1, ensure_ascii=False)
     part = path.with_suffix(".part")
-    part.write_text(
-        json.dumps({**results, name: figures}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
 
 

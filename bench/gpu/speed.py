@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-import torch
 from torch import Tensor, nn
 
 import ofa.model
 from bench.ablation import every_pass, no_cache
 from bench.latency import latency
 from bench.load import load
-from bench.machine import matrix_peaks
 from bench.processes import MemoryWatch
 from bench.sides import Subject
 from bench.timing import ratio
@@ -31,26 +29,18 @@ MEANING: Final = (
 
 def speed(subject: Subject) -> Iterator[dict[str, Any]]:
     """The figures so far, after each number of callers and after the latency of one request."""
-    found: dict[str, Any] = {"emulated": MEANING, "side": subject.low_name, "levels": []}
-    found["peaks_gflops"] = {
-        name: round(peak / 1e9) for name, peak in matrix_peaks(subject.device, subject.quick).items()
-    }
+    found: dict[str, Any] = {"levels": []}
     for callers in CALLERS:  # first, so that the memory is that of the served format alone
         with MemoryWatch(os.getpid()) as host:
             section = load(subject, [callers])
-        found["gflop_per_request"] = section["gflop_per_request"]
-        found["levels"] += [{**section["levels"][0], **host.as_dict(), **_card_memory(subject.device)}]
+        found |= {**section, "levels": [*found["levels"], {**section["levels"][0], **host.as_dict()}]}
         yield found
-    slow = {EMULATED: modelscopes_way(subject.folder, subject.device)}
-    found["latency"] = latency(subject, slow)
+    emulated = modelscopes_way(subject.folder, subject.device)
+    found |= {"emulated": MEANING, "latency": latency(subject, {EMULATED: emulated})}
     seconds = {name: side["p50"] for name, side in found["latency"]["sides"].items()}
-    found["faster_than_emulated"] = {
-        **{name: ratio(seconds[EMULATED], one) for name, one in seconds.items()},
-        **{
-            f"{one['callers']} callers": ratio(one["per_second"], 1 / seconds[EMULATED])
-            for one in found["levels"]
-        },
-    }
+    slow = seconds.pop(EMULATED)
+    seconds |= {f"{one['callers']} callers": 1 / one["per_second"] for one in found["levels"]}
+    found["faster_than_emulated"] = {name: ratio(slow, one) for name, one in seconds.items()}
     yield found
 
 
@@ -67,12 +57,3 @@ def modelscopes_way(folder: Path, device: str) -> EntailmentModel:
 
     decoder.register_forward_hook(whole_vocabulary)
     return model
-
-
-def _card_memory(device: str) -> dict[str, int]:
-    """Megabytes of a card since the last call, at most: in tensors, and taken from the driver for them."""
-    if not device.startswith("cuda"):
-        return {}
-    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    return {"card_allocated_mb": allocated // 10**6, "card_reserved_mb": reserved // 10**6}
