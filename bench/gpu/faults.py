@@ -21,7 +21,7 @@ from typing import Any, Final
 from bench.processes import free_port, running, wait_for
 from bench.sides import ROOT, Subject
 from service.child_process import ChildProcess
-from service.errors import ExitCode
+from service.contract.causes import ExitCode
 from service.logs import LOG_FILE
 from service.request import LABELS
 

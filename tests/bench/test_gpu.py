@@ -25,7 +25,7 @@ from bench.gpu.speed import EMULATED, modelscopes_way
 from bench.sides import ROOT, Subject
 from ofa.model import EntailmentModel, Pair
 from parity.folders import SMALL, write_folder
-from service.errors import ExitCode
+from service.contract.causes import ExitCode
 
 NEEDS_A_CARD = {"needs": "a card"}
 #: What a borrowed machine's Python has.
