@@ -18,6 +18,10 @@ ARGS ?=
 MODEL ?=
 # Another index to look for torch's wheels in, e.g. one of CPU-only wheels. Counts when the environment is made.
 TORCH_INDEX ?=
+# What the GPU check needs beside torch, numpy, pillow, tokenizers, safetensors, tqdm and psutil, and for which Python
+# `make gpu-site` fetches it.
+GPU_SITE := flask waitress prometheus_client
+GPU_PYTHON ?= 3.12
 # The interpreter to build environments with; found by itself when not given.
 PYTHON ?=
 
@@ -50,7 +54,7 @@ define make_venv
 	fi
 endef
 
-.PHONY: help setup demo run test lint format parity bench faults clean
+.PHONY: help setup demo run test lint format parity bench gpu-check gpu-site faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
@@ -61,6 +65,8 @@ help:
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
 	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference for ModelScope's as well)"
+	@echo 'make gpu-check  check precision, speed and faults on a GPU in at most 8 minutes (docs/performance.md)'
+	@echo 'make gpu-site   fetch packages into build/gpu-site, for a check on a machine without network'
 	@echo 'make faults  bring real faults upon a guarded instance and write the tables (ARGS="--naive", "--soak 30", "--only kill,stop")'
 	@echo 'make clean   remove environments and caches'
 	@echo
@@ -97,6 +103,14 @@ parity: $(DEV) $(REFERENCE)
 # ModelScope's environment is built when its side is asked for without naming a Python.
 bench: $(DEV) $(if $(filter --reference,$(ARGS)),$(REFERENCE))
 	$(BIN)/python -m bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+gpu-check: $(DEV)
+	$(BIN)/python -m bench.gpu $(ARGS)
+
+gpu-site: $(RUNTIME)
+	rm -rf build/gpu-site
+	$(BIN)/python $(PIP_INSTALL) --target build/gpu-site --python-version $(GPU_PYTHON) --only-binary=:all: \
+	    -c requirements.txt -c constraints.txt $(GPU_SITE)
 
 faults: $(DEV)
 	@tests/system_packages.sh curl ps flock setsid unshare faketime
