@@ -55,7 +55,7 @@ def predict(
     input that cannot be judged.
     """
     application = _shared()
-    application.load()
+    application.load_first()
     return application.submit(image, text, premise).result().as_dict()
 
 

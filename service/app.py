@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Final
@@ -21,8 +22,7 @@ from service.metrics import Metrics
 from service.observer import Observers
 from service.operations import Operations
 from service.prober import Prober
-from service.progress import Show
-from service.protocols import Known, Model, Movable
+from service.protocols import Listed, Model, Movable
 from service.request import Pair
 from service.settings import Settings
 from service.settling import Settler
@@ -58,6 +58,7 @@ def build(
     )
     history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
     journal = RequestLog(observer=Observers(metrics, history))
+    listed = _listed_of(settings, resolve)
     ladder = (
         _ladder_of(settings, model, sampler, metrics, lambda: application)
         if isinstance(model, Movable)
@@ -99,7 +100,16 @@ def build(
         on_reached=lambda error: application.lost(error),
     )
     first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
-    status = Status(first, activity=engine.activity, evidence=prober.evidence)
+    status = Status(
+        first,
+        activity=engine.activity,
+        evidence=prober.evidence,
+        place=lambda: {
+            "device": model.device,
+            "dtype": model.dtype,
+            "degraded": ladder.degraded if ladder is not None else None,
+        },
+    )
     application = Application(
         settings,
         model=model,
@@ -107,7 +117,7 @@ def build(
         engine=engine,
         prober=prober,
         sampler=sampler,
-        loader=Loader(settings, model, status, resolve, metrics),
+        loader=Loader(settings, model, status, resolve, metrics, listed),
         journal=journal,
         metrics=metrics,
         operations=Operations(
@@ -121,7 +131,7 @@ def build(
             examine=lambda: doctor.examine(settings.run_dir, EXAMINED_BYTES),
         ),
         ladder=ladder,
-        settler=Settler(model, _examine_of(settings, resolve), on_harmed=lambda: application.reload()),
+        settler=Settler(model, listed, on_damaged=lambda: application.reload()),
         leave=leave,
     )
     metrics.read(
@@ -163,18 +173,20 @@ def _ladder_of(
         sample,
         pauses=Pauses(first=settings.trial_pause),
         gpu_use=gpu_use,
-        on_change=lambda degraded: application().degraded(degraded),
         on_fatal=lambda error: application().lost(error),
         observer=metrics,
     )
 
 
-def _examine_of(settings: Settings, resolve: Resolve) -> Callable[[Show], Known | None]:
-    """Hashes in full what was believed by size and time; who fetches in another way vouches for it."""
-    if resolve is not hub.resolve or settings.verify == "full":
-        return lambda show: lambda path: None
-    return lambda show: hub.examine(
-        settings.model, revision=settings.revision, cache_dir=settings.cache_dir, progress=show
+def _listed_of(settings: Settings, resolve: Resolve) -> Listed:
+    """The hub's checksums; of files that come from elsewhere there are none."""
+    if resolve is not hub.resolve:
+        return lambda path: None
+    return functools.partial(
+        hub.listed_checksum,
+        model=settings.model,
+        revision=settings.revision,
+        cache_dir=settings.cache_dir,
     )
 
 

@@ -35,7 +35,7 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
         part = run_dir / f".{EXIT_FILE}.{os.getpid()}"
         part.write_text(json.dumps(told) + "\n", encoding="utf-8")
         part.replace(run_dir / EXIT_FILE)
-    except OSError as error:
+    except Exception as error:
         _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
 
 

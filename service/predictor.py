@@ -32,7 +32,7 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.protocols import CancelPoint, Known
+from service.protocols import CancelPoint, Listed
 from service.request import Pair
 
 if TYPE_CHECKING:
@@ -204,23 +204,39 @@ class NativePredictor:
         counts = self._counts
         return None if counts is None else (counts.judged, counts.recomputed)
 
-    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
+    def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
         from ofa.converted import Checksums
         from ofa.precision import GuardedModel
 
-        model, checksums = self._current(), Checksums(known)
+        class AsListed(Checksums):
+            """Hashes the weights before they are converted, and refuses those that are not as listed."""
+
+            def of(self, path: Path, cancel_point: CancelPoint | None) -> str:
+                expected, found = listed(path), super().of(path, cancel_point)
+                if expected not in (None, found):
+                    raise DamagedFile(f"{path.name} is not what was fetched: its checksum is wrong.")
+                return found
+
+        model = self._current()
         if isinstance(model, GuardedModel):
-            with _inference_errors():
+            with _load_errors():
                 model.prepare()
-        if not model.verify(cancel_point, checksums):
-            return False
-        try:
-            model.keep(cancel_point, checksums)
-        except OSError as error:  # the next start is slower, that is all
-            _log.warning(
-                "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")
-            )
-        return True
+        model.keep(cancel_point, AsListed())
+
+    def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
+        if self._cache is None:
+            return True
+        import torch
+
+        from ofa.converted import Checksums, Conversion
+
+        checksums, sound = Checksums(listed), True
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            with _load_errors():
+                kept = Conversion(folder, self._cache, dtype)
+                if kept.path.exists():
+                    sound &= kept.verify(cancel_point, checksums)
+        return sound
 
     def close(self) -> None:
         """Drop the model and the memory cached for it."""

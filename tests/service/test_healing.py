@@ -18,6 +18,7 @@ from service.errors import (
     DamagedFolder,
     MemoryLimitReached,
     ServiceError,
+    TransientLoadError,
     UnsupportedModel,
     UnusableWeights,
 )
@@ -26,7 +27,17 @@ from service.prober import UNSTABLE_LIMIT
 from service.resources import Resources, Use
 from service.status import Phase
 from tests.applications import Build, Hub
-from tests.fakes import NO, PATIENCE, PICTURE, YES, FakeGpuModel, FakePredictor, Gate, until
+from tests.fakes import (
+    NO,
+    PATIENCE,
+    PICTURE,
+    YES,
+    FakeConvertingModel,
+    FakeGpuModel,
+    FakePredictor,
+    Gate,
+    until,
+)
 
 NAN = {"Yes": float("nan"), "No": 0.5, "Maybe": 0.5}
 
@@ -112,6 +123,48 @@ def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build
     application.stop(0.0)
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert told["reason"] == "The model answers its probe wrongly even after it was loaded again."
+
+
+def test_healed_weights_are_not_judged_by_the_label_of_the_damaged_ones(make: Build) -> None:
+    """The files were damaged from the start; their label was kept."""
+    model, hub = Weights(mends=1), Hub(damaged=["pytorch_model.bin"])
+    model.scores = NO
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    until(lambda: application.snapshot().reloads == 1)
+    until(lambda: application.report().healthy)
+    assert hub.asked == ["quick", "full"]
+    assert (application.snapshot().evidence.label, application.fatal) == ("Yes", None)
+
+
+def test_damaged_converted_weights_are_weights_too(make: Build) -> None:
+    class Converted(Weights, FakeConvertingModel):
+        sound = False
+
+    model = Converted(mends=1)
+    model.scores = NO
+    application = make(model)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    until(lambda: application.snapshot().reloads == 1)
+    until(lambda: application.report().healthy)
+    assert application.snapshot().evidence.label == "Yes"
+
+
+def test_another_label_from_files_that_are_whole_is_the_devices_fault(make: Build) -> None:
+    """The twin of the two before: nothing was damaged, so the label that was kept still holds."""
+    model, hub = Weights(mends=1), Hub()
+    model.scores = NO
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    assert application.wait(PATIENCE)
+    assert application.fatal == 1
+    assert hub.asked == ["quick", "full"]
 
 
 def test_a_model_that_never_gave_a_number_ends_the_process_with_78(make: Build) -> None:
@@ -249,6 +302,26 @@ def test_the_limit_drains_and_leaves_with_75(make: Build, tmp_path: Path) -> Non
     assert (told["code"], told["reason"]) == (75, "The resident memory is 3 MiB.")
 
 
+def test_the_limit_while_the_model_loads_ends_the_loading_and_leaves_with_75(make: Build) -> None:
+    class Large(FakePredictor):
+        def load(self, folder: Path) -> None:
+            super().load(folder)
+            application.lost(MemoryLimitReached("The resident memory is 3 MiB."))
+
+    application = make(Large())
+    assert application.load() is False
+    assert application.load() is False, "only a new process has its memory back"
+    assert (application.fatal, application.snapshot().phase) == (75, Phase.FAILED)
+    assert not application.report().ready.ok
+
+
+def test_the_limit_before_the_model_loads_leaves_with_75(make: Build) -> None:
+    application = make()
+    application.lost(MemoryLimitReached("The resident memory is 3 MiB."))
+    assert application.wait(0.0)
+    assert (application.fatal, application.load()) == (75, False)
+
+
 # ---- a computation that never ends -----------------------------------------------------------------------
 
 
@@ -296,6 +369,30 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         gate.opened.set()
 
 
+def test_a_hung_process_leaves_though_its_post_mortem_fails(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a frame that cannot be walked")
+
+    monkeypatch.setattr("service.postmortem.sections", fail)
+    left: list[int] = []
+    gate, model = Gate(listens=False), FakePredictor()
+    application = make(
+        *(model, None, left.append), probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1
+    )
+    application.start()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    try:
+        get_stuck(application, gate, "a")
+        until(lambda: application.fatal is not None)
+        assert (left, application.fatal) == ([70], 70)
+        assert json.loads((tmp_path / "last_exit.json").read_text())["code"] == 70
+    finally:
+        gate.opened.set()
+
+
 def test_a_script_is_told_and_not_ended(make: Build) -> None:
     gate = Gate(listens=False)
     model = FakePredictor()
@@ -321,8 +418,10 @@ class Unloadable(FakePredictor):
     def __init__(self, error: ServiceError) -> None:
         super().__init__()
         self.error = error
+        self.loads = 0
 
     def load(self, folder: Path) -> None:
+        self.loads += 1
         raise self.error
 
 
@@ -339,12 +438,49 @@ def test_a_damaged_local_folder_is_not_tried_again_for_nobody_can_fetch_it(
     assert application.snapshot().last_error == "pytorch_model.bin is damaged."
 
 
-def test_weights_of_another_architecture_are_not_tried_again(make: Build) -> None:
-    hub = Hub()
-    application = make(Unloadable(UnsupportedModel("the weights do not fit config.json.")), hub)
+MISFIT = UnsupportedModel("the weights do not fit config.json.")
+
+
+def test_weights_of_another_architecture_are_checked_once_and_not_read_again(make: Build) -> None:
+    hub, model = Hub(), Unloadable(MISFIT)
+    application = make(model, hub)
     assert application.load() is False
-    assert len(hub.asked) == 1
+    assert (hub.asked, model.loads) == (["quick", "full"], 1)
     assert application.fatal == 78
+
+
+def test_in_a_folder_of_ones_own_nobody_knows_what_they_should_be(make: Build, tmp_path: Path) -> None:
+    hub, model = Hub(), Unloadable(MISFIT)
+    application = make(model, hub, model=str(tmp_path))
+    assert application.load() is False
+    assert (hub.asked, model.loads) == (["quick"], 1)
+    assert application.fatal == 78
+
+
+def test_a_damaged_configuration_is_fetched_again_and_not_taken_for_an_unsupported_one(make: Build) -> None:
+    class Configured(FakePredictor):
+        def load(self, folder: Path) -> None:
+            if hub.damaged:
+                raise MISFIT
+            super().load(folder)
+
+    hub = Hub(damaged=["config.json"])
+    application = make(Configured(), hub)
+    assert application.load() is True
+    assert (hub.asked, application.fatal) == (["quick", "full"], None)
+
+
+def test_weights_that_could_not_be_read_are_checked_in_full(make: Build) -> None:
+    class Cut(FakePredictor):
+        def load(self, folder: Path) -> None:
+            if hub.damaged:
+                raise TransientLoadError("Unexpected OSError while loading the model.")
+            super().load(folder)
+
+    hub = Hub(damaged=["pytorch_model.bin"])
+    application = make(Cut(), hub)
+    assert application.load() is True
+    assert hub.asked == ["quick", "full"]
 
 
 # ---- decoding --------------------------------------------------------------------------------------------
