@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 class Settler:
     """``arm`` after a load, ``begin`` at every proof that the model answers: the first one starts a thread.
 
-    ``listed`` knows the checksums of fetched files. ``on_damaged`` is called, by that thread, when the weights
-    on the disk are not what was fetched.
+    ``listed`` knows the checksums of fetched files. ``on_damaged`` is called, by that thread, when the
+    weights on the disk are not what was fetched.
     """
 
     def __init__(self, model: Model, listed: Listed, on_damaged: Callable[[], None]) -> None:

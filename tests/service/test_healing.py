@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import web_app
 from service.app import Application
 from service.errors import (
     DamagedFile,
@@ -108,6 +109,35 @@ def test_while_it_is_loaded_again_that_is_seen_and_requests_are_answered_so(make
     assert application.submit(PICTURE, "a").result(0).reason == "loading"
     go.set()
     until(lambda: application.report().healthy)
+
+
+def test_a_script_that_asks_during_a_reload_does_not_wait_for_it(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    class SlowSecondTime(FakePredictor):
+        def load(self, folder: Path) -> None:
+            if self.loaded_from is not None:
+                arrived.set()
+                assert go.wait(PATIENCE)
+            super().load(folder)
+
+    application = make(SlowSecondTime())
+    monkeypatch.setattr(web_app, "_application", application)
+    answers: list[object] = []
+    asking = threading.Thread(target=lambda: answers.append(web_app.predict(PICTURE, "a")["code"]))
+    try:
+        assert web_app.init_model() is True
+        application.reload()
+        assert arrived.wait(PATIENCE)
+        asking.start()
+        until(lambda: bool(answers))
+        assert answers == ["loading"]
+    finally:
+        go.set()
+    assert web_app.init_model() is True
+    assert web_app.predict(PICTURE, "a")["label"] == "Yes"
 
 
 def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build, tmp_path: Path) -> None:
