@@ -69,6 +69,7 @@ def build(
         journal,
         Limits(
             queue_size=settings.queue_size,
+            timeout=settings.timeout,
             # ModelScope's process answers one pair after the other: together they would only wait longer.
             max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
             batch_wait=settings.batch_wait,

@@ -80,6 +80,7 @@ class Engine:
         self._probe: Job | None = None  # its own place: never counted, never starved, at most one
         self._batch: Batch | None = None
         self._refusing = False
+        self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
@@ -116,7 +117,7 @@ class Engine:
                 self._work.notify()
                 self._alarm.notify()
             else:
-                self._add("rejected")
+                self._reject(refusal, request.source)
         if refusal is not None:
             job.future.set_result(no_verdict(refusal, request, self._since(job)))
             self._journal.refused(request, refusal, self._since(job))
@@ -129,7 +130,7 @@ class Engine:
         with self._lock:
             refusal = self._refusal(source)
             if refusal is not None:
-                self._add("rejected")
+                self._reject(refusal, source)
                 raise refusal
 
     def stop(self, grace: float) -> bool:
@@ -155,6 +156,7 @@ class Engine:
         """What the engine is doing now."""
         with self._lock:
             now, batch = self._clock(), self._batch
+            self._relieve()
             return Activity(
                 alive=not self._dead and all(thread.is_alive() for thread in self._threads),
                 depth=len(self._waiting),
@@ -169,6 +171,7 @@ class Engine:
                 service_seconds=self._pace.seconds,
                 expected_seconds=self._pace.expected(self._ahead(), self._predictor.device),
                 retry_after=self._retry_after(now),
+                refusal=self._next_refusal(),
             )
 
     # ---- the engine thread -------------------------------------------------------------------------------
@@ -193,6 +196,7 @@ class Engine:
         finally:
             with self._lock:
                 self._batch = None
+                self._relieve()
                 self._gather_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
                 self._alarm.notify_all()
@@ -384,6 +388,7 @@ class Engine:
             if batch is not None and batch.unwanted_since is None and all(one.ended for one in batch.jobs):
                 batch.unwanted_since = self._clock()  # from here on its cancel point raises
                 self._alarm.notify_all()
+            self._relieve()
             if not self._pending():
                 self._idle.notify_all()
         if job.future.set_running_or_notify_cancel():
@@ -418,6 +423,35 @@ class Engine:
         if len(self._waiting) >= self._limits.queue_size:
             return Busy(f"{len(self._waiting)} requests are waiting already.", retry_after=wait)
         return None
+
+    def _reject(self, refusal: ServiceError, source: Source) -> None:
+        """Count a refusal, and let it stand for those to come. Called with the lock held."""
+        self._add("rejected")
+        if source != "probe" and isinstance(refusal, Busy):
+            self._refused = Refusal(refusal.code)
+
+    def _next_refusal(self) -> Refusal | None:
+        """What a request that came now would be refused with, or the last one was. Called with the lock
+        held."""
+        if self._refusing:
+            return Refusal.STOPPING
+        if self._batch is not None and self._batch.orphaned:
+            return Refusal.STUCK
+        if len(self._waiting) >= self._limits.queue_size:
+            return Refusal.QUEUE_FULL
+        if self._pace.too_late(self._ahead(), self._predictor.device, self._limits.timeout):
+            return Refusal.TOO_LATE
+        return self._refused
+
+    def _relieve(self) -> None:
+        """Forget the last refusal once there is room and time for as many requests again: readiness that came
+        back with each free place would be gone with the next request. Called with the lock held."""
+        if self._refused is None or (self._batch is not None and self._batch.orphaned):
+            return
+        device, limits = self._predictor.device, self._limits
+        room = 2 * len(self._waiting) <= limits.queue_size
+        if room and not self._pace.too_late(2 * self._ahead(), device, limits.timeout):
+            self._refused = None
 
     def _retry_after(self, now: float) -> float:
         """Whole seconds until there should be room."""

@@ -28,9 +28,11 @@ BATCH_ON_GPU: Final = 32
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Seconds, but for ``queue_size`` and ``max_batch`` requests, ``max_batch`` 0 going by the device, and
-    ``hope``: how much of the time that a request has left may go by, on average, until it is answered."""
+    ``hope``: how much of the time that a request has left may go by, on average, until it is answered.
+    ``timeout`` is what a request that comes now would have left."""
 
     queue_size: int = 32
+    timeout: float = 15.0
     max_batch: int = 0
     batch_wait: float = 0.005
     hope: float = 2 / 3
@@ -117,18 +119,19 @@ class Pace:
         stopped within sight of its answer. One that nobody is ahead of is always tried: an estimate that was
         wrong learns of it by nothing else.
         """
-        if self.seconds is None or not ahead or request.source == "probe":
-            return None
-        left = request.deadline - now
-        if self._forecast is None:
-            in_time = (ahead + 1) * self.seconds <= self._hope * left
-        else:
-            least = self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request))
-            in_time = least <= left
-        if in_time:
+        if request.source == "probe" or not self.too_late(ahead, device, request.deadline - now, request):
             return None
         wait = max(1.0, math.ceil(self.wait(ahead, device)))
         return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
+
+    def too_late(self, ahead: int, device: str, left: float, request: Request | None = None) -> bool:
+        """Whether ``request``, or one of the usual kind, would be refused with ``left`` seconds to its
+        deadline."""
+        if self.seconds is None or not ahead:
+            return False
+        if self._forecast is None:
+            return (ahead + 1) * self.seconds > self._hope * left
+        return self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request)) > left
 
     def _arrival(self, forecast: Forecast, ahead: int, device: str, request: Request | None) -> Arrival:
         """What ``forecast`` goes by; for no request in particular, that of its median one."""

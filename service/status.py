@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from service.contract.causes import Refusal
+
 
 class Phase(StrEnum):
     """The life of the model; the first four words are those of ``/health``'s ``model``."""
@@ -55,7 +57,8 @@ class Activity:
     computation passed a cancel point. ``counts`` are totals since the start: accepted, answered, timeout,
     error, abandoned, stopping (the ways to end), rejected, orphaned, and divided: batches that were tried
     again in halves. ``depth`` requests wait, ``computing`` are being computed together. One that came
-    now should be answered in ``expected_seconds``, None while nothing was measured.
+    now should be answered in ``expected_seconds``, None while nothing was measured. ``refusal`` is what it
+    would be refused with; once a request was refused it stands until the queue is half empty.
     """
 
     alive: bool = True
@@ -71,10 +74,12 @@ class Activity:
     service_seconds: float | None = None
     expected_seconds: float | None = None
     retry_after: float = 1.0
+    refusal: Refusal | None = None
 
     @property
     def full(self) -> bool:
-        return self.depth >= self.capacity > 0
+        """Whether there is no room, or no time, for another request."""
+        return self.refusal in (Refusal.QUEUE_FULL, Refusal.TOO_LATE)
 
 
 @dataclass(frozen=True, slots=True)
