@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from flask import Flask, Response, jsonify
 from waitress.server import create_server
 
+from service.contract.times import STOP_SIDECAR
 from service.errors import SettingsError
 from service.health import Check, Report
 from service.metrics import CONTENT_TYPE
@@ -128,7 +129,7 @@ class Sidecar:
         self._thread = threading.Thread(target=self._server.run, name="health", daemon=True)
         self._thread.start()
 
-    def stop(self, wait: float = 5.0) -> None:
+    def stop(self, wait: float = STOP_SIDECAR / 2) -> None:
         """Close the port and all connections, and end the threads."""
         server, self._server = self._server, None
         if server is None or self._thread is None:

@@ -22,6 +22,7 @@ from page.gate import Gate
 from page.operations import OperationsCalls, access_of
 from page.uploads import Uploads
 from page.words import language_of
+from service.contract.times import STOP_PAGE_ANSWERS, STOP_PAGE_CLOSE, STOP_PAGE_FORCED
 from service.errors import SettingsError
 from service.settings import Settings
 
@@ -42,8 +43,6 @@ BACKLOG: Final = 128
 INTAKE: Final = 32
 START_SECONDS: Final = 60.0
 KEEP_ALIVE: Final = 75  # longer than proxies keep a connection idle, so that none is closed as it is used
-FLUSH_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 3.0
 # Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
 # about events, for a page we do not open, would be computed anew from the last 10,000 twice for every event.
 ENVIRONMENT: Final = {
@@ -128,7 +127,7 @@ class PageServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=int(CLOSE_SECONDS),
+            timeout_graceful_shutdown=int(STOP_PAGE_CLOSE),
         )
         self._server = server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -150,10 +149,10 @@ class PageServer:
             self._page.close(verbose=False)  # ends the streams that browsers keep open
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
-            self._thread.join(CLOSE_SECONDS)
+            self._thread.join(STOP_PAGE_CLOSE)
             if self._thread.is_alive():
                 self._server.force_exit = True
-                self._thread.join(CLOSE_SECONDS)
+                self._thread.join(STOP_PAGE_FORCED)
         self._intake.shutdown(wait=False, cancel_futures=True)
         if self._operations is not None:
             self._operations.close()
@@ -208,7 +207,7 @@ class PageServer:
     @staticmethod
     def _flush(page: gr.Blocks) -> None:
         """Wait, bounded, until the answers that are ready have been fetched from Gradio's queue."""
-        queue, end = page._queue, time.monotonic() + FLUSH_SECONDS
+        queue, end = page._queue, time.monotonic() + STOP_PAGE_ANSWERS
         while time.monotonic() < end:
             if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
                 return

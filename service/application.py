@@ -18,6 +18,7 @@ from PIL import Image
 
 from service import health, postmortem, resources
 from service.contract.causes import ExitCode
+from service.contract.times import STOP_THREADS
 from service.engine import Engine
 from service.errors import (
     Hung,
@@ -137,20 +138,31 @@ class Application:
         self._loader.stopping.set()
         self._prober.disable()
         ended = self._engine.stop(grace)
-        self._prober.stop()
-        self._sampler.stop()
-        self.operations.stop()
-        if self._ladder is not None:
-            ended &= self._ladder.stop()
-        ended &= self._settler.stop(1.0)
-        if self._loader_thread.ident is not None:
-            self._loader_thread.join(1.0)
-        ended &= not self._loader_thread.is_alive()
+        ended &= self._stop_threads()
         if ended:
             self._model.close()
         write_exit(self._settings.run_dir, int(code), reason)
         self._ended.set()
         return ended
+
+    def _stop_threads(self) -> bool:
+        """Tell all threads but the engine's to end, then wait for them; False if one that uses the model has
+        not ended within STOP_THREADS."""
+        stops: list[Callable[[float], bool | None]] = [
+            *(self._prober.stop, self._sampler.stop, self.operations.stop, self._settler.stop),
+            *([] if self._ladder is None else [self._ladder.stop]),
+            self._join_loader,
+        ]
+        for stop in stops:
+            stop(0.0)
+        end = time.monotonic() + STOP_THREADS
+        ended = [stop(max(0.0, end - time.monotonic())) for stop in stops]
+        return False not in ended
+
+    def _join_loader(self, wait: float) -> bool:
+        if self._loader_thread.ident is not None:
+            self._loader_thread.join(wait)
+        return not self._loader_thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the service ended or cannot go on; False if it still runs after ``timeout`` seconds."""

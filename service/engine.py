@@ -21,9 +21,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
+from service.admission import Admission, Load
 from service.contract.causes import Outcome, Refusal
+from service.contract.times import STOP_ENGINE
 from service.errors import (
-    Busy,
     ComputationStopped,
     DeadlineExceeded,
     DeviceLost,
@@ -80,11 +81,11 @@ class Engine:
         self._probe: Job | None = None  # its own place: never counted, never starved, at most one
         self._batch: Batch | None = None
         self._refusing = False
-        self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
         self._pace = Pace(forecast, limits.hope)
+        self._admission = Admission(limits, self._pace)
         self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
         self._gather_until = 0.0
         self._threads: list[threading.Thread] = []
@@ -104,15 +105,16 @@ class Engine:
         queue full, engine stuck) are answered at once and do not count as accepted."""
         job = Job(request, queued=self._clock())
         with self._lock:
-            ahead, device = self._ahead(), self._predictor.device
-            refusal = self._refusal(request.source) or self._pace.hopeless(request, ahead, device, job.queued)
+            load = self._load()
+            refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
             if refusal is None:
                 self._add("accepted")
-                job.future.outlook = Outlook(ahead, self._pace.expected(ahead, device, request))
+                expected = self._pace.expected(load.ahead, load.device, request)
+                job.future.outlook = Outlook(load.ahead, expected)
                 if request.source == "probe":
                     self._probe = job
                 else:
-                    job.ahead = ahead
+                    job.ahead = load.ahead
                     self._waiting.append(job)
                 self._work.notify()
                 self._alarm.notify()
@@ -148,18 +150,18 @@ class Engine:
             self._closed = True
             self._work.notify_all()
             self._alarm.notify_all()
+        end = time.monotonic() + min(self._limits.cancel_grace, STOP_ENGINE)
         for thread in self._threads:
-            thread.join(self._limits.cancel_grace)
+            thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def activity(self) -> Activity:
         """What the engine is doing now."""
         with self._lock:
-            now, batch = self._clock(), self._batch
-            self._relieve()
+            now, batch, load = self._clock(), self._batch, self._load()
             return Activity(
                 alive=not self._dead and all(thread.is_alive() for thread in self._threads),
-                depth=len(self._waiting),
+                depth=load.waiting,
                 capacity=self._limits.queue_size,
                 running=batch is not None,
                 computing=batch.left if batch else 0,
@@ -169,9 +171,9 @@ class Engine:
                 hung=batch is not None and batch.hung,
                 counts=dict(self._count),
                 service_seconds=self._pace.seconds,
-                expected_seconds=self._pace.expected(self._ahead(), self._predictor.device),
-                retry_after=self._retry_after(now),
-                refusal=self._next_refusal(),
+                expected_seconds=self._pace.expected(load.ahead, load.device),
+                retry_after=self._admission.retry_after(load),
+                refusal=Refusal.STOPPING if self._refusing else self._admission.next(load),
             )
 
     # ---- the engine thread -------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ class Engine:
         finally:
             with self._lock:
                 self._batch = None
-                self._relieve()
+                self._admission.relieve(self._load())
                 self._gather_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
                 self._alarm.notify_all()
@@ -388,7 +390,7 @@ class Engine:
             if batch is not None and batch.unwanted_since is None and all(one.ended for one in batch.jobs):
                 batch.unwanted_since = self._clock()  # from here on its cancel point raises
                 self._alarm.notify_all()
-            self._relieve()
+            self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
         if job.future.set_running_or_notify_cancel():
@@ -413,53 +415,19 @@ class Engine:
     def _refusal(self, source: Source) -> ServiceError | None:
         if self._refusing:
             return stopping()
-        wait = self._retry_after(self._clock())
-        if self._batch is not None and self._batch.orphaned:
-            return Busy(
-                "A computation does not stop and blocks the model.", retry_after=wait, code=Refusal.STUCK
-            )
-        if source == "probe":
-            return None if self._probe is None else Busy("A probe is waiting already.", retry_after=wait)
-        if len(self._waiting) >= self._limits.queue_size:
-            return Busy(f"{len(self._waiting)} requests are waiting already.", retry_after=wait)
-        return None
+        return self._admission.refusal(self._load(), source, self._probe is not None)
 
     def _reject(self, refusal: ServiceError, source: Source) -> None:
-        """Count a refusal, and let it stand for those to come. Called with the lock held."""
         self._add("rejected")
-        if source != "probe" and isinstance(refusal, Busy):
-            self._refused = Refusal(refusal.code)
+        self._admission.rejected(refusal, source)
 
-    def _next_refusal(self) -> Refusal | None:
-        """What a request that came now would be refused with, or the last one was. Called with the lock
-        held."""
-        if self._refusing:
-            return Refusal.STOPPING
-        if self._batch is not None and self._batch.orphaned:
-            return Refusal.STUCK
-        if len(self._waiting) >= self._limits.queue_size:
-            return Refusal.QUEUE_FULL
-        if self._pace.too_late(self._ahead(), self._predictor.device, self._limits.timeout):
-            return Refusal.TOO_LATE
-        return self._refused
-
-    def _relieve(self) -> None:
-        """Forget the last refusal once there is room and time for as many requests again: readiness that came
-        back with each free place would be gone with the next request. Called with the lock held."""
-        if self._refused is None or (self._batch is not None and self._batch.orphaned):
-            return
-        device, limits = self._predictor.device, self._limits
-        room = 2 * len(self._waiting) <= limits.queue_size
-        if room and not self._pace.too_late(2 * self._ahead(), device, limits.timeout):
-            self._refused = None
-
-    def _retry_after(self, now: float) -> float:
-        """Whole seconds until there should be room."""
-        batch = self._batch
+    def _load(self) -> Load:
+        """Called with the lock held."""
+        batch, hung_in = self._batch, None
         if batch is not None and batch.orphaned and batch.unwanted_since is not None:
             hung_at = batch.unwanted_since + self._limits.cancel_grace + self._limits.hang_limit
-            return max(1.0, math.ceil(hung_at - now))
-        return max(1.0, math.ceil(self._pace.wait(self._ahead(), self._predictor.device)))
+            hung_in = hung_at - self._clock()
+        return Load(len(self._waiting), self._ahead(), self._predictor.device, hung_in)
 
     def _ahead(self) -> int:
         """How many requests wait or are being computed. Called with the lock held."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.contract.causes import BUSY, Refusal
+from service.contract.causes import BUSY
 from service.errors import (
     Busy,
     ComputationStopped,
@@ -111,22 +110,10 @@ class Pace:
             return ahead * (self.seconds or 1.0)
         return self.expected(ahead, device) or float(ahead)
 
-    def hopeless(self, request: Request, ahead: int, device: str, now: float) -> Busy | None:
-        """The refusal of a request that would be answered too late: by the forecast even if all went well, by
-        the average alone with some time to spare.
-
-        A queue whose last place is reached at the deadline answers nobody: each waits for its turn and is
-        stopped within sight of its answer. One that nobody is ahead of is always tried: an estimate that was
-        wrong learns of it by nothing else.
-        """
-        if request.source == "probe" or not self.too_late(ahead, device, request.deadline - now, request):
-            return None
-        wait = max(1.0, math.ceil(self.wait(ahead, device)))
-        return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
-
     def too_late(self, ahead: int, device: str, left: float, request: Request | None = None) -> bool:
-        """Whether ``request``, or one of the usual kind, would be refused with ``left`` seconds to its
-        deadline."""
+        """Whether ``request``, or one of the usual kind, with ``left`` seconds to its deadline is expected to
+        be answered too late: by the forecast even if all went well, by the average with some time to spare.
+        """
         if self.seconds is None or not ahead:
             return False
         if self._forecast is None:

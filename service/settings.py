@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn, get_type_hints
 
 from service.callers import Network
+from service.contract.times import LONGEST_PAUSE, STOP_GRACE
 from service.errors import SettingsError
 from service.kinds import (
     DEVICE,
@@ -249,13 +250,13 @@ class Settings:
         float,
         Option(
             "OFA_LOAD_PAUSE",
-            seconds(0, 3600),
-            "the pause after the first failed attempt; it doubles each time",
+            seconds(0, LONGEST_PAUSE),
+            f"the pause after the first failed attempt; it doubles each time, up to {LONGEST_PAUSE:g} s",
         ),
     ] = 5.0
     stop_grace: Annotated[
         float, Option("OFA_STOP_GRACE", seconds(0, 3600), "how long a stop waits for accepted requests")
-    ] = 20.0
+    ] = STOP_GRACE
     ops: Annotated[
         str,
         Option(
