@@ -32,6 +32,7 @@ from service.errors import SettingsError
 from service.health import Check, Report
 from service.metrics import CONTENT_TYPE
 from service.settings import Settings
+from service.streams import use_utf8
 
 if TYPE_CHECKING:
     from service.app import Application
@@ -172,6 +173,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def main(argv: Sequence[str]) -> int:
     """Serve a model with the health API and no page until told to end; the exit code."""
+    use_utf8()
     signals: list[int] = []  # handlers only record: a lock taken in one could be held by whom it interrupts
 
     def record(number: int, frame: FrameType | None) -> None:
@@ -186,14 +188,20 @@ def main(argv: Sequence[str]) -> int:
             prog="health_api.py",
             description="Serve a model with the health API and no page. Options of the page are ignored.",
         )
+        from service.logs import RESTARTED, Logs
+
+        logs = Logs(
+            settings.run_dir,
+            max_bytes=settings.log_max_bytes,
+            backups=settings.log_backups,
+            level=settings.log_level,
+        )
+        logs.open(must_write=RESTARTED not in os.environ)
     except SettingsError as error:
         print(f"health_api.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
         return error.exit_code
-    from service.logs import Logs
     from service.postmortem import StallDump
 
-    logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
-    logs.open()
     stall_dump = StallDump(settings.run_dir)
     stall_dump.start()
     try:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from service.contract.causes import ExitCode
 from service.errors import SettingsError
 from service.settings import Settings
+from service.streams import use_utf8
 
 if TYPE_CHECKING:
     import socket
@@ -94,6 +95,7 @@ class Signals:
 
 def main(argv: Sequence[str]) -> int:
     """Run the service until it is told to end or cannot go on; the exit code."""
+    use_utf8()
     signals = Signals()
     signals.install()
     try:
@@ -101,14 +103,20 @@ def main(argv: Sequence[str]) -> int:
         from page.server import listen  # the port first: what is wrong with it is told before anything starts
 
         sock = listen(settings.host, settings.port)
+        from service.logs import RESTARTED, Logs
+
+        logs = Logs(
+            settings.run_dir,
+            max_bytes=settings.log_max_bytes,
+            backups=settings.log_backups,
+            level=settings.log_level,
+        )
+        logs.open(must_write=RESTARTED not in os.environ)
     except SettingsError as error:
         print(f"web_app.py: {error.message} {error.remedy}".rstrip(), file=sys.stderr)
         return error.exit_code
-    from service.logs import Logs
     from service.postmortem import StallDump
 
-    logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
-    logs.open()
     stall_dump = StallDump(settings.run_dir)
     stall_dump.start()
     try:

@@ -9,14 +9,14 @@ from typing import Final
 
 from PIL import Image
 
-from service import doctor, hub, latency, resources
+from service import doctor, hub, latency, logs, resources
 from service.application import Application
 from service.engine import Engine, Limits
 from service.gauges import RESTARTS_FILE, Sources
 from service.history import History
 from service.ladder import Ladder, Pauses
 from service.loader import Loader, Resolve, shown_name
-from service.logs import RequestLog, lost_lines
+from service.logs import RequestLog
 from service.memory_limit import MemoryLimit
 from service.metrics import Metrics
 from service.observer import Observers
@@ -140,7 +140,7 @@ def build(
             report=application.report,
             snapshot=status.snapshot,
             resources=sampler.latest,
-            lost_lines=lost_lines,
+            lost_lines=logs.lost_lines,
             restarts=settings.run_dir / RESTARTS_FILE,
             reserved=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
             guard=getattr(model, "guard_counts", lambda: None),

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from service import health, postmortem, resources
+from service import health, logs, postmortem, resources
 from service.contract.causes import ExitCode
 from service.contract.times import STOP_THREADS
 from service.engine import Engine
@@ -36,7 +36,7 @@ from service.jobs import no_verdict
 from service.ladder import Ladder
 from service.leaving import write_exit
 from service.loader import Loader, told
-from service.logs import RequestLog, lost_lines
+from service.logs import RequestLog
 from service.metrics import Metrics
 from service.operations import Operations
 from service.prober import Prober
@@ -237,7 +237,8 @@ class Application:
             unix=time.time(),
             evidence_ttl=self._settings.evidence_ttl,
             versions=versions(),
-            log_lines_lost=lost_lines(),
+            log_lines_lost=logs.lost_lines(),
+            log_failing=logs.failing(),
         )
 
     def exposition(self) -> bytes:

@@ -60,6 +60,7 @@ def judge(
     evidence_ttl: float,
     versions: Mapping[str, str] = MappingProxyType({}),
     log_lines_lost: int = 0,
+    log_failing: str | None = None,
 ) -> Report:
     """The report at ``now`` (monotonic) and ``unix`` seconds; evidence over ``evidence_ttl`` is stale."""
     word = inference(snapshot, now, evidence_ttl)
@@ -80,6 +81,7 @@ def judge(
         more={
             "versions": dict(versions),
             "log_lines_lost": log_lines_lost,
+            "log_failing": log_failing,
             **_more(snapshot, resources, now, unix),
         },
         timestamp=int(unix),

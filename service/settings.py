@@ -277,6 +277,14 @@ class Settings:
             "the same, as the first line of a file; better, since a process's variables can be read",
         ),
     ] = None
+    log_level: Annotated[
+        str,
+        Option(
+            "OFA_LOG_LEVEL",
+            choice("debug", "info", "warning", "error"),
+            "the least severe lines in web_app.log; the doctor needs info",
+        ),
+    ] = "info"
     log_max_bytes: Annotated[
         int,
         Option(

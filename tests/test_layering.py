@@ -36,10 +36,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.health": VALUES | {"service.status", "service.resources"},
     "service.prober": VALUES | {"service.observer", "service.status"},
     "service.observer": VALUES,
-    "service.logs": VALUES | {"service.observer"},
+    "service.log_writers": set(),
+    "service.logs": VALUES | {"service.log_writers", "service.observer"},
+    "service.streams": set(),
     "service.versions": set(),
     "service.vitals": {"service.resources"},
-    "service.doctor": {"service.contract", "service.doctor", "service.latency"},
+    "service.doctor": {"service.contract", "service.doctor", "service.latency", "service.streams"},
     "service.gauges": {
         "service.contract",
         "service.health",
@@ -51,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.latency": set(),
     "service.jobs": VALUES | {"service.latency"},
     "service.admission": VALUES | {"service.jobs"},
-    "service.leaving": {"service.resources"},
+    "service.leaving": {"service.logs", "service.resources"},
     "service.postmortem": VALUES | {"service.logs", "service.resources", "service.status"},
     "service.memory_limit": {"service.errors", "service.resources"},
     "service.ladder": VALUES | {"service.observer", "service.protocols"},
@@ -99,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "service.errors",
             "service.logs",
         ),
-        *("service.metrics", "service.leaving", "service.postmortem"),
+        *("service.metrics", "service.leaving", "service.postmortem", "service.streams"),
     },
     "page": VALUES
     | {"service.callers"}
