@@ -30,9 +30,6 @@ from service.request import Course, Request, Verdict
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa")
 LOG_FILE: Final = "web_app.log"
 SLOW_FILE: Final = "slow_requests.log"
-#: Set by a supervisor that starts the service again: a directory that could be written once is no mistake of
-#: whoever set it up, and not being able to log is no reason to stop serving.
-RESTARTED: Final = "OFA_RESTARTED"
 REPEATED: Final = 60.0  # seconds in which a library's like lines are written once
 KINDS: Final = 200  # of lines of libraries that are told apart
 _log = logging.getLogger(__name__)
@@ -153,11 +150,8 @@ class Logs:
         try:
             self._log_file.open()
         except OSError as error:
-            if must_write and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise SettingsError(
-                    f"The run directory {self._run_dir} cannot be written: {error.strerror}.",
-                    remedy="Give this user the right to, or set another with --run-dir (OFA_RUN_DIR).",
-                ) from error
+            if must_write and (refusal := unwritable(self._run_dir, error)) is not None:
+                raise refusal from error
         for writer in self._writers:
             writer.start()
         _open_files.update((self._file, self._slow))
@@ -195,6 +189,17 @@ class Logs:
 #: What is open in this process: for health, and for an end that nobody announces.
 _open_files: Final[set[Writer]] = set()
 _open_writers: Final[set[Writer]] = set()
+
+
+def unwritable(run_dir: Path, error: OSError) -> SettingsError | None:
+    """The refusal to start where this user may not write; None for an error that may pass, as a full disk."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    return SettingsError(
+        f"The run directory {run_dir} cannot be written: {error.strerror}.",
+        remedy="Give this user the right to, or set another with --run-dir (OFA_RUN_DIR).",
+        code="run_dir_unwritable",
+    )
 
 
 def lost_lines() -> int:

@@ -238,6 +238,16 @@ class NativePredictor:
                     sound &= kept.verify(cancel_point, checksums)
         return sound
 
+    def keep(self, cancel_point: CancelPoint) -> None:
+        """Write the converted weights, where that is worth it. Without room the next start is slower, no
+        more."""
+        try:
+            self._current().keep(cancel_point)
+        except OSError as error:
+            _log.warning(
+                "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")
+            )
+
     def close(self) -> None:
         """Drop the model and the memory cached for it."""
         with self._lock:

@@ -7,6 +7,7 @@ import re
 
 from health_api import Sidecar
 from service import hub
+from service.channel import Channel
 from service.contract import times
 from service.settings import Settings, options
 from tests.instance import ROOT
@@ -31,7 +32,8 @@ def test_all_steps_of_a_stop_are_over_before_the_guardian_kills() -> None:
     assert sorted(steps) == sorted(times.STOP_STEPS), "a step is missing in the sum"
     assert sum(times.STOP_STEPS) <= times.STOP_TIMEOUT - 2, "the process has to leave as well"
     assert Settings.stop_grace == times.STOP_GRACE
-    assert inspect.signature(Sidecar.stop).parameters["wait"].default == times.STOP_SIDECAR / 2
+    for stop, step in ((Sidecar.stop, times.STOP_SIDECAR), (Channel.stop, times.STOP_CHANNEL)):
+        assert inspect.signature(stop).parameters["wait"].default == step / 2
 
 
 def test_accepted_requests_have_their_whole_time_limit_when_it_stops() -> None:
