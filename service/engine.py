@@ -259,7 +259,8 @@ class Engine:
                 results = self._judge(jobs, cancel_point)
             except Exception as error:
                 if len(jobs) > 1 and may_be_of_one(error):
-                    self._note("divided")
+                    with self._lock:
+                        self._add("divided")
                     half = len(jobs) // 2
                     parts.extendleft((jobs[half:], jobs[:half]))
                     continue
@@ -343,14 +344,9 @@ class Engine:
         for job in expired:
             self._expire(job, computing=job.computing)
         with self._lock:
-            batch = self._batch
-            if batch is None or batch.unwanted_since is None:
+            if (batch := self._batch) is None:
                 return
-            overdue = now - batch.unwanted_since - self._limits.cancel_grace
-            orphaned = overdue >= 0 and not batch.orphaned
-            hung = overdue >= self._limits.hang_limit and not batch.hung
-            batch.orphaned |= orphaned
-            batch.hung |= hung
+            orphaned, hung = batch.check(now, self._limits)
             if orphaned:
                 self._add("orphaned")
         requests = [job.request for job in batch.jobs]
@@ -363,10 +359,8 @@ class Engine:
     def _next_alarm(self) -> float | None:
         """When the next tick is due; None when nothing is awaited. Called with the lock held."""
         times = [job.request.deadline for job in self._pending()]
-        batch = self._batch
-        if batch is not None and batch.unwanted_since is not None and not batch.hung:
-            orphaned_at = batch.unwanted_since + self._limits.cancel_grace
-            times.append(orphaned_at + self._limits.hang_limit if batch.orphaned else orphaned_at)
+        if self._batch is not None and (check_at := self._batch.check_at(self._limits)) is not None:
+            times.append(check_at)
         return min(times, default=None)
 
     def _watch(self) -> None:
@@ -438,15 +432,9 @@ class Engine:
 
     def _load(self) -> Load:
         """Called with the lock held."""
-        batch, hung_in = self._batch, None
-        if batch is not None and batch.orphaned and batch.unwanted_since is not None:
-            hung_at = batch.unwanted_since + self._limits.cancel_grace + self._limits.hang_limit
-            hung_in = hung_at - self._clock()
-        return Load(len(self._waiting), self._ahead(), self._predictor.device, hung_in)
-
-    def _ahead(self) -> int:
-        """How many requests wait or are being computed. Called with the lock held."""
-        return len(self._waiting) + (self._batch.left if self._batch else 0)
+        hung_in = None if self._batch is None else self._batch.hung_in(self._clock(), self._limits)
+        ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
+        return Load(len(self._waiting), ahead, self._predictor.device, hung_in)
 
     def _pending(self) -> list[Job]:
         """Accepted and not yet ended. Called with the lock held."""
@@ -455,10 +443,6 @@ class Engine:
 
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
-
-    def _note(self, counter: str) -> None:
-        with self._lock:
-            self._add(counter)
 
     def _add(self, counter: str) -> None:
         """Called with the lock held."""

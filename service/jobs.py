@@ -81,6 +81,28 @@ class Batch:
         """How many of its requests are still waited for."""
         return sum(not job.ended for job in self.jobs)
 
+    def check(self, now: float, limits: Limits) -> tuple[bool, bool]:
+        """Whether it counts as orphaned, and as hung, from this moment on."""
+        overdue = -1.0 if self.unwanted_since is None else now - self.unwanted_since - limits.cancel_grace
+        orphaned = overdue >= 0 and not self.orphaned
+        hung = overdue >= limits.hang_limit and not self.hung
+        self.orphaned |= orphaned
+        self.hung |= hung
+        return orphaned, hung
+
+    def check_at(self, limits: Limits) -> float | None:
+        """When ``check`` is due; None while it need not be."""
+        if self.unwanted_since is None or self.hung:
+            return None
+        orphaned_at = self.unwanted_since + limits.cancel_grace
+        return orphaned_at + limits.hang_limit if self.orphaned else orphaned_at
+
+    def hung_in(self, now: float, limits: Limits) -> float | None:
+        """Seconds until an orphaned one counts as hung; None while it is not orphaned."""
+        if self.unwanted_since is None or not self.orphaned:
+            return None
+        return self.unwanted_since + limits.cancel_grace + limits.hang_limit - now
+
 
 class Pace:
     """A moving average of the seconds a request takes when its batch's time is shared out. Every request

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import ofa.converted
+import service.manifest
 from parity.folders import SMALL, write_folder
 from service.app import build
 from service.errors import DamagedFile
@@ -51,17 +53,21 @@ def listed(cache: Path) -> Callable[[Path], str | None]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file was opened to be hashed, by its name."""
-    opened: Counter[str] = Counter()
-    really = Path.open
+    """How often each file was hashed, by its name."""
+    hashed: Counter[str] = Counter()
 
-    def counting(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
-        if mode == "rb":
-            opened[path.name] += 1
-        return really(path, mode, *more, **options)
+    def counted(module: Any, function: str, name: Callable[..., str]) -> None:
+        really = getattr(module, function)
 
-    monkeypatch.setattr(Path, "open", counting)
-    return opened
+        def count(*arguments: Any) -> Any:
+            hashed[name(*arguments)] += 1
+            return really(*arguments)
+
+        monkeypatch.setattr(module, function, count)
+
+    counted(ofa.converted, "_sha256", lambda path, *_: path.name)
+    counted(service.manifest, "_record", lambda folder, name, *_: name)
+    return hashed
 
 
 def hidden(path: Path) -> None:
