@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from page import banner, card
 from page.gate import Gate
 from page.operations import OperationsCalls, access_of
+from page.surroundings import ignore_proxies
 from page.uploads import Uploads
 from page.words import language_of
 from service.contract.times import STOP_PAGE_ANSWERS, STOP_PAGE_CLOSE, STOP_PAGE_FORCED
@@ -87,6 +88,7 @@ class PageServer:
         """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
         self._uploads = uploads = Uploads(self.port)
         uploads.start()
+        ignore_proxies()
         os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
         import uvicorn
 

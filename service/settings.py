@@ -38,6 +38,10 @@ from service.kinds import (
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Maybe."
+SERVICE_LINKS = (
+    "Kubernetes sets this variable for a Service of that name: put enableServiceLinks: false into the pod's "
+    "spec, or give the Service another name."
+)
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 
 
@@ -396,7 +400,10 @@ def _read(option: Option, text: str, source: str) -> object:
         return option.kind.parse(text)
     except (ValueError, OverflowError):
         said = source if option.secret else f"{source}={text!r}"
-        raise SettingsError(f"{said} is not allowed. Allowed: {option.kind.allowed}.") from None
+        remedy = SERVICE_LINKS if text.startswith("tcp://") else None
+        raise SettingsError(
+            f"{said} is not allowed. Allowed: {option.kind.allowed}.", remedy=remedy
+        ) from None
 
 
 def _default(name: str) -> str:
