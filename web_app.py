@@ -49,7 +49,7 @@ def predict(
     input that cannot be judged.
     """
     application = _shared()
-    application.load()
+    application.load_first()
     return application.submit(image, text, premise).result().as_dict()
 
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from page import banner, card
 from page.gate import Gate
 from page.operations import OperationsCalls, access_of
+from page.surroundings import ignore_proxies
 from page.uploads import Uploads
 from page.words import language_of
+from service.contract.times import STOP_PAGE_ANSWERS, STOP_PAGE_CLOSE, STOP_PAGE_FORCED
 from service.listening import Connections, page_limits
 from service.settings import Settings
 
@@ -39,8 +41,6 @@ log = logging.getLogger(__name__)
 # the deadline from where it is called, so that waiting has to happen there and not before.
 INTAKE: Final = 32
 START_SECONDS: Final = 60.0
-FLUSH_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 3.0
 # Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
 # about events, for a page we do not open, would be computed anew from the last 10,000 twice for every event.
 ENVIRONMENT: Final = {
@@ -88,6 +88,7 @@ class PageServer:
         """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
         self._uploads = uploads = Uploads(self.port)
         uploads.start()
+        ignore_proxies()
         os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
         import uvicorn
 
@@ -109,7 +110,7 @@ class PageServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=int(self._connections.limits.keep_alive),
-            timeout_graceful_shutdown=int(CLOSE_SECONDS),
+            timeout_graceful_shutdown=int(STOP_PAGE_CLOSE),
         )
         self._server = server = Server(config, self._connections)
         self._thread = threading.Thread(
@@ -131,10 +132,10 @@ class PageServer:
             self._page.close(verbose=False)  # ends the streams that browsers keep open
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
-            self._thread.join(CLOSE_SECONDS)
+            self._thread.join(STOP_PAGE_CLOSE)
             if self._thread.is_alive():
                 self._server.force_exit = True
-                self._thread.join(CLOSE_SECONDS)
+                self._thread.join(STOP_PAGE_FORCED)
         self._intake.shutdown(wait=False, cancel_futures=True)
         if self._operations is not None:
             self._operations.close()
@@ -189,7 +190,7 @@ class PageServer:
     @staticmethod
     def _flush(page: gr.Blocks) -> None:
         """Wait, bounded, until the answers that are ready have been fetched from Gradio's queue."""
-        queue, end = page._queue, time.monotonic() + FLUSH_SECONDS
+        queue, end = page._queue, time.monotonic() + STOP_PAGE_ANSWERS
         while time.monotonic() < end:
             if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
                 return

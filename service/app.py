@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
-from service import doctor, hub, latency, resources
+from service import doctor, hub, latency, logs, resources
 from service.application import Application
 from service.engine import Engine, Limits
 from service.gauges import RESTARTS_FILE, Sources
@@ -16,14 +19,13 @@ from service.history import History
 from service.ladder import Ladder, Pauses
 from service.listening import Connections
 from service.loader import Loader, Resolve, shown_name
-from service.logs import RequestLog, lost_lines
+from service.logs import RequestLog
 from service.memory_limit import MemoryLimit
 from service.metrics import Metrics
 from service.observer import Observers
 from service.operations import Operations
 from service.prober import Prober
-from service.progress import Show
-from service.protocols import Known, Model, Movable
+from service.protocols import Listed, Model, Movable
 from service.request import Pair
 from service.settings import Settings
 from service.settling import Settler
@@ -57,10 +59,13 @@ def build(
     metrics, vitals = Metrics(), Vitals()
     application: Application
     sampler = resources.Sampler(
-        [settings.run_dir], model.gpu, on_sample=lambda sample: _look(sample, vitals, memory_limit)
+        [settings.run_dir, Path(tempfile.gettempdir())],
+        model.gpu,
+        on_sample=lambda sample: _look(sample, vitals, memory_limit),
     )
     history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
     journal = RequestLog(observer=Observers(metrics, history))
+    listed = _listed_of(settings, resolve)
     ladder = (
         _ladder_of(settings, model, sampler, metrics, lambda: application)
         if isinstance(model, Movable)
@@ -71,6 +76,7 @@ def build(
         journal,
         Limits(
             queue_size=settings.queue_size,
+            timeout=settings.timeout,
             # ModelScope's process answers one pair after the other: together they would only wait longer.
             max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
             batch_wait=settings.batch_wait,
@@ -102,7 +108,16 @@ def build(
         on_reached=lambda error: application.lost(error),
     )
     first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
-    status = Status(first, activity=engine.activity, evidence=prober.evidence)
+    status = Status(
+        first,
+        activity=engine.activity,
+        evidence=prober.evidence,
+        place=lambda: {
+            "device": model.device,
+            "dtype": model.dtype,
+            "degraded": ladder.degraded if ladder is not None else None,
+        },
+    )
     application = Application(
         settings,
         model=model,
@@ -110,7 +125,7 @@ def build(
         engine=engine,
         prober=prober,
         sampler=sampler,
-        loader=Loader(settings, model, status, resolve, metrics),
+        loader=Loader(settings, model, status, resolve, metrics, listed),
         journal=journal,
         metrics=metrics,
         operations=Operations(
@@ -124,7 +139,7 @@ def build(
             examine=lambda: doctor.examine(settings.run_dir, EXAMINED_BYTES),
         ),
         ladder=ladder,
-        settler=Settler(model, _examine_of(settings, resolve), on_harmed=lambda: application.reload()),
+        settler=Settler(model, listed, on_damaged=lambda: application.reload()),
         leave=leave,
     )
     metrics.read(
@@ -132,7 +147,7 @@ def build(
             report=application.report,
             snapshot=status.snapshot,
             resources=sampler.latest,
-            lost_lines=lost_lines,
+            lost_lines=logs.lost_lines,
             restarts=settings.run_dir / RESTARTS_FILE,
             reserved=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
             guard=getattr(model, "guard_counts", lambda: None),
@@ -167,18 +182,20 @@ def _ladder_of(
         sample,
         pauses=Pauses(first=settings.trial_pause),
         gpu_use=gpu_use,
-        on_change=lambda degraded: application().degraded(degraded),
         on_fatal=lambda error: application().lost(error),
         observer=metrics,
     )
 
 
-def _examine_of(settings: Settings, resolve: Resolve) -> Callable[[Show], Known | None]:
-    """Hashes in full what was believed by size and time; who fetches in another way vouches for it."""
-    if resolve is not hub.resolve or settings.verify == "full":
-        return lambda show: lambda path: None
-    return lambda show: hub.examine(
-        settings.model, revision=settings.revision, cache_dir=settings.cache_dir, progress=show
+def _listed_of(settings: Settings, resolve: Resolve) -> Listed:
+    """The hub's checksums; of files that come from elsewhere there are none."""
+    if resolve is not hub.resolve:
+        return lambda path: None
+    return functools.partial(
+        hub.listed_checksum,
+        model=settings.model,
+        revision=settings.revision,
+        cache_dir=settings.cache_dir,
     )
 
 

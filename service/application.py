@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from PIL import Image
 
-from service import health, postmortem, resources
+from service import health, logs, postmortem, resources
 from service.contract.causes import ExitCode
+from service.contract.times import STOP_THREADS
 from service.engine import Engine
 from service.errors import (
     Hung,
@@ -35,7 +36,7 @@ from service.jobs import no_verdict
 from service.ladder import Ladder
 from service.leaving import write_exit
 from service.loader import Loader, told
-from service.logs import RequestLog, lost_lines
+from service.logs import RequestLog
 from service.metrics import Metrics
 from service.operations import Operations
 from service.prober import Prober
@@ -43,7 +44,7 @@ from service.protocols import Model
 from service.request import Awaited, Request, Source, new_id
 from service.settings import Settings
 from service.settling import Settler
-from service.status import Phase, Snapshot, Status
+from service.status import MOVES, Phase, Snapshot, Status
 from service.versions import versions
 
 _RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
@@ -87,10 +88,9 @@ class Application:
         self._sound = False  # the model has given finite scores in this process: its weights can
         self._intake = Intake(settings, model, journal)
         self._ended = threading.Event()
-        self._lock = threading.Lock()  # guards _started, _stopped and the moves of the phase
+        self._lock = threading.Lock()  # guards _started and the moves of the phase
         self._loading = threading.Lock()  # held while a model is being loaded
         self._started = False
-        self._stopped = False
         self._loader_thread = threading.Thread(target=self.load, name="loader", daemon=True)
 
     # ---- life --------------------------------------------------------------------------------------------
@@ -102,14 +102,22 @@ class Application:
 
     def load(self) -> bool:
         """Load the model with its retries, or wait while another thread does; True once it is loaded."""
+        if self._is_loaded():
+            return True
         self._start_threads()
         with self._loading:
-            if self._status.phase is Phase.LOADED:
+            if self._is_loaded():
                 return True
             began = time.monotonic()
             if not self._move(Phase.LOADING, fatal=None):
                 return False
             return self._load(began)
+
+    def load_first(self) -> None:
+        """Load the model if nobody has; a reload that is under way is not waited for."""
+        reloading = self._status.phase is Phase.LOADING and self._status.snapshot().ready_seconds is not None
+        if not reloading:
+            self.load()
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
         """Have the engine's timer thread call ``beat`` every second, from now on."""
@@ -140,20 +148,31 @@ class Application:
         self._loader.stopping.set()
         self._prober.disable()
         ended = self._engine.stop(grace)
-        self._prober.stop()
-        self._sampler.stop()
-        self.operations.stop()
-        if self._ladder is not None:
-            ended &= self._ladder.stop()
-        ended &= self._settler.stop(1.0)
-        if self._loader_thread.ident is not None:
-            self._loader_thread.join(1.0)
-        ended &= not self._loader_thread.is_alive()
+        ended &= self._stop_threads()
         if ended:
             self._model.close()
         write_exit(self._settings.run_dir, int(code), reason)
         self._ended.set()
         return ended
+
+    def _stop_threads(self) -> bool:
+        """Tell all threads but the engine's to end, then wait for them; False if one that uses the model has
+        not ended within STOP_THREADS."""
+        stops: list[Callable[[float], bool | None]] = [
+            *(self._prober.stop, self._sampler.stop, self.operations.stop, self._settler.stop),
+            *([] if self._ladder is None else [self._ladder.stop]),
+            self._join_loader,
+        ]
+        for stop in stops:
+            stop(0.0)
+        end = time.monotonic() + STOP_THREADS
+        ended = [stop(max(0.0, end - time.monotonic())) for stop in stops]
+        return False not in ended
+
+    def _join_loader(self, wait: float) -> bool:
+        if self._loader_thread.ident is not None:
+            self._loader_thread.join(wait)
+        return not self._loader_thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the service ended or cannot go on; False if it still runs after ``timeout`` seconds."""
@@ -228,7 +247,8 @@ class Application:
             unix=time.time(),
             evidence_ttl=self._settings.evidence_ttl,
             versions=versions(),
-            log_lines_lost=lost_lines(),
+            log_lines_lost=logs.lost_lines(),
+            log_failing=logs.failing(),
         )
 
     def exposition(self) -> bytes:
@@ -249,24 +269,24 @@ class Application:
             if self._ladder is not None:
                 self._ladder.start()
 
+    def _is_loaded(self) -> bool:
+        return self._status.phase is Phase.LOADED
+
     def _load(self, began: float, verify: str | None = None) -> bool:
         try:
-            self._loader.run(verify)
+            replaced = self._loader.run(verify)
         except ShuttingDown:
             return False
         except ServiceError as error:
             _log.critical("MODEL_NOT_LOADED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
             self._give_up(error)
             return False
-        model, seconds = self._model, time.monotonic() - began
-        if not self._move(
-            Phase.LOADED, device=model.device, dtype=model.dtype, ready_seconds=seconds, last_error=None
-        ):
+        if not self._move(Phase.LOADED, ready_seconds=time.monotonic() - began, last_error=None):
             return False
         if self._ladder is not None:
             self._ladder.loaded()
         self._settler.arm()
-        self._prober.enable()
+        self._prober.enable(new_weights=replaced)
         return True
 
     # ---- what the parts report ---------------------------------------------------------------------------
@@ -313,10 +333,6 @@ class Application:
                 self._ladder.reset()
             self._load(began, verify="full")
 
-    def degraded(self, why: str | None) -> None:
-        """The ladder moved the model to another device, or back."""
-        self._status.update(degraded=why, device=self._model.device, dtype=self._model.dtype)
-
     def lost(self, error: ServiceError) -> None:
         """An error that only a new process heals: the device is lost, the memory limit was reached."""
         _log.critical("RESTART_NEEDED%s | EXIT=%d | %s", told(error), error.exit_code, error.remedy)
@@ -332,16 +348,27 @@ class Application:
         if self._status.phase is Phase.STOPPING:
             return  # a stop is bounded by itself and has its own exit code
         error = Hung(f"A computation did not stop for {seconds:.0f} s.")
+        self._prober.disable()
+        try:
+            path = self._write_postmortem(requests, error)
+            _log.critical("HUNG%s | EXIT=%d | POSTMORTEM=%s", told(error), error.exit_code, path)
+        except Exception as failure:  # whatever it tripped over: the process leaves
+            _log.critical(
+                "HUNG%s | EXIT=%d | POSTMORTEM_ERROR=%s", told(error), error.exit_code, type(failure).__name__
+            )
+        finally:
+            if self._leave is not None:
+                write_exit(self._settings.run_dir, int(error.exit_code), error.message)
+                self._leave(int(error.exit_code))
+            self._give_up(error)
+
+    def _write_postmortem(self, requests: Sequence[Request], error: Hung) -> str | None:
+        """The name of the file; None if it could not be written."""
         told_of = postmortem.sections(
             requests, self._status.snapshot(), self._sampler.latest(), self._journal.recent, versions()
         )
         path = postmortem.write(self._settings.run_dir, error.message, told_of)
-        _log.critical("HUNG%s | EXIT=%d | POSTMORTEM=%s", told(error), error.exit_code, path and path.name)
-        self._prober.disable()
-        if self._leave is not None:
-            write_exit(self._settings.run_dir, int(error.exit_code), error.message)
-            self._leave(int(error.exit_code))
-        self._give_up(error)
+        return path.name if path is not None else None
 
     def _give_up(self, error: ServiceError) -> None:
         """The process should leave, with the error's exit code."""
@@ -349,10 +376,11 @@ class Application:
         self._ended.set()
 
     def _move(self, phase: Phase, **changes: Any) -> bool:
-        """Move on. False, with nothing changed, if we are there already or stopping, which is the end."""
+        """Move on. False, with nothing changed, if there is no way from here: we are there already, or the
+        service has ended meanwhile."""
         with self._lock:
-            if self._stopped or self._status.phase is phase:
+            ending = self._status.fatal in _RESTARTING and phase is not Phase.STOPPING
+            if ending or phase not in MOVES[self._status.phase]:
                 return False
-            self._stopped = phase is Phase.STOPPING
             self._status.move(phase, **changes)
             return True

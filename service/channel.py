@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from flask import Flask, Response
 
+from service.contract.times import STOP_CHANNEL
 from service.health import Report
 from service.listening import Connections, Limits
 from service.wsgi import ServerThread
@@ -92,7 +93,7 @@ class Channel:
         self._server.start()
         return True
 
-    def stop(self, wait: float = 2.0) -> None:
+    def stop(self, wait: float = STOP_CHANNEL / 2) -> None:
         """Close the socket and remove its file."""
         server, self._server = self._server, None
         if server is not None:

@@ -22,9 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+from service.admission import Admission, Load
 from service.contract.causes import Outcome, Refusal
+from service.contract.times import STOP_ENGINE
 from service.errors import (
-    Busy,
     ComputationStopped,
     DeadlineExceeded,
     DeviceLost,
@@ -87,6 +88,7 @@ class Engine:
         self._dead = False
         self._count: dict[str, int] = {}
         self._pace = Pace(forecast, limits.hope)
+        self._admission = Admission(limits, self._pace)
         self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
         self._gather_until = 0.0
         self._beat: Callable[[], None] | None = None
@@ -107,20 +109,21 @@ class Engine:
         queue full, engine stuck) are answered at once and do not count as accepted."""
         job = Job(request, queued=self._clock())
         with self._lock:
-            ahead, device = self._ahead(), self._predictor.device
-            refusal = self._refusal(request.source) or self._pace.hopeless(request, ahead, device, job.queued)
+            load = self._load()
+            refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
             if refusal is None:
                 self._add("accepted")
-                job.future.outlook = Outlook(ahead, self._pace.expected(ahead, device, request))
+                expected = self._pace.expected(load.ahead, load.device, request)
+                job.future.outlook = Outlook(load.ahead, expected)
                 if request.source == "probe":
                     self._probe = job
                 else:
-                    job.ahead = ahead
+                    job.ahead = load.ahead
                     self._waiting.append(job)
                 self._work.notify()
                 self._alarm.notify()
             else:
-                self._add("rejected")
+                self._reject(refusal, request.source)
         if refusal is not None:
             job.future.set_result(no_verdict(refusal, request, self._since(job)))
             self._journal.refused(request, refusal, self._since(job))
@@ -133,7 +136,7 @@ class Engine:
         with self._lock:
             refusal = self._refusal(source)
             if refusal is not None:
-                self._add("rejected")
+                self._reject(refusal, source)
                 raise refusal
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
@@ -157,17 +160,18 @@ class Engine:
             self._closed = True
             self._work.notify_all()
             self._alarm.notify_all()
+        end = time.monotonic() + min(self._limits.cancel_grace, STOP_ENGINE)
         for thread in self._threads:
-            thread.join(self._limits.cancel_grace)
+            thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def activity(self) -> Activity:
         """What the engine is doing now."""
         with self._lock:
-            now, batch = self._clock(), self._batch
+            now, batch, load = self._clock(), self._batch, self._load()
             return Activity(
                 alive=not self._dead and all(thread.is_alive() for thread in self._threads),
-                depth=len(self._waiting),
+                depth=load.waiting,
                 capacity=self._limits.queue_size,
                 running=batch is not None,
                 computing=batch.left if batch else 0,
@@ -177,8 +181,9 @@ class Engine:
                 hung=batch is not None and batch.hung,
                 counts=dict(self._count),
                 service_seconds=self._pace.seconds,
-                expected_seconds=self._pace.expected(self._ahead(), self._predictor.device),
-                retry_after=self._retry_after(now),
+                expected_seconds=self._pace.expected(load.ahead, load.device),
+                retry_after=self._admission.retry_after(load),
+                refusal=Refusal.STOPPING if self._refusing else self._admission.next(load),
             )
 
     # ---- the engine thread -------------------------------------------------------------------------------
@@ -203,6 +208,7 @@ class Engine:
         finally:
             with self._lock:
                 self._batch = None
+                self._admission.relieve(self._load())
                 self._gather_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
                 self._alarm.notify_all()
@@ -253,7 +259,8 @@ class Engine:
                 results = self._judge(jobs, cancel_point)
             except Exception as error:
                 if len(jobs) > 1 and may_be_of_one(error):
-                    self._note("divided")
+                    with self._lock:
+                        self._add("divided")
                     half = len(jobs) // 2
                     parts.extendleft((jobs[half:], jobs[:half]))
                     continue
@@ -337,14 +344,9 @@ class Engine:
         for job in expired:
             self._expire(job, computing=job.computing)
         with self._lock:
-            batch = self._batch
-            if batch is None or batch.unwanted_since is None:
+            if (batch := self._batch) is None:
                 return
-            overdue = now - batch.unwanted_since - self._limits.cancel_grace
-            orphaned = overdue >= 0 and not batch.orphaned
-            hung = overdue >= self._limits.hang_limit and not batch.hung
-            batch.orphaned |= orphaned
-            batch.hung |= hung
+            orphaned, hung = batch.check(now, self._limits)
             if orphaned:
                 self._add("orphaned")
         requests = [job.request for job in batch.jobs]
@@ -357,10 +359,8 @@ class Engine:
     def _next_alarm(self) -> float | None:
         """When the next tick is due; None when nothing is awaited. Called with the lock held."""
         times = [job.request.deadline for job in self._pending()]
-        batch = self._batch
-        if batch is not None and batch.unwanted_since is not None and not batch.hung:
-            orphaned_at = batch.unwanted_since + self._limits.cancel_grace
-            times.append(orphaned_at + self._limits.hang_limit if batch.orphaned else orphaned_at)
+        if self._batch is not None and (check_at := self._batch.check_at(self._limits)) is not None:
+            times.append(check_at)
         return min(times, default=None)
 
     def _watch(self) -> None:
@@ -399,6 +399,7 @@ class Engine:
             if batch is not None and batch.unwanted_since is None and all(one.ended for one in batch.jobs):
                 batch.unwanted_since = self._clock()  # from here on its cancel point raises
                 self._alarm.notify_all()
+            self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
         if job.future.set_running_or_notify_cancel():
@@ -423,28 +424,17 @@ class Engine:
     def _refusal(self, source: Source) -> ServiceError | None:
         if self._refusing:
             return stopping()
-        wait = self._retry_after(self._clock())
-        if self._batch is not None and self._batch.orphaned:
-            return Busy(
-                "A computation does not stop and blocks the model.", retry_after=wait, code=Refusal.STUCK
-            )
-        if source == "probe":
-            return None if self._probe is None else Busy("A probe is waiting already.", retry_after=wait)
-        if len(self._waiting) >= self._limits.queue_size:
-            return Busy(f"{len(self._waiting)} requests are waiting already.", retry_after=wait)
-        return None
+        return self._admission.refusal(self._load(), source, self._probe is not None)
 
-    def _retry_after(self, now: float) -> float:
-        """Whole seconds until there should be room."""
-        batch = self._batch
-        if batch is not None and batch.orphaned and batch.unwanted_since is not None:
-            hung_at = batch.unwanted_since + self._limits.cancel_grace + self._limits.hang_limit
-            return max(1.0, math.ceil(hung_at - now))
-        return max(1.0, math.ceil(self._pace.wait(self._ahead(), self._predictor.device)))
+    def _reject(self, refusal: ServiceError, source: Source) -> None:
+        self._add("rejected")
+        self._admission.rejected(refusal, source)
 
-    def _ahead(self) -> int:
-        """How many requests wait or are being computed. Called with the lock held."""
-        return len(self._waiting) + (self._batch.left if self._batch else 0)
+    def _load(self) -> Load:
+        """Called with the lock held."""
+        hung_in = None if self._batch is None else self._batch.hung_in(self._clock(), self._limits)
+        ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
+        return Load(len(self._waiting), ahead, self._predictor.device, hung_in)
 
     def _pending(self) -> list[Job]:
         """Accepted and not yet ended. Called with the lock held."""
@@ -453,10 +443,6 @@ class Engine:
 
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
-
-    def _note(self, counter: str) -> None:
-        with self._lock:
-            self._add(counter)
 
     def _add(self, counter: str) -> None:
         """Called with the lock held."""

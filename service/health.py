@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from service.contract.causes import Refusal
 from service.resources import Resources, Use
 from service.status import Phase, Snapshot
 
@@ -61,6 +62,7 @@ def judge(
     evidence_ttl: float,
     versions: Mapping[str, str] = MappingProxyType({}),
     log_lines_lost: int = 0,
+    log_failing: str | None = None,
 ) -> Report:
     """The report at ``now`` (monotonic) and ``unix`` seconds; evidence over ``evidence_ttl`` is stale."""
     word = inference(snapshot, now, evidence_ttl)
@@ -82,6 +84,7 @@ def judge(
         more={
             "versions": dict(versions),
             "log_lines_lost": log_lines_lost,
+            "log_failing": log_failing,
             **_more(snapshot, resources, now, unix),
         },
         timestamp=int(unix),
@@ -101,7 +104,7 @@ def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
 
 
 def work(snapshot: Snapshot) -> str:
-    """``idle``, ``busy`` (a computation passes its cancel points), ``full`` (busy, and no room to wait),
+    """``idle``, ``busy`` (a computation passes its cancel points), ``full`` (busy, and refusing more),
     ``stopping`` or ``wedged`` (it does not stop, or its thread died). Only the last is worth a restart."""
     activity = snapshot.activity
     if snapshot.phase is Phase.STOPPING:
@@ -148,18 +151,19 @@ def _startup(snapshot: Snapshot) -> Check:
 
 
 def _ready(snapshot: Snapshot, inference_word: str) -> Check:
+    """Whether the next request would be accepted; the reason is the code that it would be refused with."""
     activity = snapshot.activity
     retry = math.ceil(activity.retry_after)
     if snapshot.phase is Phase.STOPPING:
-        return Check(False, "stopping")
+        return Check(False, Refusal.STOPPING)
     if not _live(snapshot).ok:
         return Check(False, _live(snapshot).reason)
+    if snapshot.phase is Phase.FAILED:
+        return Check(False, "failed")
     if snapshot.phase is not Phase.LOADED:
-        return Check(False, str(snapshot.phase), _startup(snapshot).retry_after)
-    if activity.orphaned:
-        return Check(False, "orphaned: a computation does not stop", retry)
-    if activity.full:
-        return Check(False, f"full: {activity.depth} requests are waiting", retry)
+        return Check(False, Refusal.LOADING, math.ceil(LOADING_RETRY))
+    if activity.refusal is not None:
+        return Check(False, activity.refusal, retry)
     if inference_word != "success":
         return Check(False, inference_word, math.ceil(LOADING_RETRY))
     return Check(True)

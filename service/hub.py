@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service import hub_client, model_folder
+from service.contract.times import LONGEST_PAUSE
 from service.errors import DamagedFile, DiskFull, DownloadInterrupted, ModelNotFound, UnsupportedModel
 from service.hub_client import Listed, Source
 from service.manifest import Manifest
@@ -38,7 +38,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 _SPARE = 1 << 20  # bytes to leave free beyond the files themselves: manifest, lock, folders
 _POLL = 0.25  # seconds between two looks at another process's lock
-_PATIENCE = 300.0  # seconds another process may hold the lock without its files growing
+_PATIENCE = LONGEST_PAUSE  # seconds another process may hold the lock without its files growing
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -50,13 +50,15 @@ def resolve(
     progress: Show | None = None,
     endpoint: str | None = None,
     verify: str = "quick",
+    on_damaged: Callable[[Sequence[str]], None] | None = None,
 ) -> Path:
     """The folder of ``model``, with everything in it that a model needs.
 
     ``revision`` is a hub branch, tag or commit (None: master, as the local copy has it if there is one).
     ``cache_dir`` defaults to MODELSCOPE_CACHE, else ~/.cache/modelscope. ``progress`` is called from several
     threads, one call at a time; what it raises stops the work and comes out of here. ``verify`` "full"
-    rehashes a local copy where "quick" believes size and time.
+    rehashes a local copy where "quick" believes size and time. ``on_damaged`` is called with the names of
+    files that are not what was fetched; they are then fetched again.
 
     Raises HubUnavailable, DownloadInterrupted, DamagedFile, DiskFull (worth another attempt: what has been
     fetched is kept) and ModelNotFound, UnsupportedModel, MissingDependency, PermanentLoadError.
@@ -72,11 +74,13 @@ def resolve(
         raise _no_such_folder(model)
     if revision is not None and not _REVISION.fullmatch(revision):
         raise ModelNotFound(f"{revision!r} is no revision: a branch, a tag or a commit is meant")
-    cache = (cache_dir or _default_cache()).expanduser().absolute()
-    snapshot = _Snapshot(cache, model, revision or DEFAULT_REVISION, progress or _ignore)
+    snapshot = _Snapshot(
+        _cache(cache_dir), model, revision or DEFAULT_REVISION, progress or _ignore, on_damaged or _ignore
+    )
     try:
-        if snapshot.examine(full=verify == "full") is None:
-            snapshot.fetch(endpoint)
+        sound, damaged = snapshot.examine(full=verify == "full")
+        if not sound:
+            snapshot.fetch(endpoint, damaged)
         return snapshot.folder
     except OSError as error:
         # TransientLoadError for a full disk, a permanent one for a cache that may not be written.
@@ -86,25 +90,26 @@ def resolve(
         raise mapped from error
 
 
-def examine(
-    model: str, *, revision: str | None = None, cache_dir: Path | None = None, progress: Show | None = None
-) -> Callable[[Path], str | None] | None:
-    """None if the local copy of ``model`` is not, byte for byte, what was verified when it was fetched.
-
-    Hashes all of it and asks no network; ``progress`` as in ``resolve``. What comes back knows the SHA-256
-    of each of its files as long as that is not touched, and nothing of any other or of what was not fetched.
-    """
+def listed_checksum(
+    path: Path, *, model: str, revision: str | None = None, cache_dir: Path | None = None
+) -> str | None:
+    """The SHA-256 that ``path`` had when it was last checked, if it is an untouched file of the local copy of
+    ``model``; None of any other file."""
     if model == "demo" or not _HUB_ID.fullmatch(model) or _expanded(model).is_dir():
-        return lambda path: None
-    cache = (cache_dir or _default_cache()).expanduser().absolute()
-    snapshot = _Snapshot(cache, model, revision or DEFAULT_REVISION, progress or _ignore)
-    manifest = snapshot.examine(full=True)
-    return None if manifest is None else functools.partial(manifest.checksum, snapshot.folder)
+        return None
+    snapshot = _Snapshot(_cache(cache_dir), model, revision or DEFAULT_REVISION)
+    manifest = Manifest.load(snapshot.manifest_path)
+    return None if manifest is None else manifest.checksum(snapshot.folder, path)
 
 
 def converted_cache(cache_dir: Path | None = None) -> Path:
     """The folder for converted weights, beside the models that were fetched."""
-    return (cache_dir or _default_cache()).expanduser().absolute() / "converted"
+    return _cache(cache_dir) / "converted"
+
+
+def _cache(given: Path | None) -> Path:
+    folder = given or Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope")
+    return folder.expanduser().absolute()
 
 
 def _expanded(model: str) -> Path:
@@ -120,11 +125,7 @@ def _no_such_folder(model: str) -> ModelNotFound:
     return ModelNotFound(f"{model} is neither demo nor a folder nor a hub id, which reads namespace/name")
 
 
-def _default_cache() -> Path:
-    return Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope")
-
-
-def _ignore(progress: Progress) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -135,7 +136,8 @@ class _Snapshot:
     cache: Path
     model: str
     revision: str
-    show: Show
+    show: Show = _ignore
+    on_damaged: Callable[[Sequence[str]], None] = _ignore
 
     @property
     def folder(self) -> Path:
@@ -146,37 +148,40 @@ class _Snapshot:
     def manifest_path(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.manifest.json")
 
-    def examine(self, *, full: bool) -> Manifest | None:
-        """The manifest as the files are now, if it vouches for them; reads the disk and nothing else."""
+    def examine(self, *, full: bool) -> tuple[bool, Sequence[str]]:
+        """Whether all files are there and as the manifest says, and the names of those that are not as it
+        says. Reads the disk and nothing else."""
         manifest = Manifest.load(self.manifest_path)
         if manifest is None or (manifest.model, manifest.revision) != (self.model, self.revision):
-            return None
+            return False, ()
         meter = Meter(sum(record.size for record in manifest.files), {}, self.show)
         with meter.watched():
             damaged, seen = manifest.examine(self.folder, full=full, tick=meter.add)
+        if damaged:
+            self.on_damaged(damaged)
         if damaged or model_folder.missing(self.folder):
-            return None
+            return False, damaged
         if seen != manifest:
             with suppress(OSError):  # a read-only cache is hashed again next time, no more
                 seen.save(self.manifest_path)
-        return seen
+        return True, ()
 
-    def fetch(self, endpoint: str | None) -> None:
-        """Get from the hub what is not there or not whole."""
+    def fetch(self, endpoint: str | None, damaged: Sequence[str]) -> None:
+        """Get from the hub what is not there or not whole, and what is ``damaged``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder.with_name(f"{self.folder.name}.lock"), self.folder, self.show) as waited:
-            if waited and self.examine(full=False) is not None:
+            if waited and self.examine(full=False)[0]:
                 return
             source = Source(self.model, self.revision, hub_client.hub_address(endpoint))
             listed = hub_client.list_files(source)
-            names = self._complete(source, listed)
+            names = self._complete(source, listed, damaged)
             self._seal(source, {name: listed[name] for name in names})
 
-    def _complete(self, source: Source, listed: Mapping[str, Listed]) -> list[str]:
+    def _complete(self, source: Source, listed: Mapping[str, Listed], damaged: Sequence[str]) -> list[str]:
         """Download until everything needed is there; returns the needed names."""
         names, lacking = model_folder.wanted(listed.__contains__)
         _refuse_incomplete(source, lacking)
-        self._discard(names, listed)
+        self._discard(listed, damaged)
         self._make_room(names, listed)
         # configuration.json names the answer file, the card its pictures: these two come first.
         small = [name for name in (model_folder.CONFIGURATION, model_folder.CARD) if name in listed]
@@ -194,18 +199,15 @@ class _Snapshot:
         meter = Meter(sum(listed[name].size for name in all_names), done, self.show)
         hub_client.download(source, now, self.folder, self.cache, meter)
 
-    def _discard(self, names: Sequence[str], listed: Mapping[str, Listed]) -> None:
+    def _discard(self, listed: Mapping[str, Listed], damaged: Sequence[str]) -> None:
         """Remove what the client would keep though it is wrong.
 
         It checks size and checksum where the hub lists them. Left to us: a damaged file whose checksum the
         hub does not list, and weights which the hub no longer holds but the loader would prefer.
         """
-        manifest = Manifest.load(self.manifest_path)
-        if manifest is not None:
-            damaged, _ = manifest.examine(self.folder, full=False, tick=_untold)
-            for name in damaged:
-                if name in listed and listed[name].sha256 is None:
-                    (self.folder / name).unlink(missing_ok=True)
+        for name in damaged:
+            if name in listed and listed[name].sha256 is None:
+                (self.folder / name).unlink(missing_ok=True)
         for name in model_folder.WEIGHTS:
             if name not in listed:
                 (self.folder / name).unlink(missing_ok=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.contract.causes import BUSY, Refusal
+from service.contract.causes import BUSY
 from service.errors import (
     Busy,
     ComputationStopped,
@@ -28,9 +27,11 @@ BATCH_ON_GPU: Final = 32
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Seconds, but for ``queue_size`` and ``max_batch`` requests, ``max_batch`` 0 going by the device, and
-    ``hope``: how much of the time that a request has left may go by, on average, until it is answered."""
+    ``hope``: how much of the time that a request has left may go by, on average, until it is answered.
+    ``timeout`` is what a request that comes now would have left."""
 
     queue_size: int = 32
+    timeout: float = 15.0
     max_batch: int = 0
     batch_wait: float = 0.005
     hope: float = 2 / 3
@@ -80,6 +81,28 @@ class Batch:
         """How many of its requests are still waited for."""
         return sum(not job.ended for job in self.jobs)
 
+    def check(self, now: float, limits: Limits) -> tuple[bool, bool]:
+        """Whether it counts as orphaned, and as hung, from this moment on."""
+        overdue = -1.0 if self.unwanted_since is None else now - self.unwanted_since - limits.cancel_grace
+        orphaned = overdue >= 0 and not self.orphaned
+        hung = overdue >= limits.hang_limit and not self.hung
+        self.orphaned |= orphaned
+        self.hung |= hung
+        return orphaned, hung
+
+    def check_at(self, limits: Limits) -> float | None:
+        """When ``check`` is due; None while it need not be."""
+        if self.unwanted_since is None or self.hung:
+            return None
+        orphaned_at = self.unwanted_since + limits.cancel_grace
+        return orphaned_at + limits.hang_limit if self.orphaned else orphaned_at
+
+    def hung_in(self, now: float, limits: Limits) -> float | None:
+        """Seconds until an orphaned one counts as hung; None while it is not orphaned."""
+        if self.unwanted_since is None or not self.orphaned:
+            return None
+        return self.unwanted_since + limits.cancel_grace + limits.hang_limit - now
+
 
 class Pace:
     """A moving average of the seconds a request takes when its batch's time is shared out. Every request
@@ -109,26 +132,15 @@ class Pace:
             return ahead * (self.seconds or 1.0)
         return self.expected(ahead, device) or float(ahead)
 
-    def hopeless(self, request: Request, ahead: int, device: str, now: float) -> Busy | None:
-        """The refusal of a request that would be answered too late: by the forecast even if all went well, by
-        the average alone with some time to spare.
-
-        A queue whose last place is reached at the deadline answers nobody: each waits for its turn and is
-        stopped within sight of its answer. One that nobody is ahead of is always tried: an estimate that was
-        wrong learns of it by nothing else.
+    def too_late(self, ahead: int, device: str, left: float, request: Request | None = None) -> bool:
+        """Whether ``request``, or one of the usual kind, with ``left`` seconds to its deadline is expected to
+        be answered too late: by the forecast even if all went well, by the average with some time to spare.
         """
-        if self.seconds is None or not ahead or request.source == "probe":
-            return None
-        left = request.deadline - now
+        if self.seconds is None or not ahead:
+            return False
         if self._forecast is None:
-            in_time = (ahead + 1) * self.seconds <= self._hope * left
-        else:
-            least = self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request))
-            in_time = least <= left
-        if in_time:
-            return None
-        wait = max(1.0, math.ceil(self.wait(ahead, device)))
-        return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
+            return (ahead + 1) * self.seconds > self._hope * left
+        return self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request)) > left
 
     def _arrival(self, forecast: Forecast, ahead: int, device: str, request: Request | None) -> Arrival:
         """What ``forecast`` goes by; for no request in particular, that of its median one."""

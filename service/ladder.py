@@ -71,7 +71,6 @@ class Ladder:
         *,
         pauses: Pauses | None = None,
         gpu_use: Callable[[], tuple[int, int] | None] = lambda: None,
-        on_change: Callable[[str | None], None] = lambda degraded: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
         observer: Observer = UNOBSERVED,
         clock: Callable[[], float] = time.monotonic,
@@ -80,20 +79,21 @@ class Ladder:
         Args:
             sample: a prepared pair that a trial asks.
             gpu_use: used and total bytes of the GPU, other processes included, from kept figures.
-            on_change: told why the service is degraded, or None when it no longer is.
             on_fatal: told when a trial finds the device lost.
         """
         self._model = model
         self._sample = sample
         self._pauses = pauses or Pauses()
         self._gpu_use = gpu_use
-        self._on_change = on_change
         self._on_fatal = on_fatal
         self._observer = observer
         self._clock = clock
-        self._placing = threading.Lock()  # held by a judge and by a promotion; taken before _wake
+        # Held while the model is moved and while that is logged and counted, so that the last report is the
+        # truth; also by a judge. Taken before _wake.
+        self._placing = threading.Lock()
         self._wake = threading.Condition()  # guards everything below
         self._fallen_at: float | None = None  # on the CPU since, in place of a GPU
+        self._degraded: str | None = None  # in words; one reference, read without the lock
         self._promoted_at = -float("inf")
         self._failures = 0
         self._trial_at = 0.0
@@ -112,6 +112,11 @@ class Ladder:
     @property
     def dtype(self) -> str:
         return self._used[1] or self._model.dtype
+
+    @property
+    def degraded(self) -> str | None:
+        """Why the model is not on the device that it was meant for; None when it is there."""
+        return self._degraded
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[Scores]:
         """As the model's own; raises OutOfMemory only when the last rung has no memory either."""
@@ -149,18 +154,19 @@ class Ladder:
 
     def loaded(self) -> None:
         """The model was loaded: on another device than the one it was meant for, if that had no room."""
-        places = self._model.places
-        if places and self._model.device != places[0]:
-            self._fallen(places[0])
+        with self._placing:
+            places = self._model.places
+            if places and self._model.device != places[0]:
+                self._fallen(places[0])
+            else:
+                self.reset()  # an answer that was under way may have fallen while it was loaded
 
     def reset(self) -> None:
-        """The model is being loaded anew: whatever was known of its devices is over."""
+        """The model is being loaded again: forget what was known of its devices."""
         with self._wake:
             self._fall += 1
-            fallen, self._fallen_at = self._fallen_at, None
+            self._fallen_at = self._degraded = None
             self._failures = 0
-        if fallen is not None:
-            self._on_change(None)
 
     # ---- the rungs ---------------------------------------------------------------------------------------
 
@@ -227,18 +233,18 @@ class Ladder:
         self._fallen(home)
 
     def _fallen(self, home: str) -> None:
-        """The model is on the CPU now, in place of ``home``: plan the way back and say so."""
+        """The model is on the CPU now, in place of ``home``: plan the way back and report it. Called with
+        _placing held."""
         with self._wake:
             now = self._clock()
             self._failures = 0 if now - self._promoted_at >= SETTLED else self._failures + 1
             self._fall += 1
-            self._fallen_at = now
+            self._fallen_at, self._degraded = now, f"computing on the CPU: the memory of {home} is full"
             pause = self._pauses.after(self._failures)
             self._trial_at = now + pause
             self._wake.notify_all()
         _log.warning("DEGRADED | FROM=%s | TO=cpu | TRIAL_IN=%gs", home, pause)
         self._observer.moved(home, "cpu")
-        self._on_change(f"computing on the CPU: the memory of {home} is full")
 
     # ---- the way back ------------------------------------------------------------------------------------
 
@@ -278,18 +284,19 @@ class Ladder:
         return False
 
     def _promote(self, home: str, fall: int, fallen_at: float) -> bool:
-        with self._placing, self._wake:
-            if fall != self._fall:
-                return False
-            try:
-                self._model.move(home)
-            except NotReady:  # it is being loaded anew at this moment
-                return False
-            self._fallen_at, self._promoted_at = None, self._clock()
-            seconds = self._promoted_at - fallen_at
-        _log.info("PROMOTED | DEVICE=%s | DEGRADED_FOR=%.1fs", home, seconds)
-        self._observer.moved("cpu", home)
-        self._on_change(None)
+        with self._placing:
+            with self._wake:
+                if fall != self._fall:
+                    return False
+                try:
+                    self._model.move(home)
+                except NotReady:  # it is being loaded anew at this moment
+                    return False
+                self._fallen_at = self._degraded = None
+                self._promoted_at = self._clock()
+                seconds = self._promoted_at - fallen_at
+            _log.info("PROMOTED | DEVICE=%s | DEGRADED_FOR=%.1fs", home, seconds)
+            self._observer.moved("cpu", home)
         self._model.release("cpu")
         return True
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from service import resources
+from service import logs, resources
 
 EXIT_FILE: Final = "last_exit.json"
 _log = logging.getLogger(__name__)
@@ -35,15 +35,16 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
         part = run_dir / f".{EXIT_FILE}.{os.getpid()}"
         part.write_text(json.dumps(told) + "\n", encoding="utf-8")
         part.replace(run_dir / EXIT_FILE)
-    except OSError as error:
+    except Exception as error:
         _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once, its output flushed.
+    """End the process at once, its log and its output flushed.
 
     The interpreter's own way out takes torch's libraries down one by one: seconds in which a guardian sees a
     process that answers nothing, or a crash instead of ``code`` where a thread is left in native code."""
+    logs.flush()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

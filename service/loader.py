@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from service.contract.times import LONGEST_PAUSE
 from service.errors import (
     DamagedFile,
     DamagedFolder,
@@ -17,11 +18,12 @@ from service.errors import (
     ServiceError,
     ShuttingDown,
     TransientLoadError,
+    UnsupportedModel,
 )
 from service.logs import fields
 from service.observer import UNOBSERVED, Observer
 from service.progress import Progress as HubProgress
-from service.protocols import Model
+from service.protocols import Converting, Listed, Model
 from service.settings import Settings
 from service.status import Progress, Status
 
@@ -40,11 +42,13 @@ class Resolve(Protocol):
         progress: Callable[[HubProgress], None],
         endpoint: str | None,
         verify: str,
+        on_damaged: Callable[[Sequence[str]], None],
     ) -> Path: ...
 
 
 class Loader:
-    """One ``run`` at a time. ``stopping``, once set, ends it at the next step."""
+    """One ``run`` at a time. ``stopping``, once set, ends it at the next step. ``listed`` knows checksums of
+    fetched files."""
 
     def __init__(
         self,
@@ -53,55 +57,74 @@ class Loader:
         status: Status,
         resolve: Resolve,
         observer: Observer = UNOBSERVED,
+        listed: Listed = lambda path: None,
     ) -> None:
         self._settings = settings
         self._model = model
         self._status = status
         self._resolve = resolve
         self._observer = observer
+        self._listed = listed
+        self._damaged = False  # files were found to be, in this run
+        self._read = False  # the files were there, and this attempt began to read them
         self.stopping = threading.Event()
 
     @property
     def _fetched(self) -> bool:
-        """Whether the files come from a hub, which a damaged one can be fetched from anew."""
+        """Whether the files come from a hub, from which a damaged one can be fetched again."""
         model = self._settings.model
         return model != "demo" and not Path(model).expanduser().is_dir()
 
-    def run(self, verify: str | None = None) -> None:
-        """Load the model, its files checked as the settings say unless ``verify`` says otherwise. Raises what
-        ended the last attempt; ShuttingDown when told to stop."""
+    def run(self, verify: str | None = None) -> bool:
+        """Load the model, its files checked as the settings say unless ``verify`` says otherwise; True if
+        files were found damaged and replaced.
+
+        Files that could not be read are checked in full next: what a quick look believed may be the cause.
+        Raises what ended the last attempt; ShuttingDown when told to stop.
+        """
         attempts, verify = self._settings.load_attempts, verify or self._settings.verify
+        self._damaged, doubted = False, None
         for attempt in range(1, attempts + 1):
             try:
-                self._try(attempt, verify)
-                return
-            except (PermanentLoadError, ShuttingDown):
-                raise
+                self._try(attempt, verify, doubted)
+                return self._damaged
             except ModelError as error:
                 self._status.update(last_error=error.message)
-                pause = self._settings.load_pause * 2 ** (attempt - 1)
-                more = fields(again_in=f"{pause:g}s" if attempt < attempts else None)
-                _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, told(error), more)
-                if attempt == attempts:
+                doubted = error if isinstance(error, PermanentLoadError) else None
+                last = attempt == attempts or not self._worth_another(error, verify)
+                if last and doubted is not None:
                     raise
-                if isinstance(error, DamagedFile):
-                    verify = "full"  # what a quick look believed is not to be believed
+                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._settings.load_pause * 2 ** (attempt - 1))
+                more = fields(again_in=None if last else f"{pause:g}s")
+                _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, told(error), more)
+                if last:
+                    raise
+                if self._read or isinstance(error, DamagedFile):
+                    verify = "full"
                 self._say(f"waiting to try again: {error.message}", attempt)
                 self.stopping.wait(pause)
+        raise AssertionError("not reached: the last attempt returns or raises")
 
-    def _try(self, attempt: int, verify: str) -> None:
+    def _worth_another(self, error: ModelError, verify: str) -> bool:
+        """A configuration that cannot be served may be a damaged file, which only its checksum tells."""
+        if not isinstance(error, PermanentLoadError):
+            return True
+        return isinstance(error, UnsupportedModel) and self._read and self._fetched and verify != "full"
+
+    def _try(self, attempt: int, verify: str, doubted: ModelError | None) -> None:
         """One attempt, told to the observer."""
         began, outcome = time.monotonic(), "loaded"
         try:
-            self._load(attempt, verify)
+            self._load(attempt, verify, doubted)
         except ServiceError as error:
             outcome = error.code
             raise
         finally:
             self._observer.load_attempted(outcome, time.monotonic() - began)
 
-    def _load(self, attempt: int, verify: str) -> None:
-        began = time.monotonic()
+    def _load(self, attempt: int, verify: str, doubted: ModelError | None) -> None:
+        """One attempt. Raises ``doubted``, why the last one failed, again if the files are not its cause."""
+        began, self._read = time.monotonic(), False
         settings = self._settings
         _log.info(
             "MODEL_LOADING | MODEL=%s | ATTEMPT=%d/%d",
@@ -112,8 +135,7 @@ class Loader:
         self._say("looking for the model's files", attempt)
 
         def progress(now: HubProgress) -> None:
-            if self.stopping.is_set():
-                raise ShuttingDown("The service is stopping.")
+            self._go_on()
             self._say(f"fetching {now.file}", attempt, now.done_bytes, now.total_bytes)
 
         try:
@@ -124,10 +146,17 @@ class Loader:
                 progress=progress,
                 endpoint=settings.hub_endpoint,
                 verify=verify,
+                on_damaged=self._found_damaged,
             )
-            if self.stopping.is_set():
-                raise ShuttingDown("The service is stopping.")
+            self._go_on()
+            if verify == "full" and isinstance(self._model, Converting):
+                self._say("checking the converted weights", attempt)
+                if not self._model.verify_converted(folder, self._go_on, self._listed):
+                    self._found_damaged(["converted"])
+            if doubted is not None and not self._damaged:
+                raise doubted
             self._say("reading the weights", attempt)
+            self._read = True
             self._model.load(folder)
         except DamagedFile as error:
             if not self._fetched:
@@ -138,6 +167,15 @@ class Loader:
         except Exception as error:
             raise TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.") from error
         _log.info("MODEL_LOADED | DURATION=%.2fs | ATTEMPT=%d", time.monotonic() - began, attempt)
+
+    def _found_damaged(self, names: Sequence[str]) -> None:
+        self._damaged = True
+        _log.error("FILES_DAMAGED | FILES=%s", ",".join(names))
+
+    def _go_on(self) -> None:
+        """The cancel point of everything that runs here."""
+        if self.stopping.is_set():
+            raise ShuttingDown("The service is stopping.")
 
     def _say(self, message: str, attempt: int, done: int = 0, total: int = 0) -> None:
         progress = Progress(message, done, total, attempt, self._settings.load_attempts)

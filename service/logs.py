@@ -1,31 +1,37 @@
-"""web_app.log, slow_requests.log and the console. Nothing that happens while writing a log stops the service.
+"""web_app.log, slow_requests.log and the console, and what is written there.
 
-A line that cannot be written (disk full, folder gone, console closed) is dropped and counted; the next one
-is tried anew, and the first that succeeds is followed by a line that says how many are missing. User text is
-never written: not in messages, which are ours, and not in tracebacks, of which only the places are kept.
+Nothing that happens while writing a log stops or holds up the service (service/log_writers.py). User text is
+never written: not in messages, which are ours, not in tracebacks, of which only the places are kept, and not
+in what libraries log, of whom only the logger, the place and the error's class are.
 """
 
 from __future__ import annotations
 
-import io
+import errno
 import logging
-import logging.handlers
+import math
+import os
 import sys
+import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from service.errors import ServiceError
+from service.contract.times import STOP_LOGS
+from service.errors import ServiceError, SettingsError
+from service.log_writers import Console, LogFile, Writer
 from service.observer import UNOBSERVED, Observer, Stage
 from service.request import Course, Request, Verdict
 
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa")
 LOG_FILE: Final = "web_app.log"
 SLOW_FILE: Final = "slow_requests.log"
+REPEATED: Final = 60.0  # seconds in which a library's like lines are written once
+KINDS: Final = 200  # of lines of libraries that are told apart
 _log = logging.getLogger(__name__)
 _slow = logging.getLogger("slow_requests")
 
@@ -62,102 +68,179 @@ def places(error: BaseException) -> str:
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
 
 
-class _Careful:
-    """The part both handlers share: a failed line is counted, not raised, and told of when writing works."""
+class _ToWriters(logging.Handler):
+    """Makes a line of a record in the caller's thread, and hands it to threads that write."""
 
-    lost: int = 0
-    _untold: int = 0
-
-    def _missed(self) -> None:
-        self.lost += 1
-        self._untold += 1
-
-    def _gap(self) -> logging.LogRecord | None:
-        if not self._untold:
-            return None
-        missing, self._untold = self._untold, 0
-        return logging.LogRecord(
-            "service.logs", logging.WARNING, "", 0, "LOG_GAP | LOST=%d", (missing,), None
-        )
-
-
-class CarefulFile(_Careful, logging.handlers.RotatingFileHandler):
-    """A rotated file that survives a full disk. After a failure it is opened anew for the next line."""
-
-    def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
-        super().__init__(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8", delay=True)
+    def __init__(self, formatter: logging.Formatter, *writers: Writer) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._writers = writers
 
     def emit(self, record: logging.LogRecord) -> None:
-        before = self.lost
-        super().emit(record)
-        if self.lost == before and (gap := self._gap()) is not None:
-            super().emit(gap)
-
-    def _open(self) -> io.TextIOWrapper:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        self._missed()
-        stream, self.stream = self.stream, None
         try:
-            if stream is not None:
-                stream.close()
-        except (OSError, ValueError):
-            pass  # it still holds the line that did not fit
+            line = self.format(record)
+        except Exception as error:  # arguments that do not fit their message
+            line = f"UNPRINTABLE | ERROR={type(error).__name__} | LOGGER={record.name}"
+        for writer in self._writers:
+            writer.put(line)
 
 
-class CarefulConsole(_Careful, logging.StreamHandler[TextIO]):
-    """Standard error, which may be a closed terminal or a file on a full disk."""
+class _Libraries(_ToWriters):
+    """What libraries log, without their messages, which may quote input: ``LIBRARY | LOGGER=…``.
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        self._missed()
+    The same of one logger is written once in REPEATED seconds; what others send us must not fill the log.
+    """
+
+    def __init__(self, formatter: logging.Formatter, *writers: Writer) -> None:
+        super().__init__(formatter, *writers)
+        self._seen: dict[tuple[str, int, str | None], tuple[float, int]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = type(record.exc_info[1]).__name__ if record.exc_info and record.exc_info[1] else None
+        kind, now = (record.name, record.levelno, error), time.monotonic()
+        since, left_out = self._seen.get(kind, (-math.inf, 0))
+        if now - since < REPEATED:
+            self._seen[kind] = since, left_out + 1
+            return
+        if len(self._seen) >= KINDS:
+            self._seen.clear()
+        self._seen[kind] = now, 0
+        place = f"{record.filename}:{record.lineno}"
+        told = fields(logger=record.name, at=place, error=error, left_out=left_out or None)
+        ours = logging.LogRecord(
+            "service.logs", record.levelno, "", 0, f"LIBRARY{told}", None, record.exc_info
+        )
+        super().emit(ours)
 
 
 class Logs:
-    """The handlers of one process: ``open`` before the first line, ``close`` after the last."""
+    """The log files and the console of one process: ``open`` before the first line, ``close`` after the last.
+    ``level`` is that of our own loggers; of libraries we write warnings and worse."""
 
-    def __init__(self, run_dir: Path, *, max_bytes: int, backups: int, console: TextIO | None = None) -> None:
-        self._file = CarefulFile(run_dir / LOG_FILE, max_bytes, backups)
-        self._slow = CarefulFile(run_dir / SLOW_FILE, max_bytes, backups)
-        self._console = CarefulConsole(console if console is not None else sys.stderr)
-        self._file.setFormatter(LineFormatter())
-        self._console.setFormatter(LineFormatter())
-        self._slow.setFormatter(TabFormatter())
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        max_bytes: int,
+        backups: int,
+        level: str = "INFO",
+        console: TextIO | None = None,
+    ) -> None:
+        lines, columns = LineFormatter(), TabFormatter()
+        self._level = level.upper()
+        self._run_dir = run_dir
+        self._log_file = LogFile(run_dir / LOG_FILE, max_bytes, backups)
+        slow_file = LogFile(run_dir / SLOW_FILE, max_bytes, backups)
+        self._file = Writer("file", self._log_file, _line_of(lines))
+        self._slow = Writer("slow", slow_file, _line_of(columns))
+        self._console = Writer(
+            "console", Console(console if console is not None else sys.stderr), _line_of(lines)
+        )
+        ours = _ToWriters(lines, self._file, self._console)
+        self._handlers: dict[str | None, logging.Handler] = {
+            **dict.fromkeys(LOGGERS, ours),
+            _slow.name: _ToWriters(columns, self._slow),
+            None: _Libraries(lines, self._file, self._console),  # the root, where libraries' lines arrive
+        }
+        self._thread_hook = threading.excepthook
 
-    def open(self) -> None:
-        for name in LOGGERS:
-            self._attach(logging.getLogger(name), self._file, self._console)
-        self._attach(_slow, self._slow)
-
-    def _attach(self, logger: logging.Logger, *handlers: logging.Handler) -> None:
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        for handler in handlers:
+    def open(self, *, must_write: bool = False) -> None:
+        """Begin to write. Raises SettingsError with ``must_write`` if the run directory is not writable for
+        this user at all; a full disk is no reason not to serve."""
+        try:
+            self._log_file.open()
+        except OSError as error:
+            if must_write and (refusal := unwritable(self._run_dir, error)) is not None:
+                raise refusal from error
+        for writer in self._writers:
+            writer.start()
+        _open_files.update((self._file, self._slow))
+        _open_writers.update(self._writers)
+        for name, handler in self._handlers.items():
+            logger = logging.getLogger(name)
+            if name is not None:
+                logger.setLevel(logging.INFO if name == _slow.name else self._level)
+                logger.propagate = False
             logger.addHandler(handler)
+        threading.excepthook = _thread_died
+        _log.info("STARTED | PID=%d", os.getpid())
+
+    def flush(self, seconds: float = STOP_LOGS) -> None:
+        """Wait until everything so far is written, ``seconds`` at most."""
+        _each(self._writers, seconds, Writer.flush)
 
     def close(self) -> None:
-        for name in (*LOGGERS, _slow.name):
+        """Write what is left, within STOP_LOGS."""
+        threading.excepthook = self._thread_hook
+        for name, handler in self._handlers.items():
             logger = logging.getLogger(name)
-            logger.propagate = True
-            for handler in (self._file, self._slow, self._console):
-                logger.removeHandler(handler)
-        for file in (self._file, self._slow):
-            try:
-                file.close()
-            except (OSError, ValueError):
-                file._missed()
+            logger.removeHandler(handler)
+            if name is not None:
+                logger.propagate = True
+        _each(self._writers, STOP_LOGS, Writer.close)
+        _open_files.difference_update(self._writers)
+        _open_writers.difference_update(self._writers)
 
     @property
-    def lost(self) -> int:
-        """Lines that could not be written to the files since the start."""
-        return self._file.lost + self._slow.lost
+    def _writers(self) -> tuple[Writer, ...]:
+        return self._file, self._slow, self._console
+
+
+#: What is open in this process: for health, and for an end that nobody announces.
+_open_files: Final[set[Writer]] = set()
+_open_writers: Final[set[Writer]] = set()
+
+
+def unwritable(run_dir: Path, error: OSError) -> SettingsError | None:
+    """The refusal to start where this user may not write; None for an error that may pass, as a full disk."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    return SettingsError(
+        f"The run directory {run_dir} cannot be written: {error.strerror}.",
+        remedy="Give this user the right to, or set another with --run-dir (OFA_RUN_DIR).",
+        code="run_dir_unwritable",
+    )
 
 
 def lost_lines() -> int:
-    """The same for whatever files are open in this process: for health, which is not told of them."""
-    handlers = {*logging.getLogger(LOGGERS[0]).handlers, *_slow.handlers}
-    return sum(handler.lost for handler in handlers if isinstance(handler, CarefulFile))
+    """Lines that could not be written to this process's files since they were opened."""
+    return sum(writer.lost for writer in list(_open_files))
+
+
+def failing() -> str | None:
+    """Why lines cannot be written to this process's files now: the name of an errno, or BLOCKED."""
+    return next((writer.failing for writer in list(_open_files) if writer.failing), None)
+
+
+def flush() -> None:
+    """Write what is on its way in this process, within STOP_LOGS."""
+    _each(list(_open_writers), STOP_LOGS, Writer.flush)
+
+
+def _each(writers: Sequence[Writer], seconds: float, act: Callable[[Writer, float], None]) -> None:
+    """Do it to all of them in ``seconds`` at most."""
+    end = time.monotonic() + seconds
+    for writer in writers:
+        act(writer, max(0.0, end - time.monotonic()))
+
+
+def _line_of(formatter: logging.Formatter) -> Callable[[str], str]:
+    def line(message: str) -> str:
+        return formatter.format(
+            logging.LogRecord("service.logs", logging.WARNING, "", 0, message, None, None)
+        )
+
+    return line
+
+
+def _thread_died(args: threading.ExceptHookArgs) -> None:
+    """Python would print the error's own text, which may quote input."""
+    name = args.thread.name if args.thread is not None else "?"
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        info = (args.exc_type, args.exc_value, args.exc_traceback)
+        _log.critical(
+            "BROKEN | MSG=a thread died | THREAD=%s | ERROR=%s", name, args.exc_type.__name__, exc_info=info
+        )
 
 
 def fields(**values: object) -> str:

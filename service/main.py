@@ -21,13 +21,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 from service.contract.causes import ExitCode
 from service.errors import SettingsError
 from service.listening import Connections, health_limits, listen, page_limits, raise_descriptor_limit
+from service.logs import Logs, unwritable
 from service.settings import Settings
+from service.streams import use_utf8
 
 if TYPE_CHECKING:
     from service.application import Application
 
 CHECK_SECONDS: Final = 0.2
 LOCK_FILE: Final = "web_app.lock"
+#: Set by a supervisor that starts the service again: a run directory that could be written once is no mistake
+#: of whoever set it up, and to be without logs is no reason to stop serving.
+RESTARTED: Final = "OFA_RESTARTED"
 log = logging.getLogger(__name__)
 
 
@@ -64,8 +69,10 @@ class Signals:
 
 def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront | None = None) -> int:
     """Run the service until it is told to end or cannot go on; the exit code."""
+    use_utf8()
     signals = Signals()
     signals.install()
+    first = RESTARTED not in os.environ
     with ExitStack() as stack:
         try:
             settings = Settings.from_args(argv, os.environ, prog=prog, description=description)
@@ -76,27 +83,38 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
             )
             if front is not None:
                 public = stack.enter_context(listen(settings.host, settings.port, "--port"))
-            stack.callback(os.close, lock_run_dir(settings.run_dir))
+            if (lock := lock_run_dir(settings.run_dir, first)) is not None:
+                stack.callback(os.close, lock)
+            logs = Logs(
+                settings.run_dir,
+                max_bytes=settings.log_max_bytes,
+                backups=settings.log_backups,
+                level=settings.log_level,
+            )
+            logs.open(must_write=first)
         except SettingsError as error:
             print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
             return error.exit_code
-        from service.logs import Logs
+        stack.callback(logs.close)
         from service.postmortem import StallDump
 
-        logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
-        logs.open()
-        stack.callback(logs.close)
         stall_dump = StallDump(settings.run_dir)
         stall_dump.start()
         stack.callback(stall_dump.stop)
         return _serve(settings, health, public, signals, front)
 
 
-def lock_run_dir(run_dir: Path) -> int:
+def lock_run_dir(run_dir: Path, must_write: bool) -> int | None:
     """A descriptor that holds the run directory's lock, for this process and as long as it lives: two
-    instances in one directory would share logs, socket and exit file. Raises SettingsError."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    instances in one directory would share logs, socket and exit file. None where there is no room for one.
+    Raises SettingsError, with ``must_write`` also if this user may not write there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if must_write and (refusal := unwritable(run_dir, error)) is not None:
+            raise refusal from error
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -116,8 +116,8 @@ class Operations:
         """Begin to keep the last hour."""
         self._history.start()
 
-    def stop(self) -> None:
-        self._history.stop()
+    def stop(self, wait: float) -> None:
+        self._history.stop(wait)
 
     def view(self) -> View:
         """The present and the last hour."""

@@ -32,13 +32,12 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.protocols import CancelPoint, Known
+from service.protocols import CancelPoint, Listed
 from service.request import Pair
 
 if TYPE_CHECKING:
     import torch
 
-    from ofa.converted import Checksums
     from ofa.model import EntailmentModel
     from ofa.precision import GuardCounts, GuardedModel
 
@@ -205,24 +204,45 @@ class NativePredictor:
         counts = self._counts
         return None if counts is None else (counts.judged, counts.recomputed)
 
-    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
+    def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
         from ofa.converted import Checksums
         from ofa.precision import GuardedModel
 
-        model, checksums = self._current(), Checksums(known)
-        if isinstance(model, GuardedModel):
-            with _inference_errors():
-                model.prepare()
-        if not model.verify(cancel_point, checksums):
-            return False
-        self.keep(cancel_point, checksums)
-        return True
+        class AsListed(Checksums):
+            """Hashes the weights before they are converted, and refuses those that are not as listed."""
 
-    def keep(self, cancel_point: CancelPoint, checksums: Checksums | None = None) -> None:
+            def of(self, path: Path, cancel_point: CancelPoint | None) -> str:
+                expected, found = listed(path), super().of(path, cancel_point)
+                if expected not in (None, found):
+                    raise DamagedFile(f"{path.name} is not what was fetched: its checksum is wrong.")
+                return found
+
+        model = self._current()
+        if isinstance(model, GuardedModel):
+            with _load_errors():
+                model.prepare()
+        model.keep(cancel_point, AsListed())
+
+    def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
+        if self._cache is None:
+            return True
+        import torch
+
+        from ofa.converted import Checksums, Conversion
+
+        checksums, sound = Checksums(listed), True
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            with _load_errors():
+                kept = Conversion(folder, self._cache, dtype)
+                if kept.path.exists():
+                    sound &= kept.verify(cancel_point, checksums)
+        return sound
+
+    def keep(self, cancel_point: CancelPoint) -> None:
         """Write the converted weights, where that is worth it. Without room the next start is slower, no
         more."""
         try:
-            self._current().keep(cancel_point, checksums)
+            self._current().keep(cancel_point)
         except OSError as error:
             _log.warning(
                 "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")

@@ -78,9 +78,12 @@ class Prober:
         if self._thread.ident is not None:
             self._thread.join(wait)
 
-    def enable(self) -> None:
-        """A model was loaded: nothing is known of it yet, so it is probed at once."""
+    def enable(self, *, new_weights: bool = False) -> None:
+        """A model was loaded: nothing is known of it yet, so it is probed at once. With ``new_weights`` its
+        labels are not those of the model before: the next ones are kept."""
         with self._wake:
+            if new_weights:
+                self._golden.clear()
             self._evidence = Evidence(probes=self._evidence.probes)
             self._enabled = True
             self._wake.notify_all()

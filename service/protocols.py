@@ -13,9 +13,9 @@ from service.request import Course, Pair, Request, Verdict
 
 CancelPoint = Callable[[], None]
 
-Known = Callable[[Path], str | None]
-"""The SHA-256 of a file that has just been read in full, as long as its size and time have not changed since;
-None of any other."""
+Listed = Callable[[Path], str | None]
+"""The SHA-256 that a fetched file had when it was checked last, as long as its size and time have not changed
+since; None of any other file."""
 
 
 class Predictor(Protocol):
@@ -86,15 +86,19 @@ class Movable(Model, Protocol):
 
 
 @runtime_checkable
-class Settling(Model, Protocol):
-    """A model that leaves work for after its first verdict."""
+class Converting(Model, Protocol):
+    """A model that keeps its weights in a converted form, from which the next load is faster."""
 
-    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
-        """Check in full the files that ``load`` believed by size and time, without reading again what is
-        ``known``, and keep what makes the next load faster. Called in a thread of its own, beside ``judge``.
-        False: what was loaded is not to be believed.
+    def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
+        """Write the converted weights unless they are there or not worth it. Called in a thread of its own,
+        beside ``judge``.
 
-        Raises InferenceErrors when memory does not suffice, and what ``cancel_point`` raises."""
+        Raises DamagedFile when the weights on the disk are not as ``listed``, OSError without room or right,
+        other ModelErrors, and what ``cancel_point`` raises."""
+
+    def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
+        """Hash the converted weights of ``folder`` in full, and remove those that are not as they were
+        written. False if there were any. ``listed`` says what need not be hashed. Raises OSError."""
 
 
 class Journal(Protocol):

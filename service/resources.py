@@ -132,7 +132,7 @@ def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, s
 def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
     """Use and limit of our cgroups and all above them, as far as they can be seen."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text("utf-8", "replace").splitlines()
     except OSError:
         return
     for line in lines:
@@ -158,8 +158,8 @@ def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
 
 def _cgroup_use(folder: Path, current: str, limit: str, reclaimable: str) -> Use | None:
     try:
-        total = int((folder / limit).read_text())  # "max" is no number: no limit here
-        used = int((folder / current).read_text())
+        total = int((folder / limit).read_text("utf-8", "replace"))  # "max" is no number: no limit here
+        used = int((folder / current).read_text("utf-8", "replace"))
     except (OSError, ValueError):
         return None
     return Use(max(0, used - _stat(folder / "memory.stat", reclaimable)), total)
@@ -167,7 +167,7 @@ def _cgroup_use(folder: Path, current: str, limit: str, reclaimable: str) -> Use
 
 def _stat(path: Path, key: str) -> int:
     try:
-        for line in path.read_text().splitlines():
+        for line in path.read_text("utf-8", "replace").splitlines():
             name, _, value = line.partition(" ")
             if name == key:
                 return int(value)
@@ -186,5 +186,5 @@ def disk_use(folder: Path) -> Use:
 
 def process_start_ticks() -> int:
     """When this process began, in clock ticks since boot: with the PID it names a process for good."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    after_name = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     return int(after_name[19])

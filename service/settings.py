@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn, get_type_hints
 
 from service.callers import Network
+from service.contract.times import LONGEST_PAUSE, STOP_GRACE
 from service.errors import SettingsError
 from service.kinds import (
     DEVICE,
@@ -37,6 +38,10 @@ from service.kinds import (
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Maybe."
+SERVICE_LINKS = (
+    "Kubernetes sets this variable for a Service of that name: put enableServiceLinks: false into the pod's "
+    "spec, or give the Service another name."
+)
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 
 
@@ -250,13 +255,13 @@ class Settings:
         float,
         Option(
             "OFA_LOAD_PAUSE",
-            seconds(0, 3600),
-            "the pause after the first failed attempt; it doubles each time",
+            seconds(0, LONGEST_PAUSE),
+            f"the pause after the first failed attempt; it doubles each time, up to {LONGEST_PAUSE:g} s",
         ),
     ] = 5.0
     stop_grace: Annotated[
         float, Option("OFA_STOP_GRACE", seconds(0, 3600), "how long a stop waits for accepted requests")
-    ] = 20.0
+    ] = STOP_GRACE
     ops: Annotated[
         str,
         Option(
@@ -277,6 +282,14 @@ class Settings:
             "the same, as the first line of a file; better, since a process's variables can be read",
         ),
     ] = None
+    log_level: Annotated[
+        str,
+        Option(
+            "OFA_LOG_LEVEL",
+            choice("debug", "info", "warning", "error"),
+            "the least severe lines in web_app.log; the doctor needs info",
+        ),
+    ] = "info"
     log_max_bytes: Annotated[
         int,
         Option(
@@ -387,7 +400,10 @@ def _read(option: Option, text: str, source: str) -> object:
         return option.kind.parse(text)
     except (ValueError, OverflowError):
         said = source if option.secret else f"{source}={text!r}"
-        raise SettingsError(f"{said} is not allowed. Allowed: {option.kind.allowed}.") from None
+        remedy = SERVICE_LINKS if text.startswith("tcp://") else None
+        raise SettingsError(
+            f"{said} is not allowed. Allowed: {option.kind.allowed}.", remedy=remedy
+        ) from None
 
 
 def _default(name: str) -> str:

@@ -1,5 +1,4 @@
-"""What may wait until the first verdict: the files that were believed at the start are hashed in full, and
-what makes the next start faster is kept. In a thread of its own, once for each load."""
+"""Keeps the converted weights once the first verdict is there, so that the next start is faster."""
 
 from __future__ import annotations
 
@@ -8,34 +7,27 @@ import threading
 import time
 from collections.abc import Callable
 
-from service.errors import ServiceError, ShuttingDown
-from service.progress import Show
-from service.protocols import Known, Model, Settling
+from service.errors import DamagedFile, ShuttingDown
+from service.protocols import Converting, Listed, Model
 
 _log = logging.getLogger(__name__)
 
 
 class Settler:
-    """``arm`` after a load, ``begin`` at every proof that the model answers: the first one starts the work.
+    """``arm`` after a load, ``begin`` at every proof that the model answers: the first one starts a thread.
 
-    ``examine`` hashes fetched files, telling its progress, and hands on what it then knows of them: None when
-    they are not what was fetched. ``on_harmed`` is called, by the settler's thread, when what was loaded is
-    not to be believed.
+    ``listed`` knows the checksums of fetched files. ``on_damaged`` is called, by that thread, when the
+    weights on the disk are not what was fetched.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        examine: Callable[[Show], Known | None],
-        on_harmed: Callable[[], None],
-    ) -> None:
+    def __init__(self, model: Model, listed: Listed, on_damaged: Callable[[], None]) -> None:
         self._model = model
-        self._examine = examine
-        self._on_harmed = on_harmed
+        self._listed = listed
+        self._on_damaged = on_damaged
         self._lock = threading.Lock()  # guards _armed and _thread
         self._armed = False
         self._thread: threading.Thread | None = None
-        self._doubted = False  # a reload has been asked for, and nothing was found good since
+        self._reload_asked = False  # and nothing was kept since: another reload would end no better
         self._stopping = threading.Event()
 
     def arm(self) -> None:
@@ -43,14 +35,16 @@ class Settler:
             self._armed = True
 
     def begin(self) -> None:
-        """Start, if a load has not been settled yet. Costs next to nothing otherwise."""
-        if not self._armed:
+        """Start, if that is due after a load. Costs next to nothing otherwise."""
+        if not self._armed or not isinstance(self._model, Converting):
             return
         with self._lock:
             if not self._armed or self._stopping.is_set():
                 return
             self._armed = False
-            self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._model,), name="settler", daemon=True
+            )
             self._thread.start()
 
     def stop(self, wait: float) -> bool:
@@ -63,27 +57,22 @@ class Settler:
         thread.join(wait)
         return not thread.is_alive()
 
-    def _run(self) -> None:
+    def _run(self, model: Converting) -> None:
         began = time.monotonic()
         try:
-            known = self._examine(lambda progress: self._go_on())
-            good = known is not None
-            if known is not None and isinstance(self._model, Settling):
-                good = self._model.settle(self._go_on, known)
+            model.keep_converted(self._go_on, self._listed)
         except ShuttingDown:
             return
-        except (ServiceError, OSError) as error:
-            # Nothing is known to be wrong; the next start has another chance.
-            _log.warning("FILES_NOT_CHECKED | ERROR=%s", type(error).__name__)
-            return
-        doubted, self._doubted = self._doubted, not good
-        if good:
-            _log.info("FILES_CHECKED | DURATION=%.2fs", time.monotonic() - began)
-        elif doubted:  # once more would end no better: a disk that does not keep what it is given
-            _log.error("FILES_DAMAGED | The files differ again after they were verified and loaded again.")
+        except DamagedFile as error:
+            _log.error("FILES_DAMAGED | MSG=%s", error.message)
+            if not self._reload_asked:
+                self._reload_asked = True
+                self._on_damaged()
+        except Exception as error:  # a full disk, no memory, a library's own: the next start is slower
+            _log.warning("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", type(error).__name__, exc_info=True)
         else:
-            _log.error("FILES_DAMAGED | The files are verified and loaded again.")
-            self._on_harmed()
+            self._reload_asked = False
+            _log.info("SETTLED | DURATION=%.2fs", time.monotonic() - began)
 
     def _go_on(self) -> None:
         """The cancel point of everything that runs here."""

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from flask import Flask, Response, jsonify
 
+from service.contract.times import STOP_SIDECAR
 from service.health import Check, Report
 from service.listening import Connections, health_limits
 from service.metrics import CONTENT_TYPE
@@ -104,6 +105,6 @@ class Sidecar:
         """Answer from now on."""
         self._server.start()
 
-    def stop(self, wait: float = 5.0) -> None:
+    def stop(self, wait: float = STOP_SIDECAR / 2) -> None:
         """Close the port and all connections, and end the threads."""
         self._server.stop(wait)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from service.contract.causes import Refusal
+
 
 class Phase(StrEnum):
     """The life of the model; the first four words are those of ``/health``'s ``model``."""
@@ -24,7 +26,7 @@ class Phase(StrEnum):
 
 
 MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
-    Phase.UNINITIALIZED: frozenset({Phase.LOADING, Phase.STOPPING}),
+    Phase.UNINITIALIZED: frozenset({Phase.LOADING, Phase.FAILED, Phase.STOPPING}),
     Phase.LOADING: frozenset({Phase.LOADED, Phase.FAILED, Phase.STOPPING}),
     Phase.LOADED: frozenset({Phase.LOADING, Phase.FAILED, Phase.STOPPING}),
     Phase.FAILED: frozenset({Phase.LOADING, Phase.STOPPING}),
@@ -55,7 +57,8 @@ class Activity:
     computation passed a cancel point. ``counts`` are totals since the start: accepted, answered, timeout,
     error, abandoned, stopping (the ways to end), rejected, orphaned, and divided: batches that were tried
     again in halves. ``depth`` requests wait, ``computing`` are being computed together. One that came
-    now should be answered in ``expected_seconds``, None while nothing was measured.
+    now should be answered in ``expected_seconds``, None while nothing was measured. ``refusal`` is what it
+    would be refused with; once a request was refused it stands until the queue is half empty.
     """
 
     alive: bool = True
@@ -71,10 +74,12 @@ class Activity:
     service_seconds: float | None = None
     expected_seconds: float | None = None
     retry_after: float = 1.0
+    refusal: Refusal | None = None
 
     @property
     def full(self) -> bool:
-        return self.depth >= self.capacity > 0
+        """Whether there is no room, or no time, for another request."""
+        return self.refusal in (Refusal.QUEUE_FULL, Refusal.TOO_LATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,12 @@ class Snapshot:
 
 
 class Status:
-    """The holder of the current snapshot. Its own part is moved here; activity and evidence are asked for."""
+    """The holder of the current snapshot.
+
+    The phase is moved here. The rest is read from its owners whenever a snapshot is taken, so that no report
+    of theirs can be overtaken by an older one: ``activity``, ``evidence``, and ``place``, which returns
+    values for device, dtype and degraded.
+    """
 
     def __init__(
         self,
@@ -140,11 +150,13 @@ class Status:
         *,
         activity: Callable[[], Activity] = Activity,
         evidence: Callable[[], Evidence] = Evidence,
+        place: Callable[[], Mapping[str, str | None]] = dict,
     ) -> None:
         self._lock = threading.Lock()  # guards _snapshot
         self._snapshot = first
         self._activity = activity
         self._evidence = evidence
+        self._place = place
 
     def move(self, phase: Phase, **changes: Any) -> None:
         """Go to ``phase`` and change other fields with it, in one step. Raises IllegalMove."""
@@ -165,6 +177,15 @@ class Status:
     def phase(self) -> Phase:
         return self._snapshot.phase  # one reference, replaced whole: no lock needed to read it
 
+    @property
+    def fatal(self) -> int | None:
+        return self._snapshot.fatal
+
     def snapshot(self) -> Snapshot:
-        """The present, with the engine's and the prober's figures."""
-        return replace(self._snapshot, activity=self._activity(), evidence=self._evidence())
+        """The present, with the figures of the engine, the prober and the model."""
+        return replace(
+            self._snapshot,
+            activity=self._activity(),
+            evidence=self._evidence(),
+            **self._place(),  # type: ignore[arg-type]  # device, dtype and degraded
+        )

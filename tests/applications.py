@@ -5,7 +5,7 @@ A conftest that wants them imports the fixture: ``from tests.applications import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,27 @@ Build = Callable[..., Application]
 
 
 class Hub:
-    """Resolves to a folder, or raises what it was given first, one failure a call."""
+    """Resolves to a folder, or raises what it was given first, one failure a call. A full check finds the
+    files of ``damaged``, and they are good from then on."""
 
-    def __init__(self, *failures: Exception) -> None:
+    def __init__(self, *failures: Exception, damaged: Sequence[str] = ()) -> None:
         self.failures = list(failures)
+        self.damaged = list(damaged)
         self.asked: list[str] = []
 
-    def __call__(self, model: str, *, progress: Callable[[Progress], None], verify: str, **_: object) -> Path:
+    def __call__(
+        self,
+        model: str,
+        *,
+        progress: Callable[[Progress], None],
+        verify: str,
+        on_damaged: Callable[[Sequence[str]], None],
+        **_: object,
+    ) -> Path:
         self.asked.append(verify)
+        if verify == "full" and self.damaged:
+            on_damaged(self.damaged)
+            self.damaged = []
         progress(Progress("pytorch_model.bin", 5, 10))
         if self.failures:
             raise self.failures.pop(0)

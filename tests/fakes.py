@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.engine import Engine, Limits
 from service.errors import OutOfMemory, ServiceError
-from service.protocols import CancelPoint
+from service.protocols import CancelPoint, Listed
 from service.request import Course, Pair, Request, Source, Verdict
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
@@ -30,10 +30,6 @@ def until(condition: Callable[[], bool]) -> None:
 
 def go_on() -> None:
     """A cancel point that never cancels."""
-
-
-def nothing_known(path: Path) -> None:
-    """What is known of files that nobody has read."""
 
 
 class Clock:
@@ -80,6 +76,19 @@ class FakePredictor:
         if self.behave is not None:
             return self.behave(pairs, cancel_point)
         return [YES for _ in pairs]
+
+
+class FakeConvertingModel(FakePredictor):
+    """Keeps nothing; ``sound`` is what a full check of its converted weights finds."""
+
+    sound = True
+
+    def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
+        cancel_point()
+
+    def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
+        cancel_point()
+        return self.sound
 
 
 class FakeGpuModel(FakePredictor):

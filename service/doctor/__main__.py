@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 
 from service.doctor import diagnose, live, read, report
 from service.doctor.findings import in_order
+from service.streams import use_utf8
 
 EXIT_USAGE: Final = 64
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -30,6 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
+    use_utf8()
     return _train(argv[1:]) if argv[:1] == ["train-latency"] else _examine(argv)
 
 

@@ -68,6 +68,11 @@ CHINESE: Final[Mapping[str, Words]] = {
         "加载失败，原因见下面的日志行。",
         "如果说的是内存，就腾出内存；否则请把这些行报告给开发者。",
     ),
+    "converted-not-kept": Words(
+        "转换后的权重没能保存",
+        "写到下载的模型旁边时，没有空间、没有权限或内存不足。",
+        "除了每次启动都慢以外没有问题：在那里腾出空间（df -h），或用 --converted-cache off。",
+    ),
     # time
     "latency-drift": Words(
         "同样的问题比以前慢",
@@ -224,15 +229,42 @@ CHINESE: Final[Mapping[str, Words]] = {
         "结束那个程序，或用 --port 和 --health-port 换端口。",
     ),
     "two-instances": Words(
-        "两个实例要用同一个端口",
-        "本服务的另一个实例已经在那里监听：也许是手工启动的。",
+        "两个实例要用同一个端口或同一个运行目录",
+        "本服务的另一个实例已经在用它：也许是手工启动的。",
         "结束其中一个（./guardian.sh stop；那一行里有进程号），或给它们各自的端口和 OFA_RUN_DIR。",
+    ),
+    "setting-refused": Words(
+        "有一项设置不被接受",
+        "某个选项或环境变量的值被服务拒绝；那一行说明是哪一个。",
+        "按那一行所说的改正。以 tcp:// 开头的值是 Kubernetes 为同名的 Service 设置的："
+        "在 pod 的 spec 里写 enableServiceLinks: false。",
     ),
     # the logs and our own mistakes
     "log-gap": Words(
         "丢失了日志行",
-        "有 {lost} 行没能写下：日志所在的磁盘满了，或不见了。",
-        "在那里腾出空间；没有日志时服务照样运行。",
+        "有 {lost} 行没能写下：日志所在的磁盘满了、只读、没有响应或不见了。",
+        "在那里腾出空间，或检查磁盘；没有日志时服务照样运行。",
+    ),
+    "log-moved": Words(
+        "别的程序移走或删除了日志",
+        "每次都重新打开了文件，没有丢失内容。",
+        "如果是 logrotate，就不用管。"
+        "如果是为了腾空间而删除：--log-max-bytes 和 --log-backups 限定了日志占用的大小。",
+    ),
+    "run-dir-unwritable": Words(
+        "运行目录不可写",
+        "运行服务的用户没有权限，或文件系统是只读挂载的。",
+        "给该用户权限（chown），或用 --run-dir（OFA_RUN_DIR）指定另一个文件夹。",
+    ),
+    "uploads-no-room": Words(
+        "没有空间接收上传",
+        "临时文件所在的磁盘满了，图片收不下来。",
+        "在那里腾出空间（df -h /tmp），或把 TMPDIR 设为更大磁盘上的文件夹。",
+    ),
+    "descriptors-exhausted": Words(
+        "文件描述符用完了",
+        "进程没有剩余的描述符，有连接没能接受。",
+        "提高硬限制（ulimit -Hn、LimitNOFILE=），看看谁占着这么多连接（ss -tn）。",
     ),
     "unforeseen": Words(
         "出现了没有预料到的错误",
@@ -259,5 +291,11 @@ CHINESE: Final[Mapping[str, Words]] = {
         "内存或磁盘快用完了",
         "健康接口说：{said}。",
         "趁请求或日志还没有丢失，先腾出一些。",
+    ),
+    "log-failing": Words(
+        "现在写不了日志",
+        "健康接口说：{said}。",
+        "ENOSPC：给日志所在的磁盘腾出空间。EROFS：磁盘变成了只读，往往是出错之后，见内核日志。"
+        "BLOCKED：磁盘没有响应。",
     ),
 }

@@ -241,8 +241,9 @@ def silent(records: Records) -> Iterator[Finding]:
     told = [line.at for line in records.restarts if line.cause in RESTARTS]
     lines: list[Line] = []
     began: Line | None = None  # the process whose end has not been told yet
+    begins = _started if any(map(_started, records.app)) else _begins
     for line in records.app:
-        if _begins(line):
+        if begins(line):
             if began is not None and not any(began.at <= at <= line.at + 1 for at in told):
                 lines += [began, line]
             began = line
@@ -252,8 +253,13 @@ def silent(records: Records) -> Iterator[Finding]:
         yield found("died-silently", lines)
 
 
+def _started(line: Line) -> bool:
+    """The first line of each process."""
+    return line.kind == "STARTED"
+
+
 def _begins(line: Line) -> bool:
-    """The first line that each process writes about once."""
+    """One that each process writes once, when its health API answers; in older logs the first of such."""
     return line.message.startswith("Health: http")
 
 

@@ -33,6 +33,11 @@ def _restarted(code: str, cause: RestartCause | GuardianEvent, facts: str = "") 
     return Shown(code, "restarts", f"CAUSE={cause} {facts}", _BACK)
 
 
+def _refused(code: str, cause: str) -> Shown:
+    """Found where a process refused to start, with ``cause`` as the code behind its words."""
+    return Shown(code, "console", rf"(web_app|health_api)\.py: .* \({cause}\)$")
+
+
 PATTERNS: Final = (
     Shown("download-cut", "app", _LOAD + "DownloadInterrupted", _LOADED),
     Shown("hub-unreachable", "app", _LOAD + "HubUnavailable", _LOADED),
@@ -73,8 +78,14 @@ PATTERNS: Final = (
     _restarted("guardian-ended", GuardianEvent.GUARDIAN_ENDED),
     Shown("two-instances", "restarts", r"CAUSE=\w+ HOLDER=instance ", _BACK),
     Shown("port-taken", "restarts", r"CAUSE=\w+ HOLDER=other ", _BACK),
-    Shown("port-taken", "app", r".*cannot listen on \S+ port \d+: Address already in use", _LOADED),
-    Shown("port-taken", "console", r"(web_app|health_api)\.py: .*cannot listen on \S+ port \d+"),
+    _refused("port-taken", "port_taken"),
+    _refused("two-instances", "run_dir_taken"),
+    _refused("setting-refused", "settings"),
+    _refused("run-dir-unwritable", "run_dir_unwritable"),
+    Shown("converted-not-kept", "app", r"CONVERTED_WEIGHTS_NOT_KEPT \|", r"SETTLED \|"),
+    Shown("uploads-no-room", "app", r"UPLOAD_REFUSED \| REASON=no_room "),
+    Shown("descriptors-exhausted", "app", r"DESCRIPTORS \|"),
+    Shown("log-moved", "app", r"LOG_REOPENED \|"),
     Shown("unforeseen", "app", r"BROKEN \|"),
 )
 

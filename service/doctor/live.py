@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import urllib.error
 import urllib.request
@@ -20,7 +21,7 @@ _SHORT: Final = ("memory", "disk", "gpu")
 
 def look(records: Records) -> Iterator[Finding]:
     """Findings of the present; none when nothing runs in this folder."""
-    address = address_of(records)
+    address = pid_file(records.folder).get("health") or address_of(records)
     if address is None or not runs(records.folder):
         return
     answer = ask(address)
@@ -40,6 +41,9 @@ def _judged(answer: Mapping[str, Any]) -> Iterator[Finding]:
     if degraded := answer.get("model", {}).get("degraded"):
         yield found("degraded-now", [], told=[f"/health: {degraded}"], said=degraded)
     short = [f"{name} {details[name]}" for name in _SHORT if details.get(name) in ("warning", "critical")]
+    if failing := answer.get("log_failing"):
+        said = f"log_failing {failing}, log_lines_lost {answer.get('log_lines_lost')}"
+        yield found("log-failing", [], told=[f"/health: {said}"], said=said)
     if short:
         yield found("resources-short", [], told=[f"/health: {words}"], said=", ".join(short))
 
@@ -52,15 +56,23 @@ def address_of(records: Records) -> str | None:
     return None
 
 
-def runs(folder: Path) -> bool:
-    """Whether the process that web_app.pid names lives. Without the file: whether it is worth asking."""
+def pid_file(folder: Path) -> Mapping[str, str]:
+    """The fields of web_app.pid, the process's number as ``pid``; empty for none that can be read. What it
+    says is of the instance that runs, which the log of a full or read-only folder may know nothing of."""
     try:
-        pid = int((folder / "web_app.pid").read_text().split()[0])
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, IndexError):
-        return False
-    return Path(f"/proc/{pid}").exists()
+        # Without waiting, in case somebody put a pipe there.
+        with open(os.open(folder / "web_app.pid", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            pid, *rest = file.read(4096).decode("ascii", "replace").split()
+    except (OSError, ValueError):
+        return {}
+    fields = (word.partition("=") for word in rest)
+    return {"pid": pid, **{key: value for key, equals, value in fields if equals}}
+
+
+def runs(folder: Path) -> bool:
+    """Whether the process that web_app.pid names lives."""
+    pid = pid_file(folder).get("pid", "")
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()
 
 
 def ask(address: str) -> Mapping[str, Any] | None:

@@ -8,8 +8,10 @@ tell it, and good for differences alone.
 from __future__ import annotations
 
 import calendar
+import gzip
 import re
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +29,7 @@ CONSOLE_LOG: Final = "console.log"
 _APP_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \| ([A-Z]+) *\| (.*)")
 _RESTART_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \[([A-Z]+)\] (.*)")
 _CAUSE: Final = re.compile(r"CAUSE=([a-z_]+) ")
+_OLD: Final = re.compile(r"([.-])(\d{1,14})(\.gz)?")
 _SIZE: Final = re.compile(r"\((\d+), (\d+)\)")
 
 
@@ -156,19 +159,30 @@ def _plain(records: Records, name: str, most: int) -> Iterator[Line]:
 
 
 def _rotated(path: Path) -> list[Path]:
-    """The log and its rotated files that exist, newest first."""
-    old = [path.with_name(f"{path.name}.{n}") for n in range(1, 101)]
+    """The log and its rotated files that exist, newest first: ours and logrotate's, by number or by date,
+    compressed or not."""
+    numbered: list[tuple[int, Path]] = []
+    dated: list[tuple[int, Path]] = []
+    for one in path.parent.glob(f"{path.name}[.-]*"):
+        if found := _OLD.fullmatch(one.name.removeprefix(path.name)):
+            numbered.append((int(found[2]), one)) if found[1] == "." else dated.append((-int(found[2]), one))
+    old = [one for _, one in (*sorted(numbered)[:100], *sorted(dated)[:100])]
     return [one for one in (path, *old) if one.is_file()]
 
 
 def _text(records: Records, path: Path, most: int) -> str:
     """The last ``most`` bytes, from the beginning of a line on."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - most))
-            data = file.read(most)
-    except OSError as error:
+        if path.suffix == ".gz":
+            with gzip.open(path) as packed:  # from its beginning, as what it unpacks to may be without bound
+                data = packed.read(most)
+            size = len(data)
+        else:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - most))
+                data = file.read(most)
+    except (OSError, EOFError, zlib.error) as error:
         records.unreadable.append(f"{path.name}: {type(error).__name__}")
         return ""
     if size > most:

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from service.doctor.findings import AILMENTS, Finding, Language
+from service.doctor.english import AILMENTS
+from service.doctor.findings import Finding, Language
 from service.doctor.reading import Records
 
 WIDTH: Final = 100

@@ -134,6 +134,11 @@ CASES = [
         {'ofa_rejections_total{reason="queue_full"}': "0+5x60"},
         {'ofa_rejections_total{reason="no_image"}': "0+5x60"},
     ),
+    Case(  # the large model on a CPU: its queue is never full
+        "OfaOverloaded",
+        {'ofa_rejections_total{reason="too_late"}': "0+5x60"},
+        {'ofa_rejections_total{reason="loading"}': "0+5x60"},
+    ),
     Case("OfaComputationStuck", {"ofa_orphaned_inferences": "0x9 1x60"}, {"ofa_orphaned_inferences": "0x70"}),
     Case("OfaFallbackActive", {"ofa_fallback_active": "1x60"}, {"ofa_fallback_active": "1x20 0x60"}),
     Case(
@@ -166,6 +171,12 @@ CASES = [
         {'ofa_health_check_status{check="disk", status="critical"}': "1x60"},
         {'ofa_health_check_status{check="disk", status="warning"}': "1x60"},
         also={"check": "disk", "status": "critical"},
+    ),
+    Case(
+        "OfaDescriptorsExhausted",
+        {'ofa_descriptors_exhausted_total{port="page"}': "0x30 2x60"},
+        {'ofa_descriptors_exhausted_total{port="page"}': "2x90"},
+        also={"port": "page"},
     ),
     Case("OfaLogLinesLost", {"ofa_log_lines_lost_total": "0x30 9x60"}, {"ofa_log_lines_lost_total": "9x90"}),
 ]

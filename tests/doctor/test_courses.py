@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.doctor import examine, read
-from service.doctor.findings import AILMENTS
+from service.doctor.english import AILMENTS
 from service.doctor.lines import PATTERNS
 from tests.doctor.record import LOGS
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.doctor import examine
 from service.doctor.chinese import CHINESE
-from service.doctor.findings import AILMENTS
+from service.doctor.english import AILMENTS
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import RECORDINGS
 from tests.doctor.test_commands import doctor

@@ -260,7 +260,7 @@ def test_a_forward_pass_that_never_ends_is_answered_orphaned_and_ends_the_proces
     assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "timeout")
     instance.wait_for("the orphan", lambda: health(instance)["queue"]["state"] == "wedged")
     assert instance.get("/livez")[0] == 200  # not yet worth killing: it may end by itself
-    assert instance.get("/readyz") == (503, "orphaned: a computation does not stop")
+    assert instance.get("/readyz") == (503, "stuck")
     assert instance.judge(red_circle, TEXT)["reason"] == "busy"  # at once, and no place to wait in
     assert left(instance)[0] == 70
     (path,) = instance.run_dir.glob("postmortem-*.txt")

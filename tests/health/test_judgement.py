@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.contract.causes import BUSY, Refusal
 from service.health import Report, grade, judge
 from service.resources import Resources, Use
 from service.status import Activity, Evidence, Failure, Phase, Progress, Snapshot
@@ -95,19 +96,22 @@ def test_starting_up_shows_progress_and_when_to_ask_again() -> None:
         "loading: fetching pytorch_model.bin, 3000000 of 33000000 bytes, attempt 1 of 3"
     )
     assert told.startup.retry_after is not None
-    assert told.ready.retry_after is not None
+    assert (told.ready.reason, told.ready.retry_after) == (Refusal.LOADING, 5)
 
 
-def test_a_full_queue_is_unready_with_a_time_to_wait_and_neither_dead_nor_unhealthy() -> None:
-    told = report(with_activity(depth=2, running=True, running_for=14.0, retry_after=6.2))
-    assert (told.ready.ok, told.ready.retry_after) == (False, 7)
-    assert told.ready.reason == "full: 2 requests are waiting"
+@pytest.mark.parametrize("refusal", sorted(BUSY))
+def test_refusing_requests_is_unready_with_a_time_to_wait_and_neither_dead_nor_unhealthy(
+    refusal: Refusal,
+) -> None:
+    told = report(with_activity(depth=2, running=True, refusal=refusal, retry_after=6.2))
+    assert (told.ready.ok, told.ready.reason, told.ready.retry_after) == (False, refusal, 7)
     assert told.live.ok
     assert told.healthy
 
 
 def test_an_orphaned_computation_is_unready_but_alive_until_it_counts_as_hung() -> None:
-    told = report(with_activity(running=True, orphaned=True, retry_after=30.0, running_for=25.0))
+    stuck = with_activity(running=True, orphaned=True, refusal=Refusal.STUCK, retry_after=30.0)
+    told = report(stuck)
     assert (told.ready.ok, told.ready.retry_after, told.live.ok) == (False, 30, True)
     told = report(with_activity(running=True, orphaned=True, hung=True, running_for=81.0))
     assert (told.ready.ok, told.live.ok) == (False, False)
@@ -154,8 +158,9 @@ def test_the_gpu_has_its_own_limits(use: Use | None, word: str) -> None:
         ({}, "idle"),
         ({"running": True}, "busy"),
         ({"running": True, "depth": 1}, "busy"),
-        ({"running": True, "depth": 2}, "full"),
-        ({"running": True, "depth": 2, "orphaned": True}, "wedged"),
+        ({"running": True, "depth": 2, "refusal": Refusal.QUEUE_FULL}, "full"),
+        ({"running": True, "depth": 1, "refusal": Refusal.TOO_LATE}, "full"),
+        ({"running": True, "depth": 2, "refusal": Refusal.STUCK, "orphaned": True}, "wedged"),
         ({"running": True, "hung": True}, "wedged"),
         ({"alive": False}, "wedged"),
     ],

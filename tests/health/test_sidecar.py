@@ -16,6 +16,7 @@ import pytest
 
 from health_api import Sidecar
 from service.app import build
+from service.contract.causes import Refusal
 from service.health import Report, judge
 from service.listening import listen
 from service.resources import Resources, Use
@@ -98,9 +99,10 @@ def test_a_loading_service_is_unhealthy_unready_starting_and_alive(port: int, ap
 def test_a_full_queue_fails_readiness_with_the_seconds_to_wait_and_nothing_else(
     port: int, application: Told
 ) -> None:
-    application.snapshot = replace(SERVING, activity=Activity(capacity=2, depth=2, retry_after=7.0))
+    full = Activity(capacity=2, depth=2, refusal=Refusal.QUEUE_FULL, retry_after=7.0)
+    application.snapshot = replace(SERVING, activity=full)
     status, body, headers = get(port, "/readyz")
-    assert (status, body, headers["Retry-After"]) == (503, "full: 2 requests are waiting", "7")
+    assert (status, body, headers["Retry-After"]) == (503, "queue_full", "7")
     assert [get(port, path)[0] for path in ("/livez", "/startupz", "/health", "/health/simple")] == [200] * 4
 
 

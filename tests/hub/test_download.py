@@ -122,16 +122,21 @@ def test_a_damaged_file_is_fetched_again_and_only_it(hub: Hub, cache: Path, harm
     assert (folder / "vocab.json").stat() == good
 
 
-def test_damage_that_hides_behind_an_old_time_is_found_by_a_full_check(hub: Hub, cache: Path) -> None:
+@pytest.mark.parametrize("checksums", ["listed", "not listed"])
+def test_damage_that_hides_behind_an_old_time_is_found_by_a_full_check(
+    hub: Hub, cache: Path, checksums: str
+) -> None:
+    hub.faults.list_without_checksums = checksums == "not listed"
     weights = resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint) / WEIGHTS
     times = weights.stat()
     weights.write_bytes(b"\0" + fake_model()[WEIGHTS][1:])
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     hub.forget()
-    resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
-    assert hub.requested() == []
-    resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint, verify="full")
-    assert hub.requested() == [WEIGHTS]
+    damaged: list[str] = []
+    for verify in ("quick", "full", "full"):
+        resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint, verify=verify, on_damaged=damaged.extend)
+        assert hub.requested() == ([] if verify == "quick" else [WEIGHTS])
+    assert damaged == [WEIGHTS]
     assert weights.read_bytes() == fake_model()[WEIGHTS]
 
 

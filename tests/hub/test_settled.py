@@ -1,24 +1,32 @@
-"""After the first verdict a fetched model is checked in full, and each of its files is read once for that."""
+"""Fetched weights and their converted form: what is hashed, when, and what becomes of damaged ones."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+import ofa.converted
+import service.manifest
 from parity.folders import SMALL, write_folder
-from service.hub import converted_cache, examine, resolve
+from service.app import build
+from service.errors import DamagedFile
+from service.hub import converted_cache, listed_checksum, resolve
 from service.predictor import NativePredictor
-from service.protocols import Known
 from service.request import Pair
-from tests.fakes import go_on
+from service.settings import Settings
+from tests.fakes import go_on, until
 from tests.hub.conftest import MODEL, WEIGHTS
 from tests.hub.server import Hub
+
+QUESTION = [Pair(Image.new("RGB", (64, 64), "red"), "a photo")]
 
 
 @pytest.fixture
@@ -39,18 +47,27 @@ def predictor(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NativePr
 
 
 @pytest.fixture
+def listed(cache: Path) -> Callable[[Path], str | None]:
+    return partial(listed_checksum, model=MODEL, cache_dir=cache)
+
+
+@pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file was opened to be hashed, by its name."""
-    opened: Counter[str] = Counter()
-    really = Path.open
+    """How often each file was hashed, by its name."""
+    hashed: Counter[str] = Counter()
 
-    def counting(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
-        if mode == "rb":
-            opened[path.name] += 1
-        return really(path, mode, *more, **options)
+    def counted(module: Any, function: str, name: Callable[..., str]) -> None:
+        really = getattr(module, function)
 
-    monkeypatch.setattr(Path, "open", counting)
-    return opened
+        def count(*arguments: Any) -> Any:
+            hashed[name(*arguments)] += 1
+            return really(*arguments)
+
+        monkeypatch.setattr(module, function, count)
+
+    counted(ofa.converted, "_sha256", lambda path, *_: path.name)
+    counted(service.manifest, "_record", lambda folder, name, *_: name)
+    return hashed
 
 
 def hidden(path: Path) -> None:
@@ -62,59 +79,93 @@ def hidden(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def fetched(cache: Path) -> Known | None:
-    return examine(MODEL, cache_dir=cache)
+def converted(cache: Path) -> set[str]:
+    return {path.name for path in converted_cache(cache).glob("*.safetensors")}
 
 
-def not_fetched(cache: Path) -> Known | None:
-    return examine("demo", cache_dir=cache)
-
-
-@pytest.mark.parametrize("look", [fetched, not_fetched])
-def test_the_weights_are_read_once_for_the_manifest_and_both_formats(
+def test_weights_are_hashed_once_when_they_are_converted_and_not_at_later_starts(
     folder: Path,
     predictor: NativePredictor,
     cache: Path,
+    listed: Callable[[Path], str | None],
     read: Counter[str],
-    look: Callable[[Path], Known | None],
 ) -> None:
-    answers = []
-    for mapped in (False, True):
+    answers, hashed = [], []
+    for _ in range(2):
         predictor.load(folder)
-        answers.append(predictor.judge([Pair(Image.new("RGB", (64, 64), "red"), "a photo")], go_on))
+        answers.append(predictor.judge(QUESTION, go_on))
         read.clear()
-        known = look(cache)
-        assert known is not None
-        assert predictor.settle(go_on, known)
-        assert read[WEIGHTS] == 1
-        converted = {path.name for path in converted_cache(cache).glob("*.safetensors")}
-        assert len(converted) == 2
-        assert {name: read[name] for name in converted} == dict.fromkeys(converted, int(mapped))
+        predictor.keep_converted(go_on, listed)
+        hashed.append((read[WEIGHTS], sum(read[name] for name in converted(cache))))
+    assert len(converted(cache)) == 2, "one for each format"
+    assert hashed == [(1, 0), (0, 0)]
     assert answers[0] == answers[1]
 
 
-def test_a_fetched_file_that_hides_its_damage_is_found(folder: Path, cache: Path) -> None:
-    assert fetched(cache) is not None
-    hidden(folder / WEIGHTS)
-    assert fetched(cache) is None
-    assert not_fetched(cache) is not None
-
-
-def test_a_source_that_changes_after_it_was_checked_is_read_again_and_found(
-    folder: Path, predictor: NativePredictor, cache: Path, read: Counter[str]
+def test_a_service_that_starts_from_converted_weights_hashes_nothing(
+    hub: Hub,
+    folder: Path,
+    predictor: NativePredictor,
+    cache: Path,
+    tmp_path: Path,
+    read: Counter[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def settle(meanwhile: Callable[[Path], object]) -> bool:
-        predictor.load(folder)
-        known = fetched(cache)
-        assert known is not None
-        meanwhile(folder / WEIGHTS)
-        read.clear()
-        return predictor.settle(go_on, known)
+    caplog.set_level(logging.INFO, "service")
+    settings = Settings(model=MODEL, cache_dir=cache, hub_endpoint=hub.endpoint, run_dir=tmp_path / "run")
 
-    assert settle(lambda weights: None)
-    assert settle(lambda weights: None), "mapped by now"
-    assert settle(os.utime), "another time, the same content"
-    assert read[WEIGHTS] == 1
-    assert settle(lambda weights: None), "converted anew"
-    assert not settle(lambda weights: weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f"))
-    assert read[WEIGHTS] == 1
+    def serve() -> None:
+        application = build(settings, model=predictor)
+        application.start()
+        try:
+            until(lambda: application.report().healthy)
+            until(lambda: any(record.getMessage().startswith("SETTLED") for record in caplog.records))
+        finally:
+            until(lambda: application.stop(0.0))
+
+    for expected in (1, 0):
+        read.clear()
+        caplog.clear()
+        serve()
+        assert read[WEIGHTS] == expected
+        assert not any(read[name] for name in converted(cache))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])  # the guard of bf16 reads the file a second time
+@pytest.mark.usefixtures("predictor")
+def test_damaged_weights_are_found_when_they_are_converted(
+    folder: Path, dtype: str, cache: Path, listed: Callable[[Path], str | None]
+) -> None:
+    predictor = NativePredictor(device="cpu", dtype=dtype, cache=converted_cache(cache))
+    predictor.load(folder)
+    predictor.judge(QUESTION, go_on)
+    hidden(folder / WEIGHTS)
+    with pytest.raises(DamagedFile):
+        predictor.keep_converted(go_on, listed)
+    predictor.close()
+    assert converted(cache) == set()
+
+
+@pytest.mark.parametrize("harm", [hidden, lambda path: os.truncate(path, path.stat().st_size - 1)])
+def test_a_full_check_removes_a_damaged_converted_file_and_reads_the_weights_no_second_time(
+    folder: Path,
+    predictor: NativePredictor,
+    cache: Path,
+    listed: Callable[[Path], str | None],
+    harm: Callable[[Path], None],
+    read: Counter[str],
+) -> None:
+    predictor.load(folder)
+    first = predictor.judge(QUESTION, go_on)
+    predictor.keep_converted(go_on, listed)
+    predictor.close()
+    read.clear()
+    assert predictor.verify_converted(folder, go_on, listed)
+    assert read[WEIGHTS] == 0
+    (spoiled,) = converted_cache(cache).glob("*-bfloat16.safetensors")
+    harm(spoiled)
+    assert not predictor.verify_converted(folder, go_on, listed)
+    assert len(converted(cache)) == 1
+    assert predictor.verify_converted(folder, go_on, listed)
+    predictor.load(folder)
+    assert predictor.judge(QUESTION, go_on) == first

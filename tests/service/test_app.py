@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from service.app import PROBE_TEXT, build, shown_name
+from service.contract.times import LONGEST_PAUSE, START_STALL
 from service.errors import (
     DamagedFile,
     DeviceLost,
@@ -143,6 +144,19 @@ def test_the_pauses_between_attempts_grow(make: Build, monkeypatch: pytest.Monke
     monkeypatch.setattr(loader.stopping, "wait", waited.append)
     assert application.load() is False
     assert waited == [5.0, 10.0, 20.0]
+
+
+def test_the_pauses_stay_shorter_than_the_guardian_waits_for_progress(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(9)]), load_attempts=9)
+    waited: list[float] = []
+    loader = application._loader
+    object.__setattr__(loader._settings, "load_pause", Settings.load_pause)
+    monkeypatch.setattr(loader.stopping, "wait", waited.append)
+    assert application.load() is False
+    assert waited[:3] == [5.0, 10.0, 20.0]
+    assert max(waited) == LONGEST_PAUSE < START_STALL
 
 
 # ---- requests --------------------------------------------------------------------------------------------

@@ -12,13 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import web_app
 from service.app import Application
 from service.errors import (
-    DamagedFile,
-    DamagedFolder,
     MemoryLimitReached,
-    ServiceError,
-    UnsupportedModel,
     UnusableWeights,
 )
 from service.memory_limit import MemoryLimit
@@ -26,7 +23,17 @@ from service.prober import UNSTABLE_LIMIT
 from service.resources import Resources, Use
 from service.status import Phase
 from tests.applications import Build, Hub
-from tests.fakes import NO, PATIENCE, PICTURE, YES, FakeGpuModel, FakePredictor, Gate, until
+from tests.fakes import (
+    NO,
+    PATIENCE,
+    PICTURE,
+    YES,
+    FakeConvertingModel,
+    FakeGpuModel,
+    FakePredictor,
+    Gate,
+    until,
+)
 
 NAN = {"Yes": float("nan"), "No": 0.5, "Maybe": 0.5}
 
@@ -99,6 +106,35 @@ def test_while_it_is_loaded_again_that_is_seen_and_requests_are_answered_so(make
     until(lambda: application.report().healthy)
 
 
+def test_a_script_that_asks_during_a_reload_does_not_wait_for_it(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    class SlowSecondTime(FakePredictor):
+        def load(self, folder: Path) -> None:
+            if self.loaded_from is not None:
+                arrived.set()
+                assert go.wait(PATIENCE)
+            super().load(folder)
+
+    application = make(SlowSecondTime())
+    monkeypatch.setattr(web_app, "_application", application)
+    answers: list[object] = []
+    asking = threading.Thread(target=lambda: answers.append(web_app.predict(PICTURE, "a")["code"]))
+    try:
+        assert web_app.init_model() is True
+        application.reload()
+        assert arrived.wait(PATIENCE)
+        asking.start()
+        until(lambda: bool(answers))
+        assert answers == ["loading"]
+    finally:
+        go.set()
+    assert web_app.init_model() is True
+    assert web_app.predict(PICTURE, "a")["label"] == "Yes"
+
+
 def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build, tmp_path: Path) -> None:
     model, hub = Weights(mends=0), Hub()
     application = make(model, hub)
@@ -112,6 +148,48 @@ def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build
     application.stop(0.0)
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert told["reason"] == "The model answers its probe wrongly even after it was loaded again."
+
+
+def test_healed_weights_are_not_judged_by_the_label_of_the_damaged_ones(make: Build) -> None:
+    """The files were damaged from the start; their label was kept."""
+    model, hub = Weights(mends=1), Hub(damaged=["pytorch_model.bin"])
+    model.scores = NO
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    until(lambda: application.snapshot().reloads == 1)
+    until(lambda: application.report().healthy)
+    assert hub.asked == ["quick", "full"]
+    assert (application.snapshot().evidence.label, application.fatal) == ("Yes", None)
+
+
+def test_damaged_converted_weights_are_weights_too(make: Build) -> None:
+    class Converted(Weights, FakeConvertingModel):
+        sound = False
+
+    model = Converted(mends=1)
+    model.scores = NO
+    application = make(model)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    until(lambda: application.snapshot().reloads == 1)
+    until(lambda: application.report().healthy)
+    assert application.snapshot().evidence.label == "Yes"
+
+
+def test_another_label_from_files_that_are_whole_is_the_devices_fault(make: Build) -> None:
+    """The twin of the two before: nothing was damaged, so the label that was kept still holds."""
+    model, hub = Weights(mends=1), Hub()
+    model.scores = NO
+    application = make(model, hub)
+    application.start()
+    until(lambda: application.report().healthy)
+    model.scores = NAN
+    assert application.wait(PATIENCE)
+    assert application.fatal == 1
+    assert hub.asked == ["quick", "full"]
 
 
 def test_a_model_that_never_gave_a_number_ends_the_process_with_78(make: Build) -> None:
@@ -296,6 +374,30 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         gate.opened.set()
 
 
+def test_a_hung_process_leaves_though_its_post_mortem_fails(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a frame that cannot be walked")
+
+    monkeypatch.setattr("service.postmortem.sections", fail)
+    left: list[int] = []
+    gate, model = Gate(listens=False), FakePredictor()
+    application = make(
+        *(model, None, left.append), probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1
+    )
+    application.start()
+    until(lambda: application.report().healthy)
+    model.behave = gate
+    try:
+        get_stuck(application, gate, "a")
+        until(lambda: application.fatal is not None)
+        assert (left, application.fatal) == ([70], 70)
+        assert json.loads((tmp_path / "last_exit.json").read_text())["code"] == 70
+    finally:
+        gate.opened.set()
+
+
 def test_a_script_is_told_and_not_ended(make: Build) -> None:
     gate = Gate(listens=False)
     model = FakePredictor()
@@ -310,41 +412,6 @@ def test_a_script_is_told_and_not_ended(make: Build) -> None:
         assert application.submit(PICTURE, "a").result(0).reason == "stopping"
     finally:
         gate.opened.set()
-
-
-# ---- loading ---------------------------------------------------------------------------------------------
-
-
-class Unloadable(FakePredictor):
-    """Fails to load with ``error``."""
-
-    def __init__(self, error: ServiceError) -> None:
-        super().__init__()
-        self.error = error
-
-    def load(self, folder: Path) -> None:
-        raise self.error
-
-
-@pytest.mark.parametrize("name", ["demo", "folder"])
-def test_a_damaged_local_folder_is_not_tried_again_for_nobody_can_fetch_it(
-    name: str, make: Build, tmp_path: Path
-) -> None:
-    hub = Hub()
-    model = "demo" if name == "demo" else str(tmp_path)
-    application = make(Unloadable(DamagedFile("pytorch_model.bin is damaged.")), hub, model=model)
-    assert application.load() is False
-    assert len(hub.asked) == 1
-    assert application.fatal == DamagedFolder.exit_code == 78
-    assert application.snapshot().last_error == "pytorch_model.bin is damaged."
-
-
-def test_weights_of_another_architecture_are_not_tried_again(make: Build) -> None:
-    hub = Hub()
-    application = make(Unloadable(UnsupportedModel("the weights do not fit config.json.")), hub)
-    assert application.load() is False
-    assert len(hub.asked) == 1
-    assert application.fatal == 78
 
 
 # ---- decoding --------------------------------------------------------------------------------------------

@@ -11,18 +11,19 @@ import pytest
 
 from service.errors import ComputationStopped, DeviceLost, OutOfMemory, ServiceError
 from service.ladder import SETTLED, Ladder, Pauses
+from service.observer import Observer
 from service.protocols import CancelPoint, Movable
 from service.request import Pair
-from tests.fakes import PATIENCE, PICTURE, YES, Clock, FakeGpuModel, go_on
+from tests.fakes import PATIENCE, PICTURE, YES, Clock, FakeGpuModel, go_on, until
 
 PAIR = Pair(PICTURE, "a")
+FULL = "computing on the CPU: the memory of cuda:0 is full"
 
 
 class Log:
     """What the ladder reported."""
 
     def __init__(self) -> None:
-        self.degraded: list[str | None] = []
         self.fatal: list[ServiceError] = []
 
 
@@ -41,7 +42,6 @@ def ladder_of(model: Movable, clock: Clock, log: Log, **more: object) -> Ladder:
         model,
         lambda: PAIR,
         clock=clock,
-        on_change=log.degraded.append,
         on_fatal=log.fatal.append,
         **more,  # type: ignore[arg-type]
     )
@@ -71,7 +71,7 @@ def test_with_room_nothing_is_touched(clock: Clock, log: Log) -> None:
     model = FakeGpuModel()
     ladder = ladder_of(model, clock, log)
     assert ladder.judge([PAIR], go_on) == [YES]
-    assert (model.events, log.degraded, ladder.device) == ([], [], "cuda:0")
+    assert (model.events, ladder.degraded, ladder.device) == ([], None, "cuda:0")
     assert ladder.due_in(clock.now) is None
 
 
@@ -80,7 +80,7 @@ def test_one_shortage_is_mended_by_an_emptied_cache(clock: Clock, log: Log) -> N
     ladder = ladder_of(model, clock, log)
     assert ladder.judge([PAIR], go_on) == [YES]
     assert model.events == ["empty cache"]
-    assert log.degraded == []
+    assert ladder.degraded is None
 
 
 def test_a_batch_is_halved_until_it_fits_and_answered_in_order(clock: Clock, log: Log) -> None:
@@ -92,10 +92,11 @@ def test_a_batch_is_halved_until_it_fits_and_answered_in_order(clock: Clock, log
 
     model = FakeGpuModel(room)
     pairs = [Pair(PICTURE, name) for name in "abcdefgh"]
-    assert len(ladder_of(model, clock, log).judge(pairs, go_on)) == 8
+    ladder = ladder_of(model, clock, log)
+    assert len(ladder.judge(pairs, go_on)) == 8
     assert model.seen == list("abcdefgh")
     assert sizes == [8, 8, 4, 2, 2, 2, 2]
-    assert log.degraded == []
+    assert ladder.degraded is None
 
 
 def test_what_a_smaller_batch_answered_is_not_asked_again_on_the_cpu(clock: Clock, log: Log) -> None:
@@ -118,7 +119,7 @@ def test_without_room_the_request_is_answered_on_the_cpu_and_so_is_the_next(cloc
     assert ladder.judge([PAIR], go_on) == [YES]
     assert model.events == ["empty cache", "move cpu"]
     assert (ladder.device, ladder.dtype) == ("cpu", "fp32")
-    assert log.degraded == ["computing on the CPU: the memory of cuda:0 is full"]
+    assert ladder.degraded == FULL
     assert ladder.judge([PAIR], go_on) == [YES]
     assert model.events == ["empty cache", "move cpu"]  # straight on the CPU, with no fall before
 
@@ -136,10 +137,11 @@ def test_where_no_rung_has_memory_one_request_fails_and_the_next_is_served(clock
 def test_a_model_without_another_device_empties_halves_and_fails_cleanly(clock: Clock, log: Log) -> None:
     model = FakeGpuModel(lambda device, size: False)
     model.device, model.places = "cpu", ("cpu",)
+    ladder = ladder_of(model, clock, log)
     with pytest.raises(OutOfMemory):
-        ladder_of(model, clock, log).judge([PAIR, PAIR], go_on)
+        ladder.judge([PAIR, PAIR], go_on)
     assert not [event for event in model.events if event.startswith("move")]
-    assert log.degraded == []
+    assert ladder.degraded is None
 
 
 def test_pythons_own_lack_of_memory_is_a_shortage_too(clock: Clock, log: Log) -> None:
@@ -240,9 +242,9 @@ def test_a_model_that_was_loaded_on_the_cpu_for_want_of_room_is_on_its_way_back(
     assert ladder.due_in(clock.now) is None
     model.device = "cpu"
     ladder.loaded()
-    assert log.degraded == ["computing on the CPU: the memory of cuda:0 is full"]
+    assert ladder.degraded == FULL
     assert ladder.trial() is True
-    assert model.device == "cuda:0"
+    assert (model.device, ladder.degraded) == ("cuda:0", None)
 
 
 # ---- the way back ----------------------------------------------------------------------------------------
@@ -256,12 +258,13 @@ def test_a_minute_without_memory_is_spent_on_the_cpu_and_ends_on_the_gpu(clock: 
     began = clock.now
     while not trials or ladder.due_in(clock.now) is not None:
         assert ladder.judge([PAIR], go_on) == [YES]  # a user a second, and every one is answered
+        assert ladder.degraded == FULL
         clock.move(1)
         if ladder.due_in(clock.now) == 0.0:
             trials.append(clock.now - began)
             ladder.trial()
     assert trials == [5, 15, 35, 75]
-    assert log.degraded == ["computing on the CPU: the memory of cuda:0 is full", None]
+    assert ladder.degraded is None
     assert ladder.judge([PAIR], go_on) == [YES]
     assert ladder.device == "cuda:0"
     assert model.events.count("move cpu") == 1
@@ -327,7 +330,7 @@ def test_a_reload_ends_what_was_known_and_a_trial_of_before_promotes_nothing(clo
     model.room = reload_meanwhile
     assert ladder.trial() is False
     assert model.device == "cpu"
-    assert log.degraded[-1] is None
+    assert ladder.degraded is None
     assert ladder.due_in(clock.now) is None
 
 
@@ -362,13 +365,34 @@ def test_a_promotion_waits_for_the_answer_under_way_so_that_its_device_is_true(l
     assert model.device == "cuda:0"
 
 
+def test_a_fall_right_after_a_promotion_is_reported_after_it(clock: Clock, log: Log) -> None:
+    """The thread of the trials is held up between the promotion and its report."""
+    moves: list[str] = []
+    full = [True]
+    model = FakeGpuModel(lambda device, size: device == "cpu" or not full[0])
+
+    class HeldUp(Observer):
+        def moved(self, here: str, there: str) -> None:
+            if there != "cpu":
+                full[0] = True
+                falling.start()
+                falling.join(0.05)
+            moves.append(there)
+
+    ladder = ladder_of(model, clock, log, observer=HeldUp())
+    falling = threading.Thread(target=ladder.judge, args=([PAIR], go_on))
+    ladder.judge([PAIR], go_on)
+    full[0] = False
+    assert ladder.trial() is True
+    falling.join(PATIENCE)
+    assert moves == ["cpu", "cuda:0", "cpu"]
+    assert (model.device, ladder.degraded) == ("cpu", FULL)
+    assert ladder.due_in(clock.now) is not None
+
+
 def test_the_trials_thread_finds_the_way_back_by_itself_and_stops_when_told(log: Log) -> None:
-    back = threading.Event()
-    model = FakeGpuModel(times(2))
-    ladder = Ladder(
-        model, lambda: PAIR, pauses=Pauses(first=0.01), on_change=lambda why: back.set() if not why else None
-    )
+    ladder = Ladder(FakeGpuModel(times(2)), lambda: PAIR, pauses=Pauses(first=0.01))
     ladder.start()
     ladder.judge([PAIR], go_on)
-    assert back.wait(PATIENCE)
+    until(lambda: ladder.degraded is None)
     assert ladder.stop(PATIENCE) is True

@@ -1,11 +1,11 @@
-"""Log lines as scripts read them, on a real disk that is sometimes full."""
+"""Log lines as scripts read them, and what is in none of them."""
 
 from __future__ import annotations
 
 import io
 import logging
 import re
-from collections.abc import Callable, Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from service.errors import InputError, OutOfMemory
-from service.logs import Logs, RequestLog, lost_lines, one_line
+from service.logs import RequestLog, flush, one_line
 from service.request import Course, Pair, Request, Verdict
+from tests.written_logs import OpenLogs, lines
 
 SECRET = "my private sentence"
 REQUEST = Request(
@@ -22,31 +23,6 @@ REQUEST = Request(
     size=(512, 384),
     prepared=0.05,
 )
-OpenLogs = Callable[..., Logs]
-
-
-@pytest.fixture
-def console() -> io.StringIO:
-    return io.StringIO()
-
-
-@pytest.fixture
-def open_logs(tmp_path: Path, console: io.StringIO) -> Iterator[OpenLogs]:
-    opened: list[Logs] = []
-
-    def _open(folder: Path = tmp_path, *, max_bytes: int = 1_000_000, to: io.StringIO = console) -> Logs:
-        logs = Logs(folder, max_bytes=max_bytes, backups=2, console=to)
-        logs.open()
-        opened.append(logs)
-        return logs
-
-    yield _open
-    for logs in opened:
-        logs.close()
-
-
-def lines(folder: Path, name: str = "web_app.log") -> list[str]:
-    return (folder / name).read_text(encoding="utf-8").splitlines()
 
 
 def test_a_judged_request_is_two_lines_in_the_agreed_form(
@@ -74,7 +50,7 @@ def test_a_judged_request_is_two_lines_in_the_agreed_form(
         + r" \| SOURCE=page \| PREPARED=0\.05s \| AHEAD=2 \| WAITED=0\.25s \| COMPUTED=2\.90s \| BATCH=3",
         end,
     )
-    assert console.getvalue().splitlines() == [start, end]
+    assert console.getvalue().splitlines()[1:] == [start, end]
 
 
 def test_what_was_removed_from_a_text_is_counted_in_its_start_line(
@@ -142,6 +118,7 @@ def test_user_text_is_in_no_line_not_even_in_a_traceback(
     log.late(REQUEST, "KeyError", 20.0)
     log.orphaned([REQUEST], 20.0)
     log.hung([REQUEST], 90.0)
+    flush()
     written = "".join(path.read_text() for path in tmp_path.iterdir()) + console.getvalue()
     assert "KeyError" in written
     assert "WHERE=test_logs.py:" in written
@@ -153,56 +130,82 @@ def test_no_message_can_begin_a_second_line() -> None:
     assert one_line("a\nFATAL\r\x1b[2J\u2028b") == "a FATAL  [2J b"
 
 
-def test_our_other_modules_write_to_the_same_file_and_foreign_ones_do_not(
-    open_logs: OpenLogs, tmp_path: Path
-) -> None:
+def test_our_other_modules_write_to_the_same_file(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
     logging.getLogger("service.hub").info("from the hub")
     logging.getLogger("web_app").warning("from the page")
-    logging.getLogger("urllib3").info("foreign")
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["from the hub", "from the page"]
+
+
+def test_of_what_libraries_log_their_names_and_errors_are_written_and_never_their_words(
+    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
+) -> None:
+    open_logs()
+    library = logging.getLogger("urllib3.connectionpool")
+    library.info("no matter: %s", SECRET)
+    library.warning("retrying %s", SECRET)
+    try:
+        raise ConnectionResetError(SECRET)
+    except ConnectionResetError:
+        library.exception("failed for %s", SECRET)
+    warned, failed = lines(tmp_path)
+    assert re.search(
+        r"\| WARNING  \| LIBRARY \| LOGGER=urllib3.connectionpool \| AT=test_logs.py:\d+$", warned
+    )
+    assert re.search(
+        r"\| ERROR    \| LIBRARY \| .* \| ERROR=ConnectionResetError \| WHERE=test_logs.py:", failed
+    )
+    assert SECRET not in warned + failed + console.getvalue()
+
+
+def test_a_library_that_repeats_itself_does_not_fill_the_log(
+    open_logs: OpenLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_logs()
+    for _ in range(50):
+        logging.getLogger("waitress.queue").warning("Task queue depth is 7")
+    logging.getLogger("another").warning("once")
+    monkeypatch.setattr("service.logs.REPEATED", 0.0)
+    logging.getLogger("waitress.queue").warning("Task queue depth is 7")
+    first, other, last = lines(tmp_path)
+    assert "LOGGER=waitress.queue" in first
+    assert "LOGGER=another" in other
+    assert last.endswith(" | LEFT_OUT=49")
+
+
+@pytest.mark.parametrize(("level", "written"), [("debug", 3), ("info", 2), ("error", 1)])
+def test_a_level_may_be_asked_for(open_logs: OpenLogs, tmp_path: Path, level: str, written: int) -> None:
+    open_logs(level=level)
+    for number in (logging.DEBUG, logging.INFO, logging.ERROR):
+        logging.getLogger("service").log(number, "said")
+    assert len(lines(tmp_path)) == written
+
+
+def test_a_thread_that_dies_is_a_line_without_its_errors_words(
+    open_logs: OpenLogs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_logs()
+
+    def die() -> None:
+        raise KeyError(SECRET)
+
+    thread = threading.Thread(target=die, name="victim")
+    thread.start()
+    thread.join()
+    (line,) = lines(tmp_path)
+    assert re.search(
+        r"\| FATAL    \| BROKEN \| .* \| THREAD=victim \| ERROR=KeyError \| WHERE=test_logs.py:", line
+    )
+    assert SECRET not in capsys.readouterr().err
 
 
 def test_both_files_are_rotated_and_old_ones_thrown_away(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs(max_bytes=2000)
     for _ in range(100):
         RequestLog().timed_out(REQUEST, Verdict.none("timeout"), Course(), computing=True)
+    flush()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         f"{base}{end}" for base in ("slow_requests.log", "web_app.log") for end in ("", ".1", ".2")
     ]
     assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
-
-
-def test_a_full_disk_loses_lines_and_nothing_else(
-    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
-) -> None:
-    """/dev/full is a disk that is always full; afterwards the file gets its room back."""
-    (tmp_path / "web_app.log").symlink_to("/dev/full")
-    logs = open_logs()
-    for _ in range(3):
-        logging.getLogger("service").info("lost")
-    assert logs.lost == lost_lines() == 3
-    assert console.getvalue().count("lost") == 3  # the console has them
-    (tmp_path / "web_app.log").unlink()
-    logging.getLogger("service").info("kept")
-    assert [line.split(" | ")[2:] for line in lines(tmp_path)] == [["kept"], ["LOG_GAP", "LOST=3"]]
-    assert logs.lost == 3
-
-
-def test_a_folder_that_cannot_be_made_is_survived(
-    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    logs = open_logs(tmp_path / "file" / "run")
-    logging.getLogger("service").info("said")
-    assert logs.lost == 1
-    assert "said" in console.getvalue()
-
-
-def test_a_closed_console_is_survived(open_logs: OpenLogs, tmp_path: Path) -> None:
-    gone = io.StringIO()
-    gone.close()
-    open_logs(to=gone)
-    logging.getLogger("service").info("said")
-    assert lines(tmp_path)[0].endswith("said")

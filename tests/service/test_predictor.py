@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +32,9 @@ from service.errors import (
     UnsupportedModel,
 )
 from service.predictor import NativePredictor, _inference_errors, _load_errors
-from service.protocols import Movable, Settling
+from service.protocols import Converting, Movable
 from service.request import LABELS, Pair
-from tests.fakes import go_on, nothing_known
+from tests.fakes import go_on
 
 SECRET = "my private sentence"
 
@@ -235,43 +234,36 @@ def test_the_guard_decides_close_calls_in_fp32_and_counts_them(
         one.close()
 
 
-def test_once_settled_the_next_load_is_mapped_and_a_spoiled_file_is_noticed(
+def test_once_converted_weights_are_kept_the_next_load_is_mapped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
     predictor = NativePredictor(device="cpu", dtype="bf16", cache=tmp_path)
-    assert isinstance(predictor, Settling)
+    assert isinstance(predictor, Converting)
     predictor.load(folder)
     pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
     first = predictor.judge(pairs, go_on)
-    assert predictor.settle(go_on, nothing_known)
+    predictor.keep_converted(go_on, lambda path: None)
     assert sorted(path.name.split("-")[1] for path in tmp_path.glob("*.safetensors")) == [
         "bfloat16.safetensors",
         "float32.safetensors",
     ]
-    predictor.load(folder)
-    assert predictor.judge(pairs, go_on) == first
-    assert predictor.settle(go_on, nothing_known)
-    predictor.close()
-    for path in tmp_path.glob("*-bfloat16.safetensors"):
-        status = path.stat()
-        path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    predictor.load(folder)
-    assert not predictor.settle(go_on, nothing_known)
+    assert predictor.verify_converted(folder, go_on, lambda path: None)
     predictor.load(folder)
     assert predictor.judge(pairs, go_on) == first
     predictor.close()
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_an_os_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
     (tmp_path / "file").touch()
     predictor = NativePredictor(device="cpu", dtype="fp32", cache=tmp_path / "file" / "cache")
     predictor.load(folder)
-    assert predictor.settle(go_on, nothing_known)
+    assert predictor.verify_converted(folder, go_on, lambda path: None)
+    with pytest.raises(OSError, match="directory"):
+        predictor.keep_converted(go_on, lambda path: None)
     predictor.close()
 
 

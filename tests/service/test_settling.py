@@ -1,123 +1,117 @@
-"""Once the first verdict is there, files are checked in full; what is damaged is loaded again."""
+"""Once the first verdict is there, the converted weights are kept; what is damaged is loaded again, once."""
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from service.errors import InferenceError
-from service.progress import Progress, Show
-from service.protocols import CancelPoint, Known
+import pytest
+
+from service.errors import DamagedFile, InferenceError
+from service.protocols import CancelPoint, Converting, Listed
 from service.settling import Settler
 from service.status import Phase
 from tests.applications import Build
-from tests.fakes import PATIENCE, FakePredictor, nothing_known
+from tests.fakes import PATIENCE, FakeConvertingModel, FakePredictor
 
 
-class SettlingModel(FakePredictor):
-    """Finds its files as ``verdicts`` say, one load after the other, and good from then on."""
+class CountedModel(FakeConvertingModel):
+    """Raises ``failures`` when its converted weights are to be kept, one load after the other."""
 
-    def __init__(self, *verdicts: bool) -> None:
+    def __init__(self, *failures: Exception) -> None:
         super().__init__()
-        self.verdicts = list(verdicts)
+        self.failures = list(failures)
         self.loads = 0
-        self.settled = threading.Semaphore(0)
+        self.kept = threading.Semaphore(0)
 
-    def load(self, folder: Path) -> None:
-        super().load(folder)
+    def load(self, *arguments: object) -> None:
+        super().load(*arguments)  # type: ignore[arg-type]
         self.loads += 1
 
-    def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
+    def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
         cancel_point()
-        good = self.verdicts.pop(0) if self.verdicts else True
-        self.settled.release()
-        return good
+        self.kept.release()
+        if self.failures:
+            raise self.failures.pop(0)
 
 
-def test_files_are_checked_once_a_load_and_only_after_a_verdict(make: Build) -> None:
-    model = SettlingModel()
+def test_the_fake_is_what_the_settler_stands_on() -> None:
+    assert isinstance(FakeConvertingModel(), Converting)
+    assert not isinstance(FakePredictor(), Converting)
+
+
+def test_converted_weights_are_kept_once_a_load_and_only_after_a_verdict(make: Build) -> None:
+    model = CountedModel()
     running = make(model)
     running.start()
-    assert model.settled.acquire(timeout=PATIENCE)
+    assert model.kept.acquire(timeout=PATIENCE)
     assert model.seen, "something was judged before"
     for _ in range(3):
         running.proven(0.0)
-    assert not model.settled.acquire(timeout=0.2)
+    assert not model.kept.acquire(timeout=0.2)
     assert model.loads == 1
 
 
-def test_damaged_files_are_loaded_again(make: Build) -> None:
-    model = SettlingModel(False)
+def test_damaged_weights_are_loaded_again(make: Build) -> None:
+    model = CountedModel(DamagedFile("The checksum is wrong."))
     running = make(model)
     running.start()
     for _ in range(2):
-        assert model.settled.acquire(timeout=PATIENCE)
+        assert model.kept.acquire(timeout=PATIENCE)
     assert model.loads == 2
     assert running.snapshot().reloads == 1
     assert running.snapshot().phase is Phase.LOADED
 
 
-def test_files_that_stay_damaged_are_not_loaded_for_ever(make: Build) -> None:
-    model = SettlingModel(False, False, False)
+def test_weights_that_stay_damaged_are_not_loaded_for_ever(make: Build) -> None:
+    model = CountedModel(*[DamagedFile("The checksum is wrong.") for _ in range(3)])
     running = make(model)
     running.start()
     for _ in range(2):
-        assert model.settled.acquire(timeout=PATIENCE)
-    assert not model.settled.acquire(timeout=0.3)
+        assert model.kept.acquire(timeout=PATIENCE)
+    assert not model.kept.acquire(timeout=0.3)
     assert (model.loads, running.snapshot().phase) == (2, Phase.LOADED)
 
 
-def harmed_after(examine: Callable[[Show], Known | None], model: FakePredictor) -> bool:
-    """Whether the settler calls its model harmed."""
-    ended, harmed = threading.Event(), threading.Event()
+class SafetensorError(Exception):
+    """What safetensors raises on a full disk is no OSError."""
 
-    def watched(show: Show) -> Known | None:
-        try:
-            return examine(show)
-        finally:
-            ended.set()
 
-    settler = Settler(model, watched, harmed.set)
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(errno.ENOSPC, "No space left on device"), InferenceError("no memory"), SafetensorError("I/O")],
+)
+def test_what_could_not_be_kept_is_a_line_and_nothing_else(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, damaged = CountedModel(failure), threading.Event()
+    settler = Settler(model, lambda path: None, damaged.set)
     settler.arm()
     settler.begin()
-    assert ended.wait(PATIENCE)
+    assert model.kept.acquire(timeout=PATIENCE)
     assert settler.stop(PATIENCE)
-    return harmed.is_set()
+    assert not damaged.is_set()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"CONVERTED_WEIGHTS_NOT_KEPT | ERROR={type(failure).__name__}"
 
 
-def test_a_fetched_file_that_changed_is_enough(tmp_path: Path) -> None:
-    assert harmed_after(lambda show: None, FakePredictor())
-    assert not harmed_after(lambda show: nothing_known, FakePredictor())
-
-
-def test_what_could_not_be_checked_is_not_called_damaged() -> None:
-    class Full(FakePredictor):
-        def settle(self, cancel_point: CancelPoint, known: Known) -> bool:
-            raise InferenceError("no memory")
-
-    def unreadable(show: Show) -> Known | None:
-        raise OSError
-
-    assert not harmed_after(unreadable, FakePredictor())
-    assert not harmed_after(lambda show: nothing_known, Full())
-
-
-def test_a_stop_ends_the_checking() -> None:
+def test_a_stop_ends_the_keeping() -> None:
     begun = threading.Event()
 
-    def endless(show: Show) -> Known | None:
-        begun.set()
-        while True:
-            show(Progress("file", 0, 1))
+    class Endless(FakeConvertingModel):
+        def keep_converted(self, cancel_point: Callable[[], None], listed: Listed) -> None:
+            begun.set()
+            while True:
+                cancel_point()
 
-    harmed = threading.Event()
-    settler = Settler(FakePredictor(), endless, harmed.set)
+    damaged = threading.Event()
+    settler = Settler(Endless(), lambda path: None, damaged.set)
     settler.arm()
     settler.begin()
     assert begun.wait(PATIENCE)
     assert settler.stop(PATIENCE)
-    assert not harmed.is_set()
+    assert not damaged.is_set()
     settler.arm()
     settler.begin()
     assert settler.stop(0.0), "after a stop nothing begins"

@@ -9,6 +9,7 @@ import pytest
 
 from page import banner, pending
 from page.words import LANGUAGES, Language
+from service.contract.causes import Refusal
 from service.request import Outlook
 from service.status import Activity
 from tests.web.application import READY, STATES
@@ -88,7 +89,7 @@ def test_patience_ends_at_about_twice_what_was_told_and_only_where_something_was
         ),
         (Activity(depth=1, capacity=9), "1 request is waiting", "有 1 个请求在等待"),
         (
-            Activity(depth=9, capacity=9, expected_seconds=40.0, retry_after=12.0),
+            Activity(depth=5, refusal=Refusal.TOO_LATE, expected_seconds=40.0, retry_after=12.0),
             "Too many requests are waiting. Try again in about 12 seconds.",
             "排队的请求太多了。 请在大约 12 秒后再试。",
         ),
