@@ -213,7 +213,7 @@ def _serve(settings: Settings, signals: Sequence[int]) -> int:
     code, reason = 0, None
     try:
         sidecar.start()
-        application.start()
+        application.start(pictures=False)
         log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
         while not signals and not application.wait(LOOK_SECONDS):
             pass

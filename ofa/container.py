@@ -42,6 +42,7 @@ class Reduced:
         orientation: EXIF's, 1 to 8.
         canvas: width and height of the picture that the frame is a part of, and the frame's left and top edge
             in it; None when the frame is the whole picture.
+        size: the frame's width and height, where a decoder takes memory for it before it tells them.
         overhead: bytes for each pixel that a decoder needs beside the pixels.
         twin: for a JPEG without an end: another file, which decodes to the same pixels if only the end is
             missing.
@@ -51,6 +52,7 @@ class Reduced:
     data: bytes
     orientation: int = 1
     canvas: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] | None = None
     overhead: float = 0.0
     twin: bytes | None = None
 
@@ -293,7 +295,17 @@ def _tiff(data: bytes) -> Reduced:
 def _webp(data: bytes) -> Reduced:
     if 8 + struct.unpack_from("<I", data, 4)[0] > len(data):
         raise truncated()
-    return Reduced("WEBP", data, overhead=12.5)
+    kind = data[12:16]
+    if kind == b"VP8X":
+        words = [int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27)]
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        words = [(bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1]
+    elif kind == b"VP8 ":
+        words = [word & 0x3FFF for word in struct.unpack_from("<HH", data, 26)]
+    else:
+        raise unsupported("This kind of WebP")
+    return Reduced("WEBP", data, size=(words[0], words[1]), overhead=12.5)
 
 
 def _bmp(data: bytes) -> Reduced:

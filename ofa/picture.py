@@ -90,17 +90,13 @@ class Header:
         size: width and height as the file has them, before it is turned upright.
     """
 
-    def __init__(self, image: ImageFile.ImageFile, file: Reduced) -> None:
-        self._image: ImageFile.ImageFile | None = image
-        self._mode, self._frame = image.mode, image.size
-        self._file = file
-        self._twin = file.twin
-        self.size = file.canvas[:2] if file.canvas else image.size
-        self._orientation = file.orientation
-        if file.format == "WEBP":
-            self._orientation = orientation_of(image.info.get("exif", b""))
-        elif isinstance(image, _Avif):
-            self._orientation = image.orientation
+    def __init__(self, file: Reduced) -> None:
+        self._file: Reduced | None = file
+        self._image = None if file.size else _open(file.data, file.format)
+        self._frame = file.size or (self._image.size if self._image is not None else (0, 0))
+        self._mode = "RGBA" if self._image is None else self._image.mode
+        self._plain = self._image is not None and _is_plain(self._image) and file.canvas is None
+        self.size = file.canvas[:2] if file.canvas else self._frame
 
     @property
     def deep(self) -> bool:
@@ -109,19 +105,17 @@ class Header:
 
     def memory(self, side: int) -> int:
         """The most bytes that ``pixels`` and ``square`` to ``side`` need, the file's own included."""
+        file = self._file
+        assert file is not None, "asked before it is read"
         frame, whole = self._frame[0] * self._frame[1], self.size[0] * self.size[1]
-        stored = _PIXEL_BYTES.get(self._mode, 4)
-        plain = self._mode == "RGB" and not self._file.canvas and "transparency" not in self._info
-        steps = [
-            frame * (stored + self._file.overhead),
-            frame * stored + (0 if plain else 4 * whole),
-            4 * whole + (4 * whole if self._orientation > 1 else 0) + 4 * side * max(self.size),
-        ]
-        return round(max(steps)) + 3 * len(self._file.data) + (16 << 20)
-
-    @property
-    def _info(self) -> Mapping[Any, Any]:
-        return self._image.info if self._image is not None else {}
+        stored = _PIXEL_BYTES.get(self._mode, 4) * frame
+        turned = file.orientation > 1 or file.format in ("AVIF", "WEBP")  # those tell it late
+        steps = (
+            stored + file.overhead * frame,
+            stored + (0 if self._plain else 4 * whole),
+            4 * whole * (2 if turned else 1) + 4 * side * max(self.size),
+        )
+        return round(max(steps)) + 3 * len(file.data) + (16 << 20)
 
     def pixels(self, transparency: Transparency = "white") -> Image.Image:
         """The picture, RGB and upright. Can be called once: what was read is dropped as soon as it is used.
@@ -130,21 +124,25 @@ class Header:
             ImageError: ``image_truncated``, ``image_unsupported`` or ``image_unreadable``.
             MemoryError: no memory for it.
         """
-        image, file = self._image, self._file
-        assert image is not None, "read once"
-        self._image = None
+        file, image = self._file, self._image
+        assert file is not None, "read once"
+        self._file = self._image = None
         with _pillow_errors():
-            expected = None if file.twin is None else _checksum(_PLUGINS[file.format](io.BytesIO(file.twin)))
+            expected = None if file.twin is None else _checksum(_open(file.twin, file.format))
+            if image is None:
+                image = _open(file.data, file.format)
+            orientation, canvas, size = _orientation(image, file), file.canvas, image.size
+            del file
             image.load()
             if expected is not None and _checksum(image) != expected:
                 raise truncated()
             flat = to_rgb(image, transparency)
             del image
-            if file.canvas is not None:
-                whole = Image.new("RGB", self.size, "white")
-                whole.paste(flat, file.canvas[2:])
+            if canvas is not None:
+                whole = Image.new("RGB", canvas[:2], "white")
+                whole.paste(flat, (canvas[2], canvas[3], canvas[2] + size[0], canvas[3] + size[1]))
                 flat = whole
-            return _upright(flat, self._orientation)
+            return _upright(flat, orientation)
 
 
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
@@ -154,9 +152,8 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         ImageError: ``not_an_image``, ``image_unsupported``, ``image_too_large``, ``image_truncated``,
             ``image_unreadable``, ``too_slow_to_read``.
     """
-    file = reduce(data)
     with _pillow_errors():
-        header = Header(_PLUGINS[file.format](io.BytesIO(file.data)), file)
+        header = Header(reduce(data))
     check_size(*header.size, max_pixels)
     return header
 
@@ -197,17 +194,17 @@ def of_image(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Image:
     """An 8-bit RGB picture of any PIL mode; ``image`` itself if it is one."""
-    if image.mode == "RGB" and ("transparency" not in image.info or transparency == "dropped"):
+    if _is_plain(image) or (image.mode == "RGB" and transparency == "dropped"):
         return image
     to_grey = _grey_scale(image) if image.mode in DEEP_MODES else None
     flat = Image.new("RGB", image.size)
     for box in _strips(image):
         strip = image.crop(box)
-        if transparency == "dropped":
-            strip.info.pop("transparency", None)
         if to_grey is not None:
             strip = to_grey(strip)
-        if transparency == "white" and strip.has_transparency_data:
+        if transparency == "dropped":
+            strip.info.pop("transparency", None)
+        elif strip.has_transparency_data:
             ground = Image.new("RGBA", strip.size, "white")
             strip = Image.alpha_composite(ground, strip.convert("RGBA"))
         flat.paste(strip.convert("RGB"), box)
@@ -262,6 +259,21 @@ def _check_bytes(size: int, most: int) -> None:
         )
 
 
+def _open(data: bytes, format: str) -> ImageFile.ImageFile:
+    """By that format's plugin. Raises what Pillow raises."""
+    return _PLUGINS[format](io.BytesIO(data))
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info
+
+
+def _orientation(image: ImageFile.ImageFile, file: Reduced) -> int:
+    if isinstance(image, _Avif):
+        return image.orientation
+    return orientation_of(image.info.get("exif", b"")) if file.format == "WEBP" else file.orientation
+
+
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
     """Boxes that cover it from top to bottom."""
     rows = max(1, _STRIP // image.width)
@@ -288,22 +300,29 @@ def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     import numpy as np  # late: most pictures do without
 
     def values_of(strip: Image.Image) -> Any:
-        return np.nan_to_num(np.asarray(strip, dtype=np.float64), nan=0.0, posinf=65535.0, neginf=0.0)
+        values = np.asarray(strip)
+        return np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0) if image.mode == "F" else values
 
-    top = max(float(values_of(image.crop(box)).max(initial=0.0)) for box in _strips(image))
+    sixteen = image.mode.startswith("I;16")
+    top = 65535.0 if sixteen else max(float(values_of(image.crop(box)).max()) for box in _strips(image))
     if top > 65535.0:
         raise unsupported("A picture with values beyond 16 bits")
-    sixteen = image.mode.startswith("I;16") or top > 255.0
-    factor = 255.0 if image.mode == "F" and top <= 1.0 else 1 / 257.0 if sixteen else 1.0
+    divisor = 257.0 if sixteen or top > 255.0 else 1.0
+    factor = 255.0 if image.mode == "F" and top <= 1.0 else 1.0
+    greys = np.clip(np.rint(np.arange(65536) / divisor), 0, 255).astype(np.uint8)
     hidden = image.info.get("transparency")
 
     def grey(strip: Image.Image) -> Image.Image:
         values = values_of(strip)
-        scaled = values / 257.0 if sixteen else values * factor
-        made = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-        if isinstance(hidden, int) and "transparency" in strip.info:
-            made.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
-        return made
+        if image.mode == "F":
+            scaled = values.astype(np.float64) * factor / divisor
+            made = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        else:
+            made = greys[np.maximum(values, 0)]
+        flat = Image.fromarray(made)
+        if isinstance(hidden, int):
+            flat.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+        return flat
 
     return grey
 

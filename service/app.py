@@ -23,6 +23,7 @@ from service.operations import Operations
 from service.prober import Prober
 from service.progress import Show
 from service.protocols import Known, Model, Movable
+from service.readers import Readers
 from service.request import Pair
 from service.settings import Settings
 from service.settling import Settler
@@ -51,10 +52,13 @@ def build(
     own, it is called when a computation hangs. A script that imports the service is never ended by it.
     """
     model = model if model is not None else _model_of(settings)
-    metrics, vitals = Metrics(), Vitals()
+    metrics, vitals, readers = Metrics(), Vitals(), Readers()
     application: Application
     sampler = resources.Sampler(
-        [settings.run_dir], model.gpu, on_sample=lambda sample: _look(sample, vitals, memory_limit)
+        [settings.run_dir],
+        model.gpu,
+        readers=readers.pids,
+        on_sample=lambda sample: _look(sample, vitals, memory_limit),
     )
     history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
     journal = RequestLog(observer=Observers(metrics, history))
@@ -99,7 +103,7 @@ def build(
         on_reached=lambda error: application.lost(error),
     )
     first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
-    status = Status(first, activity=engine.activity, evidence=prober.evidence)
+    status = Status(first, activity=engine.activity, evidence=prober.evidence, reading=readers.state)
     application = Application(
         settings,
         model=model,
@@ -122,6 +126,7 @@ def build(
         ),
         ladder=ladder,
         settler=Settler(model, _examine_of(settings, resolve), on_harmed=lambda: application.reload()),
+        readers=readers,
         leave=leave,
     )
     metrics.read(
@@ -156,7 +161,7 @@ def _ladder_of(
         return None if card is None else (card.used, card.total)
 
     def sample() -> Pair:
-        return Pair(model.prepare(_GREY), PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
+        return Pair(_GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
 
     return Ladder(
         model,

@@ -78,6 +78,18 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The processes that read pictures. ``left`` of them work or can be expected to: not those that survived
+    being killed (``stuck``), and none while they cannot be started."""
+
+    left: int = 1
+    idle: int = 0
+    busy: int = 0
+    stuck: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A probe that did not prove the model. ``word`` is what ``/health`` says of it."""
 
@@ -129,10 +141,11 @@ class Snapshot:
     fatal: int | None = None
     activity: Activity = Activity()
     evidence: Evidence = Evidence()
+    reading: Reading = Reading()
 
 
 class Status:
-    """The holder of the current snapshot. Its own part is moved here; activity and evidence are asked for."""
+    """The holder of the current snapshot. Its own part is moved here; the others are asked for."""
 
     def __init__(
         self,
@@ -140,11 +153,13 @@ class Status:
         *,
         activity: Callable[[], Activity] = Activity,
         evidence: Callable[[], Evidence] = Evidence,
+        reading: Callable[[], Reading] = Reading,
     ) -> None:
         self._lock = threading.Lock()  # guards _snapshot
         self._snapshot = first
         self._activity = activity
         self._evidence = evidence
+        self._reading = reading
 
     def move(self, phase: Phase, **changes: Any) -> None:
         """Go to ``phase`` and change other fields with it, in one step. Raises IllegalMove."""
@@ -166,5 +181,7 @@ class Status:
         return self._snapshot.phase  # one reference, replaced whole: no lock needed to read it
 
     def snapshot(self) -> Snapshot:
-        """The present, with the engine's and the prober's figures."""
-        return replace(self._snapshot, activity=self._activity(), evidence=self._evidence())
+        """The present, with the figures of engine, prober and readers."""
+        return replace(
+            self._snapshot, activity=self._activity(), evidence=self._evidence(), reading=self._reading()
+        )
