@@ -60,7 +60,7 @@ class Intake:
         return request, dict(texts.removed)
 
     def _picture(self, image: object, request: Request, caller: str, wanted: Awaited) -> Picture:
-        settings, side = self._settings, self._model.side
+        settings, side = self._settings, self._model.side()
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
         with image_input.opened(image, settings.max_bytes) as contents:

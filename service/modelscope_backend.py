@@ -93,7 +93,6 @@ class ChildPredictor:
     def takes_premise(self) -> bool | None:
         return None if self._slots is None else self._slots > 1
 
-    @property
     def side(self) -> int:
         """ModelScope's preprocessor does not resize a picture of this size again."""
         if not self._side:

@@ -102,7 +102,6 @@ class NativePredictor:
         slots = copy[0].task.prompt_slots if copy is not None else None
         return None if slots is None else slots == 2
 
-    @property
     def side(self) -> int:
         """A picture of this size is not resized again, and a waiting request holds less than a megabyte
         whatever its picture's size."""

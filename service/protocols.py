@@ -41,7 +41,6 @@ class Model(Predictor, Protocol):
     def takes_premise(self) -> bool | None:
         """Whether its prompt has a place for a premise: True must have one, False must not, None may."""
 
-    @property
     def side(self) -> int:
         """Width and height of the square that ``judge`` sees of a picture, in pixels. Raises NotReady."""
 

@@ -104,6 +104,8 @@ class Readers:
             keeper = self._keeper
             for reader in (*self._idle, *self._busy):
                 reader.kill()
+            self._ending += map(_Ending, self._idle)
+            self._idle.clear()
             self._changed.notify_all()
         if keeper is not None:
             keeper.join(_STOP_SECONDS)
@@ -328,6 +330,7 @@ class Readers:
         for reader in [one for one in self._idle if not one.alive]:
             self._idle.remove(reader)
             self._ending.append(_Ending(reader))
+            self._changed.notify_all()
 
     def _start_one(self) -> None:
         try:
