@@ -127,7 +127,7 @@ class Header:
         file, image = self._file, self._image
         assert file is not None, "read once"
         self._file = self._image = None
-        with _pillow_errors():
+        with _pillow_errors(width=self.size[0], height=self.size[1]):
             expected = None if file.twin is None else _checksum(_open(file.twin, file.format))
             if image is None:
                 image = _open(file.data, file.format)
@@ -231,22 +231,25 @@ def opened(path: str | Path, max_bytes: int) -> Iterator[Callable[[], bytes]]:
         raise ImageError("There is no such picture file.", "no_image") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise ImageError("The picture file cannot be read.") from error
-    with open(handle, "rb") as file:
+
+    def read_all() -> bytes:
+        try:
+            with open(handle, "rb", closefd=False) as file:
+                file.seek(0)
+                data = file.read(max_bytes + 1)
+        except OSError as error:
+            raise ImageError("The picture file cannot be read.") from error
+        _check_bytes(len(data), max_bytes)
+        return data
+
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise ImageError("That is not a picture file.", "not_an_image")
         _check_bytes(about.st_size, max_bytes)
-
-        def read_all() -> bytes:
-            try:
-                file.seek(0)
-                data = file.read(max_bytes + 1)
-            except OSError as error:
-                raise ImageError("The picture file cannot be read.") from error
-            _check_bytes(len(data), max_bytes)
-            return data
-
         yield read_all
+    finally:
+        os.close(handle)
 
 
 def _check_bytes(size: int, most: int) -> None:
@@ -328,16 +331,26 @@ def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
 
 @contextmanager
-def _pillow_errors() -> Iterator[None]:
-    """Pillow's decoders raise whatever a malformed file makes them trip over: it becomes an ImageError."""
+def _pillow_errors(**facts: int) -> Iterator[None]:
+    """Pillow's decoders raise whatever a malformed file makes them trip over: it becomes an ImageError, with
+    ``facts``."""
     try:
         yield
-    except (ImageError, MemoryError):
+    except MemoryError:
+        raise
+    except ImageError as error:
+        error.facts = facts | error.facts
         raise
     except Exception as error:
-        text = str(error)
-        if isinstance(error, EOFError) or _TRUNCATED.search(text):
-            raise truncated() from error
-        if isinstance(error.__cause__, KeyError) or _UNSUPPORTED.search(text):
-            raise unsupported("This kind of picture file") from error
-        raise ImageError("The picture is damaged.") from error
+        found = _error_of(error)
+        found.facts = facts
+        raise found from error
+
+
+def _error_of(error: Exception) -> ImageError:
+    text = str(error)
+    if isinstance(error, EOFError) or _TRUNCATED.search(text):
+        return truncated()
+    if isinstance(error.__cause__, KeyError) or _UNSUPPORTED.search(text):
+        return unsupported("This kind of picture file")
+    return ImageError("The picture is damaged.")

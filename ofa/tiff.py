@@ -66,12 +66,13 @@ class _Layout(NamedTuple):
         (at,) = struct.unpack_from(self.word, data, self.start)
         number = struct.Struct(self.order + ("Q" if self.big else "H"))
         (count,) = number.unpack(data[at : at + number.size])
-        if count > _ENTRIES:
-            raise _too_many_parts()
         entry = struct.Struct(self.order + ("HHQ8s" if self.big else "HHI4s"))
         at += number.size
-        for place in range(at, at + count * entry.size, entry.size):
-            yield _Entry(*entry.unpack(data[place : place + entry.size]))
+        directory = data[at : at + count * entry.size]
+        if len(directory) == count * entry.size and count > _ENTRIES:
+            raise _too_many_parts()
+        for fields in entry.iter_unpack(directory):
+            yield _Entry(*fields)
 
     def integers(self, entry: _Entry, data: bytes) -> tuple[int, ...]:
         """An entry's values, empty unless they are integers. Raises struct.error."""
@@ -109,12 +110,12 @@ def reduced_tiff(data: bytes) -> tuple[bytes, int, float]:
     entries = {entry.tag: entry for entry in layout.entries(data)}
     kept = [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED and entry.type in _SIZES]
     for entry in kept:
-        if entry.values > (_STRIPS if entry.tag in _OFFSETS else _VALUES):
-            raise _too_many_parts()
         if entry.values * _SIZES[entry.type] > len(entry.content):
             (at,) = struct.unpack(layout.word, entry.content)
             if at + entry.values * _SIZES[entry.type] > len(data):
                 raise struct.error("a tag outside the file")
+        if entry.values > (_STRIPS if entry.tag in _OFFSETS else _VALUES):
+            raise _too_many_parts()
     numbers = {entry.tag: layout.integers(entry, data) for entry in kept if entry.tag not in _OFFSETS}
     turned = _orientation(layout.integers(entries[_ORIENTATION], data)) if _ORIENTATION in entries else 1
     return _with_directory(data, layout, kept), turned, _overhead(numbers)

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -145,20 +144,20 @@ class Judging:
     ) -> Callable[[], Awaited]:
         """The call of the application for a request that arrives now. Cancelling ``future`` ends it, wherever
         it is."""
-        submit = partial(
-            self._application.submit,
-            text=text,
-            premise=premise or None,
-            source=source,
-            arrived=time.monotonic(),
-            caller=self._caller(request),
-            future=future,
-        )
+        arrived, caller = time.monotonic(), self._caller(request)
 
         def submission() -> Awaited:
             if isinstance(image, Refusal):
                 raise InputError("The picture was not uploaded to this server.", code=image.code)
-            handed = submit(Path(image) if image else None)
+            handed = self._application.submit(
+                Path(image) if image else None,
+                text,
+                premise or None,
+                source=source,
+                arrived=arrived,
+                caller=caller,
+                future=future,
+            )
             if handed is not future:
                 future.add_done_callback(lambda done: handed.cancel() if done.cancelled() else None)
             return handed

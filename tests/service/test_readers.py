@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import resource
 import signal
@@ -27,21 +26,15 @@ from service.reader_process import START, ReaderProcess, command
 from service.readers import HEAVY_BYTES, LIGHT_BYTES, Readers
 from tests.fakes import PATIENCE, until
 from tests.hostile_pictures import OK, SET, SLOW, large_png
+from tests.stand_in_reader import Desk, running, stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = 0.05  # of the largest hostile file: what takes minutes unbounded takes seconds
-STAND_IN = START.replace("service.reader_child", "tests.service.stand_in_reader")
-
-
-def running(program: str) -> list[str]:
-    """The command of a reader that runs another program."""
-    return [program if part == START else part for part in command()]
 
 
 def prepared(before: str) -> Callable[[], ReaderProcess]:
     """Starts real readers in which ``before`` has been done."""
-    program = START.replace("main()", f"import os, ofa.picture; {before}; main()")
-    return lambda: ReaderProcess(running(program))
+    return lambda: running(START.replace("main()", f"import os, ofa.picture; {before}; main()"))
 
 
 def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -173,12 +166,12 @@ def test_a_turned_photograph_is_read_whatever_its_other_tags_hold(make: Make) ->
 # ---- who waits for whom ----------------------------------------------------------------------------------
 
 
-class Crowd:
+class Crowd(Desk):
     """Callers of stand-in readers, whose pictures are read when the test says so."""
 
     def __init__(self, readers: Readers, folder: Path) -> None:
+        super().__init__(folder)
         self._readers = readers
-        self._folder = folder
         self._pool = ThreadPoolExecutor(32)
 
     def ask(
@@ -191,8 +184,7 @@ class Crowd:
         wanted: Future[Any] | None = None,
     ) -> Future[Any]:
         """A picture called ``name``. It is waiting, or being read, when this returns."""
-        picture = {"name": name, "promise": promise, "until": str(self._folder / name)}
-        data, before = json.dumps(picture).encode(), self._known()
+        data, before = self.picture(name, promise).read_bytes(), self._known()
         asked = self._pool.submit(read, self._readers, data, seconds=seconds, caller=caller, wanted=wanted)
         until(lambda: asked.done() or self._known() > before)
         return asked
@@ -201,13 +193,6 @@ class Crowd:
         state = self._readers.state()
         return state.waiting + state.busy
 
-    def reading(self) -> set[str]:
-        return {path.name.rpartition(".")[2] for path in self._folder.glob("*.*")}
-
-    def finish(self, *names: str) -> None:
-        for name in names:
-            (self._folder / name).touch()
-
     def close(self) -> None:
         self._readers.stop()
         self._pool.shutdown()
@@ -215,7 +200,7 @@ class Crowd:
 
 @pytest.fixture
 def crowd(make: Make, tmp_path: Path) -> Iterator[Crowd]:
-    crowd = Crowd(make(count=4, make=lambda: ReaderProcess(running(STAND_IN))), tmp_path)
+    crowd = Crowd(make(count=4, make=stand_in), tmp_path)
     yield crowd
     crowd.close()
 
@@ -444,8 +429,9 @@ def test_readers_are_humble(make: Make) -> None:
 
 
 def test_a_reader_imports_neither_torch_nor_what_it_does_not_need() -> None:
-    told = running(START.replace("main()", "print(*sorted(sys.modules))"))
-    modules = set(subprocess.run(told, capture_output=True, text=True, check=True).stdout.split())
+    told = START.replace("main()", "print(*sorted(sys.modules))")
+    argv = [told if part == START else part for part in command()]
+    modules = set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
     plugins = {name for name in modules if name.startswith("PIL.") and name.endswith("Plugin")}
     offered = ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")
     assert plugins == {f"PIL.{name}ImagePlugin" for name in offered}
