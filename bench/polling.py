@@ -21,6 +21,7 @@ from bench.timing import bounds
 from health_api import Sidecar
 from service.app import build
 from service.application import Application
+from service.listening import listen
 from service.settings import Settings
 
 
@@ -77,7 +78,7 @@ def _lost(subject: Subject) -> dict[str, Any]:
         probe_interval=3600.0,
     )
     application = build(settings)
-    sidecar = Sidecar(application, "127.0.0.1", 0)
+    sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     windows: dict[bool, list[float]] = {False: [], True: []}
     try:
         if not application.load():

@@ -48,9 +48,8 @@ def start(subject: Subject) -> dict[str, Any]:
 
 
 def _first_verdict(subject: Subject, flags: list[str]) -> dict[str, Any]:
-    device = subject.device.partition(":")[0]  # which card, the command line leaves to torch
     command = [
-        *(sys.executable, "-m", "ofa", "--model", str(subject.folder), "--device", device),
+        *(sys.executable, "-m", "ofa", "--model", str(subject.folder), "--device", subject.device),
         *("--image", str(subject.pictures[0]), "--text", "a photo", *flags),
     ]
     began = time.monotonic()

@@ -9,4 +9,5 @@ readonly -a RESTART_CAUSES=(
 readonly -a EVENTS=(healthy recovered gave_up halted not_leaving undead leftovers guardian_ended)
 
 # The exit status of the instance.
-readonly EXIT_ORDERLY=0 EXIT_LOAD_FAILED=1 EXIT_HUNG=70 EXIT_DEVICE_LOST=71 EXIT_MEMORY_LIMIT=75 EXIT_CONFIGURATION=78
+readonly EXIT_ORDERLY=0 EXIT_LOAD_FAILED=1 EXIT_PORT_TAKEN=69 EXIT_HUNG=70 EXIT_DEVICE_LOST=71 EXIT_MEMORY_LIMIT=75
+readonly EXIT_CONFIGURATION=78

@@ -48,12 +48,13 @@ read_pid_file() {
   local boot='' text=''
   file_pid='' file_start='' file_url=''
   read -r boot </proc/sys/kernel/random/boot_id
-  { IFS= read -rd '' text <"$PID_FILE"; } 2>/dev/null
-  [[ $text =~ ^([0-9]{1,9})[[:space:]]+starttime=([0-9]+)\ boot=([0-9a-f-]+) ]] || return 1
+  [[ -f $PID_FILE ]] || return 1 # a fifo would be waited for
+  { IFS= read -rN 4096 text <"$PID_FILE"; } 2>/dev/null
+  [[ $text =~ ^([2-9]|[1-9][0-9]{1,8})[[:space:]]+starttime=([0-9]+)\ boot=([0-9a-f-]+) ]] || return 1
   file_pid=${BASH_REMATCH[1]} file_start=${BASH_REMATCH[2]}
   local -r file_boot=${BASH_REMATCH[3]}
   [[ $text =~ health=(https?://[^[:space:]]+) ]] && file_url=${BASH_REMATCH[1]}
-  [[ $file_boot == "$boot" ]] && is_alive "$file_pid" "$file_start"
+  [[ $file_boot == "$boot" ]] && is_alive "$file_pid" "$file_start" && [[ -O /proc/$file_pid ]]
 }
 
 # Takes over the instance that the PID file names.
@@ -65,24 +66,9 @@ adopt() {
   child=$file_pid child_start=$file_start child_ours=''
   expect_instance
   launched_at=$((file_start * 10)) # ticks of 10 ms since boot, as /proc/uptime
+  launched_unix=$((launched_unix - (now - launched_at) / 1000))
   ((now - launched_at > START_STALL_MS)) && answered=yes
   return 0
-}
-
-# The guardian of this folder: the oldest process that has it open as fd 9, which is how the lock is held.
-find_guardian() {
-  local fd pid oldest=''
-  local -a words
-  guardian=''
-  for fd in /proc/[0-9]*/fd/9; do
-    [[ $fd -ef $RUN_DIR ]] || continue
-    pid=${fd#/proc/} pid=${pid%%/*}
-    words=()
-    { mapfile -d '' -t words <"/proc/$pid/cmdline"; } 2>/dev/null
-    [[ $pid != "$$" && ${words[*]} == *"${SELF##*/}"* ]] || continue
-    if read_stat "$pid" && [[ -z $oldest || ${stat[19]} -lt $oldest ]]; then guardian=$pid oldest=${stat[19]}; fi
-  done
-  [[ $guardian ]] && guardian_start=$oldest
 }
 
 # --- ports ------------------------------------------------------------------------------------------------------
@@ -164,7 +150,8 @@ out_of_memory() {
 read_last_exit() {
   local text=''
   exit_code='' exit_reason=''
-  { IFS= read -rd '' text <"$LAST_EXIT"; } 2>/dev/null
+  [[ -f $LAST_EXIT ]] || return 0
+  { IFS= read -rN 4096 text <"$LAST_EXIT"; } 2>/dev/null
   [[ $text =~ \"pid\":\ *([0-9]+) && ${BASH_REMATCH[1]} == "$child" ]] || return 0
   [[ $text =~ \"start_ticks\":\ *([0-9]+) && ${BASH_REMATCH[1]} == "$child_start" ]] || return 0
   [[ $text =~ \"code\":\ *([0-9]{1,3}) ]] && exit_code=${BASH_REMATCH[1]}
@@ -183,6 +170,7 @@ learn_ending() {
     '') ending='ended without a trace of why (adopted, so its exit code is not known)' ;;
     "$EXIT_ORDERLY") cause=ended ending='ended in order though the guardian did not ask it to (exit code 0)' ;;
     "$EXIT_LOAD_FAILED") cause=failed ending='failed (exit code 1: the model could not be loaded, or an error nobody caught)' ;;
+    "$EXIT_PORT_TAKEN") cause=port_taken ending='found a port of its taken (exit code 69)' ;;
     "$EXIT_HUNG") cause=hung ending='declared itself hung (exit code 70)' ;;
     "$EXIT_DEVICE_LOST") cause=device_lost ending='lost its CUDA context (exit code 71)' ;;
     "$EXIT_MEMORY_LIMIT") cause=memory_limit ending='left to free memory, its limit being reached (exit code 75)' ;;

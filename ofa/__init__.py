@@ -2,6 +2,7 @@
 
 The folder holds the neural network and nothing else: no threads, no HTTP, no settings.
 
+* :mod:`ofa.documents`   text and JSON of unknown origin, read within bounds
 * :mod:`ofa.config`      reads ``config.json`` and ``configuration.json`` and refuses what cannot be honoured
 * :mod:`ofa.tokenizer`   byte-level BPE, with the prompts and the word clean-up of the original
 * :mod:`ofa.container`   a picture file reduced to what its pixels need
@@ -12,7 +13,7 @@ The folder holds the neural network and nothing else: no threads, no HTTP, no se
 * :mod:`ofa.positions`   buckets of relative positions
 * :mod:`ofa.layers`      attention and transformer layers
 * :mod:`ofa.network`     encoder, decoder and the whole network
-* :mod:`ofa.archive`     the checksums that a weight file carries itself
+* :mod:`ofa.archive`     the head of a weight file, measured before it is read, and the checksums in it
 * :mod:`ofa.checkpoint`  strict, weights-only loading
 * :mod:`ofa.fold`        arithmetic done once after loading instead of for every picture
 * :mod:`ofa.bias`        the attention bias of every request, computed once

@@ -1,76 +1,105 @@
-"""``python -m ofa``: judge pairs of picture and sentence from the command line.
+"""``python -m ofa``: judge pairs of picture and sentence from the command line, as the service judges them.
 
-One pair with ``--image`` and ``--text``, or JSON lines on standard input; one JSON line out for each in, in
-order. Exit status: 0 when every line was judged, 1 when one was not, 2 for a wrong command line or a model
-that cannot be loaded.
+One pair with ``--image`` and ``--text``, or JSON lines on standard input. One JSON line comes out for each,
+in order: the verdict in the service's fields, or an error with its code. Both are UTF-8 whatever the locale.
+
+Exit status:
+
+* 0: every line was judged
+* 1: one was not, or the model cannot be loaded now
+* 2: wrong command line
+* 78: no retry helps: the model, the device or the precision cannot be used
+* 141: the reader of the answers has closed the pipe
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import torch
 from tqdm import tqdm
 
-from ofa.errors import OFAError
-from ofa.image import open_picture
-from ofa.model import EntailmentModel, Pair
-from ofa.precision import GuardedModel, best_dtype, load_guarded
+from ofa import documents
+from service import hub, image_input, text
+from service.contract.causes import LineCode, Outcome
+from service.errors import (
+    DamagedFile,
+    DamagedFolder,
+    DeviceLost,
+    InputError,
+    ServiceError,
+    TransientLoadError,
+)
+from service.request import Pair, Verdict
+from service.settings import Settings
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    from service.predictor import NativePredictor
+
+MAX_LINE: Final = 1 << 20  # bytes
+MAX_ID: Final = 256  # characters
+_PIPE_CLOSED: Final = 128 + 13  # what a shell shows of a program that SIGPIPE ended
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if (options.image is None) != (options.text is None):
-        _parser().error("--image and --text go together")
+        parser.error("--image and --text go together")
+    if sys.stdout is None or (options.image is None and sys.stdin is None):
+        parser.error("standard input or output is closed")
     try:
-        model = _load(options)
-    except Exception as error:  # whatever stops the model from loading ends here, in one line
-        print(f"python -m ofa: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    if options.image is not None:
-        lines: Iterable[str] = [
-            json.dumps({"image": options.image, "text": options.text, "premise": options.premise})
-        ]
-    else:
-        lines = sys.stdin
-    failed = False
-    # A bar only where somebody watches it and the answers do not run through it.
-    quiet = options.image is not None or not sys.stderr.isatty()
-    for answer in tqdm(_answers(model, lines), unit=" pairs", file=sys.stderr, disable=quiet):
-        failed |= "error" in answer
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
-    with suppress(OSError):  # without room or right to write there, the next start is slower, that is all
-        model.keep()
-    return 1 if failed else 0
+        settings = _settings(options)
+        try:
+            model = _load(settings)
+        except ServiceError:
+            raise
+        except Exception as error:
+            raise TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.") from error
+        status = _run(model, settings, options)
+        model.keep(_go_on)
+        return status
+    except ServiceError as error:
+        print(f"python -m ofa: {_sentence(error)}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        _drop_output()
+        return _PIPE_CLOSED
+    except OSError as error:
+        print(f"python -m ofa: standard input or output failed: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ofa",
         description="Does a picture show what a sentence says? Yes, No or Maybe.",
-        epilog='Without --image, JSON lines {"image": FILE, "text": TEXT, "premise"?: TEXT} are read from '
-        "standard input. Each answer is a JSON line with label and scores, or error.",
+        epilog='Without --image, JSON lines {"image": FILE, "text": TEXT, "premise"?: TEXT, "id"?: ID} are '
+        "read from standard input. Each answer is a JSON line that begins with the number of its line.",
     )
     parser.add_argument("--model", required=True, help="a model folder, a ModelScope hub id, or 'demo'")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="auto takes CUDA when there is one"
+    )
     parser.add_argument(
         "--dtype",
-        choices=("auto", *_DTYPES),
         default="auto",
+        metavar="auto|fp32|bf16|fp16",
         help="auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
     )
     parser.add_argument(
         "--precision-guard",
-        choices=("on", "off"),
         default="on",
+        metavar="on|off",
         help="decide close calls of a precision below fp32 in fp32",
     )
     parser.add_argument("--image", metavar="FILE", help="one picture")
@@ -79,48 +108,133 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(options: argparse.Namespace) -> EntailmentModel | GuardedModel:
-    # The one step upwards in this package: fetching models is the service's business.
-    from service.hub import converted_cache, resolve
-    from service.progress import terminal_bar
+def _settings(options: argparse.Namespace) -> Settings:
+    """The service's settings, so that both refuse the same values and pictures. Raises SettingsError."""
+    shared = ("model", "device", "dtype", "precision_guard")
+    given = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in shared]
+    return Settings.from_args(given, {}, prog="python -m ofa")
 
-    with terminal_bar() as show:
-        folder = resolve(options.model, progress=show)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = best_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype]
-    load = (
-        EntailmentModel.load if options.precision_guard == "off" or dtype is torch.float32 else load_guarded
+
+def _load(settings: Settings) -> NativePredictor:
+    """Raises ServiceError."""
+    from service.predictor import NativePredictor
+
+    model = NativePredictor(
+        device=settings.device,
+        dtype=settings.dtype,
+        guard=settings.precision_guard == "on",
+        cache=hub.converted_cache(),
     )
-    return load(folder, device, dtype, converted_cache())
-
-
-def _answers(model: EntailmentModel | GuardedModel, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        if line.strip():
-            yield _answer(model, line)
-
-
-def _answer(model: EntailmentModel | GuardedModel, line: str) -> dict[str, Any]:
-    """The answer to one JSON line; an error is an answer too, so that one bad line ends nothing."""
     try:
-        question = json.loads(line)
-    except json.JSONDecodeError as error:
-        return {"error": f"not a JSON object: {error}"}
-    if not isinstance(question, dict) or not all(
-        isinstance(question.get(key), str) for key in ("image", "text")
-    ):
-        return {"error": 'a JSON object with the texts "image" and "text" is needed'}
-    if not isinstance(question.get("premise"), str | None):
-        return {"error": '"premise" must be a text'}
+        model.load(_folder(settings, "quick"))
+    except DamagedFile as error:
+        if settings.model == "demo" or Path(settings.model).expanduser().is_dir():
+            raise DamagedFolder(error.message) from error
+        model.load(_folder(settings, "full"))  # finds what size and time hid, and fetches it again
+    return model
+
+
+def _folder(settings: Settings, verify: str) -> Path:
+    with hub.terminal_bar() as show:
+        return hub.resolve(settings.model, progress=show, verify=verify)
+
+
+def _run(model: NativePredictor, settings: Settings, options: argparse.Namespace) -> int:
+    """Answer each line and return the exit status. Raises OSError, DeviceLost."""
+    lines: Iterable[tuple[int, bytes | None]] = _numbered(sys.stdin.buffer)
+    if options.image is not None:
+        pair = {"image": options.image, "text": options.text, "premise": options.premise}
+        lines = [(1, json.dumps(pair).encode())]
+    answers = (_answer(model, settings, number, line) for number, line in lines)
+    failed = False
+    quiet = options.image is not None or not sys.stderr.isatty()
+    for answer in tqdm(answers, unit=" pairs", file=sys.stderr, disable=quiet):
+        failed |= "error" in answer
+        # Half a surrogate pair in a file's name cannot be written in UTF-8, and \\udcff in JSON can.
+        line = json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    return int(failed)
+
+
+def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Lines that are not blank, by number; None for one longer than MAX_LINE, which is read and dropped."""
+    number = 0
+    while line := stream.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE)
+            yield number, None
+        elif line.strip():
+            yield number, line
+
+
+def _answer(model: NativePredictor, settings: Settings, number: int, line: bytes | None) -> dict[str, Any]:
+    """The answer to one line; an error is an answer too, so that one bad line ends nothing."""
+    answer: dict[str, Any] = {"line": number}
     try:
-        pair = Pair(open_picture(question["image"]), question["text"], question.get("premise"))
-        scores = model.judge([pair])[0]
-    except OFAError as error:
-        return {"error": str(error)}
-    label = max(scores, key=lambda name: scores[name])
-    return {"label": label, "score": scores[label], "scores": scores}
+        question = _question(line)
+        if "id" in question:
+            answer["id"] = question["id"]
+        if isinstance(question.get("image"), str):
+            answer["image"] = question["image"]
+        texts = text.prepare(question.get("text"), question.get("premise"), settings.max_chars)
+        picture = image_input.load(
+            question.get("image"),
+            side=model.side(),
+            max_bytes=settings.max_bytes,
+            max_pixels=settings.max_pixels,
+        )
+        (scores,) = model.judge([Pair(picture.image, texts.hypothesis, texts.premise)], _go_on)
+        return answer | Verdict.of(scores, duration=0.0, device=model.device).as_dict()
+    except DeviceLost:
+        raise
+    except InputError as error:
+        return answer | {"reason": Outcome.INVALID, "code": error.code, "error": _sentence(error)}
+    except ServiceError as error:
+        return answer | {"reason": Outcome.ERROR, "code": error.code, "error": _sentence(error)}
+    except Exception as error:  # such as MemoryError: it is this line's trouble, and the next is judged
+        message = f"Unexpected {type(error).__name__}."
+        return answer | {"reason": Outcome.ERROR, "code": Outcome.ERROR, "error": message}
+
+
+def _question(line: bytes | None) -> dict[str, Any]:
+    """Raises InputError by a LineCode."""
+    if line is None:
+        raise InputError(
+            f"The line has more than {MAX_LINE} bytes.", code=LineCode.LINE_TOO_LONG, remedy="Shorten it."
+        )
+    remedy = 'A line is {"image": FILE, "text": TEXT} in UTF-8.'
+    try:
+        question = documents.parse(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError("The line is not in UTF-8.", code=LineCode.MALFORMED, remedy=remedy) from error
+    except ValueError as error:
+        raise InputError(f"The line is {error}.", code=LineCode.MALFORMED, remedy=remedy) from error
+    if not isinstance(question, dict):
+        raise InputError("The line is not a JSON object.", code=LineCode.MALFORMED, remedy=remedy)
+    name = question.get("id")
+    if type(name) not in (str, int, type(None)) or len(str(name)) > MAX_ID:
+        raise InputError(
+            "The id is neither a whole number nor a short text.",
+            code=LineCode.MALFORMED,
+            remedy=f"Give at most {MAX_ID} characters.",
+        )
+    return question
+
+
+def _sentence(error: ServiceError) -> str:
+    return f"{error.message} {error.remedy}".strip()
+
+
+def _go_on() -> None:
+    """The cancel point of a computation that nothing cancels."""
+
+
+def _drop_output() -> None:
+    """Give what is left in standard output's buffer somewhere to go when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ Missing fields take ModelScope's defaults (``modelscope/models/multi_modal/ofa/c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from ofa import documents
 from ofa.errors import UnsupportedConfig
 
 #: Blocks in the three stages of each ResNet; ModelScope builds all of them from bottlenecks.
@@ -29,12 +29,35 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 #: ModelScope builds its bucket table for this many positions whatever the configuration says.
 MAX_BUCKET_POSITIONS = 1024
 
+#: The longest prompt and the longest answer, in characters.
+MAX_PROMPT, MAX_ANSWER = 1000, 100
+#: The range of every number in config.json, checked before anything is built from it. The largest published
+#: OFA ("huge") has d_model 1280, 24 + 12 layers, 16 heads; the other ranges leave room in the same way.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "vocab_size": (1, 1 << 20),
+    "d_model": (1, 1 << 13),
+    "encoder_layers": (1, 96),
+    "decoder_layers": (1, 96),
+    "encoder_attention_heads": (1, 256),
+    "decoder_attention_heads": (1, 256),
+    "encoder_ffn_dim": (1, 1 << 15),
+    "decoder_ffn_dim": (1, 1 << 15),
+    "max_position_embeddings": (1, 1 << 14),
+    "attn_scale_factor": (0.001, 1000),
+    "token_bucket_size": (4, MAX_BUCKET_POSITIONS),
+    "image_bucket_size": (1, 64),
+    "orig_patch_image_size": (16, 1024),
+    "pad_token_id": (0, 1 << 20),
+}
+
 #: Fields with one supported value, and why any other is refused.
 _ONLY: Mapping[str, tuple[object, str]] = {
     "use_ofasys": (False, "the ViT models of OFA-Sys have another structure"),
     "use_image_feature": (True, "a picture is what is judged"),
     "use_gamma_feature": (False, "layer-scale weights are not implemented"),
 }
+
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 #: The answers a visual-entailment model may be trained on, and the label each stands for.
 ANSWER_LABELS: Mapping[str, str] = {
@@ -111,20 +134,14 @@ class NetworkConfig:
                 self.activation_function,
                 "one of " + ", ".join(ACTIVATIONS),
             )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and value < 1 and field.name != "pad_token_id":
-                raise UnsupportedConfig(f"config.json: {field.name}", value, "a positive number")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise UnsupportedConfig(f"config.json: {name}", value, f"a number from {low} to {high}")
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             heads = getattr(self, name)
             if self.d_model % heads:
                 raise UnsupportedConfig(f"config.json: {name}", heads, f"a divisor of d_model {self.d_model}")
-        if self.token_bucket_size < 4:
-            raise UnsupportedConfig("config.json: token_bucket_size", self.token_bucket_size, "at least 4")
-        if self.attn_scale_factor <= 0:
-            raise UnsupportedConfig(
-                "config.json: attn_scale_factor", self.attn_scale_factor, "a positive number"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +185,8 @@ class TaskConfig:
         return cls(
             answers=answers,
             labels=_labels_of(answers),
-            patch_image_size=_positive("patch_image_size", model.get("patch_image_size", 480)),
-            max_src_length=_positive("max_src_length", model.get("max_src_length", 256)),
+            patch_image_size=_size("patch_image_size", model.get("patch_image_size", 480)),
+            max_src_length=_size("max_src_length", model.get("max_src_length", 256)),
             prompt_type=prompt_type,
             mean=(0.485, 0.456, 0.406) if imagenet else (0.5, 0.5, 0.5),
             std=(0.229, 0.224, 0.225) if imagenet else (0.5, 0.5, 0.5),
@@ -182,14 +199,23 @@ class TaskConfig:
         return None if self.prompt is None else _slots(self.prompt)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises :class:`UnsupportedConfig` when the file is missing or is none."""
+def read_text(path: Path, limit: int = documents.MAX_FILE) -> str:
+    """The text of one of the folder's files. Raises :class:`UnsupportedConfig` by the file's name."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return documents.read_text(path, limit)
     except FileNotFoundError as error:
         raise UnsupportedConfig(path.name, "missing", f"the model folder needs a {path.name}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnsupportedConfig(path.name, "unreadable", "a JSON file") from error
+    except ValueError as error:
+        raise UnsupportedConfig(path.name, "unreadable", f"it is {error}") from error
+
+
+def read_json(path: Path, limit: int = documents.MAX_FILE) -> dict[str, Any]:
+    """A JSON object from one of the folder's files. Raises :class:`UnsupportedConfig`."""
+    text = read_text(path, limit)
+    try:
+        value = documents.parse(text)
+    except ValueError as error:
+        raise UnsupportedConfig(path.name, "unreadable", f"it is {error}") from error
     if not isinstance(value, dict):
         raise UnsupportedConfig(path.name, type(value).__name__, "a JSON object")
     return value
@@ -241,7 +267,7 @@ def _typed(name: str, value: object, wanted: type) -> object:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not wanted:
-        raise UnsupportedConfig(f"config.json: {name}", value, f"a value of type {wanted.__name__}")
+        raise UnsupportedConfig(f"config.json: {name}", value, _KINDS[wanted])
     return value
 
 
@@ -251,15 +277,22 @@ def _require(field: str, value: object, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _positive(field: str, value: object) -> int:
-    if type(value) is not int or value < 1:
-        raise UnsupportedConfig(f"configuration.json: model.{field}", value, "a positive whole number")
+def _size(field: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_BUCKET_POSITIONS:
+        raise UnsupportedConfig(
+            f"configuration.json: model.{field}", value, f"a whole number from 1 to {MAX_BUCKET_POSITIONS}"
+        )
     return value
 
 
 def _read_answers(folder: Path, name: object) -> tuple[str, ...]:
     """The answers in their file's order, which is the order of the scores."""
-    if not isinstance(name, str) or not name or Path(name).name != name:
+    if (
+        not isinstance(name, str)
+        or Path(name).name != name
+        or not name.isprintable()
+        or not 1 <= len(name.encode()) <= 255
+    ):
         raise UnsupportedConfig(
             "configuration.json: model.answer2label", name, "the name of a file in the model folder"
         )
@@ -268,7 +301,7 @@ def _read_answers(folder: Path, name: object) -> tuple[str, ...]:
 
 def _labels_of(answers: tuple[str, ...]) -> tuple[str, ...]:
     labels = tuple(ANSWER_LABELS.get(answer.strip().lower(), "") for answer in answers)
-    if sorted(labels) != ["Maybe", "No", "Yes"]:
+    if sorted(labels) != ["Maybe", "No", "Yes"] or max(map(len, answers)) > MAX_ANSWER:
         raise UnsupportedConfig(
             "configuration.json: model.answer2label",
             list(answers),
@@ -280,8 +313,12 @@ def _labels_of(answers: tuple[str, ...]) -> tuple[str, ...]:
 def _checked_prompt(prompt: object) -> str | None:
     if prompt is None:
         return None
-    if not isinstance(prompt, str) or _slots(prompt) not in (1, 2):
-        raise UnsupportedConfig("configuration.json: model.prompt", prompt, "a text with one or two {} slots")
+    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT or _slots(prompt) not in (1, 2):
+        raise UnsupportedConfig(
+            "configuration.json: model.prompt",
+            prompt,
+            f"a text of at most {MAX_PROMPT} characters with one or two {{}} slots",
+        )
     return prompt
 
 

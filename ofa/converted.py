@@ -9,9 +9,11 @@ was made from anything else is not used, and one that is damaged is removed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,17 +137,20 @@ class Conversion:
         copies = _copies(network.config)
         state = {name: _stored(one) for name, one in network.state_dict().items() if name not in copies}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        part, record_part = (
+            path.with_name(f"{path.name}.{os.getpid()}.part") for path in (self.path, self._record)
+        )
         try:
-            save_file(state, part)
+            _save(state, part)
             sums = {"source_sha256": source_sha256, "file_sha256": _sha256(part, cancel_point)}
+            record = {**self._made_from(), **sums, "file": asdict(Stamp.of(part))}
+            record_part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             self._record.unlink(missing_ok=True)  # between the two there must be no record of another file
             part.replace(self.path)
-            record = {**self._made_from(), **sums, "file": asdict(Stamp.of(self.path))}
-            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            part.replace(self._record)
+            record_part.replace(self._record)
         finally:
             part.unlink(missing_ok=True)
+            record_part.unlink(missing_ok=True)
         return True
 
     def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
@@ -193,6 +198,16 @@ def _copies(config: NetworkConfig) -> tuple[str, ...]:
     """Names under which the shared embedding appears again; it is stored once."""
     output = ("decoder.output_projection.weight",) if config.share_decoder_input_output_embed else ()
     return ("decoder.embed_tokens.weight", *output)
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    """Raises OSError, which the library hides in the text of an error of its own."""
+    try:
+        save_file(state, path)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
 
 
 def _stored(value: Tensor) -> Tensor:

@@ -12,6 +12,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_SHOWN: Final = 80  # characters
+
+
+def shown(value: object) -> str:
+    """``repr`` of what a file holds, on one line and cut: it may hold anything."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
 
 class OFAError(ValueError):
     """Base of every error this package raises itself."""
@@ -26,7 +36,7 @@ class UnsupportedConfig(OFAError):
     """
 
     def __init__(self, field: str, value: object, wanted: str) -> None:
-        super().__init__(f"{field} = {value!r} is not supported: {wanted}")
+        super().__init__(f"{field} = {shown(value)} is not supported: {wanted}")
         self.field = field
         self.value = value
 

@@ -7,19 +7,21 @@ Byte-level BPE without a leading space (GPT-2, BART). After the base vocabulary 
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from tokenizers import Tokenizer as BPETokenizer
 from tokenizers import models, pre_tokenizers
 
-from ofa.config import TaskConfig
+from ofa.config import TaskConfig, read_json, read_text
 from ofa.errors import TextError, UnsupportedConfig
 
 CODE_TOKENS = 8192
 BIN_TOKENS = 1000
+#: The largest vocab.json and merges.txt, in bytes; BART's have one million and half of one.
+MAX_VOCABULARY = 4 << 20
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 HYPOTHESIS_PROMPT = ' does the image describe " {} "?'
 PREMISE_PROMPT = ' can image and text1 " {} " imply text2 " {} "?'
 
@@ -38,6 +40,8 @@ class Tokenizer:
             raise UnsupportedConfig("vocab.json", "incomplete", "it needs the tokens " + " ".join(missing))
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UnsupportedConfig("vocab.json", "gaps", "ids must run from 0 without gaps")
+        if any(_LONE_SURROGATE.search(token) for token in vocabulary):
+            raise UnsupportedConfig("vocab.json", "broken", "a token is half a surrogate pair")
         try:
             bpe = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>")
         except Exception as error:  # the library raises bare Exception for merges outside the vocabulary
@@ -54,18 +58,10 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Read ``vocab.json`` and ``merges.txt``. Raises :class:`UnsupportedConfig`."""
-        try:
-            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError as error:
-            name = Path(str(error.filename)).name
-            raise UnsupportedConfig(name, "missing", f"the model folder needs a {name}") from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UnsupportedConfig(
-                "vocab.json or merges.txt", "unreadable", "UTF-8 files, the first one JSON"
-            ) from error
-        if not isinstance(vocabulary, dict) or not all(type(token) is int for token in vocabulary.values()):
-            raise UnsupportedConfig("vocab.json", type(vocabulary).__name__, "an object from tokens to ids")
+        vocabulary = read_json(folder / "vocab.json", MAX_VOCABULARY)
+        lines = read_text(folder / "merges.txt", MAX_VOCABULARY).split("\n")
+        if not all(type(token) is int for token in vocabulary.values()):
+            raise UnsupportedConfig("vocab.json", "other values", "an object from tokens to ids")
         # Like the original, the first line (a version) and what follows the last newline are no merges.
         pairs = [tuple(line.split()) for line in lines[1:-1]]
         if any(len(pair) != 2 for pair in pairs):
@@ -74,7 +70,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, bare of ``<s>`` and ``</s>``. :class:`TextError` on lone surrogates."""
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if _LONE_SURROGATE.search(text):
             raise TextError("the text holds half a surrogate pair, which is no character")
         return list(self._bpe.encode(text, add_special_tokens=False).ids)
 

@@ -5,12 +5,13 @@ A model from the hub brings no card; then the demo model's pictures stand in as 
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from ofa import documents
 from page.words import LANGUAGES, Language
 from service.request import LABELS
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo"
 SHOWN = 12
+MAX_SENTENCE: Final = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -68,41 +70,59 @@ def load(model: str) -> Card:
 def _takes_premise(folder: Path) -> bool:
     """False only if the configured prompt has one slot; anything odd is for the loader to refuse."""
     try:
-        configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
+        configuration: Any = documents.read_json(folder / "configuration.json")
         return str(configuration["model"]["prompt"]).count("{}") != 1
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return True
 
 
 def _read(folder: Path) -> Card | None:
-    path = folder / "card.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        knows = {language: str(content["knows"][language]) for language in LANGUAGES}
-        examples = tuple(_example(folder, entry) for entry in content.get("examples", []))
-        return Card(str(content["name"]), knows, _varied(examples))
+        content: Any = documents.read_json(folder / "card.json")
+        name, knows = _sentence(content["name"]), _in_each_language(content["knows"])
+        examples = [_example(folder, entry) for entry in content.get("examples") or ()]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         log.warning(
             "The model's card.json cannot be used (%s); the page goes without it.", type(error).__name__
         )
         return None
+    return Card(name, knows, _varied([example for example in examples if example is not None]))
 
 
-def _example(folder: Path, entry: dict[str, Any]) -> Example:
-    image = (folder / entry["image"]).resolve()
-    if not image.is_relative_to(folder.resolve()):  # a card comes with a model from anywhere
-        raise ValueError("an example's picture lies outside the model's folder")
-    label = entry.get("label")
-    why: dict[Language, str] = {}
-    if label in LABELS and entry.get("explain"):
-        why = {language: str(entry["explain"][language]) for language in LANGUAGES}
-    return Example(image, str(entry["hypothesis"]), entry.get("premise") or None, label if why else None, why)
+def _example(folder: Path, entry: Any) -> Example | None:
+    """None for an example that cannot be shown: it costs itself alone."""
+    try:
+        image = (folder / entry["image"]).resolve()
+        if not image.is_relative_to(folder.resolve()) or not image.is_file():
+            return None  # a card comes with a model from anywhere
+        premise, label, why = entry.get("premise"), entry.get("label"), entry.get("explain")
+        explained = label in LABELS and why
+        return Example(
+            image,
+            _sentence(entry["hypothesis"]),
+            _sentence(premise) if premise else None,
+            label if explained else None,
+            _in_each_language(why) if explained else {},
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):  # the last for loops
+        return None
 
 
-def _varied(examples: tuple[Example, ...]) -> tuple[Example, ...]:
-    """At most SHOWN examples, evenly spread over the list, whose pictures exist."""
-    there = [example for example in examples if example.image.is_file()]
-    step = max(1.0, len(there) / SHOWN)
-    return tuple(there[int(index * step)] for index in range(min(SHOWN, len(there))))
+def _in_each_language(texts: Any) -> dict[Language, str]:
+    return {language: _sentence(texts[language]) for language in LANGUAGES}
+
+
+def _sentence(text: object) -> str:
+    """A text that the page can show. Raises ValueError."""
+    if not isinstance(text, str) or len(text) > MAX_SENTENCE:
+        raise ValueError("not a sentence")
+    text.encode()  # UnicodeEncodeError, which is a ValueError, for half a surrogate pair
+    return text
+
+
+def _varied(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """At most SHOWN examples, evenly spread over the list."""
+    step = max(1.0, len(examples) / SHOWN)
+    return tuple(examples[int(index * step)] for index in range(min(SHOWN, len(examples))))

@@ -7,7 +7,6 @@ comes early waits instead of being refused. Gradio, whose import takes seconds, 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from page.operations import OperationsCalls, access_of
 from page.uploads import Uploads
 from page.words import language_of
 from service.callers import Callers
-from service.errors import SettingsError
+from service.listening import Connections, page_limits
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 128
 START_SECONDS: Final = 60.0
-KEEP_ALIVE: Final = 75  # longer than proxies keep a connection idle, so that none is closed as it is used
 FLUSH_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
 # Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
@@ -54,41 +51,20 @@ ADVERTISEMENT: Final = re.compile(
 )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsError when the address cannot be had; port 0 takes a free one."""
-    where = f"{host}:{port}"
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise SettingsError(
-                f"The page cannot listen on {where}: the port is in use.",
-                remedy="Stop the program that holds it, or give another port with --port.",
-            ) from error
-        raise SettingsError(
-            f"The page cannot listen on {where}: {error.strerror or type(error).__name__}.",
-            remedy="Check --host and --port.",
-        ) from error
-
-
 class PageServer:
     """The page over ``application``, served from a thread on ``sock``, which it owns from now on."""
 
-    def __init__(self, application: Application, settings: Settings, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        sock: socket.socket,
+        connections: Connections | None = None,
+    ) -> None:
         self._application = application
         self._settings = settings
         self._socket = sock
+        self._connections = connections or Connections("page", page_limits())
         self._uploads: Uploads | None = None
         self._operations: OperationsCalls | None = None
         # A thread for each request that may run: one that waited for a thread would wait unseen.
@@ -114,6 +90,8 @@ class PageServer:
         os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
         import uvicorn
 
+        from page.connections import Server, protocol_of
+
         access = access_of(self._settings)
         if access is not None:
             self._operations = OperationsCalls(self._application.operations, access, self.port)
@@ -122,14 +100,17 @@ class PageServer:
         self._gate = Gate(app, max_bytes=self._settings.max_bytes, operations=access is not None)
         config = uvicorn.Config(
             self._gate,
+            http=protocol_of(self._connections),
+            ws="none",
+            proxy_headers=False,  # service.callers reads them, and only where they can be believed
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE,
+            timeout_keep_alive=int(self._connections.limits.keep_alive),
             timeout_graceful_shutdown=int(CLOSE_SECONDS),
         )
-        self._server = server = uvicorn.Server(config)
+        self._server = server = Server(config, self._connections)
         self._thread = threading.Thread(
             target=server.run, kwargs={"sockets": [self._socket]}, name="page-server", daemon=True
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PIL import Image
@@ -14,6 +14,7 @@ from service.engine import Engine, Limits
 from service.gauges import RESTARTS_FILE, Sources
 from service.history import History
 from service.ladder import Ladder, Pauses
+from service.listening import Connections
 from service.loader import Loader, Resolve, shown_name
 from service.logs import RequestLog, lost_lines
 from service.memory_limit import MemoryLimit
@@ -45,11 +46,13 @@ def build(
     model: Model | None = None,
     resolve: Resolve = hub.resolve,
     leave: Callable[[int], object] | None = None,
+    connections: Sequence[Connections] = (),
 ) -> Application:
     """The application of ``settings``. Starts nothing and loads nothing.
 
     ``leave`` ends the process with an exit code, at once: given by a program whose process is the service's
     own, it is called when a computation hangs. A script that imports the service is never ended by it.
+    ``connections`` are the servers', for the metrics.
     """
     model = model if model is not None else _model_of(settings)
     metrics, vitals, readers = Metrics(), Vitals(), Readers()
@@ -138,6 +141,7 @@ def build(
             restarts=settings.run_dir / RESTARTS_FILE,
             reserved=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
             guard=getattr(model, "guard_counts", lambda: None),
+            connections=connections,
         )
     )
     return application

@@ -118,6 +118,16 @@ class Application:
                 return False
             return self._load(began)
 
+    def keep_heartbeat(self, beat: Callable[[], None]) -> None:
+        """Have the engine's timer thread call ``beat`` every second, from now on."""
+        self._engine.keep_heartbeat(beat)
+
+    def dead_threads(self) -> list[str]:
+        """The names of the threads that have ended though health depends on them, while the service runs."""
+        if self._status.phase is Phase.STOPPING:
+            return []
+        return [part.name for part in (self._prober, self._sampler) if part.dead]
+
     def stop(self, grace: float, *, code: int | None = None, reason: str | None = None) -> bool:
         """Refuse new work, let accepted work finish for ``grace`` seconds, cancel the rest, end the threads.
 

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Final
 
 from service.contract.causes import Outcome, Refusal
 from service.errors import (
@@ -47,6 +48,8 @@ from service.request import Awaited, Outlook, Request, Source, Verdict
 from service.status import Activity
 
 __all__ = ["Engine", "Limits"]
+
+BEAT_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -87,6 +90,7 @@ class Engine:
         self._pace = Pace(forecast, limits.hope)
         self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
         self._gather_until = 0.0
+        self._beat: Callable[[], None] | None = None
         self._threads: list[threading.Thread] = []
 
     # ---- for callers -------------------------------------------------------------------------------------
@@ -134,6 +138,12 @@ class Engine:
             if refusal is not None:
                 self._add("rejected")
                 raise refusal
+
+    def keep_heartbeat(self, beat: Callable[[], None]) -> None:
+        """Call ``beat`` every BEAT_SECONDS from the timer thread, without any lock held."""
+        with self._lock:
+            self._beat = beat
+            self._alarm.notify_all()
 
     def stop(self, grace: float) -> bool:
         """Refuse new work, let accepted work finish for ``grace`` seconds, then cancel what is left.
@@ -360,6 +370,8 @@ class Engine:
         while True:
             pause = 0.0
             try:
+                if self._beat is not None:
+                    self._beat()
                 self.tick()
             except Exception as error:  # the clock of all deadlines must not die of one bad log line
                 self._journal.broken("the deadline timer stumbled", error)
@@ -368,7 +380,10 @@ class Engine:
                 if self._closed and self._batch is None:
                     return
                 alarm = self._next_alarm()
-                self._alarm.wait(None if alarm is None else max(alarm - self._clock(), pause))
+                wait = None if alarm is None else max(alarm - self._clock(), pause)
+                if self._beat is not None:
+                    wait = BEAT_SECONDS if wait is None else min(wait, BEAT_SECONDS)
+                self._alarm.wait(wait)
 
     # ---- shared ------------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@
     ├── DeadlineExceeded        504  no answer within the time limit
     ├── Abandoned                    the caller went away
     ├── ShuttingDown            503  the process is stopping
-    ├── SettingsError           exit 78  wrong flag, environment variable or port
+    ├── SettingsError           exit 78  wrong flag, environment variable or address
+    │   └── PortTaken           exit 69  another process listens there
     ├── Hung                    exit 70  a computation does not stop
     ├── MemoryLimitReached      exit 75  resident or GPU memory went over its absolute limit
     ├── ModelError              503
@@ -108,6 +109,13 @@ class SettingsError(ServiceError):
     code = "settings"
     exit_code = ExitCode.CONFIGURATION
     default_remedy = "See --help."
+
+
+class PortTaken(SettingsError):
+    """Another process listens there; it may end."""
+
+    code = "port_taken"
+    exit_code = ExitCode.PORT_TAKEN
 
 
 class Hung(ServiceError):

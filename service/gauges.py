@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from service.contract.causes import RestartCause
 from service.health import Report
+from service.listening import CLOSED, Connections
 from service.resources import Resources
 from service.status import Snapshot
 from service.versions import PACKAGES, versions
@@ -47,6 +48,7 @@ class Sources:
     restarts: Path
     reserved: Callable[[], int] = lambda: 0
     guard: Callable[[], tuple[int, int] | None] = lambda: None
+    connections: Sequence[Connections] = ()
 
 
 class Gauges(Collector):
@@ -65,6 +67,7 @@ class Gauges(Collector):
         yield from _model(snapshot)
         yield from _memory(resources, sources.reserved)
         yield from _guard(sources.guard())
+        yield from _connections(sources.connections)
         yield _restarts(sources.restarts)
         yield _counter("ofa_log_lines_lost", "Log lines that could not be written.", sources.lost_lines())
         yield _build()
@@ -179,6 +182,27 @@ def _guard(counts: tuple[int, int] | None) -> Iterator[Metric]:
         "Answers too close to call in reduced precision, computed again in fp32.",
         recomputed,
     )
+
+
+def _connections(servers: Sequence[Connections]) -> Iterator[Metric]:
+    open_now = GaugeMetricFamily("ofa_connections", "Open connections, by port.", labels=["port"])
+    closed = CounterMetricFamily(
+        "ofa_connections_closed",
+        "Connections closed by us: slow ones, idle ones to make room (cap), and new ones that had to go "
+        "(refused).",
+        labels=["port", "reason"],
+    )
+    exhausted = CounterMetricFamily(
+        "ofa_descriptors_exhausted",
+        "Connections that could not be accepted for lack of a file descriptor.",
+        labels=["port"],
+    )
+    for server in servers:
+        open_now.add_metric([server.name], server.count)
+        exhausted.add_metric([server.name], server.exhausted)
+        for reason in CLOSED:
+            closed.add_metric([server.name, reason], server.dropped[reason])
+    yield from (open_now, closed, exhausted)
 
 
 def _restarts(path: Path) -> Metric:

@@ -35,6 +35,7 @@ class Report:
     live: Check
     ready: Check
     startup: Check
+    leaving: int | None  # the exit code that the process has announced
     details: Mapping[str, str]
     more: Mapping[str, object]
     timestamp: int
@@ -47,6 +48,7 @@ class Report:
             "timestamp": self.timestamp,
             "ready": self.ready.ok,
             "live": self.live.ok,
+            "leaving": self.leaving,
             **self.more,
         }
 
@@ -69,6 +71,7 @@ def judge(
         live=_live(snapshot),
         ready=_ready(snapshot, word),
         startup=_startup(snapshot),
+        leaving=snapshot.fatal,
         details={
             "process": "healthy",
             "gpu": grade(resources.gpu, warning=0.85, critical=0.95),

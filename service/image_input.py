@@ -57,6 +57,16 @@ def opened(source: object, max_bytes: int) -> Iterator[Callable[[], bytes]]:
         yield contents
 
 
+def load(source: object, *, side: int, max_bytes: int, max_pixels: int) -> Picture:
+    """What ``source`` shows, a path or a PIL picture, read in this thread, without any limit on its time: for
+    the command line, whose files are its caller's own. Raises InputError and MemoryError."""
+    if isinstance(source, Image.Image):
+        return converted(source, side=side, max_pixels=max_pixels)
+    with opened(source, max_bytes) as contents:
+        header = picture.read(contents(), max_pixels)
+        return Picture(picture.square(header.pixels(), side), header.size)
+
+
 def converted(image: Image.Image, *, side: int, max_pixels: int) -> Picture:
     """A PIL picture as the model sees it. Raises InputError and MemoryError."""
     size = image.size

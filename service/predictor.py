@@ -36,6 +36,7 @@ from service.request import Pair
 if TYPE_CHECKING:
     import torch
 
+    from ofa.converted import Checksums
     from ofa.model import EntailmentModel
     from ofa.precision import GuardCounts, GuardedModel
 
@@ -208,13 +209,18 @@ class NativePredictor:
                 model.prepare()
         if not model.verify(cancel_point, checksums):
             return False
+        self.keep(cancel_point, checksums)
+        return True
+
+    def keep(self, cancel_point: CancelPoint, checksums: Checksums | None = None) -> None:
+        """Write the converted weights, where that is worth it. Without room the next start is slower, no
+        more."""
         try:
-            model.keep(cancel_point, checksums)
-        except OSError as error:  # the next start is slower, that is all
+            self._current().keep(cancel_point, checksums)
+        except OSError as error:
             _log.warning(
                 "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")
             )
-        return True
 
     def close(self) -> None:
         """Drop the model and the memory cached for it."""

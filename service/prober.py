@@ -59,6 +59,15 @@ class Prober:
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
 
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    @property
+    def dead(self) -> bool:
+        """Whether its thread was started and has ended without being stopped."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopped
+
     def start(self) -> None:
         self._thread.start()
 

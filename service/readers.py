@@ -198,7 +198,7 @@ class Readers:
             reader = self._wait_for_place(ticket)
             try:
                 reader.wait_ready(ticket.deadline)
-                self._failing = False
+                self._can_start()
                 return reader
             except (ReaderEnded, ReaderSilent) as error:
                 reader.usable = False
@@ -296,18 +296,21 @@ class Readers:
     # ---- the thread that starts and reaps readers --------------------------------------------------------
 
     def _keep(self) -> None:
+        """Until it is stopped and all have ended."""
         while True:
-            with self._changed:
-                self._changed.wait(self._pause())
-                self._drop_dead()
-                ending, missing = list(self._ending), self._missing()
-            for one in ending:
-                self._reap(one)
-            for _ in range(missing):
-                self._start_one()
             with self._changed:
                 if self._stopped and not (self._busy or self._ending):
                     return
+                self._changed.wait(self._pause())
+                self._drop_dead()
+                ending, missing = list(self._ending), self._missing()
+            try:
+                for one in ending:
+                    self._reap(one)
+                for _ in range(missing):
+                    self._start_one()
+            except Exception as error:  # only a bug gets here; without this thread no reader is replaced
+                self._not_started(error)
 
     def _pause(self) -> float | None:
         """Seconds until there is something to do. Called with the lock held."""
@@ -345,6 +348,12 @@ class Readers:
             else:
                 self._idle.insert(0, reader)  # those that have started are taken first
             self._changed.notify_all()
+
+    def _can_start(self) -> None:
+        with self._changed:
+            recovered, self._failing = self._failing, False
+        if recovered:
+            _log.info("READER_STARTED")
 
     def _not_started(self, error: Exception) -> None:
         with self._changed:

@@ -80,6 +80,15 @@ class Sampler:
         # Replaced whole by one thread and read by any: needs no lock.
         self._latest = self.sample(gpu=False)
 
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    @property
+    def dead(self) -> bool:
+        """Whether its thread was started and has ended without being stopped."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
+
     def start(self) -> None:
         self._thread.start()
 

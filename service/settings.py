@@ -36,6 +36,7 @@ from service.kinds import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Maybe."
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 
 
@@ -298,7 +299,7 @@ class Settings:
         environ: Mapping[str, str],
         *,
         prog: str = "web_app.py",
-        description: str = "Judge whether a picture shows what a sentence says: Yes, No or Maybe.",
+        description: str = DESCRIPTION,
     ) -> Settings:
         """Settings from ``argv`` (without the program's name) and ``environ``. Raises SettingsError;
         ``--help`` prints and raises SystemExit(0) as argparse does."""

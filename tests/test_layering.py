@@ -22,7 +22,8 @@ VALUES = {"service.contract", "service.errors", "service.request"}
 # module or package (the longest prefix counts) → what it may import of ours, by prefix.
 MAY_IMPORT: dict[str, set[str]] = {
     "ofa": {"ofa"},
-    "ofa.__main__": {"ofa", "service.hub", "service.progress", "service.errors"},
+    "ofa.__main__": VALUES
+    | {"ofa", "service.hub", "service.image_input", "service.predictor", "service.settings", "service.text"},
     "service.contract": set(),
     "service.errors": {"service.contract"},
     "service.callers": set(),
@@ -30,7 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.settings": {"service.callers", "service.errors", "service.kinds"},
     "service.request": {"service.errors"},
     "service.text": VALUES,
-    "service.image_input": VALUES,
+    "service.image_input": VALUES | {"ofa.picture", "ofa.container", "ofa.errors"},
+    "service.reader_child": {"ofa.picture", "ofa.errors"},
+    "service.reader_process": {"service.reader_child"},
+    "service.readers": VALUES | {"ofa.errors", "service.reader_process", "service.status"},
     "service.resources": set(),
     "service.status": {"service.errors"},
     "service.health": {"service.status", "service.resources", "service.errors"},
@@ -55,11 +59,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.memory_limit": {"service.errors", "service.resources"},
     "service.ladder": VALUES | {"service.observer", "service.protocols"},
     "service.intake": VALUES
-    | {"service.image_input", "service.logs", "service.protocols", "service.settings", "service.text"},
+    | {"service.image_input", "service.logs", "service.protocols", "service.readers", "service.settings"}
+    | {"service.text"},
     "service.protocols": VALUES,
     "service.progress": {"service.errors"},
     "service.manifest": {"service.errors"},
-    "service.model_folder": {"service.errors"},
+    "service.model_folder": {"service.errors", "ofa.documents"},
     "service.hub_client": {"service.errors", "service.progress", "service.manifest", "service.model_folder"},
     "service.hub": {
         "service.errors",
@@ -99,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("service.metrics", "service.leaving", "service.postmortem"),
     },
     "page": VALUES
-    | {"service.callers"}
+    | {"service.callers", "ofa.documents"}
     | {"page", "service.history", "service.operations", "service.resources", "service.restarts"}
     | {"service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
@@ -249,11 +254,12 @@ def test_the_network_knows_no_threads_servers_or_settings() -> None:
 
 
 def test_only_the_predictor_reaches_the_network_from_the_service() -> None:
+    beside = {"ofa.documents", "ofa.picture", "ofa.container", "ofa.errors"}  # none of them imports torch
     importers = {
         name
         for name in product_modules()
         if name.partition(".")[0] in ("service", "health_api", "web_app", "page")
-        and any(within(target, "ofa") for target in imports_of(name))
+        and any(within(target, "ofa") and target not in beside for target in imports_of(name))
     }
     assert importers == {"service.predictor"}
 

@@ -21,6 +21,7 @@ NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")
 # Hosts that may be named: this machine, addresses of the licence, of SVG, of papers.
 KNOWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "[::1]", "www.apache.org", "www.w3.org", "arxiv.org"}
 KNOWN_HOSTS |= {"prometheus"}  # the service of that name in deploy/compose.yaml
+KNOWN_HOSTS |= {"git-lfs.github.com"}  # in the first line of what git-lfs leaves in place of a file
 URL = re.compile(r"https?://(\[[0-9a-f:]+\]|[^\s/:\"'`<>()\[\]{}|,\\]+)")
 # Spelt in pieces, so that this file does not hold them.
 MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "work")))

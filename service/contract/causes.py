@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
 
     ORDERLY = 0
     LOAD_FAILED = 1
+    PORT_TAKEN = 69
     HUNG = 70
     DEVICE_LOST = 71
     MEMORY_LIMIT = 75
@@ -64,6 +65,13 @@ class InputCode(StrEnum):
     TOO_SLOW_TO_READ = "too_slow_to_read"
     PREMISE_REFUSED = "premise_refused"
     PREMISE_NEEDED = "premise_needed"
+
+
+class LineCode(StrEnum):
+    """What is wrong with a line of the command line's input, beside an InputCode."""
+
+    MALFORMED = "malformed"  # not a JSON object in UTF-8
+    LINE_TOO_LONG = "line_too_long"
 
 
 class RestartCause(StrEnum):

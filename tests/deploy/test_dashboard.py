@@ -17,6 +17,7 @@ from PIL import Image
 
 from health_api import Sidecar
 from service.app import Application, build
+from service.listening import listen
 from service.settings import Settings
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.fakes import PATIENCE, FakeGpuModel
@@ -41,7 +42,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Applicati
     """An application that believes to be on a GPU, and the port of its health API."""
     folder = tmp_path_factory.mktemp("gpu")
     application = build(Settings(run_dir=folder), model=GpuModel(), resolve=lambda *_, **__: folder)
-    sidecar = Sidecar(application, "127.0.0.1", 0)
+    sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     sidecar.start()
     assert application.load()
     yield application, sidecar.port

@@ -12,6 +12,7 @@ import pytest
 
 from health_api import Sidecar
 from service.doctor import live, read
+from service.listening import listen
 from service.resources import Resources, Use
 from tests.health.test_sidecar import LOADING, SERVING, Told
 
@@ -24,7 +25,7 @@ def application() -> Told:
 @pytest.fixture
 def folder(application: Told, tmp_path: Path) -> Iterator[Path]:
     """The run folder of this very process, as the guardian and the log tell of it."""
-    sidecar = Sidecar(application, "127.0.0.1", 0)
+    sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     sidecar.start()
     tell(tmp_path, sidecar.port)
     yield tmp_path
@@ -80,7 +81,7 @@ def test_an_instance_that_does_not_run_is_not_asked(folder: Path) -> None:
 
 def test_an_answer_that_is_none_of_ours_is_no_answer(tmp_path: Path, application: Told) -> None:
     application.report = lambda: 1 / 0  # type: ignore[method-assign, return-value, assignment]
-    sidecar = Sidecar(application, "127.0.0.1", 0)
+    sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     sidecar.start()
     try:
         tell(tmp_path, sidecar.port)

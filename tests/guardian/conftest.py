@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -36,3 +37,17 @@ def folder(tmp_path: Path, interpreter: Path) -> Iterator[Callable[..., Guarded]
 @pytest.fixture
 def guarded(folder: Callable[..., Guarded]) -> Guarded:
     return folder()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A run folder on a file system of its own."""
+    path = tmp_path / "run"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no mounts here")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)

@@ -193,7 +193,7 @@ class Guarded:
         self.wait("health", lambda: f"after its start: process {instance.pid}," in self.output)
         return instance
 
-    def wait_checks(self, count: int = 8, path: str = "/livez") -> None:
+    def wait_checks(self, count: int = 8, path: str = "/guardian") -> None:
         """Until the guardian has asked ``path`` so many times more."""
         asked = self.text("requests").splitlines().count(path)
         self.wait(f"{count} looks", lambda: self.text("requests").splitlines().count(path) >= asked + count)

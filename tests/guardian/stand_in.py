@@ -1,4 +1,4 @@
-"""A stand-in for web_app.py: speaks the health endpoints and does the evil it is told to.
+"""A stand-in for web_app.py: answers the guardian on the socket and on the port, and fails as it is told to.
 
 Each launch notes itself in ``launches`` in the run folder, each request in ``requests``. It takes its orders
 from ``plan.json`` (a list with an entry for each launch, the last one for all later launches), overridden at
@@ -12,10 +12,13 @@ any moment by ``orders.json``:
     livez_fails how often /livez fails               says       what /livez says
     readyz      the status of /readyz                chatty    write this many lines to the console
     model       the model's state in /health         silent    no endpoint answers in time
+    leaving     the exit code that it announces      socketless  no socket: the port alone is asked
+    heartbeat   renew the heartbeat file             answers   never end: endless (at once) or drip
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +28,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 RUN_DIR = Path(os.environ["OFA_RUN_DIR"])
@@ -69,6 +73,9 @@ class Handler(BaseHTTPRequestHandler):
         note("requests", self.path)
         if self.orders.get("silent"):
             time.sleep(3600)
+        if (how := self.orders.get("answers")) is not None:
+            self._never_end(how)
+            return
         status, body = self._answer()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -85,11 +92,41 @@ class Handler(BaseHTTPRequestHandler):
             "/readyz": (self.orders.get("readyz", 200), "ready"),
             "/startupz": (503, f"loading: {moved}") if loading else (200, "started"),
             "/health/simple": (simple, "OK" if simple == 200 else "FAIL"),
-            "/health": (simple, f'{{"status":"unhealthy","details":{{"model":"{model}"}}}}'),
+            "/health": (
+                simple,
+                json.dumps({"details": {"model": model}, "leaving": self.orders.get("leaving")}),
+            ),
+            "/guardian": (200, self._lines(simple, loading, moved, model)),
         }[self.path]
 
+    def _lines(self, simple: int, loading: bool, moved: int, model: str) -> str:
+        told = {
+            "LIVE": "yes" if self._livez() == 200 else "no",
+            "STARTED": "no" if loading else "yes",
+            "HEALTHY": "yes" if simple == 200 else "no",
+            "MODEL": model,
+            "INFERENCE": "success" if simple == 200 else "stale",
+            "PROGRESS": f"loading: {moved}" if loading else "",
+            "LEAVING": self.orders.get("leaving") or "",
+            "REASON": self.orders.get("says", "ok"),
+            "END": "yes",
+        }
+        return "".join(f"{key}={value}\n" for key, value in told.items())
+
+    def _never_end(self, how: str) -> None:
+        """An answer of status 200 that is healthy as far as it goes, and goes on."""
+        try:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self._lines(200, False, 0, "loaded").encode())
+            while True:
+                self.wfile.write(b"x" * (65_536 if how == "endless" else 1))
+                time.sleep(0 if how == "endless" else 0.2)
+        except OSError:
+            self.close_connection = True
+
     def _livez(self) -> int:
-        if self.path == "/livez" and Handler.livez_failed < self.orders.get("livez_fails", 0):
+        if self.path in ("/livez", "/guardian") and Handler.livez_failed < self.orders.get("livez_fails", 0):
             Handler.livez_failed += 1
             return 503
         return int(self.orders.get("livez", 200))
@@ -100,6 +137,21 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+
+
+class UnixServer(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+
+    def get_request(self) -> tuple[Any, Any]:
+        return super().get_request()[0], ("", 0)
+
+
+def beat(orders: Orders) -> None:
+    while True:
+        if orders.get("heartbeat"):
+            note("heartbeat.part", str(int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)))
+            (RUN_DIR / "heartbeat.part").replace(RUN_DIR / "heartbeat")
+        time.sleep(0.05)
 
 
 def leave(code: int, reason: str) -> None:
@@ -138,6 +190,12 @@ def main() -> None:
     enough = time.monotonic() + orders.get("busy_for", 0)
     while time.monotonic() < enough:
         pass
+    threading.Thread(target=beat, args=(orders,), daemon=True).start()
+    if not orders.get("socketless"):
+        with contextlib.suppress(OSError):  # a folder that cannot be written
+            os.chdir(RUN_DIR)  # the name of a socket may be shorter than a folder's path
+            Path("health.sock").unlink(missing_ok=True)
+            threading.Thread(target=UnixServer("health.sock", Handler).serve_forever, daemon=True).start()
     Server(("127.0.0.1", int(os.environ["OFA_HEALTH_PORT"])), Handler).serve_forever()
 
 

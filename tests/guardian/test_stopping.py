@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,24 +73,65 @@ def test_a_neighbour_in_the_guardians_own_group_is_not_touched(guarded: Guarded)
     assert stat_of(neighbour)[0] == "S"
 
 
+@pytest.fixture
+def hold_port() -> Iterator[Callable[[int], subprocess.Popen[bytes]]]:
+    """Starts another process that listens on a port."""
+    holders = []
+
+    def hold(port: int) -> subprocess.Popen[bytes]:
+        listen = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(3600)"
+        holders.append(subprocess.Popen([sys.executable, "-SEc", listen]))
+        wait_for("the holder", lambda: _answers(port))
+        return holders[-1]
+
+    yield hold
+    for holder in holders:
+        holder.kill()
+        holder.wait()
+
+
 @pytest.mark.parametrize("which", ["page", "health"])
-def test_a_stranger_on_a_port_is_named_and_left_alone(guarded: Guarded, which: str) -> None:
+def test_a_port_taken_at_the_very_first_start_ends_the_guardian_and_names_the_holder(
+    guarded: Guarded, hold_port: Callable[[int], subprocess.Popen[bytes]], which: str
+) -> None:
     port = guarded.port if which == "page" else guarded.health_port
-    listen = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(3600)"
-    stranger = subprocess.Popen([sys.executable, "-SEc", listen])
-    try:
-        wait_for("the stranger", lambda: _answers(port))
-        guarded.guard(MAX_RESTARTS=100, BACKOFF_LIMIT=0.2)
-        guarded.wait(
-            "a name", lambda: f"port {port} is taken by process {stranger.pid} (" in guarded.restart_log
-        )
-        assert sys.executable in guarded.restart_log
-        assert guarded.launches == []
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
-    guarded.wait_healthy()
+    holder = hold_port(port)
+    assert guarded.wait_exit(guarded.guard()) == 69
+    assert f"[FATAL] CAUSE=port_taken HOLDER=other port {port} is taken by process {holder.pid} (" in (
+        guarded.restart_log
+    )
+    assert sys.executable in guarded.restart_log
+    assert guarded.launches == []
+    assert holder.poll() is None
+
+
+def test_a_port_taken_at_a_restart_is_waited_for_and_its_holder_left_alone(
+    guarded: Guarded, hold_port: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    guarded.guard(MAX_RESTARTS=100, BACKOFF_FIRST=1, BACKOFF_LIMIT=1, STABLE_PERIOD=3600)
+    first = guarded.wait_healthy()
+    os.kill(first.pid, signal.SIGKILL)
+    holder = hold_port(guarded.port)  # which the stand-in never listens on
+    guarded.wait("a name", lambda: f"is taken by process {holder.pid} (" in guarded.restart_log)
+    assert "CAUSE=port_taken HOLDER=other restart " in guarded.restart_log
+    assert holder.poll() is None
+    holder.kill()
+    guarded.wait_healthy(2)
+
+
+@pytest.mark.parametrize("launches", [1, 2])
+def test_an_instance_that_finds_a_port_taken_is_no_wrong_configuration(
+    guarded: Guarded, launches: int
+) -> None:
+    guarded.plan(*([{}] if launches == 2 else []), {"exit": 69}, {})
+    guardian = guarded.guard()
+    if launches == 1:
+        assert guarded.wait_exit(guardian) == 69
+        assert "[FATAL] CAUSE=port_taken " in guarded.restart_log
+        return
+    os.kill(guarded.wait_healthy().pid, signal.SIGKILL)
+    guarded.wait_healthy(3)
+    assert "[ALERT] CAUSE=port_taken restart " in guarded.restart_log
 
 
 def test_a_listener_on_another_address_is_no_hindrance(guarded: Guarded) -> None:
@@ -100,11 +141,14 @@ def test_a_listener_on_another_address_is_no_hindrance(guarded: Guarded) -> None
     assert guarded.restart_log == ""
 
 
-def test_a_port_that_stays_taken_makes_it_give_up(guarded: Guarded) -> None:
-    with socket.create_server(("127.0.0.1", guarded.port)):
-        guardian = guarded.guard(MAX_RESTARTS=2)
-        assert guarded.wait_exit(guardian) == 1
-    assert f"port {guarded.port} is taken by process {os.getpid()} (" in guarded.restart_log
+def test_a_port_that_stays_taken_makes_it_give_up(
+    guarded: Guarded, hold_port: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    guardian = guarded.guard(MAX_RESTARTS=3, BACKOFF_FIRST=1, BACKOFF_LIMIT=1)
+    os.kill(guarded.wait_healthy().pid, signal.SIGKILL)
+    holder = hold_port(guarded.port)
+    assert guarded.wait_exit(guardian) == 1
+    assert f"port {guarded.port} is taken by process {holder.pid} (" in guarded.restart_log
     assert "[FATAL] CAUSE=gave_up" in guarded.restart_log
 
 

@@ -44,7 +44,7 @@ def add(key: str, value: Tensor) -> Change:
     ("change", "message"),
     [
         (drop("encoder.layers.0.fc1.weight"), "missing encoder.layers.0.fc1.weight"),
-        (add("encoder.layers.0.fc3.weight", torch.zeros(2)), "unknown encoder.layers.0.fc3.weight"),
+        (add("encoder.layers.0.fc3.weight", torch.zeros(2)), "unknown 'encoder.layers.0.fc3.weight'"),
         (add("encoder.layers.0.fc1.bias", torch.zeros(3)), "encoder.layers.0.fc1.bias is"),
         (add("encoder.layers.0.fc1.bias", torch.zeros(128, dtype=torch.int64)), "int64"),
         (add("decoder.embed_tokens.weight", torch.zeros(9892, 64)), "differs"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ofa.config import NetworkConfig, TaskConfig, image_grid
+from ofa.config import RANGES, NetworkConfig, TaskConfig, image_grid
 from ofa.errors import UnsupportedConfig
 from ofa.model import EntailmentModel
+from parity.folders import SPECS, FolderSpec
 
 
 def edit(path: Path, change: Any) -> None:
@@ -40,6 +42,30 @@ def test_a_network_field_that_cannot_be_honoured_is_named(field: str, value: obj
         NetworkConfig.from_mapping({"d_model": 64, "encoder_attention_heads": 4, field: value})
     assert field in caught.value.field
     assert caught.value.value == value
+
+
+def test_every_number_has_a_range() -> None:
+    numbers = {
+        field.name for field in dataclasses.fields(NetworkConfig) if type(field.default) in (int, float)
+    }
+    assert numbers == set(RANGES)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_number_out_of_its_range_is_named_and_one_in_it_is_taken(name: str) -> None:
+    low, high = RANGES[name]
+    alone = {"d_model": int(RANGES["d_model"][1]), "encoder_attention_heads": 1, "decoder_attention_heads": 1}
+    for value in (low, high):
+        assert getattr(NetworkConfig.from_mapping({**alone, name: value}), name) == value
+    for value in (low / 2 if name == "attn_scale_factor" else low - 1, high + 1, float("nan"), float("inf")):
+        with pytest.raises(UnsupportedConfig) as caught:
+            NetworkConfig.from_mapping({**alone, name: value})
+        assert name in caught.value.field
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_published_sizes_are_within_the_ranges(spec: FolderSpec) -> None:
+    NetworkConfig.from_mapping(spec.config())
 
 
 def test_fields_of_other_purposes_are_left_alone() -> None:

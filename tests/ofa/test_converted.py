@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from ofa import converted
 from ofa.converted import Conversion
 from ofa.model import EntailmentModel, Pair
 from parity.folders import SMALL, write_folder
+from tests.instance import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -140,18 +144,42 @@ def test_weights_that_changed_while_they_were_read_are_not_kept(folder_copy: Pat
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(
+def test_a_full_disk_leaves_nothing_behind(folder_copy: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: it ends the same writes, with another number."""
+    program = """
+import errno, resource, signal, sys
+from pathlib import Path
+from ofa import converted
+from ofa.model import EntailmentModel
+
+converted.WORTHWHILE = 1
+model = EntailmentModel.load(sys.argv[1], cache=Path(sys.argv[2]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+try:
+    model.keep()
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    command = [sys.executable, "-c", program, str(folder_copy), str(tmp_path / "cache")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert (done.stdout, done.returncode) == ("EFBIG\n", 0), done.stderr
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_disk_that_is_full_when_the_record_is_written_leaves_nothing_behind(
     folder_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = EntailmentModel.load(folder_copy, cache=tmp_path / "cache")
 
-    def fail(state: object, path: Path) -> None:
-        path.write_bytes(b"part")
-        raise OSError(28, "No space left on device")
+    def fail(path: Path, *_: object, **__: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(converted, "save_file", fail)
-    with pytest.raises(OSError, match="No space"):
-        model.keep()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", fail)
+        with pytest.raises(OSError, match="No space"):
+            model.keep()
     assert list((tmp_path / "cache").iterdir()) == []
 
 

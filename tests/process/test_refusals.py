@@ -14,6 +14,7 @@ from service.settings import DEFAULT_MODEL, flag, options
 from tests.hub.server import Hub
 from tests.instance import ROOT, Instance
 from tests.ports import free_ports
+from tests.service.hostile import CASES, POINTER, copy
 
 CONFIGURATION = 78
 LOAD_FAILED = 1
@@ -96,6 +97,32 @@ def test_a_configuration_it_would_compute_wrongly_is_refused_by_field_and_value(
     assert instance.exit_code() == CONFIGURATION
     assert "use_ofasys" in instance.log
     assert "Traceback" not in instance.output
+
+
+def test_a_configuration_that_is_nested_without_end_is_refused_at_once(start: Start, folder: Path) -> None:
+    (folder / "config.json").write_bytes(b'{"a":' * 100_000)
+    instance = start("--model", str(folder))
+    assert instance.exit_code() == CONFIGURATION
+    assert "config.json" in instance.log
+    assert instance.log.count("MODEL_LOADING") == 1
+    assert "Traceback" not in instance.output
+
+
+def test_what_a_clone_without_git_lfs_leaves_is_named_with_the_remedy(start: Start, folder: Path) -> None:
+    weights_of(folder).write_bytes(POINTER)
+    instance = start("--model", str(folder))
+    assert instance.exit_code() == CONFIGURATION
+    assert "git lfs pull" in instance.log
+    assert weights_of(folder).name in instance.log
+
+
+@pytest.mark.parametrize("name", ["card-deep", "card-long-name"])
+def test_a_bad_card_never_stops_the_model(start: Start, tmp_path: Path, name: str) -> None:
+    folder = copy(tmp_path / "model")
+    CASES[name].spoil(folder)
+    instance = start("--model", str(folder))
+    instance.wait_healthy()
+    assert instance.log.count("MODEL_LOADING") == 1
 
 
 def test_a_folder_without_weights_is_refused_by_the_files_it_lacks(start: Start, folder: Path) -> None:

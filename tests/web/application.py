@@ -205,7 +205,8 @@ def _sha(path: Path) -> str:
 
 
 def main(port: int, flags: list[str]) -> None:
-    from page.server import PageServer, listen
+    from page.server import PageServer
+    from service.listening import listen
     from service.settings import Settings
 
     logging.basicConfig(format="%(levelname)s | %(message)s")
@@ -214,7 +215,7 @@ def main(port: int, flags: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_end.append(number))
     application = FakeApplication()
     settings = Settings.from_args(flags, {name: os.environ[name] for name in OWN if name in os.environ})
-    page = PageServer(application, settings, listen("127.0.0.1", port))
+    page = PageServer(application, settings, listen("127.0.0.1", port, "--port"))
     page.start()
     print("serving", flush=True)
     while not asked_to_end:

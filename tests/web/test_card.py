@@ -37,7 +37,18 @@ def test_an_examples_right_answer_is_told_with_its_reason_in_every_language(tmp_
     assert [(other.label, other.why) for other in others] == [(None, {})] * 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"name": "x", "knows": {"en": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"name":' + "9" * 5_000 + "}",
+        "",
+        "{",
+        "[]",
+        '{"name": 1}',
+        '{"name": "x", "knows": {"en": "x"}}',
+    ],
+)
 def test_a_broken_card_leaves_neutral_examples(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +77,30 @@ def test_a_card_cannot_show_files_outside_its_folder(tmp_path: Path) -> None:
     model.mkdir()
     write(model, examples=[{"image": "../secret.png", "hypothesis": "x"}])
     assert all(example.image != secret for example in card.load(str(model)).examples)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "a" * 5_000},
+        {"image": "a\0b"},
+        {"image": "loop.png"},
+        {"image": "absent.png"},
+        {"image": 5},
+        {"hypothesis": ["x"]},
+        {"hypothesis": "\ud800"},
+        {"hypothesis": "x" * 5_000},
+        {"premise": {"x": 1}},
+        {"label": "No", "explain": {"en": 5}},
+    ],
+    ids=lambda change: str(change)[:30],
+)
+def test_a_bad_example_costs_itself_alone(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    good = {"image": "one.png", "hypothesis": "good"}
+    write(tmp_path, examples=["x", {**good, **change}, good])
+    shown = card.load(str(tmp_path))
+    assert (shown.name, [example.hypothesis for example in shown.examples]) == ("shapes", ["good"])
 
 
 @pytest.mark.parametrize(

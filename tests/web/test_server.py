@@ -16,8 +16,6 @@ import httpx
 import pytest
 
 from page.operations import GUARDED, LOGIN
-from page.server import listen
-from service.errors import SettingsError
 from tests.instance import START_SECONDS
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
@@ -272,17 +270,3 @@ def test_it_ends_in_order_with_the_last_answers_out_and_no_upload_left(tmp_path:
     assert (event, answer["reason"]) == ("complete", "stopping")
     assert not path.parent.parent.exists()
     assert "Traceback" not in page.output
-
-
-def test_a_port_in_use_is_told_with_what_to_do() -> None:
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"127.0.0.1:{port}: the port is in use") as caught:
-            listen("127.0.0.1", port)
-    assert "--port" in caught.value.remedy
-    assert caught.value.exit_code == 78
-
-
-def test_an_address_that_is_not_ours_is_told() -> None:
-    with pytest.raises(SettingsError, match=r"cannot listen on 203\.0\.113\.7"):
-        listen("203.0.113.7", 0)

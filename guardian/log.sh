@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Time that no clock setting moves, and the lines and logs of the guardian. Nothing here fails on a full disk.
+# Time that no clock setting moves, and the guardian's lines and logs. Nothing here fails on a full disk.
 # shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
 
 tell_time() {
@@ -20,7 +20,7 @@ nap() {
 pause_for() {
   tell_time
   local -r until=$((now + $1))
-  while ((now < until)) && [[ -z $asked ]]; do
+  while ((now < until)) && [[ -z $stop_asked$restart_asked ]]; do
     nap $((until - now < WATCH_INTERVAL_MS ? until - now : WATCH_INTERVAL_MS))
   done
 }
@@ -48,9 +48,12 @@ keep() {
 # (service/gauges.py). Failing to is no reason not to restart.
 count_restart() {
   local -r cause=$1
-  local key value text=''
+  local key value old='' text=''
   local -A counts=()
-  { while read -r key value; do [[ $key =~ ^[a-z_]+$ && $value =~ ^[0-9]{1,9}$ ]] && counts[$key]=$((10#$value)); done <"$RESTART_COUNTS"; } 2>/dev/null
+  [[ -f $RESTART_COUNTS ]] && { IFS= read -rN 4096 old <"$RESTART_COUNTS"; } 2>/dev/null
+  while read -r key value; do
+    [[ $key =~ ^[a-z_]+$ && $value =~ ^[0-9]{1,9}$ ]] && counts[$key]=$((10#$value))
+  done <<<"$old"
   ((counts[$cause] = ${counts[$cause]:-0} + 1))
   for key in "${!counts[@]}"; do text+="$key ${counts[$key]}"$'\n'; done
   { printf '%s' "$text" >"$RESTART_COUNTS.new"; } 2>/dev/null &&
@@ -93,7 +96,9 @@ show_last_lines() {
     if [[ -z $console ]] || child_alive || ! kill -0 "$console" 2>/dev/null; then break; fi
     nap 50
   done
-  [[ $APP_LOG -nt $PID_FILE ]] || file=$CONSOLE_LOG
+  # Never another run's lines: a log that this instance has not written to is older than its start.
+  [[ -f $APP_LOG ]] && (($(stat -c %Y -- "$APP_LOG" 2>/dev/null 9>&- || echo 0) >= launched_unix)) || file=$CONSOLE_LOG
+  (($(stat -c %Y -- "$file" 2>/dev/null 9>&- || echo 0) >= launched_unix)) || return 0
   while IFS= read -r line || [[ $line ]]; do
     line="    | ${line//[[:cntrl:]]/ }"
     { printf '%s\n' "${line:0:300}"; } 2>/dev/null

@@ -1,0 +1,188 @@
+"""The process of both entries: ports first, then logs, health, application and, if there is one, the page.
+
+The model loads in the background meanwhile. SIGTERM and SIGINT end it in order: no new work, accepted
+requests answered within --stop-grace, exit code 0.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from service.contract.causes import ExitCode
+from service.errors import SettingsError
+from service.listening import Connections, health_limits, listen, page_limits, raise_descriptor_limit
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.application import Application
+
+CHECK_SECONDS: Final = 0.2
+LOCK_FILE: Final = "web_app.lock"
+log = logging.getLogger(__name__)
+
+
+class Front(Protocol):
+    """What serves requests beside the health API: the page."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+MakeFront = Callable[["Application", Settings, socket.socket, Connections], Front]
+
+
+class Signals:
+    """Records that the process was asked to end. Handlers do no more: no lock, no log, no exception."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._record)
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+
+def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront | None = None) -> int:
+    """Run the service until it is told to end or cannot go on; the exit code."""
+    signals = Signals()
+    signals.install()
+    with ExitStack() as stack:
+        try:
+            settings = Settings.from_args(argv, os.environ, prog=prog, description=description)
+            raise_descriptor_limit()
+            # The ports first: what is wrong with one is said before anything slow begins.
+            public = health = stack.enter_context(
+                listen(settings.health_host, settings.health_port, "--health-port")
+            )
+            if front is not None:
+                public = stack.enter_context(listen(settings.host, settings.port, "--port"))
+            stack.callback(os.close, lock_run_dir(settings.run_dir))
+        except SettingsError as error:
+            print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
+            return error.exit_code
+        from service.logs import Logs
+        from service.postmortem import StallDump
+
+        logs = Logs(settings.run_dir, max_bytes=settings.log_max_bytes, backups=settings.log_backups)
+        logs.open()
+        stack.callback(logs.close)
+        stall_dump = StallDump(settings.run_dir)
+        stall_dump.start()
+        stack.callback(stall_dump.stop)
+        return _serve(settings, health, public, signals, front)
+
+
+def lock_run_dir(run_dir: Path) -> int:
+    """A descriptor that holds the run directory's lock, for this process and as long as it lives: two
+    instances in one directory would share logs, socket and exit file. Raises SettingsError."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise SettingsError(
+            f"Another instance uses the run directory {run_dir}.",
+            remedy="Give this one its own with --run-dir (OFA_RUN_DIR), and other ports.",
+            code="run_dir_taken",
+        ) from error
+    except OSError as error:  # a file system without locks
+        log.warning("RUN_DIR | LOCK=none | ERROR=%s", error.strerror)
+    return lock
+
+
+def _serve(
+    settings: Settings,
+    health: socket.socket,
+    public: socket.socket,
+    signals: Signals,
+    make_front: MakeFront | None,
+) -> int:
+    """The exit code."""
+    from service.app import build
+    from service.callers import Callers
+    from service.channel import Channel, Heartbeat
+    from service.leaving import leave
+    from service.sidecar import Sidecar
+    from service.systemd import Systemd
+
+    callers = Callers(settings.trusted_proxies)
+    for_health = Connections("health", health_limits(), callers)
+    for_page = Connections("page", page_limits(), callers)
+    application = build(settings, leave=leave, connections=(for_health, for_page))
+    channel = Channel(application, settings.run_dir)
+    heartbeat = Heartbeat(settings.run_dir)
+    sidecar = Sidecar(application, health, for_health)
+    systemd = Systemd(application.report, os.environ)  # silent unless systemd started us
+    front = make_front(application, settings, public, for_page) if make_front is not None else None
+    watched: dict[str, _Alive] = {"guardian-channel": channel, "health": sidecar}
+    if front is not None:
+        watched["page-server"] = front
+    code, reason = 0, None
+    try:
+        heartbeat.remove()
+        if not channel.start():
+            application.keep_heartbeat(heartbeat.beat)
+        sidecar.start()
+        systemd.start()
+        application.start(pictures=front is not None)
+        log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
+        if front is not None:
+            front.start()
+            log.info("Page: http://%s:%d", settings.host, front.port)
+        code, reason = _wait(application, watched, signals)
+    except SettingsError as error:
+        log.critical("%s %s", error.message, error.remedy)
+        code, reason = error.exit_code, error.message
+    except Exception as error:
+        log.critical("The service could not be started: %s", type(error).__name__, exc_info=True)
+        code, reason = ExitCode.LOAD_FAILED, "the service could not be started"
+    # In order and within bounds: new work is refused and accepted work answered while the page can still
+    # carry the answers out; health can be asked to the last.
+    systemd.stop()
+    application.stop(settings.stop_grace, code=code, reason=reason)
+    if front is not None:
+        front.stop()
+    sidecar.stop()
+    channel.stop()
+    heartbeat.remove()
+    log.info("Ended.")
+    return code
+
+
+class _Alive(Protocol):
+    @property
+    def alive(self) -> bool: ...
+
+
+def _wait(application: Application, watched: dict[str, _Alive], signals: Signals) -> tuple[int, str | None]:
+    """Return when there is a reason to end: the exit code, and the reason unless the application knows it."""
+    while signals.number is None:
+        if application.wait(CHECK_SECONDS):
+            return application.fatal or 0, None
+        dead = [name for name, part in watched.items() if not part.alive]
+        if ended := [*dead, *application.dead_threads()]:
+            log.critical("THREAD_ENDED | NAME=%s", ended[0])
+            return ExitCode.LOAD_FAILED, f"the thread {ended[0]} ended"
+    log.info("Asked to end by %s.", signal.Signals(signals.number).name)
+    return ExitCode.ORDERLY, None

@@ -1,0 +1,156 @@
+"""A WSGI application on a listening socket, served by waitress from a thread of its own."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+from service.listening import Connections, Phase, Watch
+
+_HEADER_BYTES: Final = 16_384
+_BODY_BYTES: Final = 65_536
+_FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class _Channel(HTTPChannel):
+    """A connection that its server's ``Connections`` can judge."""
+
+    server: _Server
+
+    def __init__(self, server: _Server, sock: socket.socket, addr: Any, adj: Any, map: Any = None) -> None:
+        super().__init__(server, sock, addr, adj, map)
+        self.watch = Watch(str(addr[0]), time.monotonic())
+        if not server.connections.admit(self):
+            self.will_close = True
+
+    def refresh(self, now: float) -> None:
+        if self.requests or self.total_outbufs_len:
+            phase = Phase.BUSY
+        elif self.request is None:
+            phase = Phase.IDLE
+        else:
+            phase = Phase.BODY if self.request.headers_finished else Phase.HEAD
+        self.watch.update(phase, self.total_outbufs_len, now)
+
+    def received(self, data: bytes) -> bool:
+        taken: bool = super().received(data)
+        now = time.monotonic()
+        self.watch.received(now)
+        self.refresh(now)
+        return taken
+
+    def drop(self) -> None:
+        self.will_close = True
+
+    def handle_close(self) -> None:
+        self.server.connections.remove(self)
+        super().handle_close()
+
+
+class _Server(BaseWSGIServer):
+    """waitress's server over a socket that listens already, TCP or Unix."""
+
+    channel_class = _Channel
+    trigger: Any  # waitress's types leave out what is used of these
+    active_channels: Any
+    _map: Any
+
+    def __init__(
+        self, application: Any, listener: socket.socket, connections: Connections, **adj: Any
+    ) -> None:
+        self.connections = connections
+        self._listener = listener
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        adjustments = Adjustments(
+            ident=None,
+            asyncore_use_poll=True,  # select() fails on a descriptor over 1,023
+            connection_limit=1 << 30,  # ``connections`` keeps the limit
+            cleanup_interval=1,
+            max_request_header_size=_HEADER_BYTES,
+            max_request_body_size=_BODY_BYTES,
+            **adj,
+        )
+        dispatcher = ThreadedTaskDispatcher()
+        dispatcher.set_thread_count(adjustments.threads)
+        super().__init__(
+            application,
+            _sock=listener,
+            dispatcher=dispatcher,
+            adj=adjustments,
+            sockinfo=(listener.family, listener.type, listener.proto, None),
+            bind_socket=False,
+        )
+
+    def getsockname(self) -> tuple[str, str]:
+        name = self._listener.getsockname()
+        return (str(name[0]), str(name[1])) if isinstance(name, tuple) else ("unix", "health.sock")
+
+    def fix_addr(self, addr: Any) -> Any:
+        return addr or ("", None)  # a Unix socket's peers have no name
+
+    def maintenance(self, now: float) -> None:
+        self.connections.sweep()
+
+    def handle_accept(self) -> None:
+        try:
+            accepted = self.accept()
+        except OSError as error:
+            if error.errno in _FULL:
+                self._turn_away()
+            return
+        if accepted is not None:
+            conn, addr = accepted
+            self.channel_class(self, conn, self.fix_addr(addr), self.adj, map=self._map)
+
+    def _turn_away(self) -> None:
+        """Accept with the descriptor kept for this, and close at once: left in the backlog, the connection
+        would keep this thread spinning."""
+        self.connections.out_of_descriptors()
+        os.close(self._spare)
+        with suppress(OSError):
+            self._listener.accept()[0].close()
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+
+
+class ServerThread:
+    """Serves a WSGI ``application`` on ``listener``, which it owns, with ``threads`` beside its own."""
+
+    def __init__(
+        self, name: str, application: Any, listener: socket.socket, connections: Connections, *, threads: int
+    ) -> None:
+        self._server = _Server(application, listener, connections, threads=threads)
+        self._thread = threading.Thread(target=self._server.run, name=name, daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that accepts and answers runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, wait: float) -> None:
+        """Close the socket and all connections, and end the threads, within ``wait`` seconds twice."""
+        # Sockets may be closed by the thread that polls them alone; with none left its loop ends. That closes
+        # the trigger itself as well, perhaps before it was pulled to the end.
+        with suppress(OSError):
+            self._server.trigger.pull_trigger(self._close)
+        self._thread.join(wait)
+        self._server.task_dispatcher.shutdown(timeout=math.ceil(wait))
+
+    def _close(self) -> None:
+        for channel in list(self._server.active_channels.values()):
+            channel.handle_close()
+        self._server.close()

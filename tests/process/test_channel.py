@@ -1,0 +1,90 @@
+"""The real process asked over its socket, while others hold connections to its ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from service import channel
+from tests.instance import Instance
+
+CROWD = 1_100
+
+
+def ask(run_dir: Path) -> dict[str, str]:
+    """What the guardian is told."""
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(60)
+            sock.connect(f"/proc/self/fd/{folder}/{channel.SOCKET}")
+            sock.sendall(b"GET /guardian HTTP/1.0\r\n\r\n")
+            answer = b""
+            while part := sock.recv(4096):
+                answer += part
+    finally:
+        os.close(folder)
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.0 200")
+    return dict(line.split("=", 1) for line in body.splitlines())
+
+
+def test_the_socket_is_for_its_owner_alone_and_says_what_the_guardian_needs(
+    running_service: Instance,
+) -> None:
+    path = running_service.run_dir / channel.SOCKET
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    told = ask(running_service.run_dir)
+    assert list(told)[-1] == "END"
+    assert {key: told[key] for key in ("LIVE", "STARTED", "HEALTHY", "MODEL", "LEAVING")} == {
+        "LIVE": "yes",
+        "STARTED": "yes",
+        "HEALTHY": "yes",
+        "MODEL": "loaded",
+        "LEAVING": "",
+    }
+
+
+@pytest.mark.parametrize("port", ["page", "health"])
+def test_a_crowd_of_idle_connections_keeps_nobody_from_being_served(
+    running_service: Instance, port: str
+) -> None:
+    where = running_service.port if port == "page" else running_service.health_port
+    with contextlib.ExitStack() as held:
+        for _ in range(CROWD):
+            held.enter_context(socket.create_connection(("127.0.0.1", where), timeout=60))
+        assert ask(running_service.run_dir)["LIVE"] == "yes"
+        assert running_service.get("/livez")[0] == 200
+        with urllib.request.urlopen(f"{running_service.page}/status", timeout=60) as answer:
+            assert answer.status == 200
+        lines = running_service.get("/metrics")[1].splitlines()
+    closed = f'ofa_connections_closed_total{{port="{port}",reason="cap"}} '
+    (dropped,) = (float(line.removeprefix(closed)) for line in lines if line.startswith(closed))
+    assert dropped > CROWD / 2
+
+
+def test_a_folder_whose_path_is_longer_than_a_sockets_address(tmp_path: Path) -> None:
+    with Instance(tmp_path / ("a" * 120), "--model", "demo", program="health_api.py") as instance:
+        instance.wait_healthy()
+        assert ask(instance.run_dir)["HEALTHY"] == "yes"
+
+
+def test_where_no_socket_can_be_made_a_heartbeat_is_kept(tmp_path: Path) -> None:
+    (tmp_path / channel.SOCKET).mkdir()  # binds to no socket, as a file system without them
+    with Instance(tmp_path, "--model", "demo", program="health_api.py") as instance:
+        instance.wait_healthy()
+        assert "CHANNEL | SOCKET=none" in instance.log
+
+        def beat() -> int:
+            return int((tmp_path / channel.HEARTBEAT).read_text())
+
+        first = beat()
+        instance.wait_for("a beat", lambda: beat() > first)
+        assert instance.terminate() == 0
+    assert not (tmp_path / channel.HEARTBEAT).exists()
