@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ofa.bmp import reduced_bmp
 from ofa.errors import ImageError
 from ofa.tiff import orientation_of, reduced_tiff
 
@@ -79,7 +80,7 @@ def reduce(data: bytes) -> Reduced:
         if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1", b"msf1"):
             return Reduced("AVIF", data, overhead=8.0)
         if head.startswith(b"BM"):
-            return _bmp(data)
+            return Reduced("BMP", reduced_bmp(data))
         if _PPM.match(head):
             return _ppm(data)
     except (struct.error, IndexError) as error:
@@ -151,12 +152,12 @@ class _Animation:
         """Take the next acTL, fcTL or fdAT."""
         if kind == b"acTL":
             (count,) = struct.unpack_from(">I", body)
-            self._open = not (after_still or self._open) and 0 < count < 1 << 31
+            self._open |= not after_still and 0 < count < 1 << 31
         elif not self._open:
             return
         elif kind == b"fcTL" and (self.frame or not after_still):
             self._open = False  # the next frame, or one that begins with IDAT
-        elif struct.unpack_from(">I", body)[0] != self._expected or (kind == b"fcTL") == bool(self._control):
+        elif struct.unpack_from(">I", body)[0] != self._expected or not (kind == b"fcTL" or self._control):
             self._open, self.frame = False, []
         elif kind == b"fcTL":
             self._control = body
@@ -306,20 +307,6 @@ def _webp(data: bytes) -> Reduced:
     else:
         raise unsupported("This kind of WebP")
     return Reduced("WEBP", data, size=(words[0], words[1]), overhead=12.5)
-
-
-def _bmp(data: bytes) -> Reduced:
-    (header,) = struct.unpack_from("<I", data, 14)
-    if not 12 <= header <= 124:
-        raise ImageError("The file is not a picture of a known format.", "not_an_image")
-    if header not in (12, 40, 52, 56, 64, 108, 124):
-        raise unsupported("This kind of BMP")
-    if header > 12:
-        (compression,) = struct.unpack_from("<I", data, 30)
-        # 2 is RLE4, of which Pillow misreads the odd runs; 3 means something else in OS/2's header.
-        if compression not in (0, 1, 3) or (header, compression) == (64, 3):
-            raise unsupported("A BMP of this compression")
-    return Reduced("BMP", data)
 
 
 def _ppm(data: bytes) -> Reduced:

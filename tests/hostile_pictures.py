@@ -150,6 +150,12 @@ def bmp(width: int, height: int, data: bytes, compression: int = 1, bits: int = 
     return b"BM" + size + info + palette + data
 
 
+def runs(side: int) -> bytes:
+    """All pixels of a square, in runs."""
+    row = b"".join(bytes((min(255, side - start), 0)) for start in range(0, side, 255))
+    return (row + b"\0\0") * side + b"\0\1"
+
+
 def filled(head: bytes, body: bytes, tail: bytes = b"") -> Callable[[float], bytes]:
     return lambda share: head + body * int(share * MOST_BYTES / len(body)) + tail
 
@@ -257,16 +263,14 @@ SET: Final = (
     Hostile("header_spaces.ppm", filled(b"P6 ", b" ", b"1 1 255\n\0\0\0"), ("not_an_image",)),
     Hostile("odd_maximum.ppm", lambda share: b"P6 3000 3000 254\n" + bytes(27_000_000), (SLOW,)),
     Hostile("floats.ppm", lambda share: b"Pf\n2800 2900\n-1.0\n" + bytes(4 * 2800 * 2900)),
-    Hostile("runs_of_one.bmp", lambda share: bmp(1, 1, b"\x01\0" * int(share * 16_000_000)), (OK, SLOW)),
+    Hostile("runs_of_one.bmp", lambda share: bmp(1, 1, b"\x01\0" * int(share * 16_000_000)), UNSUPPORTED),
     Hostile(
         "line_ends.bmp",
         lambda share: bmp(1, 1, bytes(2) * int(share * 16_000_000)),
         (SLOW, "image_truncated"),
     ),
-    Hostile(
-        *("jumps.bmp", lambda share: bmp(65_000, 900, b"\0\2\xff\xff" * int(share * 2_000_000))),
-        (OK, SLOW, "image_truncated", "image_unreadable"),
-    ),
+    Hostile("jumps.bmp", lambda share: bmp(65_000, 900, b"\0\2\xff\xff" * int(share * 2e6)), UNSUPPORTED),
+    Hostile("runs.bmp", lambda share: bmp(side_for(share), side_for(share), runs(side_for(share)))),
     Hostile("strips.tif", many_strips, (SLOW,)),
     Hostile("tags.tif", many_tags, (SLOW, "image_truncated", "image_unsupported")),
     Hostile("giant_tile.tif", giant_tile, ("image_unreadable",)),
