@@ -279,10 +279,10 @@ def test_a_premise_that_the_prompt_cannot_take_is_the_caller_s_to_change(
     assert caught.value.code == "premise_refused"
 
 
-def test_pictures_are_made_small_before_they_wait(model: Model) -> None:
+def test_it_says_how_large_a_picture_it_sees(model: Model) -> None:
     model.configure({"patch_image_size": 96})
     model.load()
-    assert model.predictor.prepare(Image.new("RGBA", (700, 300))).size == (96, 96)
+    assert model.predictor.side() == 96
     assert model.predictor.takes_premise is None
 
 

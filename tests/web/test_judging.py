@@ -12,7 +12,7 @@ import pytest
 
 from page import judging, pending
 from page.words import LANGUAGES
-from service.request import Awaited, Outlook, Source
+from service.request import Awaited, Outlook
 from service.status import Snapshot
 from tests.fakes import PATIENCE
 from tests.web.application import READY, FakeApplication
@@ -23,18 +23,14 @@ SECRET = "xylophonist"
 class Silent(FakeApplication):
     """Accepts, and never answers."""
 
-    def submit(
-        self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Awaited:
+    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> Awaited:
         return Awaited()
 
 
 class Broken(FakeApplication):
     """Fails in a way nobody foresaw, with the user's words in its error."""
 
-    def submit(
-        self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Awaited:
+    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> Awaited:
         raise RuntimeError(f"cannot do {text}")
 
     def snapshot(self) -> Snapshot:
@@ -78,9 +74,7 @@ class Held(FakeApplication):
         self.future = Awaited()
         self.future.outlook = outlook
 
-    def submit(
-        self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
-    ) -> Awaited:
+    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> Awaited:
         return self.future
 
     def answer(self) -> None:
