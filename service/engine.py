@@ -8,8 +8,8 @@ have been answered or given up, is told to stop at its next cancel point. If it 
 ``hang_limit`` seconds later the process counts as hung: ``on_hung`` is called, by the timer, which needs
 nothing of the stuck thread.
 
-Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. What comes
-after that, a result or an error, is written to the log under the request's id and goes nowhere else.
+Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. A later
+result or error is only logged, under the request's id.
 """
 
 from __future__ import annotations
@@ -106,9 +106,8 @@ class Engine:
             thread.start()
 
     def submit(self, request: Request, future: Awaited | None = None) -> Awaited:
-        """A future that will hold the verdict, ``future`` if there is one; it never holds an exception.
-        Refused requests (stopping, queue full, engine stuck) are answered at once and do not count as
-        accepted; one whose future is cancelled is abandoned."""
+        """A future that will hold the verdict, ``future`` if given; it never holds an exception. A refused
+        request is answered at once and does not count as accepted; a cancelled one is abandoned."""
         job = Job(request, queued=self._clock(), future=future if future is not None else Awaited())
         with self._lock:
             load = self._load()

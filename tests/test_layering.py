@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.gauges": {
         "service.contract",
         "service.health",
+        "service.listening",
         "service.resources",
         "service.status",
         "service.versions",
@@ -97,19 +98,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.systemd": {"service.health"},
     "service.app": {"service"},
     "service.application": {"service"},
-    "health_api": {
-        *(
-            "service.app",
-            "service.contract",
-            "service.health",
-            "service.settings",
-            "service.errors",
-            "service.logs",
-        ),
-        *("service.metrics", "service.leaving", "service.postmortem", "service.streams"),
+    "service.listening": {"service.callers", "service.errors"},
+    "service.wsgi": {"service.listening"},
+    "service.sidecar": {
+        *("service.contract", "service.health", "service.listening", "service.metrics", "service.wsgi"),
     },
+    "service.channel": {"service.contract", "service.health", "service.listening", "service.wsgi"},
+    "service.main": {"service"},
+    "health_api": {"service.leaving", "service.main", "service.sidecar"},
     "page": VALUES
-    | {"service.callers", "ofa.documents"}
+    | {"service.callers", "service.listening", "ofa.documents"}
     | {"page", "service.history", "service.operations", "service.resources", "service.restarts"}
     | {"service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
@@ -136,8 +134,8 @@ ONLY_IN: dict[str, set[str]] = {
     },
     "gradio": {"page", "web_app"},
     "gradio_client": {"page", "web_app"},
-    "flask": {"health_api"},
-    "waitress": {"health_api"},
+    "flask": {"service.channel", "service.sidecar"},
+    "waitress": {"service.wsgi"},
     "modelscope": {"service.hub_client", "service.modelscope_child", "parity"},
     "psutil": {"service.resources"},
     "prometheus_client": {"service.metrics", "service.gauges"},

@@ -215,7 +215,7 @@ def test_a_number_with_a_leading_zero_is_decimal(guarded: Guarded) -> None:
     assert len(guarded.launches) == 9
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "-o/tmp/x", "http://x y", "ftp://127.0.0.1/"])
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "-o/tmp/x", "http://a.example b", "ftp://127.0.0.1/"])
 def test_a_health_url_is_an_http_address(guarded: Guarded, url: str) -> None:
     guarded.environment["HEALTH_URL"] = url
     assert guarded.command().returncode == 2
