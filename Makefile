@@ -50,13 +50,14 @@ define make_venv
 	fi
 endef
 
-.PHONY: help setup demo run test lint format parity bench faults clean
+.PHONY: help setup demo run test test-all lint format parity bench faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
 	@echo 'make run     serve the real model (MODEL=hub id or folder) on all addresses, ports 7860 and 8000'
 	@echo 'make setup   make the environment and run nothing, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, a real browser included (ARGS="-k name" for some of them)'
+	@echo "make test-all  the same, with Pillow's own thousand test pictures (fetches its source package)"
 	@echo 'make lint    ruff, mypy, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
@@ -78,6 +79,10 @@ run: $(RUNTIME)
 test: $(DEV)
 	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(DEV) build/pillow
+	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime
+	PILLOW_PICTURES=$(CURDIR)/build/pillow $(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)
 	@tests/system_packages.sh git shellcheck
@@ -105,6 +110,14 @@ faults: $(DEV)
 clean:
 	rm -rf $(VENV) $(REFERENCE_VENV) .mypy_cache .pytest_cache .ruff_cache build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+build/pillow: $(DEV)
+	@echo "Fetching Pillow's source package for its test pictures"
+	@rm -rf $@ $@.part && mkdir -p $@.part
+	@$(BIN)/python $(PIP_INSTALL:install=download) --no-deps --no-binary pillow --dest $@.part \
+	    $$(grep -i '^pillow==' requirements.txt | cut -d' ' -f1)
+	@tar -xzf $@.part/pillow-*.tar.gz -C $@.part --strip-components=1 --wildcards '*/Tests/*'
+	@mv $@.part/Tests $@ && rm -rf $@.part
 
 $(RUNTIME): requirements.txt constraints.txt
 	$(call make_venv,$(VENV))

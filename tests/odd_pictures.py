@@ -140,6 +140,6 @@ ODD: Final[Mapping[str, Callable[[], bytes]]] = {
     "small first frame.gif": small_first_frame,
     "alpha.webp": lambda: transparent_ellipse("RGBA", "WEBP", lossless=True),
     "alpha.avif": lambda: transparent_ellipse("RGBA", "AVIF", quality=100),
-    "runs.bmp": lambda: encoded(drawing("P"), "BMP"),
+    "palette.bmp": lambda: encoded(drawing("P"), "BMP"),
     "grey.jpg": lambda: saved("L", 40, "JPEG"),
 }
