@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from service.contract.causes import InputCode
 from tests.corpora.asking import judge
 from tests.instance import ROOT, Instance
 
@@ -90,6 +91,8 @@ def test_both_take_every_file_and_agree(
         if not same:
             differing.append((path.name, answer.get("code"), line.get("code")))
     assert differing == []
+    codes = {str(answer["code"]) for answer in told_by_api.values() if answer.get("code")}
+    assert codes <= set(InputCode)
     verdicts = sum("scores" in answer for answer in told_by_api.values())
     assert verdicts > FEWEST / 3, "most of a few formats can be read"
     assert instance.process.poll() is None
