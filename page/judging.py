@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -48,15 +49,22 @@ class Application(Protocol):
 
 class Judging:
     """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds,
-    ``intake`` the threads in which it checks and decodes."""
+    ``intake`` the threads in which it checks and decodes; ``in_use`` keeps a picture while it is read."""
 
     def __init__(
-        self, application: Application, *, intake: Executor, limit: float, examples: Sequence[Example]
+        self,
+        application: Application,
+        *,
+        intake: Executor,
+        limit: float,
+        examples: Sequence[Example],
+        in_use: Callable[[Path | None], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._application = application
         self._intake = intake
         self._limit = limit
         self._examples = tuple(examples)
+        self._in_use = in_use
 
     async def for_page(
         self, image: str | Refusal | None, text: str | None, premise: str | None, request: gr.Request
@@ -119,7 +127,8 @@ class Judging:
         path = Path(image) if image else None
         submit = partial(self._application.submit, path, text, premise or None, source=source)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._intake, submit)
+            with self._in_use(path):
+                return await asyncio.get_running_loop().run_in_executor(self._intake, submit)
         except InputError:
             raise
         except Exception as error:
