@@ -21,8 +21,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # How much of a refused body is read all the same: who is cut off while sending may not see the answer.
-DRAIN_BYTES: Final = 4 << 20
-DRAIN_SECONDS: Final = 5.0
+DRAINED_BYTES: Final = 4 << 20
+DRAINED_SECONDS: Final = 5.0
 
 # Memory that bodies hold while they are received, all together and of one caller.
 MEMORY_BYTES: Final = 64 << 20
@@ -136,8 +136,10 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, refused: Refused) -> None:
-    """Answer with the refusal, read within bounds what may still be coming, and close the connection."""
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, refused: Refused, drained: int = DRAINED_BYTES
+) -> None:
+    """Answer with the refusal, read at most ``drained`` bytes that are still coming, close the connection."""
     text, kind = refused.text, b"text/plain; charset=utf-8"
     if refused.code:
         text, kind = json.dumps({"detail": refused.text, "code": refused.code}), b"application/json"
@@ -153,15 +155,15 @@ async def refuse(scope: Scope, receive: Receive, send: Send, refused: Refused) -
     # First the answer, for those who look while they send; the end of it closes the connection.
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if not values(scope, b"expect"):  # who waits for leave to send is not given it
-        await _drain(receive)
+        await _drain(receive, drained)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _drain(receive: Receive) -> None:
+async def _drain(receive: Receive, most: int) -> None:
     read = 0
     with suppress(TimeoutError, HungUp, Refused):
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(DRAINED_SECONDS):
             async for piece in pieces(receive):
                 read += len(piece)
-                if read > DRAIN_BYTES:
+                if read > most:
                     return

@@ -132,7 +132,10 @@ class Gate:
         except Refused as refused:
             if started:
                 raise
-            await bodies.refuse(scope, receive, send_with_headers, refused)
+            # As much as would have been taken: an upload is often refused while it is on its way.
+            most = self._upload_bytes if scope["path"] == UPLOAD else 0
+            most = max(most, bodies.DRAINED_BYTES)
+            await bodies.refuse(scope, receive, send_with_headers, refused, most)
         except HungUp:
             return  # there is nobody to answer
 
@@ -163,9 +166,9 @@ class Gate:
         bodies.check_framing(scope)
         method, path = scope["method"], scope["path"]
         if method not in METHODS:
-            raise Refused(405, "This method is not allowed here.")
+            raise Refused(405, "Method not allowed.")
         if not any(paths[METHODS[method]].fullmatch(path) for paths in self._open):
-            raise Refused(404, "There is nothing here.")
+            raise Refused(404, "Not found.")
         if path not in QUERIES or not QUERIES[path].fullmatch(
             scope.get("query_string", b"").decode("latin-1")
         ):

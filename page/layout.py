@@ -14,11 +14,13 @@ import gradio as gr
 
 from page.card import Card, Example
 from page.judging import Application, Judging
+from page.log_limit import LogLimit
 from page.picture import Picture
 from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 
 log = logging.getLogger(__name__)
+_not_understood = LogLimit(60.0)
 
 ASSETS: Final = Path(__file__).resolve().parent
 
@@ -63,7 +65,11 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            log.warning("A call to the page was not understood: %s", type(error).__name__)
+            if _not_understood.allows():
+                log.warning(
+                    "CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d",
+                    *(type(error).__name__, _not_understood.suppressed()),
+                )
             raise gr.Error(NOT_UNDERSTOOD, title="bad_call", print_exception=False) from None
 
 

@@ -237,6 +237,8 @@ class PageServer:
             css_paths=[layout.ASSETS / "page.css"],
             js=(layout.ASSETS / "page.js").read_text(encoding="utf-8"),
         )
+        # Else Gradio keeps, for everybody, the one with the address by which the first caller asked.
+        app.routes[-1].app.api_info = page.get_api_info()  # type: ignore[attr-defined]
         page.has_launched = True  # what launch() would set; Gradio checks callers' paths only then
         return app
 

@@ -57,7 +57,8 @@ def serving(
     """A page over ``tests.web.application``; gone on leaving."""
     port = port or free_ports(1)[0]
     output = folder / "output.txt"
-    command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo", *flags]
+    command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo"]
+    command += ["--run-dir", str(folder), *flags]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
