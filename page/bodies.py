@@ -22,7 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # How much of a refused body is read all the same: who is cut off while sending may not see the answer.
 DRAINED_BYTES: Final = 4 << 20
-DRAINED_SECONDS: Final = 5.0
+DRAINED_SECONDS: Final = 2.0
 
 # Memory that bodies hold while they are received, all together and of one caller.
 MEMORY_BYTES: Final = 64 << 20
@@ -73,6 +73,20 @@ def check_framing(scope: Scope) -> None:
         raise Refused(400, "HTTP/1.0 has no Transfer-Encoding.")
     if scope["method"] in ("GET", "HEAD") and (coded or length(scope)):
         raise Refused(400, f"A {scope['method']} request has no body.")
+
+
+class Body:
+    """``receive`` of one request; knows when there is no more to come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self.ended = True
+        return message
 
 
 def limited(receive: Receive, limit: int) -> Receive:
@@ -136,26 +150,24 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def refuse(
-    scope: Scope, receive: Receive, send: Send, refused: Refused, drained: int = DRAINED_BYTES
-) -> None:
+async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained: int) -> None:
     """Answer with the refusal, read at most ``drained`` bytes that are still coming, close the connection."""
     text, kind = refused.text, b"text/plain; charset=utf-8"
     if refused.code:
         text, kind = json.dumps({"detail": refused.text, "code": refused.code}), b"application/json"
-    body = text.encode()
+    answer = text.encode()
     headers = [
         (b"content-type", kind),
-        (b"content-length", str(len(body)).encode()),
+        (b"content-length", str(len(answer)).encode()),
         (b"connection", b"close"),
     ]
     if refused.retry_after is not None:
         headers.append((b"retry-after", str(refused.retry_after).encode()))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     # First the answer, for those who look while they send; the end of it closes the connection.
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-    if not values(scope, b"expect"):  # who waits for leave to send is not given it
-        await _drain(receive, drained)
+    await send({"type": "http.response.body", "body": answer, "more_body": True})
+    if not body.ended and not values(scope, b"expect"):  # who waits for leave to send is not given it
+        await _drain(body.receive, drained)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

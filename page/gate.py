@@ -18,6 +18,7 @@ from page.bodies import App, HungUp, Receive, Refused, Scope, Send
 from page.calls import CODE, Calls
 from page.headers import check_headers, for_gradio, is_form_of_json
 from page.receiving import PROGRESS, UPLOAD, Receiving
+from page.sessions import HasReader, Sessions
 from page.shares import Shares
 from service.callers import Callers
 
@@ -78,7 +79,8 @@ def upload_bytes(max_bytes: int) -> int:
 class Gate:
     """Lets through what is open, well-formed and small enough. ``max_bytes`` is the largest picture file
     accepted, ``operations`` says whether there is an operations tab, ``calls`` checks what is asked of
-    Gradio, ``receiving`` takes the uploads, ``root_path`` is what a proxy puts before our paths."""
+    Gradio, ``receiving`` takes the uploads, ``sessions`` are those of Gradio's queue, ``root_path`` is what a
+    proxy puts before our paths."""
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class Gate:
         receiving: Receiving | None = None,
         callers: Callers | None = None,
         memory: Shares | None = None,
+        sessions: Sessions | None = None,
         root_path: str = "",
     ) -> None:
         self._app = app
@@ -100,16 +103,12 @@ class Gate:
         self._callers = callers or Callers()
         self._memory = memory or Shares(bodies.MEMORY_BYTES, bodies.MEMORY_SHARE)
         self._root_path = root_path
-        self._streams: set[str] = set()  # sessions whose answers somebody reads
+        self._sessions = sessions
         self._closing = False
 
     def close(self) -> None:
         """Take no more questions, so that what was taken can be answered before connections close."""
         self._closing = True
-
-    def has_reader(self, session: str) -> bool:
-        """Whether somebody waits for this session's answers."""
-        return session in self._streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -118,7 +117,7 @@ class Gate:
             return
         if scope["type"] != "http":
             return
-        started = False
+        started, body = False, bodies.Body(receive)
 
         async def send_with_headers(message: bodies.Message) -> None:
             nonlocal started
@@ -128,14 +127,14 @@ class Gate:
             await send(message)
 
         try:
-            await self._serve(scope, receive, send_with_headers)
+            await self._serve(scope, body.receive, send_with_headers)
         except Refused as refused:
             if started:
                 raise
             # As much as would have been taken: an upload is often refused while it is on its way.
             most = self._upload_bytes if scope["path"] == UPLOAD else 0
             most = max(most, bodies.DRAINED_BYTES)
-            await bodies.refuse(scope, receive, send_with_headers, refused, most)
+            await bodies.refuse(scope, body, send_with_headers, refused, most)
         except HungUp:
             return  # there is nobody to answer
 
@@ -152,8 +151,12 @@ class Gate:
             await self._pass_on_json(scope, receive, send)
         elif self._receiving is not None and self._receiving.serves(path):
             await self._receiving(scope, bodies.limited(receive, self._upload_bytes), send)
-        elif (stream := _stream(scope)) is not None:
-            await self._pass_on_stream(stream, scope, receive, send)
+        elif self._sessions is not None and (session := _session(scope)) is not None:
+            try:
+                with self._sessions.reading(session):
+                    await self._pass_on(scope, receive, send)
+            except HasReader:
+                raise Refused(409, "These answers are being read already.", code=CODE) from None
         else:
             await self._pass_on(scope, receive, send)
 
@@ -199,16 +202,6 @@ class Gate:
         ]
         await self._pass_on(scope, bodies.replayed(body, receive), send)
 
-    async def _pass_on_stream(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """A session's answers go to one reader: Gradio gives each of several a part of them."""
-        if name in self._streams:
-            raise Refused(409, "These answers are being read already.", code=CODE)
-        self._streams.add(name)
-        try:
-            await self._pass_on(scope, receive, send)
-        finally:
-            self._streams.discard(name)
-
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let Gradio answer. What it raises is the server's to log, but for what is a caller's doing."""
         try:
@@ -222,7 +215,7 @@ class Gate:
 FRAMING: Final = (b"content-length", b"transfer-encoding")
 
 
-def _stream(scope: Scope) -> str | None:
+def _session(scope: Scope) -> str | None:
     """The session or event whose answers are asked for."""
     found = STREAM.fullmatch(scope["path"])
     if found is None or scope["method"] != "GET":

@@ -6,7 +6,6 @@ own. So both are checked, and what a proxy adds counts only from a proxy that is
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -23,9 +22,7 @@ FORWARDED_PROTO: Final = b"x-forwarded-proto"
 #: What Gradio would believe from anybody.
 _DROPPED: Final = (FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, b"x-gradio-server", b"forwarded")
 
-_HOST: Final = re.compile(
-    r"(?:([A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}))|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{1,5}))?"
-)
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _RANGE: Final = re.compile(rb"bytes=(?:([0-9]{1,15})-([0-9]{1,15})?|-[0-9]{1,15})")
 _JSON: Final = re.compile(rb"application/json[ \t]*(?:;[ \t]*charset=\"?utf-8\"?[ \t]*)?", re.IGNORECASE)
 
@@ -47,13 +44,14 @@ def check_headers(scope: Scope) -> None:
 
 
 def is_host(text: str) -> bool:
-    """Whether this is a name or an address, and perhaps a port."""
-    found = _HOST.fullmatch(text)
-    if found is None or int(found[3] or 0) > 65535:
+    """Whether this is a name or an address, perhaps with a port, of which Gradio can make a URL."""
+    from httpx import URL, InvalidURL  # late, as all that Gradio brings: the port comes first
+
+    if not _HOST.fullmatch(text):
         return False
     try:
-        return found[2] is None or bool(ipaddress.IPv6Address(found[2]))
-    except ValueError:
+        return bool(URL(f"http://{text}/").raw_host)
+    except InvalidURL:  # a port or an address out of bounds
         return False
 
 

@@ -17,11 +17,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from page import banner, bodies, card, quiet, sessions
+from page import banner, bodies, card, quiet
 from page.calls import Calls
 from page.gate import Gate, upload_bytes
 from page.operations import OperationsCalls, access_of
 from page.receiving import Receiving
+from page.sessions import Sessions
 from page.shares import Shares
 from page.uploads import Uploads
 from page.words import language_of
@@ -181,7 +182,7 @@ class PageServer:
         memory = Shares(bodies.MEMORY_BYTES, bodies.MEMORY_SHARE)
         self._receiving = Receiving(uploads, self._callers, memory)
         functions = [number for number, event in self._page.fns.items() if event.fn is not None]
-        gate = Gate(
+        return Gate(
             app,
             max_bytes=self._settings.max_bytes,
             operations=self._operations is not None,
@@ -189,10 +190,9 @@ class PageServer:
             receiving=self._receiving,
             callers=self._callers,
             memory=memory,
+            sessions=Sessions(self._page._queue),
             root_path=self._settings.root_path,
         )
-        sessions.bound(self._page._queue, gate.has_reader)
-        return gate
 
     async def _build(self, uploads: Uploads) -> FastAPI:
         """The page as an ASGI app. Waits for nothing, but wants a running event loop: Gradio makes locks for

@@ -1,13 +1,15 @@
-"""How many sessions Gradio's queue remembers, and which of them it may forget.
+"""The sessions of Gradio's queue: who reads their answers, and which of them may be forgotten.
 
-A session is whatever name a caller makes up. Gradio forgets the oldest beyond 2,000, also one whose answer is
-awaited, and never forgets the lists of their events. Here those are forgotten that nobody waits for.
+A session is whatever name a caller makes up. Gradio remembers 2,000 and forgets the oldest, also one whose
+answer is awaited; it never forgets the lists of their events; who asks again for answers that were given
+waits for ever; and of several readers each gets a part.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -16,8 +18,44 @@ if TYPE_CHECKING:
 MOST: Final = 2000
 
 
-class Sessions(OrderedDict[str, Any]):
-    """Keeps ``MOST``, and more only while ``in_use`` speaks for them; the oldest goes first."""
+class HasReader(Exception):
+    """Somebody reads this session's answers already."""
+
+
+class Sessions:
+    """Takes over what ``queue`` remembers. All of it happens in the event loop."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._read: set[str] = set()
+        queue.pending_messages_per_session = _Kept(self._in_use)  # type: ignore[assignment]
+        queue.pending_event_ids_session = _Kept(self._in_use)
+
+    @contextmanager
+    def reading(self, session: str) -> Iterator[None]:
+        """While somebody reads the session's answers. It is forgotten once all were given.
+
+        Raises HasReader.
+        """
+        if session in self._read:
+            raise HasReader
+        self._read.add(session)
+        try:
+            yield
+        finally:
+            self._read.discard(session)
+            if not self._queue.pending_event_ids_session.get(session):
+                self._queue.pending_messages_per_session.pop(session, None)
+                self._queue.pending_event_ids_session.pop(session, None)
+
+    def _in_use(self, session: str) -> bool:
+        """Whether there is a reader, or an event that is not done."""
+        events = self._queue.pending_event_ids_session.get(session, ())
+        return session in self._read or any(event in self._queue.event_ids_to_events for event in events)
+
+
+class _Kept(OrderedDict[str, Any]):
+    """Keeps ``MOST``, and more only while they are in use; the oldest goes first."""
 
     def __init__(self, in_use: Callable[[str], bool]) -> None:
         super().__init__()
@@ -30,14 +68,3 @@ class Sessions(OrderedDict[str, Any]):
                 break
             del self[oldest]
         super().__setitem__(session, value)
-
-
-def bound(queue: Queue, has_reader: Callable[[str], bool]) -> None:
-    """Bound what ``queue`` remembers, but for sessions with a reader or with an event that is not done."""
-
-    def in_use(session: str) -> bool:
-        events = queue.pending_event_ids_session.get(session, ())
-        return has_reader(session) or any(event in queue.event_ids_to_events for event in events)
-
-    queue.pending_messages_per_session = Sessions(in_use)  # type: ignore[assignment]
-    queue.pending_event_ids_session = Sessions(in_use)
