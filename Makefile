@@ -18,6 +18,10 @@ ARGS ?=
 MODEL ?=
 # Another index to look for torch's wheels in, e.g. one of CPU-only wheels. Counts when the environment is made.
 TORCH_INDEX ?=
+# What the GPU check needs beside torch, numpy, pillow, tokenizers, safetensors, tqdm and psutil, and for which Python
+# `make gpu-site` fetches it.
+GPU_SITE := flask waitress prometheus_client
+GPU_PYTHON ?= 3.12
 # The interpreter to build environments with; found by itself when not given.
 PYTHON ?=
 
@@ -50,17 +54,23 @@ define make_venv
 	fi
 endef
 
-.PHONY: help setup demo run test lint format parity bench faults clean
+# What the tests start beside Python.
+TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate
+
+.PHONY: help setup demo run test test-all lint format parity bench gpu-check gpu-site faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
 	@echo 'make run     serve the real model (MODEL=hub id or folder) on all addresses, ports 7860 and 8000'
 	@echo 'make setup   make the environment and run nothing, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, a real browser included (ARGS="-k name" for some of them)'
+	@echo 'make test-all   the same and what is long: collections of pictures, proxies'
 	@echo 'make lint    ruff, mypy, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
 	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference for ModelScope's as well)"
+	@echo 'make gpu-check  check precision, speed and faults on a GPU in at most 8 minutes (docs/performance.md)'
+	@echo 'make gpu-site   fetch packages into build/gpu-site, for a check on a machine without network'
 	@echo 'make faults  bring real faults upon a guarded instance and write the tables (ARGS="--naive", "--soak 30", "--only kill,stop")'
 	@echo 'make clean   remove environments and caches'
 	@echo
@@ -76,7 +86,11 @@ run: $(RUNTIME)
 	$(BIN)/python web_app.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: $(DEV)
-	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime logrotate
+	@tests/system_packages.sh $(TEST_PROGRAMS)
+	$(BIN)/python -m pytest -m 'not long' $(ARGS)
+
+test-all: $(DEV)
+	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)
@@ -97,6 +111,14 @@ parity: $(DEV) $(REFERENCE)
 # ModelScope's environment is built when its side is asked for without naming a Python.
 bench: $(DEV) $(if $(filter --reference,$(ARGS)),$(REFERENCE))
 	$(BIN)/python -m bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+gpu-check: $(DEV)
+	$(BIN)/python -m bench.gpu $(ARGS)
+
+gpu-site: $(RUNTIME)
+	rm -rf build/gpu-site
+	$(BIN)/python $(PIP_INSTALL) --target build/gpu-site --python-version $(GPU_PYTHON) --only-binary=:all: \
+	    -c requirements.txt -c constraints.txt $(GPU_SITE)
 
 faults: $(DEV)
 	@tests/system_packages.sh curl ps flock setsid unshare faketime

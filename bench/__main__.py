@@ -29,12 +29,12 @@ from bench.machine import describe
 from bench.margin import margin
 from bench.plot import draw
 from bench.polling import polling
+from bench.reading import reading
 from bench.report import kind_of, markdown, merge, read, write
-from bench.sides import ROOT, Subject
+from bench.sides import ROOT, Subject, published
 from bench.stages import stages
 from bench.start import start
 from ofa.precision import MARGINS, best_dtype
-from parity.folders import SPECS, write_folder
 
 SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "latency": latency,
@@ -45,6 +45,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "stages": stages,
     "start": start,
     "polling": polling,
+    "reading": reading,
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,
@@ -127,8 +128,8 @@ def _sections(text: str) -> list[str]:
 
 
 def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
-    small = options.small or _folder("distilled")
-    folder = options.model or (small if options.quick else _folder("large"))
+    small = options.small or published("distilled", WORK)
+    folder = options.model or (small if options.quick else published("large", WORK))
     return Subject(
         folder=folder.absolute(),
         small=small.absolute(),
@@ -141,16 +142,6 @@ def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
         rounds=options.rounds or (3 if options.quick else 9),
         closer_than=options.closer_than or MARGINS[best_dtype(options.device)],
     )
-
-
-def _folder(name: str) -> Path:
-    """A published size with random weights, made once and kept."""
-    folder = WORK / name
-    if not (folder / "complete").exists():
-        print(f"Making {folder.relative_to(ROOT)} with random weights", file=sys.stderr, flush=True)
-        write_folder(folder, SPECS[name])
-        (folder / "complete").touch()
-    return folder
 
 
 if __name__ == "__main__":

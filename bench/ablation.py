@@ -49,13 +49,13 @@ def _row_major(model: EntailmentModel) -> None:
             )
 
 
-def _every_pass(model: EntailmentModel) -> None:
+def every_pass(model: EntailmentModel) -> None:
     """One decoder pass for each answer, as ModelScope does."""
     model.scorer.single_pass = False
     model._bias = ofa.bias.BiasCache(model.network, model._bias._grid, model.scorer.forced)
 
 
-def _no_cache(model: EntailmentModel) -> None:
+def no_cache(model: EntailmentModel) -> None:
     """The bias is computed anew for each request."""
     of = model._bias.of
 
@@ -74,9 +74,9 @@ STEPS: Final[Mapping[str, tuple[Mapping[tuple[Any, str], Any], Change]]] = {
     "channels-last": ({}, _row_major),
     "GELU and ReLU within products": ({(onednn, "fuses"): _fuses_nothing}, _nothing),
     "cross-attention absorbed": ({(Attention, "absorbed"): Attention.forward}, _nothing),
-    "bias kept": ({}, _no_cache),
+    "bias kept": ({}, no_cache),
     "length filled up to 32": ({(ofa.bias, "_BLOCK"): 1}, _nothing),
-    "one decoder pass": ({}, _every_pass),
+    "one decoder pass": ({}, every_pass),
 }
 
 

@@ -39,17 +39,21 @@ def agreement(subject: Subject) -> dict[str, Any]:
     """Random pairs on random weights, and the demo model's held-out pairs."""
     if subject.low == torch.float32:
         return {"side": "fp32", "skipped": "nothing faster than fp32 here"}
-    demo_pairs = [
-        Pair(one.picture, one.sentence.text)
-        for renderer in RENDERERS
-        for one in held_out(10 if subject.quick else DEMO_PAIRS, CATEGORIES, renderer)
-    ]
     return {
         "side": subject.low_name,
         "closer_than": subject.closer_than,
         "random": _compare(subject, subject.small, random_pairs(subject.pairs, SEED)),
-        "demo": _compare(subject, DEMO, demo_pairs),
+        "demo": _compare(subject, DEMO, demo_pairs(10 if subject.quick else DEMO_PAIRS)),
     }
+
+
+def demo_pairs(count: int) -> list[Pair]:
+    """The demo model's held-out pairs, ``count`` with each renderer."""
+    return [
+        Pair(one.picture, one.sentence.text)
+        for renderer in RENDERERS
+        for one in held_out(count, CATEGORIES, renderer)
+    ]
 
 
 def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from PIL import Image
@@ -16,15 +17,15 @@ OFTEN: Final = 3
 TOGETHER: Final = 8
 
 
-def latency(subject: Subject) -> dict[str, Any]:
-    """Batch of one, every side on the same picture and sentence in every round."""
+def latency(subject: Subject, others: Mapping[str, Judge] | None = None) -> dict[str, Any]:
+    """Batch of one, every side on the same picture and sentence in every round; ``others`` beside ours."""
     sides: dict[str, Side] = {}
     result: dict[str, Any] = {}
     if (reference := subject.reference) is not None:
         sides[REFERENCE] = _reference_call(reference, subject)
         result["reference_versions"] = dict(subject.versions)
     pictures = [Image.open(path).convert("RGB") for path in subject.pictures]
-    for name, model in subject.ours().items():
+    for name, model in {**subject.ours(), **(others or {})}.items():
         sides[name] = _call(model, pictures, subject.device)
     often = {name: OFTEN for name in sides if name not in (REFERENCE, FP32)}
     spreads = alternate(sides, subject.rounds, warm=2, often=often)

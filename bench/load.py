@@ -11,7 +11,7 @@ from typing import Any, Final
 from PIL import Image
 
 from bench.cases import photograph, sentence
-from bench.machine import matrix_peaks, name_of
+from bench.machine import card_memory, matrix_peaks, name_of
 from bench.sides import PICTURES, Judge, Subject
 from bench.stages import count_operations
 from bench.timing import Spread, ratio
@@ -43,14 +43,18 @@ class Adapter:
         )
 
 
-def load(subject: Subject) -> dict[str, Any]:
+def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, Any]:
     """Each number of callers in turn, with the engine's own choice of batches; beside it what ModelScope
     does one by one, which is all it can."""
-    numbers = CALLERS[:3] if subject.quick else CALLERS
+    numbers = numbers or (CALLERS[:3] if subject.quick else CALLERS)
     levels = [_level(subject, callers, _requests(subject, callers)) for callers in numbers]
     peak = matrix_peaks(subject.device, subject.quick)[subject.low_name]
     operations = count_operations(subject.fast)["whole"]
-    result: dict[str, Any] = {"side": subject.low_name, "gflop_per_request": round(operations / 1e9, 1)}
+    result: dict[str, Any] = {
+        "side": subject.low_name,
+        "gflop_per_request": round(operations / 1e9, 1),
+        "peak_gflops": round(peak / 1e9),
+    }
     one_by_one = _reference_rate(subject)
     if one_by_one is not None:
         result["reference_per_second"] = round(one_by_one, 3)
@@ -101,7 +105,8 @@ def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict
     try:
         _ask(engine, pictures[0], 0).result(LONG)  # nothing is warmed up at the expense of the first
         adapter.sizes.clear()
-        latencies, seconds = _drive(engine, pictures, callers, requests)
+        with card_memory(subject.device) as memory:
+            latencies, seconds = _drive(engine, pictures, callers, requests)
     finally:
         engine.stop(0.0)
     spread = Spread(latencies)
@@ -113,6 +118,7 @@ def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict
         "p95": round(spread.p95, 4),
         "mean": round(sum(latencies) / len(latencies), 4),
         "mean_batch": round(sum(adapter.sizes) / len(adapter.sizes), 2),
+        **memory,
     }
 
 

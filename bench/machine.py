@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -57,6 +59,20 @@ def matrix_peaks(device: str, quick: bool) -> dict[str, float]:
     side = 1024 if quick else 8192 if device.startswith("cuda") else 3072
     formats = dict.fromkeys((torch.float32, best_dtype(device)))
     return {name_of(dtype): _peak(device, dtype, side, 3 if quick else 8) for dtype in formats}
+
+
+@contextmanager
+def card_memory(device: str) -> Iterator[dict[str, int]]:
+    """Peak megabytes of a card while the block runs: in tensors, and reserved for them. Empty on a CPU."""
+    told: dict[str, int] = {}
+    card = device.startswith("cuda")
+    if card:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    yield told
+    if card:
+        told["card_allocated_mb"] = torch.cuda.max_memory_allocated(device) // 10**6
+        told["card_reserved_mb"] = torch.cuda.max_memory_reserved(device) // 10**6
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -69,21 +69,22 @@ def margin(subject: Subject) -> dict[str, Any]:
     """Every format that the guard has a margin for, over every configuration."""
     found: dict[torch.dtype, dict[str, list[Moved | None]]] = {dtype: {} for dtype in FORMATS}
     for name, folder, pairs in _configurations(subject):
-        exact = _answers(folder, subject.device, torch.float32, pairs)
+        exact = answers(folder, subject.device, torch.float32, pairs)
         for dtype, by_name in found.items():
-            low = _answers(folder, subject.device, dtype, pairs)
+            low = answers(folder, subject.device, dtype, pairs)
             by_name.setdefault(name, []).extend(map(moved, exact, low))
+    formats = {name_of(dtype): summed_up(by_name, MARGINS[dtype]) for dtype, by_name in found.items()}
+    return {"small_lead": SMALL_LEAD, "formats": formats}
+
+
+def summed_up(by_name: Mapping[str, Sequence[Moved | None]], guard: float) -> dict[str, Any]:
+    """Figures of one number format, whose guard has the margin ``guard``: each configuration's, and all."""
+    seen = [one for ones in by_name.values() for one in ones]
     return {
-        "small_lead": SMALL_LEAD,
-        "formats": {
-            name_of(dtype): {
-                "margin": MARGINS[dtype],
-                "recomputed": _recomputed([one for seen in by_name.values() for one in seen]),
-                "configurations": {name: _summary(seen) for name, seen in by_name.items()},
-                "all": _summary([one for seen in by_name.values() for one in seen]),
-            }
-            for dtype, by_name in found.items()
-        },
+        "margin": guard,
+        "recomputed": _recomputed(seen),
+        "configurations": {name: _summary(ones) for name, ones in by_name.items()},
+        "all": _summary(seen),
     }
 
 
@@ -101,7 +102,8 @@ def _configurations(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
             yield folder.name, folder, random_pairs(count, SEED)
 
 
-def _answers(folder: Path, device: str, dtype: torch.dtype, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+def answers(folder: Path, device: str, dtype: torch.dtype, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+    """Scores of ``pairs``, judged in batches by a folder's model that is loaded for them."""
     model = EntailmentModel.load(folder, device, dtype)
     asked = [_fitting(pair, index, model.task) for index, pair in enumerate(pairs)]
     batches = [asked[start : start + BATCH] for start in range(0, len(asked), BATCH)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from bench.machine import name_of
 from ofa.model import EntailmentModel, Pair
 from ofa.precision import GuardedModel, best_dtype
 from ofa.vision import CancelPoint
+from parity.folders import SPECS, write_folder
 from service.child_process import ChildProcess
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -24,6 +26,16 @@ FP32: Final = "fp32"
 LOAD_SECONDS: Final = 600.0
 CALL_SECONDS: Final = 300.0
 PICTURES: Final = 4
+
+
+def published(name: str, work: Path) -> Path:
+    """A published size with random weights, made once and kept in ``work``."""
+    folder = work / name
+    if not (folder / "complete").exists():
+        print(f"Making {folder} with random weights", file=sys.stderr, flush=True)
+        write_folder(folder, SPECS[name])
+        (folder / "complete").touch()
+    return folder
 
 
 class Judge(Protocol):

@@ -5,6 +5,9 @@ The folder holds the neural network and nothing else: no threads, no HTTP, no se
 * :mod:`ofa.documents`   text and JSON of unknown origin, read within bounds
 * :mod:`ofa.config`      reads ``config.json`` and ``configuration.json`` and refuses what cannot be honoured
 * :mod:`ofa.tokenizer`   byte-level BPE, with the prompts and the word clean-up of the original
+* :mod:`ofa.container`   a picture file reduced to what its pixels need
+* :mod:`ofa.tiff`        TIFF's directories, which EXIF blocks are as well
+* :mod:`ofa.picture`     a picture file to RGB pixels, as a browser shows them
 * :mod:`ofa.image`       a picture to normalised pixels
 * :mod:`ofa.vision`      the ResNet cut after its third stage
 * :mod:`ofa.positions`   buckets of relative positions

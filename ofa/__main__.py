@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from PIL import Image
 from tqdm import tqdm
 
 from ofa import documents
@@ -181,8 +180,13 @@ def _answer(model: NativePredictor, settings: Settings, number: int, line: bytes
         if isinstance(question.get("image"), str):
             answer["image"] = question["image"]
         texts = text.prepare(question.get("text"), question.get("premise"), settings.max_chars)
-        picture = model.prepare(_picture(question.get("image"), settings))
-        (scores,) = model.judge([Pair(picture, texts.hypothesis, texts.premise)], _go_on)
+        picture = image_input.load(
+            question.get("image"),
+            side=model.side(),
+            max_bytes=settings.max_bytes,
+            max_pixels=settings.max_pixels,
+        )
+        (scores,) = model.judge([Pair(picture.image, texts.hypothesis, texts.premise)], _go_on)
         return answer | Verdict.of(scores, duration=0.0, device=model.device).as_dict()
     except DeviceLost:
         raise
@@ -218,11 +222,6 @@ def _question(line: bytes | None) -> dict[str, Any]:
             remedy=f"Give at most {MAX_ID} characters.",
         )
     return question
-
-
-def _picture(source: object, settings: Settings) -> Image.Image:
-    """The picture as the service reads it. Raises InputError, MemoryError."""
-    return image_input.load(source, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels).image
 
 
 def _sentence(error: ServiceError) -> str:

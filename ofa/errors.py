@@ -50,7 +50,19 @@ class Misfit(CheckpointError):
 
 
 class ImageError(OFAError):
-    """The file is not a picture that can be read."""
+    """A picture that cannot be read.
+
+    Attributes:
+        code: why, in a word for programs: ``no_image``, ``not_an_image``, ``image_unsupported``,
+            ``image_bytes_too_large``, ``image_too_large``, ``image_truncated``, ``image_unreadable`` or
+            ``too_slow_to_read``.
+        facts: the figures in the message.
+    """
+
+    def __init__(self, message: str, code: str = "image_unreadable", **facts: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.facts = facts
 
 
 class TextError(OFAError):

@@ -1,17 +1,17 @@
 """The handlers: from Gradio's call to the application and back.
 
-They run on the event loop and never block it: checking and decoding a picture happens in a worker thread,
-waiting for the answer is a suspended coroutine. The application counts the deadline and refuses when its
-queue is full; nothing here queues, retries or limits.
+They run on the event loop and never block it: a worker thread checks the input and waits for the picture to
+be read, waiting for the answer is a suspended coroutine. The application counts the deadline from the arrival
+here and refuses when its queue is full; nothing here queues, retries or limits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ from page.card import Example
 from page.operations import Desk
 from page.picture import Refusal
 from page.words import Language, language_of
+from service.callers import UNKNOWN, Callers
 from service.errors import InputError
 from service.request import Awaited, Source, Verdict
 from service.status import Phase, Snapshot
@@ -37,7 +38,15 @@ class Application(Protocol):
     """What the page needs of the service."""
 
     def submit(
-        self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
+        self,
+        image: Any,
+        text: str | None,
+        premise: str | None = None,
+        *,
+        source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        future: Awaited | None = None,
     ) -> Awaited: ...
 
     def snapshot(self) -> Snapshot: ...
@@ -48,14 +57,22 @@ class Application(Protocol):
 
 class Judging:
     """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds,
-    ``intake`` the threads in which it checks and decodes."""
+    ``intake`` the threads in which it checks input and waits for pictures, ``callers`` tells whose a request
+    is."""
 
     def __init__(
-        self, application: Application, *, intake: Executor, limit: float, examples: Sequence[Example]
+        self,
+        application: Application,
+        *,
+        intake: Executor,
+        limit: float,
+        examples: Sequence[Example],
+        callers: Callers | None = None,
     ) -> None:
         self._application = application
         self._intake = intake
         self._limit = limit
+        self._callers = callers if callers is not None else Callers()
         self._examples = tuple(examples)
 
     async def for_page(
@@ -63,8 +80,9 @@ class Judging:
     ) -> AsyncGenerator[str, None]:
         """The answer as HTML, and before it, if it takes a while, how long it should take; never an exception
         to the browser."""
-        language = _language(request)
-        awaited: asyncio.Future[Any] = asyncio.ensure_future(self._hand_over(image, text, premise, "page"))
+        future, language = Awaited(), _language(request)
+        submit = self._submission(image, text, premise, "page", request, future)
+        awaited: asyncio.Future[Any] = asyncio.ensure_future(self._hand_over(submit))
         try:
             if not await _done_within(NOTICE_SECONDS, awaited):
                 yield pending.card(None, language, limit=self._limit)
@@ -79,8 +97,9 @@ class Judging:
         except InputError as error:
             yield verdicts.refusal(error, language)
             return
-        finally:
-            awaited.cancel()  # without effect on an answer; else the browser has gone away, and nobody waits
+        finally:  # without effect on an answer; else the browser has gone away, and nobody waits
+            awaited.cancel()
+            future.cancel()
         failed = self._application.snapshot().phase is Phase.FAILED
         yield verdicts.verdict(answer, language, limit=self._limit, failed=failed)
 
@@ -95,12 +114,16 @@ class Judging:
 
         Returns {"label", "score", "scores", "reason"}; when reason is not null there is no verdict.
         """
+        future = Awaited()
+        submit = self._submission(image, text, premise, "api", request, future)
         try:
-            handed = await self._hand_over(image, text, premise, "api")
+            handed = await self._hand_over(submit)
+            return (await self._answer(asyncio.wrap_future(handed))).as_dict()
         except InputError as error:
             told = verdicts.refusal_text(error, _language(request))
             raise gr.Error(told, title=error.code, print_exception=False) from None
-        return (await self._answer(asyncio.wrap_future(handed))).as_dict()
+        finally:
+            future.cancel()
 
     async def fill(self, event: gr.EventData) -> tuple[str, str, str]:
         """The example that was chosen, as picture, sentence and premise."""
@@ -110,14 +133,39 @@ class Judging:
         example = self._examples[index]
         return str(example.image), example.hypothesis, example.premise or ""
 
-    async def _hand_over(
-        self, image: str | Refusal | None, text: str | None, premise: str | None, source: Source
-    ) -> Awaited:
+    def _submission(
+        self,
+        image: str | Refusal | None,
+        text: str | None,
+        premise: str | None,
+        source: Source,
+        request: gr.Request | None,
+        future: Awaited,
+    ) -> Callable[[], Awaited]:
+        """The call of the application for a request that arrives now. Cancelling ``future`` ends it, wherever
+        it is."""
+        arrived, caller = time.monotonic(), self._caller(request)
+
+        def submission() -> Awaited:
+            if isinstance(image, Refusal):
+                raise InputError("The picture was not uploaded to this server.", code=image.code)
+            handed = self._application.submit(
+                Path(image) if image else None,
+                text,
+                premise or None,
+                source=source,
+                arrived=arrived,
+                caller=caller,
+                future=future,
+            )
+            if handed is not future:
+                future.add_done_callback(lambda done: handed.cancel() if done.cancelled() else None)
+            return handed
+
+        return submission
+
+    async def _hand_over(self, submit: Callable[[], Awaited]) -> Awaited:
         """The application's promise of an answer. Raises InputError and nothing else."""
-        if isinstance(image, Refusal):
-            raise InputError("The picture was not uploaded to this server.", code=image.code)
-        path = Path(image) if image else None
-        submit = partial(self._application.submit, path, text, premise or None, source=source)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._intake, submit)
         except InputError:
@@ -126,6 +174,12 @@ class Judging:
             refused = Awaited()
             refused.set_result(_failed(error))
             return refused
+
+    def _caller(self, request: gr.Request | None) -> str:
+        client = getattr(request, "client", None)
+        if request is None or client is None:
+            return UNKNOWN
+        return self._callers.of(str(client.host), request.headers)
 
     async def _answer(self, awaited: asyncio.Future[Verdict]) -> Verdict:
         try:

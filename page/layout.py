@@ -17,6 +17,7 @@ from page.card import Card, Example
 from page.judging import Application, Judging
 from page.picture import Picture
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
+from service.callers import Callers
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +69,17 @@ class Page(gr.Blocks):
 
 
 def build(
-    application: Application, *, intake: Executor, limit: float, card: Card, operations: bool = False
+    application: Application,
+    *,
+    intake: Executor,
+    limit: float,
+    card: Card,
+    operations: bool = False,
+    callers: Callers | None = None,
 ) -> gr.Blocks:
     """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds,
-    ``operations`` says whether there is a tab for operators."""
-    judging = Judging(application, intake=intake, limit=limit, examples=card.examples)
+    ``operations`` says whether there is a tab for operators, ``callers`` whose a request is."""
+    judging = Judging(application, intake=intake, limit=limit, examples=card.examples, callers=callers)
     words = translations(card)
     say = gr.I18n(**words)
     with Page(

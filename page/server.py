@@ -22,6 +22,7 @@ from page.operations import OperationsCalls, access_of
 from page.surroundings import ignore_proxies
 from page.uploads import Uploads
 from page.words import language_of
+from service.callers import Callers
 from service.contract.times import STOP_PAGE_ANSWERS, STOP_PAGE_CLOSE, STOP_PAGE_FORCED
 from service.listening import Connections, page_limits
 from service.settings import Settings
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Threads in which the application checks and decodes; it limits by itself how many decode at once, and counts
-# the deadline from where it is called, so that waiting has to happen there and not before.
-INTAKE: Final = 32
 START_SECONDS: Final = 60.0
 # Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
 # about events, for a page we do not open, would be computed anew from the last 10,000 twice for every event.
@@ -69,7 +67,8 @@ class PageServer:
         self._connections = connections or Connections("page", page_limits())
         self._uploads: Uploads | None = None
         self._operations: OperationsCalls | None = None
-        self._intake = ThreadPoolExecutor(INTAKE, thread_name_prefix="page-intake")
+        # A thread for each request that may run: one that waited for a thread would wait unseen.
+        self._intake = ThreadPoolExecutor(_at_once(settings.queue_size), thread_name_prefix="page-intake")
         self._page: gr.Blocks | None = None
         self._gate: Gate | None = None
         self._server: uvicorn.Server | None = None
@@ -161,6 +160,7 @@ class PageServer:
             limit=self._settings.timeout,
             card=shown,
             operations=self._operations is not None,
+            callers=Callers(self._settings.trusted_proxies),
         )
         _fit(page, self._settings.queue_size)
         app = FastAPI(openapi_url=None)
@@ -232,6 +232,11 @@ def _take_over_document() -> None:
     environment.loader = FunctionLoader(source)
 
 
+def _at_once(queue_size: int) -> int:
+    """How many requests may run: those that our queue may hold, and some that are being read or refused."""
+    return queue_size + 64
+
+
 def _fit(page: gr.Blocks, queue_size: int) -> None:
     """Bound what Gradio keeps, and let it run every request at once that our queue may hold.
 
@@ -241,8 +246,7 @@ def _fit(page: gr.Blocks, queue_size: int) -> None:
     """
     from gradio.utils import LRUCache
 
-    page.max_threads = queue_size + 64
-    page.state_session_capacity = queue_size + 64
+    page.max_threads = page.state_session_capacity = _at_once(queue_size)
     queue = page._queue
     queue.max_thread_count = page.max_threads
     queue.pending_event_ids_session = LRUCache(queue.pending_messages_per_session.max_size)

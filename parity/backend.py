@@ -17,7 +17,7 @@ def compare_backend(python: Path, folder: Path, result: FolderResult, pictures: 
         predictor.load(folder)
         differences = []
         for pair in result.results:
-            image = predictor.prepare(open_picture(pictures / pair.pair.picture))
+            image = open_picture(pictures / pair.pair.picture, transparency="dropped")
             scores = predictor.judge([Pair(image, pair.pair.text, pair.pair.premise)], _never)[0]
             differences += [abs(scores[label] - value) for label, value in pair.reference.items()]
         return max(differences)

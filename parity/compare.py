@@ -143,7 +143,8 @@ def compare_folder(
         )
     answered_at = time.monotonic()
     model = EntailmentModel.load(folder)
-    questions = [Pair(open_picture(pictures / pair.picture), pair.text, pair.premise) for pair in pairs]
+    opened = [open_picture(pictures / pair.picture, transparency="dropped") for pair in pairs]  # as there
+    questions = [Pair(image, pair.text, pair.premise) for image, pair in zip(opened, pairs, strict=True)]
     alone = [model.judge([question])[0] for question in questions]
     ours_at = time.monotonic()
     batched = model.judge(questions)

@@ -80,7 +80,9 @@ def read_golden(name: str) -> Golden:
 
 def write_pictures_golden(folder: Path, names: Iterable[str]) -> Path:
     """Write the fingerprints of the pictures' pixels as this machine reads them."""
-    digests = {name: pixel_digest(open_picture(folder / name)) for name in sorted(set(names))}
+    digests = {
+        name: pixel_digest(open_picture(folder / name, transparency="dropped")) for name in sorted(set(names))
+    }
     path = GOLDENS / PICTURES
     path.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
     return path

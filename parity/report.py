@@ -115,7 +115,15 @@ the bundled model, with its card's examples as well.
   in ModelScope.
 - A premise for a model whose configured prompt has one slot is refused; ModelScope would drop the
   hypothesis.
-- Pictures of more than 8 bits per channel are scaled; ModelScope clips them.
+- Transparency is laid on white, as a browser shows it; ModelScope drops it, so that the colours under it
+  show. The comparison asks for ModelScope's way (`open_picture(path, transparency="dropped")`). A picture is
+  laid on white at its full size, before it is resized: the largest difference that reading in strips makes
+  is 0, and pictures without transparency have the same pixels either way.
+- The first frame of an animated PNG is read where ModelScope reads the default image, what a GIF's first
+  frame leaves open is white, and a damaged or oversized comment does not stop a picture.
+- Pictures are turned by their EXIF orientation alone; ModelScope also goes by XMP and ImageMagick's profile,
+  which browsers ignore.
+- Pictures of more than 8 bits per channel are scaled, and refused beyond 16; ModelScope clips them.
 - Models with `prompt_type: none`: ModelScope's collation fails on the empty `prefix_token` that its own
   preprocessor makes. The comparison removes that unused field, and changes nothing else.
 - Pillow is part of the answer: 13.0 resizes some pictures to other pixels than 12.3, which moved

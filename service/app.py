@@ -26,6 +26,7 @@ from service.observer import Observers
 from service.operations import Operations
 from service.prober import Prober
 from service.protocols import Listed, Model, Movable
+from service.readers import Readers
 from service.request import Pair
 from service.settings import Settings
 from service.settling import Settler
@@ -56,11 +57,12 @@ def build(
     ``connections`` are the servers', for the metrics.
     """
     model = model if model is not None else _model_of(settings)
-    metrics, vitals = Metrics(), Vitals()
+    metrics, vitals, readers = Metrics(), Vitals(), Readers()
     application: Application
     sampler = resources.Sampler(
         [settings.run_dir, Path(tempfile.gettempdir())],
         model.gpu,
+        readers=readers.pids,
         on_sample=lambda sample: _look(sample, vitals, memory_limit),
     )
     history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
@@ -117,6 +119,7 @@ def build(
             "dtype": model.dtype,
             "degraded": ladder.degraded if ladder is not None else None,
         },
+        reading=readers.state,
     )
     application = Application(
         settings,
@@ -140,6 +143,7 @@ def build(
         ),
         ladder=ladder,
         settler=Settler(model, listed, on_damaged=lambda: application.reload()),
+        readers=readers,
         leave=leave,
     )
     metrics.read(
@@ -175,7 +179,7 @@ def _ladder_of(
         return None if card is None else (card.used, card.total)
 
     def sample() -> Pair:
-        return Pair(model.prepare(_GREY), PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
+        return Pair(_GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
 
     return Ladder(
         model,

@@ -21,6 +21,7 @@ from service.contract.causes import ExitCode
 from service.contract.times import STOP_THREADS
 from service.engine import Engine
 from service.errors import (
+    Abandoned,
     Hung,
     InputError,
     NotReady,
@@ -41,6 +42,7 @@ from service.metrics import Metrics
 from service.operations import Operations
 from service.prober import Prober
 from service.protocols import Model
+from service.readers import Readers
 from service.request import Awaited, Request, Source, new_id
 from service.settings import Settings
 from service.settling import Settler
@@ -69,6 +71,7 @@ class Application:
         operations: Operations,
         ladder: Ladder | None,
         settler: Settler,
+        readers: Readers,
         leave: Callable[[int], object] | None,
     ) -> None:
         self._settings = settings
@@ -86,7 +89,8 @@ class Application:
         self._leave = leave
         self._doubted = False  # a reload has been tried, and no probe has agreed since
         self._sound = False  # the model has given finite scores in this process: its weights can
-        self._intake = Intake(settings, model, journal)
+        self._readers = readers
+        self._intake = Intake(settings, model, journal, readers)
         self._ended = threading.Event()
         self._lock = threading.Lock()  # guards _started and the moves of the phase
         self._loading = threading.Lock()  # held while a model is being loaded
@@ -95,8 +99,11 @@ class Application:
 
     # ---- life --------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the threads and begin to load the model."""
+    def start(self, *, pictures: bool = True) -> None:
+        """Start the threads and begin to load the model. ``pictures`` says whether picture files will come:
+        else the processes that read them are started by the first."""
+        if pictures:
+            self._readers.start()
         self._start_threads()
         self._loader_thread.start()
 
@@ -147,6 +154,7 @@ class Application:
         _log.info("STOPPING | CODE=%d | REASON=%s | UNANSWERED=%d | GRACE=%gs", code, reason, waiting, grace)
         self._loader.stopping.set()
         self._prober.disable()
+        self._readers.stop()  # what is still being read would be refused now
         ended = self._engine.stop(grace)
         ended &= self._stop_threads()
         if ended:
@@ -192,30 +200,41 @@ class Application:
         premise: str | None = None,
         *,
         source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        future: Awaited | None = None,
     ) -> Awaited:
-        """A future that will hold the verdict, or the reason for none. Checks and decodes in this thread.
+        """A future that will hold the verdict, or the reason for none. Checks the input in this thread, and
+        waits here while a picture file is read.
+
+        ``arrived`` is when the request came (``time.monotonic()``; now, unless given): the time limit counts
+        from there. ``caller`` is whose request it is, "" for a script in this process. ``future`` is what is
+        returned; cancelling it ends the request wherever it is.
 
         Raises InputError for input that cannot be judged.
         """
-        arrived = time.monotonic()
+        arrived = time.monotonic() if arrived is None else arrived
+        future = Awaited() if future is None else future
         limit = self._settings.probe_timeout if source == "probe" else self._settings.timeout
         pair = as_sent(hypothesis, premise)
         request = Request(new_id(time.time()), pair, arrived, arrived + limit, source)
         try:
             self._check_phase()
             self._engine.check(source)  # before the work of decoding, which overload is no time for
-            request, removed = self._intake.accept(image, hypothesis, premise, request)
+            request, removed = self._intake.accept(image, hypothesis, premise, request, caller, future)
+            if future.cancelled():
+                raise Abandoned
         except InputError as error:
             self._journal.refused(measured(request, error), error, time.monotonic() - arrived)
             raise
         except ServiceError as error:
-            return self._refused(request, error)
+            return self._refused(request, error, future)
         except MemoryError as error:
             full = OutOfMemory("The machine's memory is full.")
             full.__cause__ = error
-            return self._refused(request, full)
+            return self._refused(request, full, future)
         self._journal.started(request, removed)
-        return self._engine.submit(request)
+        return self._engine.submit(request, future)
 
     def _check_phase(self) -> None:
         phase = self._status.phase
@@ -226,11 +245,11 @@ class Application:
         if phase is not Phase.LOADED:
             raise NotReady("The model is still loading.")
 
-    def _refused(self, request: Request, error: ServiceError) -> Awaited:
+    def _refused(self, request: Request, error: ServiceError, future: Awaited) -> Awaited:
         seconds = time.monotonic() - request.arrived
         self._journal.refused(request, error, seconds)
-        future = Awaited()
-        future.set_result(no_verdict(error, request, seconds))
+        if future.set_running_or_notify_cancel():
+            future.set_result(no_verdict(error, request, seconds))
         return future
 
     # ---- health ------------------------------------------------------------------------------------------

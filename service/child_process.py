@@ -1,14 +1,15 @@
 """A child process that answers JSON lines: every wait bounded, nothing left behind.
 
-No threads: one call writes the request and waits for its reply with `select`, so that a child that is
-stopped, full or dead can neither block the caller nor leak anything. The child must end itself at the end of
-its standard input; then it cannot outlive this process, however that ends.
+No threads: one call writes the request and waits for its reply with `poll`, so that a child that is stopped,
+full or dead can neither block the caller nor leak anything, however many files this process has open. The
+child must end itself at the end of its standard input; then it cannot outlive this process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -133,9 +134,14 @@ class ChildProcess:
 
     def _transfer(self, seconds: float) -> bool:
         """Move bytes either way, waiting at most `seconds` for the pipes; whether any came or went."""
-        writing = [self._requests] if self._unsent else []
+        poller = select.poll()
         try:
-            readable, writable, _ = select.select([self._replies], writing, [], seconds)
+            poller.register(self._replies, select.POLLIN)
+            if self._unsent:
+                poller.register(self._requests, select.POLLOUT)
+            ready = {file for file, _ in poller.poll(math.ceil(1000 * seconds))}
+            readable = self._replies.fileno() in ready
+            writable = bool(self._unsent) and self._requests.fileno() in ready
             if writable:
                 self._unsent = self._unsent[os.write(self._requests.fileno(), self._unsent[:_CHUNK]) :]
             if readable:

@@ -8,8 +8,8 @@ have been answered or given up, is told to stop at its next cancel point. If it 
 ``hang_limit`` seconds later the process counts as hung: ``on_hung`` is called, by the timer, which needs
 nothing of the stuck thread.
 
-Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. What comes
-after that, a result or an error, is written to the log under the request's id and goes nowhere else.
+Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. A later
+result or error is only logged, under the request's id.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service.admission import Admission, Load
 from service.contract.causes import Outcome, Refusal
 from service.contract.times import STOP_ENGINE
 from service.errors import (
+    Abandoned,
     ComputationStopped,
     DeadlineExceeded,
     DeviceLost,
@@ -104,10 +105,10 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request) -> Awaited:
-        """A future that will hold the verdict; it never holds an exception. Refused requests (stopping,
-        queue full, engine stuck) are answered at once and do not count as accepted."""
-        job = Job(request, queued=self._clock())
+    def submit(self, request: Request, future: Awaited | None = None) -> Awaited:
+        """A future that will hold the verdict, ``future`` if given; it never holds an exception. A refused
+        request is answered at once and does not count as accepted; a cancelled one is abandoned."""
+        job = Job(request, queued=self._clock(), future=future if future is not None else Awaited())
         with self._lock:
             load = self._load()
             refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
@@ -125,7 +126,8 @@ class Engine:
             else:
                 self._reject(refusal, request.source)
         if refusal is not None:
-            job.future.set_result(no_verdict(refusal, request, self._since(job)))
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(no_verdict(refusal, request, self._since(job)))
             self._journal.refused(request, refusal, self._since(job))
         else:
             job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
@@ -418,8 +420,7 @@ class Engine:
 
     def _abandon(self, job: Job) -> None:
         """The caller cancelled its future: do not compute, or stop computing, what nobody will read."""
-        error = ServiceError("The caller went away.", code=Outcome.ABANDONED)
-        self._end(job, Outcome.ABANDONED, no_verdict(error, job.request, self._since(job)))
+        self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
 
     def _refusal(self, source: Source) -> ServiceError | None:
         if self._refusing:

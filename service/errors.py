@@ -4,6 +4,7 @@
     ├── InputError              400  what was sent cannot be judged; says what to change
     ├── Busy                    503  no room now; says when to come back
     ├── DeadlineExceeded        504  no answer within the time limit
+    ├── Abandoned                    the caller went away
     ├── ShuttingDown            503  the process is stopping
     ├── SettingsError           exit 78  wrong flag, environment variable or address
     │   └── PortTaken           exit 69  another process listens there
@@ -38,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from service.contract.causes import ExitCode, Refusal
+from service.contract.causes import ExitCode, Outcome, Refusal
 
 Fact = str | int | float
 
@@ -87,6 +88,15 @@ class DeadlineExceeded(ServiceError):
     code = "timeout"
     http_status = 504
     default_remedy = "Try again; if it happens often, raise --timeout or use a faster device."
+
+
+class Abandoned(ServiceError):
+    """Nobody waits for the answer any more."""
+
+    code = Outcome.ABANDONED
+
+    def __init__(self) -> None:
+        super().__init__("The caller went away.")
 
 
 class ShuttingDown(ServiceError):

@@ -63,6 +63,7 @@ class Gauges(Collector):
         yield from _health(sources.report())
         yield from _evidence(snapshot)
         yield from _work(snapshot)
+        yield from _readers(snapshot)
         yield from _model(snapshot)
         yield from _memory(resources, sources.reserved)
         yield from _guard(sources.guard())
@@ -116,6 +117,19 @@ def _work(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge(
         "ofa_orphaned_inferences", "Computations that do not stop though nobody waits.", activity.orphaned
     )
+
+
+def _readers(snapshot: Snapshot) -> Iterator[Metric]:
+    reading = snapshot.reading
+    processes = GaugeMetricFamily(
+        "ofa_reader_processes",
+        "Processes that read pictures, by state; stuck: killed, and not ended since.",
+        labels=["state"],
+    )
+    for state in ("idle", "busy", "stuck"):
+        processes.add_metric([state], getattr(reading, state))
+    yield processes
+    yield _gauge("ofa_pictures_waiting", "Pictures that wait to be read.", reading.waiting)
 
 
 def _model(snapshot: Snapshot) -> Iterator[Metric]:

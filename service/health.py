@@ -1,7 +1,8 @@
 """Pure judgement: a snapshot, a resource sample and the time in, a report out. No thread, no clock, no I/O.
 
 Slow is not dead: a full queue or a long inference makes the service unready, never unlive. Unlive is only
-what no waiting mends: a dead engine thread, a computation stuck beyond its last limit, a fatal error.
+what no waiting mends: a dead engine thread, a computation stuck beyond its last limit, a fatal error. Nothing
+about pictures is: when no process is left that reads them, the service is unready at most.
 """
 
 from __future__ import annotations
@@ -166,6 +167,8 @@ def _ready(snapshot: Snapshot, inference_word: str) -> Check:
         return Check(False, activity.refusal, retry)
     if inference_word != "success":
         return Check(False, inference_word, math.ceil(LOADING_RETRY))
+    if not snapshot.reading.left:
+        return Check(False, "readers: no process that reads pictures is left", math.ceil(LOADING_RETRY))
     return Check(True)
 
 
@@ -212,6 +215,7 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "seconds_per_request": _rounded(activity.service_seconds),
             "totals": dict(activity.counts),
         },
+        "readers": {name: getattr(snapshot.reading, name) for name in ("idle", "busy", "stuck", "waiting")},
         "figures": {
             "memory": _figures(resources.memory) | {"limit_by": resources.memory_by},
             "process_bytes": resources.process_memory,

@@ -1,14 +1,11 @@
-"""From what was sent to a request that can wait: texts cleaned, picture decoded and made small, all checked.
+"""From what was sent to a request that can wait: texts cleaned, picture read and made small, all checked.
 
-Runs in the callers' threads; only so many pictures are decoded at once.
+Runs in the callers' threads. A picture file is read by a process of its own; a PIL picture is converted here.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -16,59 +13,66 @@ from PIL import Image
 
 from service import image_input, text
 from service.errors import DeadlineExceeded, InputError
+from service.image_input import Picture
 from service.logs import RequestLog
 from service.protocols import Model
-from service.request import Pair, Request
+from service.readers import Readers
+from service.request import Awaited, Pair, Request
 from service.settings import Settings
 
-DECODERS: Final = 4  # pictures decoded at once: a large one takes half a gigabyte while it is
-_UNSEEN: Final = Image.new("RGB", (1, 1))  # in place of a picture that nobody has looked at yet
+_UNSEEN: Final = Image.new("RGB", (1, 1))  # in place of a picture that was not read yet
 
 
 class Intake:
     """Safe to call from any number of threads."""
 
-    def __init__(self, settings: Settings, model: Model, journal: RequestLog) -> None:
+    def __init__(self, settings: Settings, model: Model, journal: RequestLog, readers: Readers) -> None:
         self._settings = settings
         self._model = model
         self._journal = journal
-        self._decoding = threading.BoundedSemaphore(DECODERS)
+        self._readers = readers
 
     def accept(
-        self, image: object, hypothesis: object, premise: object, frame: Request
+        self, image: object, hypothesis: object, premise: object, frame: Request, caller: str, wanted: Awaited
     ) -> tuple[Request, dict[str, int]]:
-        """The request with clean texts and a small picture, and what was removed from the texts.
+        """The request with clean texts and the square the model sees, and what was removed from the texts.
 
-        Raises InputError, DeadlineExceeded when no place for decoding came free in time, MemoryError.
+        ``caller`` is whose it is; cancelling ``wanted`` ends the reading of a file.
+
+        Raises InputError, DeadlineExceeded when the picture was not read in time, MemoryError, and what else
+        ``Readers.read`` raises.
         """
         began = time.monotonic()
-        settings = self._settings
-        texts = text.prepare(hypothesis, premise, settings.max_chars)
+        texts = text.prepare(hypothesis, premise, self._settings.max_chars)
         self._check_premise(texts.premise)
-        with self._decoder(replace(frame, pair=Pair(_UNSEEN, texts.hypothesis, texts.premise))):
-            picture = image_input.load(image, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
-            small = self._model.prepare(picture.image)
+        unread = replace(frame, pair=Pair(_UNSEEN, texts.hypothesis, texts.premise))
+        try:
+            picture = self._picture(image, unread, caller, wanted)
+        except DeadlineExceeded:
+            self._journal.slow(unread, "decoding", time.monotonic() - frame.arrived)
+            raise
         request = replace(
             frame,
-            pair=Pair(small, texts.hypothesis, texts.premise),
+            pair=Pair(picture.image, texts.hypothesis, texts.premise),
             size=picture.size,
             prepared=time.monotonic() - began,
         )
         return request, dict(texts.removed)
 
-    @contextmanager
-    def _decoder(self, request: Request) -> Iterator[None]:
-        """One of the few places for decoding; a probe's small picture needs none and waits for none."""
-        if request.source == "probe":
-            yield
-            return
-        if not self._decoding.acquire(timeout=max(0.0, request.deadline - time.monotonic())):
-            self._journal.slow(request, "decoding", time.monotonic() - request.arrived)
-            raise DeadlineExceeded("Too many pictures are being read at once.")
-        try:
-            yield
-        finally:
-            self._decoding.release()
+    def _picture(self, image: object, request: Request, caller: str, wanted: Awaited) -> Picture:
+        settings, side = self._settings, self._model.side()
+        if isinstance(image, Image.Image):
+            return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
+        with image_input.opened(image, settings.max_bytes) as contents:
+            pixels, size = self._readers.read(
+                contents,
+                side=side,
+                max_pixels=settings.max_pixels,
+                deadline=request.deadline,
+                caller=caller,
+                wanted=wanted,
+            )
+        return Picture(pixels, size)
 
     def _check_premise(self, premise: str | None) -> None:
         takes = self._model.takes_premise

@@ -163,7 +163,7 @@ def _serve(
             application.keep_heartbeat(heartbeat.beat)
         sidecar.start()
         systemd.start()
-        application.start()
+        application.start(pictures=front is not None)
         log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
         if front is not None:
             front.start()

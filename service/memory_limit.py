@@ -1,4 +1,5 @@
-"""An absolute limit on the memory this process holds, for what leaks slowly: empty the caches, then restart.
+"""An absolute limit on the memory that this process and its readers hold, for what leaks slowly: empty the
+caches, then restart.
 
 Judged by every sample of the resources: over the limit once, the caches are emptied; over it in the next
 sample still, the process is to drain and leave.
@@ -56,8 +57,11 @@ class MemoryLimit:
 
     def _over(self, sample: Resources) -> tuple[str, int, int] | None:
         """What is over its limit, its size and the limit."""
-        if self._rss and sample.process_memory > self._rss:
-            return "resident", sample.process_memory, self._rss
+        # A picture that is being read has a limit of its own, and is gone in seconds: no restart mends that,
+        # and no one who sends large pictures shall cause one.
+        resident = sample.process_memory - sample.reading_memory
+        if self._rss and resident > self._rss:
+            return "resident", resident, self._rss
         if self._gpu and (held := self._held()) > self._gpu:
             return "GPU", held, self._gpu
         return None

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image
-
 from service.child_process import ChildEnded, ChildProcess, ChildSilent
 from service.errors import (
     InferenceError,
@@ -95,6 +93,12 @@ class ChildPredictor:
     def takes_premise(self) -> bool | None:
         return None if self._slots is None else self._slots > 1
 
+    def side(self) -> int:
+        """ModelScope's preprocessor does not resize a picture of this size again."""
+        if not self._side:
+            raise NotReady("The model is not loaded.")
+        return self._side
+
     def load(self, folder: Path) -> None:
         """Raises MissingDependency, UnsupportedModel, TransientLoadError."""
         if self._wanted_dtype not in ("auto", "fp32"):
@@ -115,12 +119,6 @@ class ChildPredictor:
             self.close()
             raise
         _log.info("DEVICE | %s | DTYPE=fp32 | BACKEND=modelscope | PID=%d", self._device, child.pid)
-
-    def prepare(self, image: Image.Image) -> Image.Image:
-        """The square that ModelScope's preprocessor would make; resizing it there again changes no pixel."""
-        if not self._side:
-            raise NotReady("The model is not loaded.")
-        return image.convert("RGB").resize((self._side, self._side), Image.Resampling.BICUBIC)
 
     def judge(self, pairs: Sequence[Pair], cancel_point: Callable[[], None]) -> list[dict[str, float]]:
         """One pair after the other: ModelScope's own batches fail on texts of different lengths.

@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image
-
 from service.errors import (
     DamagedFile,
     DeviceLost,
@@ -104,6 +102,11 @@ class NativePredictor:
         slots = copy[0].task.prompt_slots if copy is not None else None
         return None if slots is None else slots == 2
 
+    def side(self) -> int:
+        """A picture of this size is not resized again, and a waiting request holds less than a megabyte
+        whatever its picture's size."""
+        return self._current().task.patch_image_size
+
     @property
     def places(self) -> Sequence[str]:
         return tuple(dict.fromkeys((self._home, "cpu"))) if self._device else ()
@@ -142,15 +145,6 @@ class NativePredictor:
             torch.get_num_threads(),
             f" | GPU={gpu}" if gpu else "",
         )
-
-    def prepare(self, image: Image.Image) -> Image.Image:
-        """The square the network sees. Resizing it there again changes no pixel, so the answer is the same,
-        and a waiting request holds less than a megabyte whatever its picture's size."""
-        model = self._current()
-        from ofa.image import to_rgb
-
-        side = model.task.patch_image_size
-        return to_rgb(image).resize((side, side), Image.Resampling.BICUBIC)
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
         """Raises OutOfMemory, DeviceLost, InputError for a premise the prompt cannot take, InferenceError."""

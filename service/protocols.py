@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image
-
 from service.errors import ServiceError
 from service.request import Course, Pair, Request, Verdict
 
@@ -43,11 +41,11 @@ class Model(Predictor, Protocol):
     def takes_premise(self) -> bool | None:
         """Whether its prompt has a place for a premise: True must have one, False must not, None may."""
 
+    def side(self) -> int:
+        """Width and height of the square that ``judge`` sees of a picture, in pixels. Raises NotReady."""
+
     def load(self, folder: Path) -> None:
         """Make the model in ``folder`` ready to judge, in place of one loaded before. Raises ModelErrors."""
-
-    def prepare(self, image: Image.Image) -> Image.Image:
-        """The part of a picture that ``judge`` will look at, made small. Called in the callers' threads."""
 
     def gpu(self) -> tuple[str, int, int] | None:
         """Name, used and total bytes of the GPU in use, other processes included; None without one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ class Use:
 @dataclass(frozen=True, slots=True)
 class Resources:
     """One sample. ``gpu`` is the whole device, other processes included; None without CUDA. ``memory_by`` is
-    ``cgroup`` or ``host``: whose limit memory is judged by."""
+    ``cgroup`` or ``host``: whose limit memory is judged by. ``process_memory`` is the resident memory of this
+    process and its readers, ``reading_memory`` what readers hold of it while they read a picture."""
 
     at: float
     memory: Use
@@ -44,6 +45,7 @@ class Resources:
     gpu: Use | None = None
     gpu_name: str = ""
     process_memory: int = 0
+    reading_memory: int = 0
     threads: int = 0
     cpu_seconds: float = 0.0
 
@@ -53,7 +55,8 @@ GpuReader = Callable[[], tuple[str, int, int] | None]
 
 class Sampler:
     """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one;
-    ``on_sample`` is called with each sample, by the sampling thread."""
+    ``readers`` the process ids of the readers, of the idle ones and of the others. ``on_sample`` is called
+    with each sample, by the sampling thread."""
 
     def __init__(
         self,
@@ -62,12 +65,14 @@ class Sampler:
         *,
         period: float = 2.0,
         cgroups: Path = CGROUPS,
+        readers: Callable[[], tuple[Iterable[int], Iterable[int]]] = lambda: ((), ()),
         on_sample: Callable[[Resources], None] = lambda sample: None,
     ) -> None:
         self._folders = tuple(folders)
         self._gpu = gpu
         self._period = period
         self._cgroups = cgroups
+        self._readers = readers
         self._on_sample = on_sample
         self._process = psutil.Process()
         self._stop = threading.Event()
@@ -99,6 +104,7 @@ class Sampler:
         """A fresh sample. Takes a millisecond, more with ``gpu``: the driver may be slow."""
         memory, by = memory_use(self._cgroups)
         card = self._gpu() if gpu else None
+        idle, reading = (sum(map(resident, pids)) for pids in self._readers())
         with self._process.oneshot():
             return Resources(
                 at=time.monotonic(),
@@ -107,7 +113,8 @@ class Sampler:
                 disk=max((disk_use(folder) for folder in self._folders), key=lambda use: use.share),
                 gpu=Use(card[1], card[2]) if card else None,
                 gpu_name=card[0] if card else "",
-                process_memory=self._process.memory_info().rss,
+                process_memory=self._process.memory_info().rss + idle + reading,
+                reading_memory=reading,
                 threads=self._process.num_threads(),
                 cpu_seconds=sum(self._process.cpu_times()[:2]),
             )
@@ -118,6 +125,17 @@ class Sampler:
                 self._latest = self.sample()
                 self._on_sample(self._latest)
             self._stop.wait(self._period)
+
+
+def resident(pid: int) -> int:
+    """The resident memory of a process, 0 when it has ended.
+
+    Added up over processes, what they share counts more than once: some 10 MB of libraries for each reader.
+    Shared out (PSS) it would cost a walk over all pages: tens of milliseconds where a large model is mapped.
+    """
+    with suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
 
 
 def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, str]:

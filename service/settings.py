@@ -237,7 +237,7 @@ class Settings:
         Option(
             "OFA_MAX_RSS",
             size(),
-            "the process restarts when its resident memory stays above this",
+            "the process restarts when its resident memory, its readers' included, stays above this",
         ),
     ] = 0
     max_gpu_memory: Annotated[

@@ -83,6 +83,18 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The processes that read pictures. ``left`` of them work or can be expected to: not those that survived
+    being killed (``stuck``), and none while they cannot be started."""
+
+    left: int = 1
+    idle: int = 0
+    busy: int = 0
+    stuck: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A probe that did not prove the model. ``word`` is what ``/health`` says of it."""
 
@@ -134,14 +146,15 @@ class Snapshot:
     fatal: int | None = None
     activity: Activity = Activity()
     evidence: Evidence = Evidence()
+    reading: Reading = Reading()
 
 
 class Status:
     """The holder of the current snapshot.
 
     The phase is moved here. The rest is read from its owners whenever a snapshot is taken, so that no report
-    of theirs can be overtaken by an older one: ``activity``, ``evidence``, and ``place``, which returns
-    values for device, dtype and degraded.
+    of theirs can be overtaken by an older one: ``activity``, ``evidence``, ``reading``, and ``place``, which
+    returns values for device, dtype and degraded.
     """
 
     def __init__(
@@ -151,12 +164,14 @@ class Status:
         activity: Callable[[], Activity] = Activity,
         evidence: Callable[[], Evidence] = Evidence,
         place: Callable[[], Mapping[str, str | None]] = dict,
+        reading: Callable[[], Reading] = Reading,
     ) -> None:
         self._lock = threading.Lock()  # guards _snapshot
         self._snapshot = first
         self._activity = activity
         self._evidence = evidence
         self._place = place
+        self._reading = reading
 
     def move(self, phase: Phase, **changes: Any) -> None:
         """Go to ``phase`` and change other fields with it, in one step. Raises IllegalMove."""
@@ -182,10 +197,11 @@ class Status:
         return self._snapshot.fatal
 
     def snapshot(self) -> Snapshot:
-        """The present, with the figures of the engine, the prober and the model."""
+        """The present, with the figures of the engine, the prober, the readers and the model."""
         return replace(
             self._snapshot,
             activity=self._activity(),
             evidence=self._evidence(),
+            reading=self._reading(),
             **self._place(),  # type: ignore[arg-type]  # device, dtype and degraded
         )

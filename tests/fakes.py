@@ -61,8 +61,8 @@ class FakePredictor:
     def load(self, folder: Path) -> None:
         self.loaded_from = folder
 
-    def prepare(self, image: Image.Image) -> Image.Image:
-        return image
+    def side(self) -> int:
+        return 16
 
     def gpu(self) -> tuple[str, int, int] | None:
         return None

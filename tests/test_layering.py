@@ -31,7 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.settings": {"service.callers", "service.contract", "service.errors", "service.kinds"},
     "service.request": {"service.errors"},
     "service.text": VALUES,
-    "service.image_input": VALUES,
+    "service.image_input": VALUES | {"ofa.picture", "ofa.container", "ofa.errors"},
+    "service.reader_child": {"ofa.picture", "ofa.errors"},
+    "service.reader_process": {"service.reader_child"},
+    "service.readers": VALUES | {"ofa.errors", "service.reader_process", "service.status"},
     "service.resources": set(),
     "service.status": VALUES,
     "service.health": VALUES | {"service.status", "service.resources"},
@@ -46,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.gauges": {
         "service.contract",
         "service.health",
+        "service.listening",
         "service.resources",
         "service.status",
         "service.versions",
@@ -59,7 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.memory_limit": {"service.errors", "service.resources"},
     "service.ladder": VALUES | {"service.observer", "service.protocols"},
     "service.intake": VALUES
-    | {"service.image_input", "service.logs", "service.protocols", "service.settings", "service.text"},
+    | {"service.image_input", "service.logs", "service.protocols", "service.readers", "service.settings"}
+    | {"service.text"},
     "service.protocols": VALUES,
     "service.progress": {"service.errors"},
     "service.manifest": {"service.errors"},
@@ -93,19 +98,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.systemd": {"service.health"},
     "service.app": {"service"},
     "service.application": {"service"},
-    "health_api": {
-        *(
-            "service.app",
-            "service.contract",
-            "service.health",
-            "service.settings",
-            "service.errors",
-            "service.logs",
-        ),
-        *("service.metrics", "service.leaving", "service.postmortem", "service.streams"),
+    "service.listening": {"service.callers", "service.errors"},
+    "service.wsgi": {"service.listening"},
+    "service.sidecar": {
+        *("service.contract", "service.health", "service.listening", "service.metrics", "service.wsgi"),
     },
+    "service.channel": {"service.contract", "service.health", "service.listening", "service.wsgi"},
+    "service.main": {"service"},
+    "health_api": {"service.leaving", "service.main", "service.sidecar"},
     "page": VALUES
-    | {"service.callers", "ofa.documents"}
+    | {"service.callers", "service.listening", "ofa.documents"}
     | {"page", "service.history", "service.operations", "service.resources", "service.restarts"}
     | {"service.settings", "service.status"},
     "web_app": {"page", "health_api", "service"},
@@ -132,8 +134,8 @@ ONLY_IN: dict[str, set[str]] = {
     },
     "gradio": {"page", "web_app"},
     "gradio_client": {"page", "web_app"},
-    "flask": {"health_api"},
-    "waitress": {"health_api"},
+    "flask": {"service.channel", "service.sidecar"},
+    "waitress": {"service.wsgi"},
     "modelscope": {"service.hub_client", "service.modelscope_child", "parity"},
     "psutil": {"service.resources"},
     "prometheus_client": {"service.metrics", "service.gauges"},
@@ -255,11 +257,12 @@ def test_the_network_knows_no_threads_servers_or_settings() -> None:
 
 
 def test_only_the_predictor_reaches_the_network_from_the_service() -> None:
+    beside = {"ofa.documents", "ofa.picture", "ofa.container", "ofa.errors"}  # none of them imports torch
     importers = {
         name
         for name in product_modules()
         if name.partition(".")[0] in ("service", "health_api", "web_app", "page")
-        and any(within(target, "ofa") and target != "ofa.documents" for target in imports_of(name))
+        and any(within(target, "ofa") and target not in beside for target in imports_of(name))
     }
     assert importers == {"service.predictor"}
 

@@ -59,6 +59,7 @@ class InputCode(StrEnum):
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_TRUNCATED = "image_truncated"
     IMAGE_UNREADABLE = "image_unreadable"
+    IMAGE_UNSUPPORTED = "image_unsupported"  # a kind of picture file that would be read wrongly
     IMAGE_ELSEWHERE = "image_elsewhere"  # not a picture that was uploaded to this process
     UPLOAD_GONE = "upload_gone"  # it was, and has been deleted since
     TOO_SLOW_TO_READ = "too_slow_to_read"

@@ -203,6 +203,14 @@ AILMENTS: Final[Mapping[str, Ailment]] = {
         "If it is often, the device or its driver is slow to answer; see --cancel-grace.",
     ),
     # processes
+    "reader-stuck": Ailment(
+        "warning",
+        "A process that reads pictures does not end or start",
+        "It was killed and is still there after 10 s, or no other one can be started: fewer pictures are "
+        "read at once, and none when the last one is gone.",
+        "The kernel's log (dmesg), swap and network disks; memory and processes left to the user "
+        "(ulimit -u). ./guardian.sh restart gives other readers.",
+    ),
     "hung": Ailment(
         "critical",
         "The process hung",

@@ -64,6 +64,8 @@ PATTERNS: Final = (
         r"REQUEST_END \|",
     ),
     Shown("probe-unstable", "app", r"PROBE \| OUTCOME=unstable|RELOADING \|", r"PROBE \| OUTCOME=success"),
+    Shown("reader-stuck", "app", r"READER_STUCK \|", r"READER_ENDED \|"),
+    Shown("reader-stuck", "app", r"READER_NOT_STARTED \|", r"READER_STARTED"),
     Shown("hung", "app", r"HUNG \| ", _LOADED),
     _restarted("hung", RestartCause.HUNG),
     _restarted("killed", RestartCause.SIGNAL, "SIGNAL=(9|15) "),

@@ -135,6 +135,12 @@ CASES = [
         {'ofa_rejections_total{reason="no_image"}': "0+5x60"},
     ),
     Case("OfaComputationStuck", {"ofa_orphaned_inferences": "0x9 1x60"}, {"ofa_orphaned_inferences": "0x70"}),
+    Case(
+        "OfaReaderStuck",
+        {'ofa_reader_processes{state="stuck"}': "0x9 1x60"},
+        {'ofa_reader_processes{state="busy"}': "4x70"},
+        also={"state": "stuck"},
+    ),
     Case("OfaFallbackActive", {"ofa_fallback_active": "1x60"}, {"ofa_fallback_active": "1x20 0x60"}),
     Case(
         "OfaOutOfMemory",
@@ -266,6 +272,7 @@ def test_rules_name_only_what_metrics_tell() -> None:
         "next": set(RUNGS),
         "source": {"page", "api", "probe"},
         "reason": {"queue_full", "too_late"},
+        "state": {"idle", "busy", "stuck"},
         "job": {"visual-entailment"},
     }
     text = RULES.read_text(encoding="utf-8")

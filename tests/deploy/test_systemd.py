@@ -23,6 +23,7 @@ LOADING = Report(
     live=Check(True),
     ready=Check(False),
     startup=Check(False, "loading: 1 of 2 bytes"),
+    leaving=None,
     details={},
     more={},
     timestamp=0,

@@ -2,7 +2,7 @@
 
 ``worse.json`` in the run folder says how, and may be replaced at any time: ``judge`` (seconds more for each
 batch), ``char`` (for each character of a batch's longest text), ``megapixel`` (for each million pixels of a
-picture, in the caller's thread), ``clock`` (what the set clock is off by), ``leak`` (bytes kept for each
+picture, while it is read), ``clock`` (what the set clock is off by), ``leak`` (bytes kept for each
 batch). VITALS_PERIOD is the pause between two lines on how the process fares, so that a recording is short.
 """
 
@@ -19,11 +19,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from service.predictor import NativePredictor  # noqa: E402  # the path has to be there first
+from service.intake import Intake  # noqa: E402  # the path has to be there first
+from service.predictor import NativePredictor  # noqa: E402
 from service.vitals import Vitals  # noqa: E402
 
 WORSE = Path(os.environ["OFA_RUN_DIR"]) / "worse.json"
-judge, prepare, set_clock = NativePredictor.judge, NativePredictor.prepare, time.time
+judge, read, set_clock = NativePredictor.judge, Intake._picture, time.time
 leaked: list[bytes] = []
 
 
@@ -45,14 +46,16 @@ def judge_worse(self: NativePredictor, pairs: Any, cancel_point: Any) -> Any:
     return judge(self, pairs, cancel_point)
 
 
-def prepare_worse(self: NativePredictor, image: Any) -> Any:
-    time.sleep(worse("megapixel") * image.width * image.height / 1e6)
-    return prepare(self, image)
+def read_worse(self: Intake, *arguments: Any) -> Any:
+    picture = read(self, *arguments)
+    width, height = picture.size
+    time.sleep(worse("megapixel") * width * height / 1e6)
+    return picture
 
 
 if __name__ == "__main__":
     NativePredictor.judge = judge_worse  # type: ignore[method-assign]
-    NativePredictor.prepare = prepare_worse  # type: ignore[method-assign]
+    Intake._picture = read_worse  # type: ignore[method-assign]
     time.time = lambda: set_clock() + worse("clock")
     defaults = Vitals.__init__.__kwdefaults__
     defaults |= {"period": float(os.environ.get("VITALS_PERIOD", defaults["period"])), "unix": time.time}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.faults import scenes
+from tests.faults.crowds import crowd
 from tests.faults.fault import Fault
 from tests.faults.making import (
     both,
@@ -41,6 +42,7 @@ from tests.faults.making import (
 )
 from tests.faults.scenes import with_settings
 
+CROWD_SECONDS = 120
 IMPATIENT = with_settings("--timeout", "5", "--cancel-grace", "2", "--hang-limit", "8")
 LIMITS = "time limit 5 s, grace 2 s, hang limit 8 s"
 ONE = once_more(1)
@@ -103,7 +105,7 @@ FAULTS = (
         "a restart is asked for, and the process ignores TERM (STOP_TIMEOUT=5)",
         "restarted",
         deaf,
-        sign="did not end within",
+        sign="CAUSE=not_leaving",
         settings={"STOP_TIMEOUT": 5},
     ),
     Fault(
@@ -113,9 +115,7 @@ FAULTS = (
         orphan,
         check=both(orphan_gone, ONE),
     ),
-    Fault(
-        "port", "killed, and a stranger takes its port", "restarted", take_port, sign="is taken by process"
-    ),
+    Fault("port", "killed, and a stranger takes its port", "restarted", take_port, sign="CAUSE=port_taken"),
     Fault(
         "other-port",
         "killed, and a stranger listens on the same port of another address",
@@ -255,6 +255,16 @@ FAULTS = (
         sign="CAUSE=halted",
     ),
     Fault("own-missing", "the same, missing", "halted", damage(remove), scenes.copied, sign="CAUSE=halted"),
+    *(
+        Fault(name, title, "unharmed", crowd(kind, count, *ports), lasts=CROWD_SECONDS)
+        for name, title, kind, count, ports in (
+            ("idle", "2,000 idle connections on each port for two minutes", "idle", 2000, ("page", "health")),
+            ("heads", "500 half heads on each port for two minutes", "heads", 500, ("page", "health")),
+            ("bodies", "500 bodies that drip into the page for two minutes", "bodies", 500, ("page",)),
+            ("alive", "500 kept-alive connections that ask for ever", "alive", 500, ("page",)),
+            ("parts", "uploads of a form with 1,000 parts, 4 at a time", "parts", 4, ("page",)),
+        )
+    ),
     Fault(
         "hub-down",
         "killed, the cache empty and the hub out of order",

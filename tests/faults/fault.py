@@ -34,6 +34,7 @@ class Result:
     lost: int
     restarts: int
     wrong: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,4 +185,5 @@ class _Trial:
             lost,
             restarts,
             tuple(wrong),
+            tuple(self._scene.notes),
         )

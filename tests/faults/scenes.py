@@ -38,6 +38,7 @@ class Scene:
     hub: Hub | None = None
     model: Path = DEMO_FOLDER
     disk: Path | None = None  # a small file system
+    notes: list[str] = field(default_factory=list)  # what a fault measured by itself
 
     @property
     def weights(self) -> Path:

@@ -29,7 +29,8 @@ def row(title: str, told: Kept) -> str:
     else:
         wrong = f"**{'; '.join(told['wrong'])}**; " if told["wrong"] else ""
         seconds = [_seconds(told[name]) for name in ("detection", "healthy")]
-        cells = [title, wrong + told["users_saw"], *seconds, str(told["restarts"]), str(told["lost"])]
+        saw = "; ".join([told["users_saw"], *told.get("notes", ())])
+        cells = [title, wrong + saw, *seconds, str(told["restarts"]), str(told["lost"])]
     return f"| {' | '.join(cells)} |"
 
 

@@ -81,7 +81,9 @@ def test_safetensors_load_like_pickles(
     save_file(state, folder_copy / "model.safetensors")
     (folder_copy / "pytorch_model.bin").unlink()
     pair = Pair(picture, "a red circle")
-    assert EntailmentModel.load(folder_copy).judge([pair]) == model.judge([pair])
+    # Not to the last bit: this format aligns to 8 bytes, for which some processors take other kernels.
+    expected = pytest.approx(model.judge([pair])[0], abs=1e-6)
+    assert EntailmentModel.load(folder_copy).judge([pair]) == [expected]
 
 
 def test_the_format_before_torch_1_6_loads(

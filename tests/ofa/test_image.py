@@ -15,6 +15,10 @@ from ofa.image import open_picture, to_pixels, to_rgb
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+def is_like(pixel: object, colour: tuple[int, int, int]) -> bool:
+    return bool(np.abs(np.subtract(pixel, colour)).max() <= 25)  # type: ignore[call-overload]
+
+
 def test_pixels_are_normalised_per_channel() -> None:
     pixels = to_pixels(Image.new("RGB", (3, 5), (255, 0, 51)), 8, (0.5, 0.5, 0.1), (0.5, 0.25, 0.1))
     assert pixels.shape == (3, 8, 8)
@@ -27,9 +31,13 @@ def test_every_eight_bit_mode_is_read(mode: str) -> None:
     assert to_pixels(Image.new("RGB", (6, 4), "red").convert(mode), 8, *HALF).isfinite().all()
 
 
-def test_transparency_is_dropped_as_in_the_original() -> None:
-    hidden = Image.new("RGBA", (4, 4), (10, 200, 30, 0))
-    assert to_rgb(hidden).getpixel((1, 1)) == (10, 200, 30)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_on_white_and_dropped_when_asked_for(mode: str) -> None:
+    hidden = Image.new("RGBA", (4, 4), (90, 90, 90, 0))
+    hidden = hidden.convert(mode) if mode != "PA" else hidden.convert("P").convert("PA")
+    hidden.putalpha(0)
+    assert to_rgb(hidden).getpixel((1, 1)) == (255, 255, 255)
+    assert is_like(to_rgb(hidden, "dropped").getpixel((1, 1)), (90, 90, 90))
 
 
 @pytest.mark.parametrize(
@@ -70,15 +78,16 @@ def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
 
 def test_what_is_no_picture_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ImageError, match="not a picture"):
-        open_picture(tmp_path / "text.png")
-    with pytest.raises(ImageError, match="no such"):
-        open_picture(tmp_path / "absent.png")
+    for name, code in (("text.png", "not_an_image"), ("absent.png", "no_image")):
+        with pytest.raises(ImageError) as caught:
+            open_picture(tmp_path / name)
+        assert caught.value.code == code
 
 
 def test_a_truncated_picture_is_an_error(tmp_path: Path) -> None:
     whole = tmp_path / "whole.png"
     Image.effect_noise((64, 64), 50).save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:1500])
-    with pytest.raises(ImageError, match="truncated"):
+    with pytest.raises(ImageError) as caught:
         open_picture(tmp_path / "cut.png")
+    assert caught.value.code == "image_truncated"

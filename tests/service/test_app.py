@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,14 +23,16 @@ from service.errors import (
     InputError,
     ModelNotFound,
 )
-from service.intake import DECODERS
 from service.progress import Progress
 from service.protocols import CancelPoint
-from service.request import Pair
+from service.reader_process import ReaderProcess
+from service.readers import Readers
+from service.request import Awaited, Pair
 from service.settings import DEFAULT_MODEL, Settings
 from service.status import Phase
 from tests.applications import Build, Hub
 from tests.fakes import NO, PATIENCE, PICTURE, YES, FakePredictor, Gate, until
+from tests.stand_in_reader import Desk, stand_in
 
 # ---- loading ---------------------------------------------------------------------------------------------
 
@@ -190,7 +194,7 @@ def test_the_model_gets_clean_texts(make: Build) -> None:
     verdict = application.submit(PICTURE, " a\u200b red\ud800 ", "\x00men\x00").result(PATIENCE)
     assert verdict.label == "No"
     (asked,) = [pair for pair in seen if pair.hypothesis != PROBE_TEXT]  # a probe may come at any moment
-    assert (asked.hypothesis, asked.premise, asked.image.size) == ("a red", "men", PICTURE.size)
+    assert (asked.hypothesis, asked.premise, asked.image.size) == ("a red", "men", (16, 16))
 
 
 def test_a_premise_the_model_cannot_take_is_refused_and_one_it_needs_is_asked_for(make: Build) -> None:
@@ -229,7 +233,7 @@ def test_a_full_queue_is_answered_busy_before_any_decoding(
     def decode(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("service.image_input.load", decode)
+    monkeypatch.setattr("service.image_input.converted", decode)
     verdict = application.submit(PICTURE, "refused").result(0)
     assert (verdict.reason, verdict.code) == ("busy", "queue_full")
     assert verdict.as_dict()["code"] == "queue_full"
@@ -256,60 +260,113 @@ def test_the_time_limit_counts_from_arrival_and_is_answered_as_a_timeout(make: B
     assert gate.left.wait(PATIENCE)
 
 
-def test_a_lack_of_memory_ends_one_request_and_nothing_else(make: Build) -> None:
-    class Greedy(FakePredictor):
-        hungry = False
+def test_a_lack_of_memory_ends_one_request_and_nothing_else(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError
 
-        def prepare(self, image: Image.Image) -> Image.Image:
-            if self.hungry:
-                raise MemoryError
-            return image
-
-    model = Greedy()
-    application = make(model)
+    application = make()
     application.load()
-    model.hungry = True
-    assert application.submit(PICTURE, "a").result(0).reason == "error"
-    model.hungry = False
+    with monkeypatch.context() as patched:
+        patched.setattr("service.image_input.converted", greedy)
+        assert application.submit(PICTURE, "a").result(0).reason == "error"
     assert application.submit(PICTURE, "a").result(PATIENCE).label == "Yes"
 
 
-def test_few_pictures_are_decoded_at_once_the_others_wait_and_a_probe_does_not(make: Build) -> None:
-    lock, go = threading.Lock(), threading.Event()
-    inside, most = 0, 0
+# ---- pictures that are slow to read ----------------------------------------------------------------------
 
-    class Slow(FakePredictor):
-        def prepare(self, image: Image.Image) -> Image.Image:
-            nonlocal inside, most
-            if image.size == (64, 64):  # the probe's
-                return image
-            with lock:
-                inside += 1
-                most = max(most, inside)
-            assert go.wait(PATIENCE)
-            with lock:
-                inside -= 1
-            return image
 
-    application = make(Slow(), probe_interval=0.05)
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Applications that are made have readers which read a picture when the test says so."""
+    monkeypatch.setattr("service.app.Readers", partial(Readers, make=stand_in))
+    return Desk(tmp_path)
+
+
+def test_a_picture_file_is_read_in_another_process_to_the_model_s_size(make: Build, tmp_path: Path) -> None:
+    seen: list[Pair] = []
+
+    def keep(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        seen.extend(pairs)
+        return [NO]
+
+    application = make(FakePredictor(keep))
     application.load()
-    answers: list[str] = []
-    callers = [
-        threading.Thread(
-            target=lambda: answers.append(application.submit(PICTURE, "a").result(PATIENCE).label)
-        )
-        for _ in range(3 * DECODERS)
-    ]
-    for caller in callers:
-        caller.start()
-    until(lambda: inside == DECODERS)
-    probes = application.snapshot().evidence.probes
-    until(lambda: application.snapshot().evidence.probes > probes + 1)
-    go.set()
-    for caller in callers:
-        caller.join(PATIENCE)
-    assert answers == ["Yes"] * 3 * DECODERS
-    assert most == DECODERS
+    Image.new("RGB", (70, 30), (1, 200, 3)).save(tmp_path / "a.png")
+    application.submit(tmp_path / "a.png", "a").result(PATIENCE)
+    (asked,) = [pair for pair in seen if pair.hypothesis != PROBE_TEXT]
+    assert (asked.image.mode, asked.image.size) == ("RGB", (16, 16))
+    assert asked.image.getpixel((8, 8)) == (1, 200, 3)
+
+
+def test_a_probe_waits_for_no_reader(make: Build, desk: Desk) -> None:
+    application = make(probe_interval=0.05, timeout=PATIENCE)
+    application.load()
+    with ThreadPoolExecutor() as callers:
+        asked = [
+            callers.submit(application.submit, desk.picture(name), "a", caller=name)
+            for name in ("a", "b", "c", "d", "e")
+        ]
+        until(lambda: len(desk.reading()) == 4)
+        probes = application.snapshot().evidence.probes
+        until(lambda: application.snapshot().evidence.probes > probes + 1)
+        desk.finish("a", "b", "c", "d", "e")
+        assert [one.result(PATIENCE).result(PATIENCE).label for one in asked] == ["Yes"] * 5
+
+
+def test_the_time_limit_counts_from_the_arrival_in_the_handler(
+    make: Build, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long a request has waited before it came here, it is answered by its deadline."""
+    application = make(timeout=15.0)
+    application.load()
+    arrived = time.monotonic() - 16
+    verdict = application.submit(desk.picture("late"), "abcde", arrived=arrived).result(0)
+    assert (verdict.reason, verdict.duration > 16) == ("timeout", True)
+    assert desk.reading() == set(), "nothing was read for it"
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "slow_requests"]
+    assert line.split("\t")[1:3] == ["TIMEOUT", "5 chars"]
+    assert line.split("\t")[4] == "decoding"
+
+
+def test_a_picture_that_takes_too_long_is_answered_at_the_deadline(make: Build, desk: Desk) -> None:
+    model = FakePredictor()
+    application = make(model, timeout=2.0)
+    application.load()
+    assert application.submit(desk.picture("slow"), "slow").result(0).reason == "timeout"
+    assert "slow" not in model.seen
+
+
+def test_who_goes_away_while_his_picture_is_read_is_not_judged(make: Build, desk: Desk) -> None:
+    model = FakePredictor()
+    application = make(model)
+    application.load()
+    with ThreadPoolExecutor() as callers:
+        for name, begun in (("read", True), ("waits", False)):
+            future = Awaited()
+            asked = callers.submit(application.submit, desk.picture(name), name, caller="A", future=future)
+            until(lambda name=name, begun=begun: not begun or name in desk.reading())
+            future.cancel()
+            assert asked.result(PATIENCE) is future
+    until(lambda: application.snapshot().reading.busy == 0)
+    assert set(model.seen) <= {PROBE_TEXT}
+
+
+def test_nothing_about_pictures_makes_the_service_unlive(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start() -> ReaderProcess:
+        raise OSError("no room")
+
+    monkeypatch.setattr("service.app.Readers", partial(Readers, make=start))
+    application = make()
+    application.start()
+    until(lambda: application.report().healthy)
+    until(lambda: application.snapshot().reading.left == 0)
+    report = application.report()
+    assert (report.ready.ok, report.live.ok, report.healthy) == (False, True, True)
+    assert report.ready.reason.startswith("readers")
 
 
 def test_a_users_answer_is_evidence(make: Build) -> None:

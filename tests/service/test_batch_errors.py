@@ -14,6 +14,7 @@ from PIL import Image
 
 from service.engine import Engine
 from service.errors import DeviceLost, InferenceError, InputError, NotReady, OutOfMemory, ServiceError
+from service.image_input import converted
 from service.ladder import Ladder
 from service.predictor import NativePredictor
 from service.protocols import CancelPoint
@@ -220,7 +221,10 @@ def test_together_the_model_answers_what_it_answers_one_by_one(journal: FakeJour
     predictor = NativePredictor(device="cpu", dtype="fp32")
     predictor.load(DEMO)
     try:
-        pictures = [predictor.prepare(Image.open(path)) for path in sorted((DEMO / "examples").glob("*.png"))]
+        paths = sorted((DEMO / "examples").glob("*.png"))
+        pictures = [
+            converted(Image.open(path), side=predictor.side(), max_pixels=10**6).image for path in paths
+        ]
         texts = ["a red circle", "there is a blue square to the left of a green circle", "Two shapes!"]
         pairs = [Pair(picture, text) for picture in pictures[:2] for text in texts]
         single = [predictor.judge([pair], lambda: None)[0] for pair in pairs]

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import web_app
 from service.app import Application
@@ -412,33 +411,3 @@ def test_a_script_is_told_and_not_ended(make: Build) -> None:
         assert application.submit(PICTURE, "a").result(0).reason == "stopping"
     finally:
         gate.opened.set()
-
-
-# ---- decoding --------------------------------------------------------------------------------------------
-
-
-def test_a_request_that_gets_no_place_for_decoding_is_in_the_slow_log(
-    make: Build, caplog: pytest.LogCaptureFixture
-) -> None:
-    go = threading.Event()
-
-    class Slow(FakePredictor):
-        def prepare(self, image: Image.Image) -> Image.Image:
-            assert image.size == (64, 64) or go.wait(PATIENCE)
-            return image
-
-    application = make(Slow(), timeout=0.1, probe_interval=60)
-    application.load()
-    callers = [threading.Thread(target=application.submit, args=(PICTURE, "abc")) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    until(lambda: application._intake._decoding._value == 0)
-    assert application.submit(PICTURE, "abcde").result(0).reason == "timeout"
-    go.set()
-    for caller in callers:
-        caller.join(PATIENCE)
-    (line,) = [
-        r.getMessage() for r in caplog.records if r.name == "slow_requests" and "5 chars" in r.getMessage()
-    ]
-    assert line.split("\t")[1:3] == ["TIMEOUT", "5 chars"]
-    assert line.split("\t")[4] == "decoding"

@@ -31,6 +31,7 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
+from service.image_input import converted
 from service.predictor import NativePredictor, _inference_errors, _load_errors
 from service.protocols import Converting, Movable
 from service.request import LABELS, Pair
@@ -56,6 +57,11 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
+def seen(predictor: NativePredictor, image: Image.Image) -> Image.Image:
+    """What the model is given of a picture."""
+    return converted(image, side=predictor.side(), max_pixels=10**6).image
+
+
 def test_it_says_where_and_how_it_computes(predictor: NativePredictor) -> None:
     assert (predictor.device, predictor.dtype, predictor.takes_premise) == ("cpu", "fp32", None)
     assert predictor.gpu() is None
@@ -65,7 +71,7 @@ def test_a_prepared_picture_gets_the_very_same_answer_and_is_small(
     predictor: NativePredictor, folder: Path
 ) -> None:
     picture = noise(700, 300)
-    small = predictor.prepare(picture)
+    small = seen(predictor, picture)
     side = EntailmentModel.load(folder).task.patch_image_size
     assert small.size == (side, side)
     (through_us,) = predictor.judge([Pair(small, "a red circle", "men")], go_on)
@@ -76,14 +82,14 @@ def test_a_prepared_picture_gets_the_very_same_answer_and_is_small(
 
 def test_a_16_bit_picture_is_scaled_and_not_clipped(predictor: NativePredictor) -> None:
     ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64, dtype=np.uint16).reshape(64, 64))
-    values = np.asarray(predictor.prepare(ramp))
+    values = np.asarray(seen(predictor, ramp))
     assert values.min() < 10
     assert 100 < values.mean() < 155
     assert values.max() > 245
 
 
 def test_several_pairs_are_answered_in_order(predictor: NativePredictor) -> None:
-    pairs = [Pair(predictor.prepare(noise(20, 20)), text) for text in ("a", "two men on a road", "a")]
+    pairs = [Pair(seen(predictor, noise(20, 20)), text) for text in ("a", "two men on a road", "a")]
     first, second, third = predictor.judge(pairs, go_on)
     assert first == pytest.approx(third, abs=1e-6)
     assert first != pytest.approx(second, abs=1e-6)
@@ -99,16 +105,16 @@ def test_a_computation_ends_at_its_next_cancel_point(predictor: NativePredictor)
             raise ComputationStopped("Nobody waits.")
 
     with pytest.raises(ComputationStopped):
-        predictor.judge([Pair(predictor.prepare(noise(20, 20)), "a")], stop_at_the_third)
+        predictor.judge([Pair(seen(predictor, noise(20, 20)), "a")], stop_at_the_third)
     assert passed == 3
-    assert predictor.judge([Pair(predictor.prepare(noise(20, 20)), "a")], go_on)
+    assert predictor.judge([Pair(seen(predictor, noise(20, 20)), "a")], go_on)
 
 
 def test_explicit_bf16_is_taken(folder: Path) -> None:
     predictor = NativePredictor(device="cpu", dtype="bf16")
     predictor.load(folder)
     assert predictor.dtype == "bf16"
-    (scores,) = predictor.judge([Pair(predictor.prepare(noise(20, 20)), "a")], go_on)
+    (scores,) = predictor.judge([Pair(seen(predictor, noise(20, 20)), "a")], go_on)
     assert sum(scores.values()) == pytest.approx(1.0)
     predictor.close()
 
@@ -130,7 +136,7 @@ def test_without_a_model_nothing_is_judged(folder: Path) -> None:
     predictor.close()
     predictor.close()
     with pytest.raises(NotReady):
-        predictor.prepare(noise(2, 2))
+        predictor.side()
 
 
 @pytest.fixture
@@ -158,7 +164,7 @@ def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretend
     assert isinstance(predictor, Movable)
     predictor.load(folder)
     assert (predictor.device, predictor.places) == ("cuda:0", ("cuda:0", "cpu"))
-    pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
+    pairs = [Pair(seen(predictor, noise(20, 20)), "a")]
     (there,) = predictor.judge(pairs, go_on)
     predictor.move("cpu")
     assert predictor.device == "cpu"
@@ -216,7 +222,7 @@ def test_auto_is_bf16_where_the_processor_multiplies_it(
 def test_the_guard_decides_close_calls_in_fp32_and_counts_them(
     folder: Path, predictor: NativePredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = [Pair(predictor.prepare(noise(20, 20)), text) for text in ("a", "a red circle")]
+    pairs = [Pair(seen(predictor, noise(20, 20)), text) for text in ("a", "a red circle")]
     exact = predictor.judge(pairs, go_on)
     free, guarded = (NativePredictor(device="cpu", dtype="bf16", guard=guard) for guard in (False, True))
     # Random weights lead by little: with this margin every verdict of theirs is a close call.
@@ -241,7 +247,7 @@ def test_once_converted_weights_are_kept_the_next_load_is_mapped(
     predictor = NativePredictor(device="cpu", dtype="bf16", cache=tmp_path)
     assert isinstance(predictor, Converting)
     predictor.load(folder)
-    pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
+    pairs = [Pair(seen(predictor, noise(20, 20)), "a")]
     first = predictor.judge(pairs, go_on)
     predictor.keep_converted(go_on, lambda path: None)
     assert sorted(path.name.split("-")[1] for path in tmp_path.glob("*.safetensors")) == [
@@ -283,7 +289,7 @@ def test_a_gpu_without_room_for_the_weights_leaves_them_on_the_cpu(
     predictor = NativePredictor()
     predictor.load(folder)
     assert (predictor.device, predictor.places) == ("cpu", ("cuda:0", "cpu"))
-    pairs = [Pair(predictor.prepare(noise(20, 20)), "a")]
+    pairs = [Pair(seen(predictor, noise(20, 20)), "a")]
     with pytest.raises(OutOfMemory):
         predictor.attempt("cuda:0", pairs)
     assert len(predictor.judge(pairs, go_on)) == 1

@@ -130,19 +130,28 @@ class FakeApplication:
         self._held: list[Awaited] = []
 
     def submit(
-        self, image: Any, text: str | None, premise: str | None = None, *, source: Source = "api"
+        self,
+        image: Any,
+        text: str | None,
+        premise: str | None = None,
+        *,
+        source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        future: Awaited | None = None,
     ) -> Awaited:
         if image is None:
             raise InputError("There is no picture.", code="no_image")
         if not text:
             raise InputError("There is no text.", code="no_text")
-        future = Awaited()
+        future = Awaited() if future is None else future
         word, _, rest = text.partition(" ")
         if word == "state":
             self._snapshot = STATES.get(rest)  # type: ignore[assignment]
             future.set_result(Verdict.none("error"))
         elif word == "tell":
             handed = {"sha": _sha(image), "path": str(image), "premise": premise, "source": source}
+            handed |= {"caller": caller, "arrived": arrived}
             future.set_result(Verdict.none(json.dumps(handed)))
         elif word == "together":
             self._wait_for(int(rest), future)

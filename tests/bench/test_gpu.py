@@ -1,0 +1,130 @@
+"""The check of a GPU runs on a CPU as well, in its smallest form, and loses nothing that it has found."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+from PIL import Image
+
+from bench.gpu import __main__ as command_line
+from bench.gpu.__main__ import STEPS, main
+from bench.gpu.faults import _ended
+from bench.gpu.precision import MODES
+from bench.gpu.speed import EMULATED, modelscopes_way
+from bench.sides import ROOT, Subject
+from ofa.model import EntailmentModel, Pair
+from parity.folders import SMALL, write_folder
+from service.contract.causes import ExitCode
+
+NEEDS_A_CARD = {"needs": "a card"}
+#: What a borrowed machine's Python has.
+PRESENT = {"torch", "numpy", "pillow", "tokenizers", "safetensors", "tqdm", "psutil"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("tiny"), SMALL["defaults-resnet18"])
+
+
+def kept(out: Path) -> dict[str, Any]:
+    path = out / "results.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def test_every_step_leaves_its_figures_before_the_next_begins(tiny: Path, tmp_path: Path) -> None:
+    flags = ["--quick", "--device", "cpu", "--model", str(tiny), "--out", str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-m", "bench.gpu", *flags], cwd=ROOT) as check:
+        for done, following in zip(STEPS, list(STEPS)[1:], strict=False):
+            while following not in (results := kept(tmp_path)):
+                assert check.poll() is None
+                time.sleep(0.02)
+            assert results[done]["state"] == "done"
+    assert check.returncode == 0
+    results = kept(tmp_path)
+    assert list(results) == list(STEPS)
+    sets = ["defaults-resnet18", "demo", "large shape"]
+    assert [list(results["precision"][mode]["configurations"]) for mode in MODES] == [sets] * len(MODES)
+    assert [level["callers"] for level in results["speed"]["levels"]] == [1, 8, 64]
+    assert EMULATED in results["speed"]["latency"]["sides"]
+    faults = results["faults"]
+    assert faults["request"]["first"]["answers"][0][1] == "cpu"
+    assert (faults["stopped"]["exit_code"], faults["stopped"]["as_promised"]) == (0, True)
+    assert [faults[part] for part in ("crowded", "full", "assert")] == [NEEDS_A_CARD] * 3
+
+
+def test_a_step_that_fails_or_takes_too_long_leaves_what_it_found_and_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(command_line.LIMITS, "speed", 0.0)
+    absent = str(tmp_path / "absent")
+    assert main(["--quick", "--device", "cpu", "--model", absent, "--out", str(tmp_path)]) == 1
+    results = kept(tmp_path)
+    assert {name: step["state"] for name, step in results.items()} == {
+        "precision": "failed",
+        "speed": "cut",
+        "faults": "done",
+    }
+    assert list(results["precision"]["bf16"]["configurations"]) == ["defaults-resnet18", "demo"]
+    assert results["precision"]["error"]
+    assert [results["faults"][part]["as_promised"] for part in ("request", "stopped")] == [False, False]
+
+
+def test_the_emulation_answers_the_same_in_three_passes(tiny: Path) -> None:
+    slow, pair = modelscopes_way(tiny, "cpu"), Pair(Image.new("RGB", (90, 60), "red"), "a red circle")
+    decoder, passes, rows = slow.network.decoder, list[int](), list[int]()
+    decoder.register_forward_hook(lambda _, inputs, states: passes.append(states.shape[1]))
+    decoder.output_projection.register_forward_hook(lambda _, inputs, logits: rows.append(logits.shape[-1]))
+    assert slow.judge([pair])[0] == pytest.approx(EntailmentModel.load(tiny).judge([pair])[0], abs=1e-5)
+    assert len(passes) == len(slow.task.answers)
+    assert rows == [slow.network.config.vocab_size] * len(passes)
+
+
+def test_a_lost_context_is_seen_by_its_exit_code(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a pretended card; only a real one has a real assert."""
+    monkeypatch.setenv("PRETEND_CUDA", "1")
+    subject = Subject(
+        tiny, tiny, tmp_path, "cuda:0", True, tmp_path, None, pairs=1, rounds=1, closer_than=0.0
+    )
+    assert _ended(subject, ExitCode.DEVICE_LOST) == {"exit_code": 71, "last_exit": 71, "as_promised": True}
+
+
+IMPORTS = """
+import sys
+from importlib.metadata import packages_distributions
+import bench.gpu.__main__, bench.gpu.service, health_api, service.app, tests.faults.inside
+from service.leaving import leave
+from service.settings import Settings
+application = service.app.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))
+assert application.load()
+application.report(), application.exposition()
+known = packages_distributions()
+print(*{name for module in [*sys.modules] for name in known.get(module.partition(".")[0], [])})
+leave(0)  # without waiting for a probe that is under way
+"""
+
+
+def test_the_site_folder_brings_whatever_a_borrowed_machine_lacks(tmp_path: Path) -> None:
+    site = re.search(r"^GPU_SITE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert site
+    waiting, brought = [*PRESENT, *site[1].split()], set[NormalizedName]()
+    while waiting:  # and what these need themselves
+        if (name := canonicalize_name(waiting.pop())) not in brought:
+            brought.add(name)
+            needs = map(Requirement, requires(name) or [])
+            waiting += [one.name for one in needs if not one.marker or one.marker.evaluate({"extra": ""})]
+    environment = {**os.environ, "OFA_RUN_DIR": str(tmp_path)}
+    imported = subprocess.check_output([sys.executable, "-c", IMPORTS], cwd=ROOT, env=environment, text=True)
+    assert set(map(canonicalize_name, imported.split())) <= brought

@@ -1,0 +1,63 @@
+"""A reader that does as the picture says, in place of service.reader_child; and a crowd that asks it.
+
+A picture is a JSON object: ``promise`` bytes of memory that it needs, and ``until``, a file without which it
+is not read. Before it waits for that, a file ``<until>.begun`` tells that it has begun.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+
+from service.reader_child import Channel
+from service.reader_process import START, ReaderProcess, command
+
+
+def running(program: str) -> ReaderProcess:
+    """A reader that runs another program."""
+    return ReaderProcess([program if part == START else part for part in command()])
+
+
+def stand_in() -> ReaderProcess:
+    return running(START.replace("service.reader_child", "tests.stand_in_reader"))
+
+
+class Desk:
+    """Pictures for stand-in readers, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def picture(self, name: str, promise: int = 0) -> Path:
+        """A picture called ``name``, which is not read before ``finish`` names it."""
+        path = self._folder / f"{name}.picture.json"
+        path.write_text(json.dumps({"promise": promise, "until": str(self._folder / name)}))
+        return path
+
+    def reading(self) -> set[str]:
+        """The names of those that readers have begun with."""
+        return {path.name.partition(".")[0] for path in self._folder.glob("*.begun")}
+
+    def finish(self, *names: str) -> None:
+        for name in names:
+            (self._folder / name).touch()
+
+
+def main() -> None:
+    channel = Channel(socket.socket(fileno=0))
+    channel.send({"ready": True})
+    while True:
+        job, data = channel.receive()
+        told = json.loads(data)
+        if told["promise"] > job["memory"]:
+            channel.send({"promise": told["promise"]})
+            if "seconds" not in channel.receive()[0]:
+                channel.send({"dropped": True})
+                continue
+        Path(f"{told['until']}.begun").touch()
+        while not Path(told["until"]).exists():
+            time.sleep(0.002)
+        pixels = bytes(3 * job["side"] ** 2)
+        channel.send({"size": [3, 2], "bytes": len(pixels)}, pixels)
