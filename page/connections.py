@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter == 0:
             loop = asyncio.get_running_loop()
-            self._else = loop.get_exception_handler() or asyncio.BaseEventLoop.default_exception_handler
+            self._else = loop.get_exception_handler() or _by_default
             loop.set_exception_handler(self._on_error)
         if counter % _SWEEP_TICKS == 0:
             self._bounded.sweep()
@@ -41,6 +41,10 @@ class Server(uvicorn.Server):
             self._bounded.out_of_descriptors()  # asyncio pauses accepting by itself for a second
         else:
             self._else(loop, context)
+
+
+def _by_default(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    loop.default_exception_handler(context)
 
 
 def protocol_of(connections: Connections) -> type[H11Protocol]:
