@@ -61,7 +61,7 @@ class FakeFinding:
 
     severity: str = "warning"
     title: str = "Requests take longer than they did"
-    evidence: Sequence[str] = ("a <b>line</b>",)
+    evidence: Sequence[str] = ("a <b>line</b>", f"2026-11-22 20:00:00 | ERROR | {'words ' * 40}{'x' * 200}")
     since: str = "2026-11-22 20:00:00"
     until: str = "2026-11-22 20:30:00"
     over: bool = False
