@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import gradio as gr
 
+from page import verdicts
 from page.card import Card, Example
 from page.judging import Application, Judging
 from page.log_limit import LogLimit
@@ -19,6 +20,8 @@ from page.picture import Picture
 from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 from service.callers import Callers
+from service.contract.causes import InputCode
+from service.errors import InputError
 
 log = logging.getLogger(__name__)
 _not_understood = LogLimit(60.0)
@@ -43,6 +46,23 @@ element.addEventListener('click', (event) => {
   const card = event.target.closest('[data-example]');
   if (card) trigger('select', {index: Number(card.dataset.example)});
 });
+"""
+
+# Gradio refuses a file that the browser does not call a picture before it is uploaded, in English and with
+# its name. Taken here first; the second event, a drop of nothing, ends Gradio's highlight.
+REFUSE_FILE: Final = """
+const refuse = (event) => {
+  const files = [...((event.dataTransfer ?? event.target).files ?? [])];
+  if (!event.target.closest?.('#picture') || files.every((file) => file.type.startsWith('image/'))) return;
+  event.preventDefault();
+  event.stopPropagation();
+  if (event.type === 'drop') {
+    const nothing = {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()};
+    event.target.dispatchEvent(new DragEvent('drop', nothing));
+  }
+  trigger('upload');
+};
+for (const kind of ['change', 'drop']) document.addEventListener(kind, refuse, true);
 """
 
 
@@ -125,7 +145,13 @@ def _ask(judging: Judging, uploads: Uploads, say: gr.I18n, card: Card) -> None:
                 clear = gr.Button(say("clear"), elem_id="clear", scale=1, min_width=90)
                 judge = gr.Button(say("judge"), variant="primary", elem_id="judge", scale=3, min_width=150)
         with gr.Column(scale=4, min_width=320):
-            answer = gr.HTML(say("empty_html"), elem_id="answer", container=False, min_height=180)
+            answer = gr.HTML(
+                say("empty_html"),
+                elem_id="answer",
+                container=False,
+                min_height=180,
+                js_on_load=REFUSE_FILE,
+            )
             gr.HTML(say("knows_html"), elem_id="knows")
     examples = gr.HTML(
         say("examples_html"),
@@ -190,8 +216,10 @@ def _wire(
     asks = [judge.click, inputs[1].submit, inputs[2].submit]
     # In the browser alone, so that no verdict stands beside a question it does not answer, whatever becomes
     # of the call. Who asks again while the answer is awaited goes on seeing that it is.
-    anew = f"shown => String(shown).includes('answer-pending') ? shown : {json.dumps(str(say('empty_html')))}"
+    empty, refused = (json.dumps(str(say(name))) for name in ("empty_html", "refused_html"))
+    anew = f"shown => String(shown).includes('answer-pending') ? shown : {empty}"
     gr.on([*asks, examples.select], None, answer, answer, js=anew, show_progress="hidden", **quiet)
+    answer.upload(None, None, answer, js=f"() => {refused}", show_progress="hidden", **quiet)
     gr.on(asks, trigger_mode="once", **asked, **quiet)
     examples.select(judging.fill, None, inputs, show_progress="hidden", **quiet).success(**asked, **quiet)
     clear.click(
@@ -226,6 +254,7 @@ def _html(language: Language, card: Card) -> dict[str, str]:
         "header_html": f"<header>{MARK}<div><h1>{word['title']}</h1><p>{word['lead']}</p></div></header>",
         "empty_html": f'<section class="answer answer-empty"><h3>{word["empty_title"]}</h3>'
         f"<p>{word['empty_text']}</p></section>",
+        "refused_html": verdicts.refusal(InputError("", code=InputCode.NOT_AN_IMAGE), language),
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',

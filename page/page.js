@@ -109,7 +109,24 @@
     if (card) example = card.dataset.example;
   }, true);
 
+  // Gradio takes away the button that chose, took or removed a picture, and with it the focus: keep it on the picture.
+  const holdFocus = () => {
+    const picture = document.getElementById('picture');
+    if (!picture) return setTimeout(holdFocus, 200);
+    picture.tabIndex = -1;  // reached by the line below, never by the Tab key
+    let within = false;
+    document.addEventListener('focusin', (event) => { within = picture.contains(event.target); });
+    document.addEventListener('pointerdown', (event) => { within = picture.contains(event.target); });
+    new MutationObserver(() => {
+      const held = document.activeElement;
+      if (within && (held === document.body || (picture.contains(held) && !held.checkVisibility()))) {
+        picture.focus({preventScroll: true});
+      }
+    }).observe(picture, {childList: true, subtree: true, attributeFilter: ['class']});
+  };
+
   document.addEventListener('visibilitychange', () => { if (!document.hidden) ask(); });
   follow();
+  holdFocus();
   ask();
 }

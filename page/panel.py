@@ -5,6 +5,7 @@ Everything that is not our own text is escaped: lines of logs name strangers' pr
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,15 +17,14 @@ from typing import Final
 from page import banner, pending
 from page.plots import Line, Points, bucketed, figure
 from page.verdicts import device_name, seconds
-from page.words import Language, say
+from page.words import Language, has, say
 from service.history import SPAN, Change, Ended, Sample
 from service.operations import Finding, View
 from service.resources import Use
 from service.restarts import Restart
 from service.status import Activity, Phase
 
-POINTS: Final = 240  # of a line over the hour; a point is the worst of its 15 seconds
-MINUTES: Final = 60
+POINTS_A_MINUTE: Final = 4  # of a line; each is the highest value of its 15 seconds
 MEGABYTE: Final = 1_000_000
 
 
@@ -166,8 +166,11 @@ def _memory(view: View, language: Language) -> str:
 
 def _plots(view: View, language: Language) -> str:
     """A band for the state; figures of latency, queue, requests, memory and evidence."""
-    times = [say(language, f"ops.time.{name}") for name in ("hour", "half", "now")]
-    over, a_minute = partial(_points, view, POINTS, max), partial(_points, view, MINUTES, sum)
+    minutes = _minutes(view)
+    times = [say(language, "ops.time.ago", minutes=past) for past in (minutes, minutes // 2)]
+    times.append(say(language, "ops.time.now"))
+    over = partial(_points, view, minutes * POINTS_A_MINUTE, max)
+    a_minute = partial(_points, view, minutes, sum)
 
     def titled(name: str) -> str:
         return say(language, f"ops.plot.{name}")
@@ -181,8 +184,8 @@ def _plots(view: View, language: Language) -> str:
     latency = [Line("p50", 1, over("p50")), Line("p95", 2, over("p95"))]
     counts = [Line(titled("ended"), 1, a_minute("ended")), Line(titled("failed"), 3, a_minute("failed"))]
     return (
-        _strip(view.samples, view.now, language)
-        + plot("latency", lambda s: f"{s:.3g} s", 0.1, *latency)
+        _strip(view, language)
+        + plot("latency", lambda s: f"{seconds(s)} s", 0.1, *latency)
         + plot("queue", _whole, 5, Line(titled("waiting"), 1, over("depth")))
         + plot("requests", _whole, 5, *counts)
         + plot("memory", _bytes, 100 * MEGABYTE, *memory)
@@ -190,21 +193,31 @@ def _plots(view: View, language: Language) -> str:
     )
 
 
+def _minutes(view: View) -> int:
+    """How many minutes the figures cover: from the oldest sample on, an hour at most. Even, so that the
+    middle of the axis is a whole minute."""
+    oldest = view.now - view.samples[0].at if view.samples else 0.0
+    return 2 * max(1, math.ceil(min(oldest, SPAN) / 120))
+
+
 def _points(view: View, count: int, join: Callable[[Sequence[float]], float], value: str) -> Points:
-    """A figure of the samples over the hour."""
+    """``count`` points of one figure of the samples."""
     return bucketed(
         *(view.samples, lambda one: view.now - one.at, attrgetter(value)),
-        span=SPAN,
+        span=60 * _minutes(view),
         count=count,
         join=join,
     )
 
 
-def _strip(samples: Sequence[Sample], now: float, language: Language) -> str:
-    """The state through the hour as a band: healthy, on its way, or not."""
+def _strip(view: View, language: Language) -> str:
+    """The state over the same time as a band: healthy, loading, or unhealthy."""
     ranks = ("healthy", "loading", "unhealthy")
+    minutes = _minutes(view)
     points = bucketed(
-        *(samples, lambda one: now - one.at, lambda one: ranks.index(_rank(one))), span=SPAN, count=POINTS
+        *(view.samples, lambda one: view.now - one.at, lambda one: ranks.index(_rank(one))),
+        span=60 * minutes,
+        count=minutes * POINTS_A_MINUTE,
     )
     bars, place = [], 0
     for rank, stretch in groupby(points):
@@ -217,7 +230,7 @@ def _strip(samples: Sequence[Sample], now: float, language: Language) -> str:
     title = escape(say(language, "ops.plot.state"))
     return (
         f'<figure class="plot plot-wide"><figcaption><strong>{title}</strong></figcaption>'
-        f'<svg class="ops-band" viewBox="0 0 {POINTS} 10" preserveAspectRatio="none" role="img" '
+        f'<svg class="ops-band" viewBox="0 0 {len(points)} 10" preserveAspectRatio="none" role="img" '
         f'aria-label="{title}">{"".join(bars)}</svg></figure>'
     )
 
@@ -284,7 +297,7 @@ def _requests(found: Sequence[Ended], language: Language) -> str:
     if not found:
         return _nothing(language, "requests.none")
     return _table(
-        ("time", "id", "source", "outcome", "duration", "waited", "picture", "text", "device"),
+        ("time", "id", "source", "outcome", "duration", "picture", "text", "device"),
         (_request(one, language) for one in found),
         language,
     )
@@ -296,13 +309,18 @@ def _request(one: Ended, language: Language) -> tuple[str, ...]:
         _clock(one.unix),
         one.id,
         one.source,
-        say(language, f"label.{one.label}") if one.label else one.outcome,
+        _outcome(one, language),
         f"{seconds(one.seconds)} s",
-        "–" if one.waited is None else f"{seconds(one.waited)} s",
         f"{width}×{height}" if width else "–",
         str(one.chars),
         device_name(one.device) or "–",
     )
+
+
+def _outcome(one: Ended, language: Language) -> str:
+    """The label of a verdict, else what there was instead; a code without words stands for itself."""
+    key = f"label.{one.label}" if one.label else f"ops.outcome.{one.outcome}"
+    return say(language, key) if has(key) else one.outcome
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], language: Language) -> str:

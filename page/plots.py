@@ -1,4 +1,4 @@
-"""Lines over the last hour as SVG, drawn here: no library in the browser, nothing fetched or computed there.
+"""Lines over time as SVG, drawn here: no library in the browser, nothing fetched or computed there.
 
 The words around a drawing are HTML, so that they keep their size on a screen of any width; the drawing itself
 stretches.

@@ -35,8 +35,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Ended:
     """One request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's code.
-    ``size`` is the picture's as sent, (0, 0) if nobody looked; ``chars`` counts the texts; ``waited`` is the
-    part of ``seconds`` before its computation began, None for one that was refused."""
+    ``size`` is the picture's as sent, (0, 0) if nobody looked; ``chars`` counts the texts."""
 
     unix: float
     source: Source
@@ -44,7 +43,6 @@ class Ended:
     id: str
     label: str = ""
     seconds: float = 0.0
-    waited: float | None = None
     size: tuple[int, int] = (0, 0)
     chars: int = 0
     device: str = ""
@@ -138,7 +136,6 @@ class History(Observer):
                 outcome=verdict.reason or "answered",
                 label=verdict.label if decided else "",
                 seconds=verdict.duration,
-                waited=course.waited,
                 size=request.size,
                 chars=request.chars,
                 device=verdict.device,

@@ -88,10 +88,12 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     """Opens a page as a visitor with the given address, language and screen."""
     contexts: list[BrowserContext] = []
 
-    def open_page(base: str, locale: str = "en-US", width: int = 1280, scheme: str = "light") -> Visit:
+    def open_page(
+        base: str, locale: str = "en-US", width: int = 1280, scheme: str = "light", height: int = 900
+    ) -> Visit:
         context = browser.new_context(
             locale=locale,
-            viewport={"width": width, "height": 900},
+            viewport={"width": width, "height": height},
             color_scheme=scheme,  # type: ignore[arg-type]
             permissions=["camera", "clipboard-read", "clipboard-write"],
         )

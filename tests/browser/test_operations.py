@@ -90,6 +90,8 @@ def test_the_tab_is_chinese_for_those_who_read_it_and_fits_a_small_screen(visit:
     expect(visitor.page.locator("#ops .finding").first).to_contain_text("同样的问题比以前慢")
     assert [name for name, text in texts.items() if not re.search(r"[\u4e00-\u9fff]", text)] == []
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 320
+    lines = visitor.page.locator("#ops .finding pre").first
+    assert lines.evaluate("pre => pre.scrollWidth <= pre.clientWidth"), "evidence wraps"
     visitor.page.get_by_role("button", name="立即探测").click()
     expect(visitor.page.locator("#ops .ops-told")).to_have_text("探测已开始。")
 

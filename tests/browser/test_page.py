@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Visit
 from tests.instance import ROOT, Instance
@@ -19,6 +19,14 @@ Open = Callable[..., Visit]
 
 CARD = json.loads((ROOT / "models" / "demo" / "card.json").read_text(encoding="utf-8"))
 EXAMPLES = CARD["examples"]
+# Drops a file on an element as a person would: it is dragged in first.
+DROP_PDF = """element => {
+  const held = new DataTransfer();
+  held.items.add(new File(['%PDF-1.4'], 'private.pdf', {type: 'application/pdf'}));
+  for (const kind of ['dragenter', 'dragover', 'drop']) {
+    element.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: held}));
+  }
+}"""
 SCREENSHOT = ROOT / "docs" / "images" / "page.png"
 
 
@@ -88,6 +96,95 @@ def test_a_file_that_is_no_picture_is_refused_in_words_that_help(english: Visit,
     told = english.judge()
     assert "not a picture that can be read" in told
     assert "JPEG" in told
+
+
+@pytest.mark.parametrize(
+    ("locale", "words"),
+    [("en-US", "This file is not a picture that can be read."), ("zh-CN", "这个文件不是可以读取的图片。")],
+)
+@pytest.mark.parametrize("way", ["chosen", "dropped"])
+def test_a_pdf_is_refused_in_the_pages_own_words(
+    visit: Open,
+    running_service: Instance,
+    red_circle: Path,
+    tmp_path: Path,
+    way: str,
+    locale: str,
+    words: str,
+) -> None:
+    pdf = tmp_path / "private.pdf"
+    pdf.write_bytes(b"%PDF-1.4\n")
+    visitor = visit(running_service.page, locale=locale)
+    uploads: list[str] = []
+    visitor.page.on("request", lambda sent: uploads.append(sent.url) if "/upload" in sent.url else None)
+    if way == "chosen":
+        visitor.page.set_input_files("#picture input[type=file]", pdf)
+    else:
+        visitor.page.locator("#picture button").first.evaluate(DROP_PDF)
+    refused = visitor.page.locator("#answer .answer-input[role=alert]")
+    expect(refused).to_contain_text(words)
+    expect(visitor.page.locator("body")).not_to_contain_text("private.pdf")
+    assert uploads == []
+    visitor.upload(red_circle)
+    visitor.write("there is a red circle")
+    assert visitor.judge().startswith("Yes" if locale == "en-US" else "是")
+    expect(refused).to_have_count(0)
+    visitor.page.click("#clear")
+    visitor.page.locator("#answer .answer-empty").wait_for()
+    visitor.page.set_input_files("#picture input[type=file]", pdf)
+    expect(refused).to_contain_text(words)
+
+
+def test_the_focus_stays_on_the_picture_after_an_upload(english: Visit, red_circle: Path) -> None:
+    page = english.page
+    in_picture = "document.activeElement.closest('#picture') !== null"
+    page.locator("#picture button[aria-label^='Drop']").focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(red_circle)
+    page.locator("#picture img").wait_for()
+    page.wait_for_function(in_picture)
+    page.wait_for_timeout(500)  # the browser takes the focus from a hidden button a little later
+    assert page.evaluate(in_picture)
+    reached = tab_to_sentence(page)
+    assert reached[:2] == ["Fullscreen", "Remove Image"]
+    page.locator("#picture button[aria-label='Remove Image']").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#picture img")).to_have_count(0)
+    page.wait_for_function(in_picture)
+    assert tab_to_sentence(page)[0] == "Drop an image file here to upload"
+
+
+def test_the_focus_is_left_where_it_was_put(english: Visit, red_circle: Path) -> None:
+    english.page.focus("#hypothesis textarea")
+    english.upload(red_circle)
+    expect(english.page.locator("#hypothesis textarea")).to_be_focused()
+
+
+def tab_to_sentence(page: Page) -> list[str]:
+    """The names of what the Tab key reaches before the sentence."""
+    reached: list[str] = []
+    while True:
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            "document.activeElement.getAttribute('aria-label') ?? document.activeElement.tagName"
+        )
+        if name == "TEXTAREA":
+            return reached
+        reached.append(name)
+        assert len(reached) < 20, reached
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_the_sentence_is_in_sight_on_a_small_phone(
+    visit: Open, running_service: Instance, red_circle: Path, locale: str
+) -> None:
+    visitor = visit(running_service.page, locale=locale, width=375, height=667)
+    sentence = visitor.page.locator("#hypothesis textarea")
+    for _ in ("without a picture", "with one"):
+        expect(sentence).to_be_in_viewport(ratio=1)
+        assert visitor.page.evaluate("scrollY") == 0
+        visitor.upload(red_circle)
 
 
 def test_chinese_from_the_first_word_to_the_verdict(chinese: Visit, red_circle: Path) -> None:

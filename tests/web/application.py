@@ -61,7 +61,7 @@ class FakeFinding:
 
     severity: str = "warning"
     title: str = "Requests take longer than they did"
-    evidence: Sequence[str] = ("a <b>line</b>",)
+    evidence: Sequence[str] = ("a <b>line</b>", f"2026-11-22 20:00:00 | ERROR | {'words ' * 40}{'x' * 200}")
     since: str = "2026-11-22 20:00:00"
     until: str = "2026-11-22 20:30:00"
     over: bool = False
@@ -97,9 +97,9 @@ class FakeDesk:
             for ago in (*range(3595, 1800, -5), *range(900, -1, -5))
         ]
         requests = [
-            Ended(unix, "page", "answered", "req_1_ab", "Yes", 0.82, 0.1, (640, 480), 24, "cpu"),
-            Ended(unix - 5, "api", "timeout", "req_1_aa", "", 15.0, 15.0, (64, 64), 7),
-            Ended(unix - 9, "api", "no_image", "req_1_a9", "", 0.01, None, (0, 0), 9),
+            Ended(unix, "page", "answered", "req_1_ab", "Yes", 0.82, (640, 480), 24, "cpu"),
+            Ended(unix - 5, "api", "timeout", "req_1_aa", "", 15.0, (64, 64), 7),
+            Ended(unix - 9, "api", "no_image", "req_1_a9", "", 0.01, (0, 0), 9),
         ]
         changes = [Change(unix - 3600, State("loading", "failed: not yet proven", "", False))]
         return View(now, report, snapshot, resources, samples, requests, changes)

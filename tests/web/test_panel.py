@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from html import escape
 from typing import get_args
 
 import pytest
@@ -11,7 +13,9 @@ from page import panel
 from page.plots import Line, bucketed, ceiling, figure, runs
 from page.words import LANGUAGES, Language, has, say
 from service import restarts
+from service.contract.causes import InputCode, Outcome, Refusal
 from service.doctor.findings import Severity
+from service.history import Ended
 from service.status import Phase
 from tests.web.application import STATES, FakeDesk, FakeFinding
 
@@ -117,10 +121,61 @@ def test_a_restart_is_told_by_its_cause_beside_the_guardians_own_line() -> None:
 def test_one_that_was_refused_is_listed_with_what_is_known_of_it() -> None:
     desk = FakeDesk(lambda: STATES["ready"])
     shown = panel.parts(desk.view(), [], "en")["requests"]
-    (row,) = re.findall(r"<tr>(?:(?!<tr>).)*no_image.*?</tr>", shown)
+    (row,) = re.findall(r"<tr>(?:(?!<tr>).)*req_1_a9.*?</tr>", shown)
     assert re.findall("<td>(.*?)</td>", row)[1:] == [
-        *("req_1_a9", "api", "no_image", "0.01 s", "–", "–", "9", "–"),
+        *("req_1_a9", "api", "no picture", "0.01 s", "–", "9", "–"),
     ]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("code", [*Outcome, *Refusal, *InputCode])
+def test_every_outcome_is_shown_in_words(language: Language, code: str) -> None:
+    view = replace(FakeDesk(lambda: STATES["ready"]).view(), requests=[Ended(0, "api", code, "req_1_aa")])
+    row = re.findall("<td>(.*?)</td>", panel.parts(view, [], language)["requests"])
+    assert row[3] == escape(say(language, f"ops.outcome.{code}"))
+
+
+def test_a_request_has_one_time_written_as_in_the_figures() -> None:
+    desk, sample = FakeDesk(lambda: STATES["ready"]), FakeDesk(lambda: STATES["ready"]).view().samples[-1]
+    request = Ended(0, "api", "answered", "req_1_aa", "Yes", 1.386)
+    view = replace(desk.view(), requests=[request], samples=[replace(sample, p50=1.386, p95=1.386)])
+    shown = panel.parts(view, [], "en")
+    assert re.findall(r"[\d.]+ s\b", shown["requests"]) == ["1.4 s"]
+    assert re.findall(r"p\d\d <b>(.*?)</b>", shown["plots"]) == ["1.4 s", "1.4 s"]
+
+
+@pytest.mark.parametrize(
+    ("age", "axis"),
+    [
+        (None, ["2 min ago", "1 min ago", "now"]),
+        (4, ["2 min ago", "1 min ago", "now"]),
+        (119, ["2 min ago", "1 min ago", "now"]),
+        (121, ["4 min ago", "2 min ago", "now"]),
+        (1700, ["30 min ago", "15 min ago", "now"]),
+        (3599, ["60 min ago", "30 min ago", "now"]),
+        (4000, ["60 min ago", "30 min ago", "now"]),
+    ],
+)
+def test_the_figures_cover_the_time_since_the_start_and_an_hour_at_most(
+    age: float | None, axis: list[str]
+) -> None:
+    view = FakeDesk(lambda: STATES["ready"]).view()
+    ages = [] if age is None else [age, age / 2, 0]
+    samples = [replace(view.samples[-1], at=view.now - ago) for ago in ages]
+    plots = panel.parts(replace(view, samples=samples), [], "en")["plots"]
+    times = re.findall(r'<div class="plot-times">(.*?)</div>', plots)
+    assert [re.findall("<span>(.*?)</span>", one) for one in times] == [axis] * 5
+    minutes = int(axis[0].split()[0])
+    widths = [int(width) for width in re.findall(r'viewBox="0 0 (\d+) ', plots)]
+    band, latency, _, counts, *_ = widths
+    assert (band, latency, counts) == (4 * minutes, 4 * minutes - 1, minutes - 1)
+
+
+def test_samples_since_the_start_fill_the_figure() -> None:
+    view = FakeDesk(lambda: STATES["ready"]).view()
+    samples = [replace(view.samples[-1], at=view.now - ago) for ago in range(239, -1, -5)]
+    plots = panel.parts(replace(view, samples=samples), [], "en")["plots"]
+    assert re.findall(r'class="ops-band-healthy" x="(\d+)" width="(\d+)"', plots) == [("0", "16")]
 
 
 def test_now_names_model_device_queue_and_what_an_answer_takes() -> None:
