@@ -31,8 +31,8 @@ def reading(subject: Subject) -> dict[str, Any]:
 
         def by_reader() -> object:
             deadline = time.monotonic() + _SECONDS
-            with image_input.opened(path, _MAX_BYTES) as contents:
-                return readers.read(contents, side=_SIDE, max_pixels=_MAX_PIXELS, deadline=deadline)
+            with image_input.opened(path, _MAX_BYTES) as file:
+                return readers.read(file, side=_SIDE, max_pixels=_MAX_PIXELS, deadline=deadline)
 
         sides = {"caller's thread": in_thread, "reader": by_reader}
         spreads = alternate(

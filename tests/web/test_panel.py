@@ -48,7 +48,7 @@ def test_a_plot_says_in_words_what_it_shows() -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_can_be_shown(language: Language, state: str) -> None:
     desk = FakeDesk(lambda: STATES[state])
-    shown = panel.parts(desk.view(), desk.restarts(), language, session=True)
+    shown = panel.parts(desk.view(), desk.restarts(), language)
     assert {name for name, html in shown.items() if not html} == set()
     assert set(re.findall(r'data-part="(\w+)"', panel.frame(language))) == {*shown, "findings"}
     enabled = 'data-do="probe" title' in shown["buttons"]
@@ -58,14 +58,14 @@ def test_every_state_can_be_shown(language: Language, state: str) -> None:
 
 def test_chinese_is_chinese_in_every_part() -> None:
     desk = FakeDesk(lambda: STATES["cuda"])
-    shown = panel.parts(desk.view(), [], "zh", session=True)
-    shown |= {"login": panel.login("zh"), "elsewhere": panel.elsewhere("zh"), "frame": panel.frame("zh")}
+    shown = panel.parts(desk.view(), [], "zh")
+    shown |= {"login": panel.login("zh"), "frame": panel.frame("zh")}
     assert [name for name, html in shown.items() if not re.search(r"[\u4e00-\u9fff]", html)] == []
 
 
 def test_what_others_wrote_is_escaped() -> None:
     desk = FakeDesk(lambda: STATES["ready"])
-    shown = panel.parts(desk.view(), desk.restarts(), "en", session=False)
+    shown = panel.parts(desk.view(), desk.restarts(), "en")
     assert "<b>answer" not in shown["restarts"]
     assert "&lt;b&gt;answer" in shown["restarts"]
     assert "<b>line" not in panel.findings(desk.findings(), "en")
@@ -109,14 +109,14 @@ def test_whatever_the_guardian_says_has_words_in_both_languages(kind: str) -> No
 def test_a_restart_is_told_by_its_cause_beside_the_guardians_own_line() -> None:
     desk = FakeDesk(lambda: STATES["ready"])
     for language, cause in (("en", "It hung"), ("zh", "卡死了")):
-        shown = panel.parts(desk.view(), desk.restarts(), language, session=False)["restarts"]
+        shown = panel.parts(desk.view(), desk.restarts(), language)["restarts"]
         assert f"<b>{cause}</b>" in shown
         assert "restart 1 of 5: process 7 is hung: /livez" in shown
 
 
 def test_one_that_was_refused_is_listed_with_what_is_known_of_it() -> None:
     desk = FakeDesk(lambda: STATES["ready"])
-    shown = panel.parts(desk.view(), [], "en", session=False)["requests"]
+    shown = panel.parts(desk.view(), [], "en")["requests"]
     (row,) = re.findall(r"<tr>(?:(?!<tr>).)*no_image.*?</tr>", shown)
     assert re.findall("<td>(.*?)</td>", row)[1:] == [
         *("req_1_a9", "api", "no_image", "0.01 s", "–", "–", "9", "–"),
@@ -125,6 +125,6 @@ def test_one_that_was_refused_is_listed_with_what_is_known_of_it() -> None:
 
 def test_now_names_model_device_queue_and_what_an_answer_takes() -> None:
     desk = FakeDesk(lambda: STATES["queue"])
-    shown = panel.parts(desk.view(), [], "en", session=False)["facts"]
+    shown = panel.parts(desk.view(), [], "en")["facts"]
     for told in ("demo", "CPU · fp32", "3 of 32 waiting, 1 being computed · an answer takes about 6 s"):
         assert told in shown
