@@ -54,13 +54,17 @@ define make_venv
 	fi
 endef
 
-.PHONY: help setup demo run test lint format parity bench gpu-check gpu-site faults clean
+# What the tests start beside Python.
+TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate
+
+.PHONY: help setup demo run test test-all lint format parity bench gpu-check gpu-site faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
 	@echo 'make run     serve the real model (MODEL=hub id or folder) on all addresses, ports 7860 and 8000'
 	@echo 'make setup   make the environment and run nothing, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, a real browser included (ARGS="-k name" for some of them)'
+	@echo 'make test-all   the same and what is long: collections of pictures, proxies'
 	@echo 'make lint    ruff, mypy, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
@@ -82,7 +86,11 @@ run: $(RUNTIME)
 	$(BIN)/python web_app.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: $(DEV)
-	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime logrotate
+	@tests/system_packages.sh $(TEST_PROGRAMS)
+	$(BIN)/python -m pytest -m 'not long' $(ARGS)
+
+test-all: $(DEV)
+	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)

@@ -29,6 +29,7 @@ from bench.machine import describe
 from bench.margin import margin
 from bench.plot import draw
 from bench.polling import polling
+from bench.reading import reading
 from bench.report import kind_of, markdown, merge, read, write
 from bench.sides import ROOT, Subject, published
 from bench.stages import stages
@@ -44,6 +45,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "stages": stages,
     "start": start,
     "polling": polling,
+    "reading": reading,
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,

@@ -172,7 +172,7 @@ def _stages(section: Section) -> list[str]:
     return [
         "### Where the time goes",
         "",
-        f"Measured matrix peak: {peaks}. Decoding ({section['picture']}) is done in the caller's thread.",
+        f"Measured matrix peak: {peaks}. Decoding ({section['picture']}) is done by a reader.",
         "",
         *table(head, rows),
     ]
@@ -210,6 +210,16 @@ def _polling(section: Section) -> list[str]:
         ),
     ]
     return ["### Being polled", "", *table(("what", "cost"), rows)]
+
+
+def _reading(section: Section) -> list[str]:
+    rows = [
+        (name, f"{1000 * one['p50']:.2f} ms", f"{1000 * one['p95']:.2f} ms", one["runs"])
+        for name, one in section["sides"].items()
+    ]
+    title = f"### Reading a picture ({section['picture']})"
+    cost = f"A process of its own costs {section['cost_ms']:.2f} ms at the median."
+    return [title, "", *table(("where", "p50", "p95", "runs"), rows), "", cost]
 
 
 def _agreement(section: Section) -> list[str]:
@@ -276,6 +286,7 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "stages": _stages,
     "start": _start,
     "polling": _polling,
+    "reading": _reading,
     "agreement": _agreement,
     "margin": _margin,
     "ablation": _ablation,

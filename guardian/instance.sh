@@ -14,6 +14,8 @@ expect_instance() {
 
 become_instance() {
   write_pid_file "$BASHPID"
+  # A disk that can no longer be written stops a first start and nothing later.
+  [[ $launched_at == 0 ]] || export OFA_RESTARTED=1
   exec setsid -- "$INTERPRETER" "$WEB_APP" "${ARGUMENTS[@]}"
 }
 

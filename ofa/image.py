@@ -31,8 +31,8 @@ def open_picture(
         ImageError: the file is missing, not a picture, damaged, truncated or too large.
     """
     try:
-        with opened(path, _MAX_BYTES) as contents:
-            return read(contents(), max_pixels).pixels(transparency)
+        with opened(path, _MAX_BYTES) as file:
+            return read(file.read(), max_pixels).pixels(transparency)
     except MemoryError as error:
         raise ImageError("There is not enough memory for the picture.") from error
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, NamedTuple
 
 from PIL import (
     AvifImagePlugin,
@@ -216,9 +216,16 @@ def square(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
+class File(NamedTuple):
+    """A file that is held open: its bytes, and what reads all of them, from the beginning at each call."""
+
+    size: int
+    read: Callable[[], bytes]
+
+
 @contextmanager
-def opened(path: str | Path, max_bytes: int) -> Iterator[Callable[[], bytes]]:
-    """A picture file, held open. What is yielded reads all of it, from its beginning at each call.
+def opened(path: str | Path, max_bytes: int) -> Iterator[File]:
+    """A picture file, held open.
 
     Raises:
         ImageError: ``no_image``, ``not_an_image``, ``image_unreadable``, ``image_bytes_too_large``; the last
@@ -247,7 +254,7 @@ def opened(path: str | Path, max_bytes: int) -> Iterator[Callable[[], bytes]]:
         if not stat.S_ISREG(about.st_mode):
             raise ImageError("That is not a picture file.", "not_an_image")
         _check_bytes(about.st_size, max_bytes)
-        yield read_all
+        yield File(about.st_size, read_all)
     finally:
         os.close(handle)
 

@@ -1,33 +1,33 @@
-"""Who may see the operations tab: a password, sessions that end, guesses that are counted. No HTTP.
+"""Who may see the operations tab: a password, sessions that end, wrong guesses that cost time. No HTTP.
 
-With a password, a session begins with it and is a random token of which only the hash is kept here. Without
-one the tab is there on a loopback address only, and for callers of this machine that come directly: what a
-proxy passes on comes from anybody. Everything that strangers can make grow is bounded.
+A session begins with the password and is a random token of which only the hash is kept here. Wrong guesses
+delay the caller who made them and nobody else. Everything that strangers can make grow is bounded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import math
+import os
 import secrets
+import stat
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 SESSIONS: Final = 32  # at once; the oldest ends when there is one more
 SESSION_SECONDS: Final = 12 * 3600.0
 IDLE_SECONDS: Final = 3600.0
-WRONG_PER_CALLER: Final = 5  # guesses within GUESS_SECONDS …
-WRONG_IN_ALL: Final = 50  # … from one address, and from all of them
+WRONG_PER_CALLER: Final = 5  # guesses of one caller within GUESS_SECONDS
 GUESS_SECONDS: Final = 300.0
-CALLERS: Final = 1024
-# What proxies add to what they pass on.
-PASSED_ON: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+CALLERS: Final = 1024  # whose guesses are remembered
+
+PASSWORD_FILE: Final = "ops_password"  # in the run-time folder
+PASSWORD_BYTES: Final = 32
 
 
 class WrongPassword(Exception):
@@ -35,52 +35,28 @@ class WrongPassword(Exception):
 
 
 class TooManyGuesses(Exception):
-    """No guess is looked at, the right one included, for ``seconds``."""
+    """No guess of this caller is looked at, the right one included, for ``seconds``."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(seconds)
         self.seconds = seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """What is known of whoever asks: address, request headers in lower case, session token."""
-
-    address: str
-    headers: Mapping[str, str]
-    token: str | None = None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address means this machine, and nobody else can reach it."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 class Access:
-    """Sessions over one password, or, without one, the rule for this machine's own callers."""
+    """Sessions over one password."""
 
-    def __init__(self, password: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._password = None if password is None else _hash(password)
+    def __init__(self, password: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._password = _hash(password)
         self._clock = clock
         self._lock = threading.Lock()  # guards everything below
         self._sessions: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # began, last used
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
-        self._wrong_in_all: deque[float] = deque(maxlen=WRONG_IN_ALL)
 
-    @property
-    def asks_password(self) -> bool:
-        return self._password is not None
-
-    def admits(self, caller: Caller) -> bool:
-        """Whether this call may be answered."""
-        if self._password is None:
-            return _is_direct(caller)
-        if not caller.token:
+    def admits(self, token: str | None) -> bool:
+        """Whether a call with this session's token may be answered."""
+        if not token:
             return False
-        key, now = _hash(caller.token), self._clock()
+        key, now = _hash(token), self._clock()
         with self._lock:
             times = self._sessions.get(key)
             if times is None:
@@ -92,14 +68,14 @@ class Access:
             self._sessions[key] = (began, now)
             return True
 
-    def log_in(self, password: str, address: str) -> str:
+    def log_in(self, password: str, caller: str) -> str:
         """A new session's token. Raises WrongPassword and TooManyGuesses."""
         with self._lock:
-            now, who = self._clock(), _network(address)
-            self._check_guesses(who, now)
+            now = self._clock()
+            self._check_guesses(caller, now)
             # Hashes have one length, so that comparing them tells nothing of the password's.
-            if self._password is None or not hmac.compare_digest(_hash(password), self._password):
-                self._count_guess(who, now)
+            if not hmac.compare_digest(_hash(password), self._password):
+                self._count_guess(caller, now)
                 raise WrongPassword
             token = secrets.token_urlsafe(32)
             self._sessions[_hash(token)] = (now, now)
@@ -112,46 +88,53 @@ class Access:
             with self._lock:
                 self._sessions.pop(_hash(token), None)
 
-    def _check_guesses(self, who: str, now: float) -> None:
+    def _check_guesses(self, caller: str, now: float) -> None:
         """Called with the lock held."""
-        guesses = self._wrong.get(who, deque())
-        for times, most in ((guesses, WRONG_PER_CALLER), (self._wrong_in_all, WRONG_IN_ALL)):
-            while times and now - times[0] >= GUESS_SECONDS:
-                times.popleft()
-            if len(times) >= most:
-                raise TooManyGuesses(max(1, math.ceil(GUESS_SECONDS - (now - times[0]))))
+        guesses = self._wrong.get(caller, deque())
+        while guesses and now - guesses[0] >= GUESS_SECONDS:
+            guesses.popleft()
+        if len(guesses) >= WRONG_PER_CALLER:
+            raise TooManyGuesses(max(1, math.ceil(GUESS_SECONDS - (now - guesses[0]))))
 
-    def _count_guess(self, who: str, now: float) -> None:
+    def _count_guess(self, caller: str, now: float) -> None:
         """Called with the lock held."""
-        self._wrong.setdefault(who, deque(maxlen=WRONG_PER_CALLER)).append(now)
-        self._wrong.move_to_end(who)
+        self._wrong.setdefault(caller, deque(maxlen=WRONG_PER_CALLER)).append(now)
+        self._wrong.move_to_end(caller)
         while len(self._wrong) > CALLERS:
             self._wrong.popitem(last=False)
-        self._wrong_in_all.append(now)
 
 
-def _is_direct(caller: Caller) -> bool:
-    """From this machine, to a name of this machine: a page of a stranger's that has its own name lead here
-    is refused by what the browser says it asked for (Host)."""
-    if not is_loopback(caller.address) or any(name in caller.headers for name in PASSED_ON):
-        return False
-    return is_loopback(_name(caller.headers.get("host", "")))
-
-
-def _name(host: str) -> str:
-    """A Host header without its port."""
-    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-
-
-def _network(address: str) -> str:
-    """Whose guesses count together: an address, or the /64 that one IPv6 subscriber has all of."""
+def own_password(run_dir: Path) -> tuple[str, Path]:
+    """The password that an instance in ``run_dir`` made for itself, and its file: kept while nobody else can
+    have read or written it, else made again. Raises OSError."""
+    path = run_dir / PASSWORD_FILE
+    kept = _read_own(path)
+    if kept is not None:
+        return kept, path
+    password = secrets.token_urlsafe(PASSWORD_BYTES)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return "?"
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+        with os.fdopen(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(f"{password}\n")
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+    return password, path
+
+
+def _read_own(path: Path) -> str | None:
+    """The password in a file that is ours alone, or None."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            found = os.fstat(file.fileno())
+            mine = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
+            if not mine or stat.S_IMODE(found.st_mode) != 0o600:
+                return None
+            password = file.read(1024).strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return password if len(password) >= PASSWORD_BYTES else None
 
 
 def _hash(text: str) -> bytes:

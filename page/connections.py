@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import h11
@@ -23,10 +24,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self._bounded = connections
+        self._else: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
     async def on_tick(self, counter: int) -> bool:
         if counter == 0:
-            asyncio.get_running_loop().set_exception_handler(self._on_error)
+            loop = asyncio.get_running_loop()
+            self._else = loop.get_exception_handler() or _by_default
+            loop.set_exception_handler(self._on_error)
         if counter % _SWEEP_TICKS == 0:
             self._bounded.sweep()
         return await super().on_tick(counter)
@@ -36,7 +40,11 @@ class Server(uvicorn.Server):
         if isinstance(error, OSError) and error.errno in _FULL and "socket" in context:
             self._bounded.out_of_descriptors()  # asyncio pauses accepting by itself for a second
         else:
-            loop.default_exception_handler(context)
+            self._else(loop, context)
+
+
+def _by_default(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    loop.default_exception_handler(context)
 
 
 def protocol_of(connections: Connections) -> type[H11Protocol]:

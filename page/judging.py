@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -58,7 +59,7 @@ class Application(Protocol):
 class Judging:
     """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds,
     ``intake`` the threads in which it checks input and waits for pictures, ``callers`` tells whose a request
-    is."""
+    is, and ``in_use`` keeps a picture while it is read."""
 
     def __init__(
         self,
@@ -68,12 +69,14 @@ class Judging:
         limit: float,
         examples: Sequence[Example],
         callers: Callers | None = None,
+        in_use: Callable[[Path | None], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._application = application
         self._intake = intake
         self._limit = limit
         self._callers = callers if callers is not None else Callers()
         self._examples = tuple(examples)
+        self._in_use = in_use
 
     async def for_page(
         self, image: str | Refusal | None, text: str | None, premise: str | None, request: gr.Request
@@ -149,15 +152,17 @@ class Judging:
         def submission() -> Awaited:
             if isinstance(image, Refusal):
                 raise InputError("The picture was not uploaded to this server.", code=image.code)
-            handed = self._application.submit(
-                Path(image) if image else None,
-                text,
-                premise or None,
-                source=source,
-                arrived=arrived,
-                caller=caller,
-                future=future,
-            )
+            path = Path(image) if image else None
+            with self._in_use(path):
+                handed = self._application.submit(
+                    path,
+                    text,
+                    premise or None,
+                    source=source,
+                    arrived=arrived,
+                    caller=caller,
+                    future=future,
+                )
             if handed is not future:
                 future.add_done_callback(lambda done: handed.cancel() if done.cancelled() else None)
             return handed

@@ -12,16 +12,19 @@ from typing import Any, Final
 
 import gradio as gr
 
-from page import uploads, verdicts
+from page import verdicts
 from page.card import Card, Example
 from page.judging import Application, Judging
+from page.log_limit import LogLimit
 from page.picture import Picture
+from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 from service.callers import Callers
 from service.contract.causes import InputCode
 from service.errors import InputError
 
 log = logging.getLogger(__name__)
+_not_understood = LogLimit(60.0)
 
 ASSETS: Final = Path(__file__).resolve().parent
 
@@ -83,12 +86,17 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            log.warning("A call to the page was not understood: %s", type(error).__name__)
+            if _not_understood.allows():
+                log.warning(
+                    "CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d",
+                    *(type(error).__name__, _not_understood.suppressed()),
+                )
             raise gr.Error(NOT_UNDERSTOOD, title="bad_call", print_exception=False) from None
 
 
 def build(
     application: Application,
+    uploads: Uploads,
     *,
     intake: Executor,
     limit: float,
@@ -98,35 +106,41 @@ def build(
 ) -> gr.Blocks:
     """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds,
     ``operations`` says whether there is a tab for operators, ``callers`` whose a request is."""
-    judging = Judging(application, intake=intake, limit=limit, examples=card.examples, callers=callers)
+    judging = Judging(
+        application,
+        intake=intake,
+        limit=limit,
+        examples=card.examples,
+        callers=callers,
+        in_use=uploads.in_use,
+    )
     words = translations(card)
     say = gr.I18n(**words)
     with Page(
         title=STATIC[DEFAULT]["title"],  # page.js puts the translated one in its place
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(uploads.SWEEP, uploads.AGE),
     ) as page:
         gr.HTML(say("header_html"), elem_id="masthead")
         gr.HTML('<div id="state" aria-live="polite"></div>', elem_id="state-host")
         if operations:
             with gr.Tabs(elem_id="tabs"):
                 with gr.Tab(say("tab_ask"), elem_id="ask"):
-                    _ask(judging, say, card)
+                    _ask(judging, uploads, say, card)
                 with gr.Tab(say("tab_ops"), elem_id="operations"):
                     gr.HTML('<div id="ops"></div>', elem_id="ops-host", js_on_load=OPERATIONS)
         else:
-            _ask(judging, say, card)
+            _ask(judging, uploads, say, card)
         gr.HTML(say("footer_html"), elem_id="footer")
     page.i18n_instance = say
     return page
 
 
-def _ask(judging: Judging, say: gr.I18n, card: Card) -> None:
+def _ask(judging: Judging, uploads: Uploads, say: gr.I18n, card: Card) -> None:
     """What a person fills in, the answer, and examples to try."""
     with gr.Row(elem_id="desk", equal_height=False):
         with gr.Column(scale=5, min_width=320):
-            inputs = _inputs(say, card)
+            inputs = _inputs(uploads, say, card)
             with gr.Row(elem_id="buttons"):
                 clear = gr.Button(say("clear"), elem_id="clear", scale=1, min_width=90)
                 judge = gr.Button(say("judge"), variant="primary", elem_id="judge", scale=3, min_width=150)
@@ -148,7 +162,7 @@ def _ask(judging: Judging, say: gr.I18n, card: Card) -> None:
     _wire(judging, say, inputs, answer, judge, clear, examples)
 
 
-def _inputs(say: gr.I18n, card: Card) -> list[Any]:
+def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
     """Picture, sentence and premise; the last is there for programs even where the model takes none."""
     picture = Picture(
         type="filepath",
@@ -160,6 +174,7 @@ def _inputs(say: gr.I18n, card: Card) -> list[Any]:
         height=340,
         elem_id="picture",
     )
+    picture.uploads = uploads
     picture.own = frozenset(example.image for example in card.examples)
     sentence = gr.Textbox(
         label=say("hypothesis"),
@@ -205,6 +220,8 @@ def _wire(
     anew = f"shown => String(shown).includes('answer-pending') ? shown : {empty}"
     gr.on([*asks, examples.select], None, answer, answer, js=anew, show_progress="hidden", **quiet)
     answer.upload(None, None, answer, js=f"() => {refused}", show_progress="hidden", **quiet)
+    corrected = f"shown => String(shown).includes('answer-input') ? {empty} : shown"
+    inputs[0].input(None, answer, answer, js=corrected, show_progress="hidden", **quiet)
     gr.on(asks, trigger_mode="once", **asked, **quiet)
     examples.select(judging.fill, None, inputs, show_progress="hidden", **quiet).success(**asked, **quiet)
     clear.click(

@@ -1,22 +1,25 @@
 """The operations tab's calls: plain HTTP beside Gradio's, so that every one of them passes one guard.
 
 Gradio keeps a session's data by a name that the browser makes up, and sends it to whoever says that name.
-What operators see is not for that: here each call shows its session's cookie, or comes from this machine
-where no password is set, and is answered by itself. ``GUARDED`` lists every call but the one that logs in.
+What operators see is not for that: here each call shows its session's cookie and is answered by itself.
+``GUARDED`` lists every call but the one that logs in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from page import panel
-from page.access import Access, Caller, TooManyGuesses, WrongPassword, is_loopback
+from page import calls, panel
+from page.access import Access, TooManyGuesses, WrongPassword, own_password
+from page.bodies import Refused
+from page.headers import is_form_of_json
+from page.log_limit import LogLimit
 from page.words import Language, language_of, say
+from service.callers import Callers
 from service.operations import Finding, View
 from service.restarts import Restart
 from service.settings import Settings
@@ -37,6 +40,7 @@ GUARDED: Final = {
     "/ops/cache": "POST",
     "/ops/logout": "POST",
 }
+LOG_SECONDS: Final = 60.0  # between two lines on guesses that are not looked at
 THREADS: Final = 2  # of our own: those that decode pictures are busiest when an operator looks
 
 
@@ -56,19 +60,35 @@ class Desk(Protocol):
 
 def access_of(settings: Settings) -> Access | None:
     """Who may see the tab by these settings; None if it is not there at all. Raises SettingsError."""
-    password = settings.read_ops_password()
-    if settings.ops == "off" or (password is None and not is_loopback(settings.host)):
+    if settings.ops == "off":
+        log.info("OPERATIONS | TAB=off")
         return None
+    password = settings.read_ops_password()
+    if password is not None:
+        log.info("OPERATIONS | TAB=on | PASSWORD=given")
+        return Access(password)
+    try:
+        password, path = own_password(settings.run_dir)
+    except OSError as error:
+        log.warning("OPERATIONS | TAB=off | ERROR=%s | MSG=No password could be kept.", type(error).__name__)
+        return None
+    log.info("OPERATIONS | TAB=on | PASSWORD=made | FILE=%s", path)
     return Access(password)
 
 
 class OperationsCalls:
-    """The calls over one desk. ``port`` names the cookie: browsers give a host's cookies to all its ports."""
+    """The calls over one desk. ``port`` names the cookie: browsers give a host's cookies to all its ports.
+    ``root_path`` is the part of the path that a proxy puts before ours."""
 
-    def __init__(self, desk: Desk, access: Access, port: int) -> None:
+    def __init__(
+        self, desk: Desk, access: Access, port: int, *, callers: Callers | None = None, root_path: str = ""
+    ) -> None:
         self._desk = desk
         self._access = access
+        self._callers = callers or Callers()
+        self._path = root_path or "/"
         self._cookie = f"ofa_ops_{port}"
+        self._unread = LogLimit(LOG_SECONDS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page-operations")
 
     def add_to(self, app: FastAPI) -> None:
@@ -86,37 +106,37 @@ class OperationsCalls:
     def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             language = language_of(request.headers.get("accept-language"))
-            if not self._access.admits(self._caller(request)):
-                asks = self._access.asks_password
-                return _json({"html": (panel.login if asks else panel.elsewhere)(language)}, 401)
-            if request.method == "POST" and not _is_json(request):
-                return _json({}, 415)
+            if request.method == "POST" and (refusal := _refusal(request)):
+                return refusal
+            if not self._access.admits(request.cookies.get(self._cookie)):
+                return _json({"html": panel.login(language)}, 401)
             return await handler(request, language)
 
         return answer
 
-    def _caller(self, request: Request) -> Caller:
-        address = request.client.host if request.client else ""
-        return Caller(address, request.headers, request.cookies.get(self._cookie))
-
     async def _login(self, request: Request) -> Response:
         language = language_of(request.headers.get("accept-language"))
-        address = request.client.host if request.client else ""
-        if not _is_json(request):
-            return _json({}, 415)
+        caller = self._callers.of(request.client.host if request.client else "", request.headers)
+        if refusal := _refusal(request):
+            return refusal
         try:
-            token = self._access.log_in(_password(await request.body()), address)
+            token = self._access.log_in(_password(await request.body()), caller)
         except WrongPassword:
-            log.warning("OPERATOR | WRONG_PASSWORD | FROM=%s", address)
+            log.warning("OPERATOR | WRONG_PASSWORD | FROM=%s", caller)
             return _json({"told": say(language, "ops.login.wrong")}, 401)
         except TooManyGuesses as many:
+            if self._unread.allows():
+                log.warning(
+                    "OPERATOR | TOO_MANY_GUESSES | FROM=%s | SECONDS=%d | MORE=%d",
+                    *(caller, many.seconds, self._unread.suppressed()),
+                )
             answer = _json({"told": say(language, "ops.login.many", seconds=many.seconds)}, 429)
             answer.headers["retry-after"] = str(many.seconds)
             return answer
-        log.info("OPERATOR | LOGGED_IN | FROM=%s", address)
+        log.info("OPERATOR | LOGGED_IN | FROM=%s", caller)
         answer = _json({}, 200)
         answer.set_cookie(
-            self._cookie, token, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+            self._cookie, token, path=self._path, httponly=True, samesite="strict", secure=_is_tls(request)
         )
         return answer
 
@@ -124,10 +144,9 @@ class OperationsCalls:
 
     async def _panel(self, request: Request, language: Language) -> Response:
         view, restarts = await self._in_thread(lambda: (self._desk.view(), self._desk.restarts()))
-        session = self._access.asks_password
         content = {
             "frame": panel.frame(language),
-            "parts": panel.parts(view, restarts, language, session=session),
+            "parts": panel.parts(view, restarts, language),
             "away": say(language, "ops.away"),
         }
         return _json(content, 200)
@@ -153,7 +172,7 @@ class OperationsCalls:
     async def _logout(self, request: Request, language: Language) -> Response:
         self._access.log_out(request.cookies.get(self._cookie))
         answer = _json({}, 200)
-        answer.delete_cookie(self._cookie, httponly=True, samesite="strict")
+        answer.delete_cookie(self._cookie, path=self._path, httponly=True, samesite="strict")
         return answer
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
@@ -166,16 +185,38 @@ Handler = Callable[["Request", Language], Awaitable["Response"]]
 def _password(body: bytes) -> str:
     """What a body gives as the password; "", which is none, for a body that is not understood."""
     try:
-        told = json.loads(body)
-    except ValueError:
+        content = calls.read(body)
+    except Refused:
         return ""
-    password = told.get("password") if isinstance(told, dict) else None
+    password = content.get("password") if isinstance(content, dict) else None
     return password if isinstance(password, str) else ""
 
 
-def _is_json(request: Request) -> bool:
-    """A stranger's page can make a browser post a form here, but not JSON: that it would have to ask for."""
-    return request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+def _refusal(request: Request) -> Response | None:
+    """The answer to a call that changes something and that another site's page may have made a browser send,
+    or None. Programs send no Origin; that a body is JSON a page of another site would have to ask for."""
+    if not is_form_of_json(request.headers.raw):
+        return _json({}, 415)
+    origin = request.headers.get("origin")
+    if origin is not None and not _same_site(origin, _host(request)):
+        return _json({"told": "Origin is not the address of this page."}, 403)
+    return None
+
+
+def _host(request: Request) -> str:
+    """The name under which the page was asked for. The gate leaves what a trusted proxy says of it."""
+    return request.headers.get("x-forwarded-host") or request.headers.get("host", "")
+
+
+def _same_site(origin: str, host: str) -> bool:
+    scheme, _, place = origin.lower().partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return bool(port) and place.removesuffix(port) == host.lower().removesuffix(port)
+
+
+def _is_tls(request: Request) -> bool:
+    """Whether the browser's side is encrypted, as a trusted proxy says where there is one."""
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
 
 
 def _json(content: dict[str, Any], status: int) -> Response:

@@ -63,6 +63,68 @@
     }).observe(picture, {childList: true, subtree: true, attributeFilter: ['class']});
   };
 
+  // Pictures do not stay on the server for ever, nor does the server. Before a question is asked, a picture that is
+  // gone is sent again, from where it came from, and the question names the new one.
+  const UPLOAD = 'gradio_api/upload', JOIN = 'gradio_api/queue/join', FILE = 'gradio_api/file=';
+  const MOST = 8;  // pictures remembered
+  const sources = new Map();  // a picture's first path → the file
+  const renewed = new Map();  // … → the path that it has now
+  const send = window.fetch.bind(window);
+  let example = null;
+
+  const remember = (map, key, value) => {
+    map.set(key, value);
+    if (map.size > MOST) map.delete(map.keys().next().value);
+  };
+
+  const sendAgain = async (path) => {
+    let file = sources.get(path) ?? example;
+    if (typeof file === 'string') file = await (await send('example/' + file)).blob();
+    if (!file) return path;
+    const form = new FormData();
+    form.append('files', file, file.name || 'picture.png');
+    const answer = await send(UPLOAD, {method: 'POST', body: form});
+    if (!answer.ok) return path;  // the server says what is wrong when it is asked
+    const [now] = await answer.json();
+    remember(renewed, path, now);
+    remember(sources, path, file);
+    return now;
+  };
+
+  const withPicture = async (body) => {
+    const question = JSON.parse(body);
+    for (const value of question.data) {
+      if (typeof value?.path !== 'string') continue;
+      const now = renewed.get(value.path) ?? value.path;
+      const there = await send(FILE + encodeURI(now), {method: 'HEAD', cache: 'no-store'});
+      value.path = there.status === 404 ? await sendAgain(value.path) : now;
+    }
+    return JSON.stringify(question);
+  };
+
+  window.fetch = async (target, options) => {
+    const path = String(target?.url ?? target).split('?')[0];
+    if (path.endsWith(JOIN)) {
+      try {
+        options = {...options, body: await withPicture(options.body)};
+      } catch (error) {
+        // Ask as it is: the server says what is wrong.
+      }
+    }
+    const answer = await send(target, options);
+    if (path.endsWith(UPLOAD) && answer.ok) {
+      const [uploaded] = await answer.clone().json();
+      remember(sources, uploaded, options.body.get('files'));
+      example = null;
+    }
+    return answer;
+  };
+
+  document.addEventListener('click', (event) => {
+    const card = event.target.closest?.('[data-example]');
+    if (card) example = card.dataset.example;
+  }, true);
+
   document.addEventListener('visibilitychange', () => { if (!document.hidden) ask(); });
   follow();
   holdFocus();

@@ -42,11 +42,6 @@ def login(language: Language) -> str:
     )
 
 
-def elsewhere(language: Language) -> str:
-    """What a caller from another machine is told where no password is set."""
-    return f'<p class="ops-note" role="alert">{_words(language)("elsewhere")}</p>'
-
-
 # ---- the frame -------------------------------------------------------------------------------------------
 
 
@@ -66,10 +61,10 @@ def frame(language: Language) -> str:
     )
 
 
-def parts(view: View, restarts: Sequence[Restart], language: Language, *, session: bool) -> dict[str, str]:
-    """The parts of the frame but for the findings; ``session``: there is one to end."""
+def parts(view: View, restarts: Sequence[Restart], language: Language) -> dict[str, str]:
+    """The parts of the frame but for the findings."""
     return {
-        "buttons": _buttons(view, language, session),
+        "buttons": _buttons(view, language),
         "facts": _facts(view, language),
         "plots": _plots(view, language),
         "restarts": _restarts(restarts, language),
@@ -78,7 +73,7 @@ def parts(view: View, restarts: Sequence[Restart], language: Language, *, sessio
     }
 
 
-def _buttons(view: View, language: Language, session: bool) -> str:
+def _buttons(view: View, language: Language) -> str:
     word = _words(language)
     possible = {
         "probe": view.snapshot.phase is Phase.LOADED,
@@ -89,9 +84,7 @@ def _buttons(view: View, language: Language, session: bool) -> str:
         f' title="{word(f"{name}.info") if can else word(f"{name}.not")}">{word(f"{name}.button")}</button>'
         for name, can in possible.items()
     )
-    if session:
-        shown += f'<button type="button" data-do="logout">{word("logout.button")}</button>'
-    return shown
+    return shown + f'<button type="button" data-do="logout">{word("logout.button")}</button>'
 
 
 # ---- now -------------------------------------------------------------------------------------------------

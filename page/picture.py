@@ -15,72 +15,76 @@ from typing import Any, Final
 import gradio as gr
 from gradio.data_classes import ImageData
 
-from page.uploads import FOLDER
+from page.uploads import FOLDER, Uploads
+from service.contract.causes import InputCode
 
 # In a path: an upload folder, of this process or another.
 EARLIER: Final = re.compile(rf"/{FOLDER}\d+-[^/]+/")
+# What Gradio's own schema says of a file, without what its clients up to 1.7 cannot read.
+SCHEMA: Final = {
+    "type": "object",
+    "title": "ImageData",
+    "properties": {
+        "path": {"type": "string", "title": "Path", "description": "What /gradio_api/upload answered"},
+        "orig_name": {"type": "string", "title": "Orig Name", "description": "Original filename"},
+        "meta": {"type": "object", "title": "Meta", "default": {"_type": "gradio.FileData"}},
+    },
+    "additional_description": "A picture uploaded to this server.",
+}
 
 
 @dataclass(frozen=True)
 class Refusal:
     """Why there is no path to hand over: a code of InputError."""
 
-    code: str
+    code: InputCode
 
 
 class Picture(gr.Image):
     """A ``gr.Image`` whose value for a handler is a path in the upload folder, a Refusal, or None."""
 
-    # Files of ours, outside the upload folder, that a handler may put into the input. Not a parameter:
-    # Gradio reads what the browser needs from the constructor's signature, which must stay gr.Image's.
+    # Not parameters: Gradio reads what the browser needs from the constructor's signature, which must stay
+    # gr.Image's. ``own`` are files outside the upload folder that a handler may put into the input.
+    uploads: Uploads
     own: frozenset[Path] = frozenset()
 
     def get_block_name(self) -> str:
         return "image"
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Gradio's hook on both ways: keep what is already in the upload folder, copy what is ours into it,
-        and leave all else where it is, unread; ``preprocess`` refuses that."""
-        if url_or_file_path is None:
-            return None
-        if _is_address(url_or_file_path) or not (
-            self._uploaded(url_or_file_path) or Path(url_or_file_path) in self.own
-        ):
-            return str(url_or_file_path)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        """Gradio's hook on both ways, which would copy and fetch: everything stays where it is, unread.
+        ``preprocess`` refuses what is not in the upload folder, ``postprocess`` puts there what is ours."""
+        return None if url_or_file_path is None else str(url_or_file_path)
 
     def refusal(self, value: Any) -> Refusal | None:
         """Why a caller's ``value`` cannot be a picture of this process, by the path it names alone; to be
         asked first: Gradio raises for a path outside the upload folder, and a person would see nothing."""
         path = value.get("path") if isinstance(value, dict) else None
-        if not isinstance(path, str) or _is_address(path) or self._uploaded(path):
+        if not isinstance(path, str) or _is_address(path) or self.uploads.within(path):
             return None
         # A page that stayed open while the service was restarted names the folder of the earlier process.
-        return Refusal("image_gone" if EARLIER.search(path) else "image_elsewhere")
+        return Refusal(InputCode.UPLOAD_GONE if EARLIER.search(path) else InputCode.IMAGE_ELSEWHERE)
 
     def preprocess(self, payload: ImageData | None) -> str | Refusal | None:  # type: ignore[override]
         if payload is None or (payload.path is None and payload.url is None):
             return None
-        if payload.path is None or _is_address(payload.path) or not self._uploaded(payload.path):
-            return Refusal("image_elsewhere")
-        if not Path(payload.path).is_file():
-            return Refusal("image_gone")
-        return payload.path
+        if payload.path is None or _is_address(payload.path) or not self.uploads.within(payload.path):
+            return Refusal(InputCode.IMAGE_ELSEWHERE)
+        found = self.uploads.find(payload.path)
+        return Refusal(InputCode.UPLOAD_GONE) if found is None else str(found)
+
+    def postprocess(self, value: Any) -> Any:
+        picture = Path(value) if isinstance(value, str) else None
+        return super().postprocess(str(self.uploads.keep(picture)) if picture in self.own else value)
 
     def api_info(self) -> dict[str, Any]:
-        return {**super().api_info(), "additional_description": "A picture uploaded to this server."}
+        return dict(SCHEMA)
 
     def example_payload(self) -> Any:
         return {"path": "/path/to/picture.png", "meta": {"_type": "gradio.FileData"}}
 
     def example_value(self) -> Any:
         return "/path/to/picture.png"
-
-    def _uploaded(self, path: str | Path) -> bool:
-        try:
-            return Path(path).resolve().is_relative_to(Path(self.GRADIO_CACHE).resolve())
-        except (OSError, ValueError):  # a name too long, a null byte, a loop of links
-            return False
 
 
 def _is_address(path: str | Path) -> bool:

@@ -16,9 +16,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from page import banner, card
-from page.gate import Gate
+from page import banner, bodies, card, quiet
+from page.calls import Calls
+from page.gate import Gate, upload_bytes
 from page.operations import OperationsCalls, access_of
+from page.receiving import Receiving
+from page.sessions import Sessions
+from page.shares import Shares
 from page.surroundings import ignore_proxies
 from page.uploads import Uploads
 from page.words import language_of
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-    from page.access import Access
     from page.judging import Application
 
 log = logging.getLogger(__name__)
@@ -64,8 +67,10 @@ class PageServer:
         self._application = application
         self._settings = settings
         self._socket = sock
-        self._connections = connections or Connections("page", page_limits())
+        self._connections = connections if connections is not None else Connections("page", page_limits())
+        self._callers = Callers(settings.trusted_proxies)
         self._uploads: Uploads | None = None
+        self._receiving: Receiving | None = None
         self._operations: OperationsCalls | None = None
         # A thread for each request that may run: one that waited for a thread would wait unseen.
         self._intake = ThreadPoolExecutor(_at_once(settings.queue_size), thread_name_prefix="page-intake")
@@ -85,7 +90,8 @@ class PageServer:
 
     def start(self) -> None:
         """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
-        self._uploads = uploads = Uploads(self.port)
+        largest = upload_bytes(self._settings.max_bytes)
+        self._uploads = uploads = Uploads(self.port, largest=largest)
         uploads.start()
         ignore_proxies()
         os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
@@ -95,12 +101,16 @@ class PageServer:
 
         access = access_of(self._settings)
         if access is not None:
-            self._operations = OperationsCalls(self._application.operations, access, self.port)
-        log.info("Operations tab: %s", _told(access))
-        app = asyncio.run(self._build())
-        self._gate = Gate(app, max_bytes=self._settings.max_bytes, operations=access is not None)
+            self._operations = OperationsCalls(
+                self._application.operations,
+                access,
+                self.port,
+                callers=self._callers,
+                root_path=self._settings.root_path,
+            )
+        self._gate = gate = self._guard(asyncio.run(self._build(uploads)), uploads)
         config = uvicorn.Config(
-            self._gate,
+            gate,
             http=protocol_of(self._connections),
             ws="none",
             proxy_headers=False,  # service.callers reads them, and only where they can be believed
@@ -138,11 +148,31 @@ class PageServer:
         self._intake.shutdown(wait=False, cancel_futures=True)
         if self._operations is not None:
             self._operations.close()
+        if self._receiving is not None:
+            self._receiving.close()
         self._socket.close()
         if self._uploads is not None:
             self._uploads.stop()
 
-    async def _build(self) -> FastAPI:
+    def _guard(self, app: FastAPI, uploads: Uploads) -> Gate:
+        """The page behind its gate."""
+        assert self._page is not None
+        memory = Shares(bodies.MEMORY_BYTES, bodies.MEMORY_SHARE)
+        self._receiving = Receiving(uploads, self._callers, memory)
+        functions = [number for number, event in self._page.fns.items() if event.fn is not None]
+        return Gate(
+            app,
+            max_bytes=self._settings.max_bytes,
+            operations=self._operations is not None,
+            calls=Calls(functions),
+            receiving=self._receiving,
+            callers=self._callers,
+            memory=memory,
+            sessions=Sessions(self._page._queue),
+            root_path=self._settings.root_path,
+        )
+
+    async def _build(self, uploads: Uploads) -> FastAPI:
         """The page as an ASGI app. Waits for nothing, but wants a running event loop: Gradio makes locks for
         one and, finding none, would make loops that nobody closes."""
         import gradio as gr
@@ -150,17 +180,18 @@ class PageServer:
 
         from page import layout
 
-        _take_over_log()
+        quiet.take_over()
         _take_over_document()
 
         shown = card.load(self._settings.model)
         self._page = page = layout.build(
             self._application,
+            uploads,
             intake=self._intake,
             limit=self._settings.timeout,
             card=shown,
             operations=self._operations is not None,
-            callers=Callers(self._settings.trusted_proxies),
+            callers=self._callers,
         )
         _fit(page, self._settings.queue_size)
         app = FastAPI(openapi_url=None)
@@ -171,6 +202,7 @@ class PageServer:
             app,
             page,
             path="/",
+            root_path=self._settings.root_path or None,
             footer_links=[],
             run_history=False,
             show_error=False,
@@ -184,6 +216,8 @@ class PageServer:
             css_paths=[layout.ASSETS / "page.css"],
             js=(layout.ASSETS / "page.js").read_text(encoding="utf-8"),
         )
+        # Else Gradio keeps, for everybody, the one with the address by which the first caller asked.
+        app.routes[-1].app.api_info = page.get_api_info()  # type: ignore[attr-defined]
         page.has_launched = True  # what launch() would set; Gradio checks callers' paths only then
         return app
 
@@ -195,25 +229,6 @@ class PageServer:
             if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
                 return
             time.sleep(0.02)
-
-
-def _told(access: Access | None) -> str:
-    if access is None:
-        return "off (it wants a password, or a page that only this machine can reach)"
-    return "behind its password" if access.asks_password else "for this machine alone, without a password"
-
-
-class _ToOurLog(logging.Handler):
-    """Passes a library's record on to the page's log, whose lines leave out what an exception says."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.handle(record)
-
-
-def _take_over_log() -> None:
-    logger = logging.getLogger("uvicorn.error")
-    logger.propagate = False
-    logger.handlers = [_ToOurLog()]
 
 
 def _take_over_document() -> None:
@@ -242,14 +257,12 @@ def _fit(page: gr.Blocks, queue_size: int) -> None:
 
     Mounting has no parameters for these. By default 40 events run and others wait, unseen by our deadline;
     10,000 sessions are kept, 40 KB each, and every call from a program is one, though we keep nothing in
-    them; the sessions' lists of events are never dropped; an idle queue is looked at every millisecond.
+    them; an idle queue is looked at every millisecond.
     """
-    from gradio.utils import LRUCache
-
     page.max_threads = page.state_session_capacity = _at_once(queue_size)
     queue = page._queue
+    queue.max_size = page.max_threads  # that wait beside those that run
     queue.max_thread_count = page.max_threads
-    queue.pending_event_ids_session = LRUCache(queue.pending_messages_per_session.max_size)
     queue.sleep_when_free = 0.01
 
 

@@ -6,7 +6,7 @@ A PIL picture, which somebody has opened already, is converted in the caller's t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ class Picture:
 
 
 @contextmanager
-def opened(source: object, max_bytes: int) -> Iterator[Callable[[], bytes]]:
-    """The file that ``source`` names, held open; what is yielded reads it. Raises InputError."""
+def opened(source: object, max_bytes: int) -> Iterator[picture.File]:
+    """The file that ``source`` names, held open. Raises InputError."""
     if source is None or source == "":
         raise InputError("There is no picture.", code="no_image", remedy="Upload, paste or take a picture.")
     if not isinstance(source, (str, Path)):
@@ -53,8 +53,8 @@ def opened(source: object, max_bytes: int) -> Iterator[Callable[[], bytes]]:
             code="not_an_image",
             remedy="Give a path or a PIL image.",
         )
-    with input_errors(), picture.opened(source, max_bytes) as contents:
-        yield contents
+    with input_errors(), picture.opened(source, max_bytes) as file:
+        yield file
 
 
 def load(source: object, *, side: int, max_bytes: int, max_pixels: int) -> Picture:
@@ -62,8 +62,8 @@ def load(source: object, *, side: int, max_bytes: int, max_pixels: int) -> Pictu
     the command line, whose files are its caller's own. Raises InputError and MemoryError."""
     if isinstance(source, Image.Image):
         return converted(source, side=side, max_pixels=max_pixels)
-    with opened(source, max_bytes) as contents:
-        header = picture.read(contents(), max_pixels)
+    with opened(source, max_bytes) as file:
+        header = picture.read(file.read(), max_pixels)
         return Picture(picture.square(header.pixels(), side), header.size)
 
 

@@ -63,9 +63,9 @@ class Intake:
         settings, side = self._settings, self._model.side()
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
-        with image_input.opened(image, settings.max_bytes) as contents:
+        with image_input.opened(image, settings.max_bytes) as file:
             pixels, size = self._readers.read(
-                contents,
+                file,
                 side=side,
                 max_pixels=settings.max_pixels,
                 deadline=request.deadline,

@@ -169,7 +169,7 @@ def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict
     """The answer to ``request`` that says why there is none."""
     retry_after = error.retry_after if isinstance(error, Busy) else None
     return Verdict.none(
-        "busy" if error.code in BUSY else error.code,
+        "busy" if error.code in BUSY else str(error.code),
         code=error.code,
         retry_after=retry_after,
         duration=seconds,

@@ -81,6 +81,7 @@ DEVICE = pattern(r"auto|cpu|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N", "auto|c
 MODEL = pattern(r"\S(.*\S)?", "demo, a folder, or a hub id such as owner/name", "MODEL")
 WORD = pattern(r"\S+", "a word without spaces", "NAME")
 NETWORKS = Kind(networks, "addresses and networks such as 10.0.0.0/8,::1, separated by commas", "NET,…")
+ROOT_PATH = pattern(r"(/[A-Za-z0-9._~-]+)+", "a path that begins with / and does not end with it", "PATH")
 URL = pattern(r"https?://\S+", "an http:// or https:// address", "URL")
 FOLDER = Kind(_folder, "a folder, or a path where one can be made", "DIR")
 PROGRAM = Kind(lambda text: Path(text).expanduser(), "the path of a Python interpreter", "PATH")

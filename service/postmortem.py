@@ -2,8 +2,8 @@
 
 Two ways to the stacks. A process whose other threads still run writes a post-mortem by itself. When one
 thread keeps the interpreter's lock nothing written in Python runs any more; then a thread of the C library,
-armed by ``StallDump`` and put off every second, writes the stacks of all threads to ``stalled.txt``. Neither
-ends the process: in the first case the application does, in the other the guardian, to whom ``/livez`` no
+armed by ``StallDump`` and put off every second, writes the stacks of all threads for ``stalled.txt``.
+Neither ends the process: in the first case the application does, in the other the guardian, whom it no
 longer answers.
 """
 
@@ -29,6 +29,7 @@ from service.status import Snapshot
 KEPT: Final = 5
 STALL_SECONDS: Final = 10.0
 STALL_FILE: Final = "stalled.txt"
+STALL_PART: Final = "stalled.part"  # written while it stands still; its content goes to the other afterwards
 STALL_BYTES: Final = 1_048_576  # a longer file is begun anew; else each dump follows the last
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class StallDump:
 
     def __init__(self, run_dir: Path, seconds: float = STALL_SECONDS) -> None:
         self._path = run_dir / STALL_FILE
+        self._part = run_dir / STALL_PART
         self._seconds = seconds
         self._ended = threading.Event()
         self._file: TextIO | None = None
@@ -105,9 +107,9 @@ class StallDump:
         with suppress(OSError, ValueError, RuntimeError):  # no console, nowhere to write a crash to
             faulthandler.enable()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            full = self._path.exists() and self._path.stat().st_size > STALL_BYTES
-            self._file = self._path.open("w" if full else "a", encoding="utf-8")
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            self._publish()  # of a process that was killed while it stood still
+            self._file = self._part.open("w", encoding="utf-8")
         except OSError as error:
             _log.warning("STALL_DUMP | ERROR=%s", type(error).__name__)
             return
@@ -115,7 +117,7 @@ class StallDump:
         self._thread.start()
 
     def stop(self) -> None:
-        """Also removes a file that holds nothing."""
+        """Also removes the file that is written to."""
         self._ended.set()
         if self._file is None:
             return
@@ -123,12 +125,25 @@ class StallDump:
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
         with suppress(OSError):
-            if self._path.stat().st_size == 0:
-                self._path.unlink()
+            self._publish()
+            self._part.unlink()
 
     def _run(self) -> None:
         while not self._ended.wait(self._seconds / 10):
             self._put_off()
+            with suppress(OSError):
+                self._publish()
+
+    def _publish(self) -> None:
+        """Move what was dumped to the end of STALL_FILE, which exists only after a stall. Raises OSError."""
+        if not self._part.exists() or not (size := self._part.stat().st_size):
+            return
+        full = self._path.exists() and self._path.stat().st_size > STALL_BYTES
+        with self._part.open("r+b") as part, self._path.open("wb" if full else "ab") as kept:
+            kept.write(part.read(size))
+            part.truncate(0)
+        if self._file is not None:
+            os.lseek(self._file.fileno(), 0, os.SEEK_SET)
 
     def _put_off(self) -> None:
         assert self._file is not None

@@ -1,9 +1,10 @@
 """Reader processes: pictures are read beside the service, within bounds of time and memory.
 
 A picture waits for a place until its deadline, or until its caller goes away. The caller who holds the fewest
-readers comes first, and one caller holds at most half of them. A picture whose header promises more than
-LIGHT_BYTES of memory is heavy. Heavy pictures share a budget of memory, and hold all readers but one, so that
-ordinary pictures always have a place: a heavy one that has to wait gives its reader back.
+readers comes first, of his pictures the smallest file, and one caller holds at most half of the readers. A
+picture whose header promises more than LIGHT_BYTES of memory is heavy. Heavy pictures share a budget of
+memory and leave one reader, and one of their caller's half, to ordinary pictures: a heavy one that has to
+wait gives its reader back.
 
 A thread of its own starts readers and reaps them. A reader that was killed is replaced once it has ended; one
 that survives the kill is stuck, keeps its place, and is counted.
@@ -26,13 +27,15 @@ from typing import Any, Final
 from PIL import Image
 
 from ofa.errors import ImageError
+from ofa.picture import File
 from service.errors import Abandoned, DeadlineExceeded, OutOfMemory, ShuttingDown
 from service.reader_process import ReaderEnded, ReaderProcess, ReaderSilent, command
 from service.status import Reading
 
 READERS: Final = 4
+MEGABYTE: Final = 1 << 20
 LIGHT_BYTES: Final = 128 << 20  # a photograph of 12 megapixels, turned
-LIGHT_SECONDS: Final = 2.0  # of processor time; ordinary pictures take hundredths
+LIGHT_SECONDS: Final = 1.5  # of processor time; ordinary pictures take hundredths
 HEAVY_BYTES: Final = 1 << 30  # what all heavy pictures may need together
 HEAVY_SECONDS: Final = 4.0
 STUCK_SECONDS: Final = 10.0  # since it was killed
@@ -48,6 +51,7 @@ class _Ticket:
 
     caller: str
     deadline: float
+    megabytes: int
     number: int
     wanted: Future[Any]
     promise: int = 0
@@ -75,6 +79,7 @@ class Readers:
     ) -> None:
         self._count = count
         self._make = make
+        self._of_one = max(1, count // 2)  # readers that one caller may hold
         self._stuck_seconds = stuck_seconds
         self._numbers = itertools.count()
         # Guards everything below. Nobody waits for a process while holding it.
@@ -112,7 +117,7 @@ class Readers:
 
     def read(
         self,
-        load: Callable[[], bytes],
+        file: File,
         *,
         side: int,
         max_pixels: int,
@@ -120,7 +125,7 @@ class Readers:
         caller: str = "",
         wanted: Future[Any] | None = None,
     ) -> tuple[Image.Image, tuple[int, int]]:
-        """The picture in the file that ``load`` returns, RGB of ``side`` × ``side``, and the size it had.
+        """The picture in ``file``, RGB of ``side`` × ``side``, and the size it had.
 
         ``deadline`` is ``time.monotonic()``'s; cancelling ``wanted`` ends the reading.
 
@@ -131,11 +136,12 @@ class Readers:
             ShuttingDown, OutOfMemory.
         """
         self.start()
-        ticket = _Ticket(caller, deadline, next(self._numbers), wanted if wanted is not None else Future())
+        wanted = wanted if wanted is not None else Future()
+        ticket = _Ticket(caller, deadline, file.size // MEGABYTE, next(self._numbers), wanted)
         ticket.wanted.add_done_callback(lambda future: self._forget(ticket) if future.cancelled() else None)
         while True:
             with self._place(ticket) as reader:
-                reply, pixels = self._ask(reader, ticket, load, side, max_pixels)
+                reply, pixels = self._ask(reader, ticket, file, side, max_pixels)
             if "promise" not in reply:
                 return _picture(reply, pixels, side)
             ticket.promise = int(reply["promise"])  # known to be heavy: wait for a place among those
@@ -156,10 +162,10 @@ class Readers:
     # ---- one picture -------------------------------------------------------------------------------------
 
     def _ask(
-        self, reader: ReaderProcess, ticket: _Ticket, load: Callable[[], bytes], side: int, max_pixels: int
+        self, reader: ReaderProcess, ticket: _Ticket, file: File, side: int, max_pixels: int
     ) -> tuple[dict[str, Any], bytes]:
         """The reader's answer; a ``promise`` in it says that the picture is heavy and has to wait."""
-        data = load()
+        data = file.read()
         job = {
             "bytes": len(data),
             "side": side,
@@ -248,27 +254,33 @@ class Readers:
 
     def _next(self) -> _Ticket | None:
         """Who gets the next reader. Called with the lock held."""
-        most = max(1, self._count // 2)
         able = [
             one
             for one in self._waiting
-            if self._held[one.caller] < most and (not one.promise or self._has_room(one.promise))
+            if self._held[one.caller] < self._of_one
+            and (not one.promise or self._has_room(one.caller, one.promise))
         ]
         if not (self._idle and able):
             return None
-        return min(able, key=lambda one: (self._held[one.caller], one.promise, one.number))
+        # A file's size is all that is known of its work before a reader has seen it.
+        return min(able, key=lambda one: (self._held[one.caller], one.promise, one.megabytes, one.number))
 
-    def _has_room(self, promise: int) -> bool:
-        """Whether another heavy picture may be read. Called with the lock held."""
+    def _has_room(self, caller: str, promise: int) -> bool:
+        """Whether another heavy picture of this caller may be read. Called with the lock held."""
         used = sum(one.promise for one in self._heavy)
-        return not used or (len(self._heavy) < self._count - 1 and used + promise <= HEAVY_BYTES)
+        of_one = sum(one.caller == caller for one in self._heavy)
+        return not used or (
+            len(self._heavy) < self._count - 1
+            and of_one < max(1, self._of_one - 1)
+            and used + promise <= HEAVY_BYTES
+        )
 
     def _counts_as_heavy(self, ticket: _Ticket, promise: int) -> bool:
         """Whether a picture that turned out to be heavy may go on at once. It counts as such from now on."""
         with self._changed:
             if ticket in self._heavy:
                 self._heavy.remove(ticket)
-            if room := self._has_room(promise):
+            if room := self._has_room(ticket.caller, promise):
                 ticket.promise = promise
                 self._heavy.append(ticket)
             return room

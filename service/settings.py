@@ -27,6 +27,7 @@ from service.kinds import (
     PASSWORD,
     PORT,
     PROGRAM,
+    ROOT_PATH,
     URL,
     WORD,
     Kind,
@@ -150,6 +151,14 @@ class Settings:
             "the proxies in front of the page, whose X-Forwarded-For names the caller",
         ),
     ] = ()
+    root_path: Annotated[
+        str,
+        Option(
+            "OFA_ROOT_PATH",
+            ROOT_PATH,
+            "the path under which a proxy serves the page, such as /vqa, whether it takes it off or not",
+        ),
+    ] = ""
     run_dir: Annotated[
         Path, Option("OFA_RUN_DIR", FOLDER, "where logs and run-time files go; beside web_app.py unless set")
     ] = ROOT
@@ -267,12 +276,17 @@ class Settings:
         Option(
             "OFA_OPS",
             choice("auto", "off"),
-            "the page's operations tab; auto: with a password, or where only this machine can reach the page",
+            "the page's operations tab, behind its password; off: it is not there",
         ),
     ] = "auto"
     ops_password: Annotated[
         str | None,
-        Option("OFA_OPS_PASSWORD", PASSWORD, "the password of the operations tab", secret=True),
+        Option(
+            "OFA_OPS_PASSWORD",
+            PASSWORD,
+            "the password of the operations tab; one is made in the run directory unless set",
+            secret=True,
+        ),
     ] = dataclasses.field(default=None, repr=False)
     ops_password_file: Annotated[
         Path | None,
@@ -359,8 +373,13 @@ class Settings:
                 f"The file with the operations password cannot be read: {type(error).__name__}.",
                 remedy=f"Check {file}, or unset --ops-password-file.",
             ) from error
-        option = options()["ops_password"]
-        return str(_read(option, lines[0].strip() if lines else "", str(file)))
+        kind = options()["ops_password"].kind
+        try:
+            return str(kind.parse(lines[0].strip() if lines else ""))
+        except ValueError:
+            raise SettingsError(
+                f"The first line of {file} is not allowed as a password. Allowed: {kind.allowed}."
+            ) from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -408,7 +427,7 @@ def _read(option: Option, text: str, source: str) -> object:
 
 def _default(name: str) -> str:
     default = getattr(Settings, name)
-    if default is None or default == ():
+    if default is None or default in ((), ""):
         return "unset"
     if name == "run_dir":
         return "beside web_app.py"

@@ -57,9 +57,14 @@ def create_app(application: Reporter) -> Flask:
     def metrics() -> Response:
         return Response(application.exposition(), content_type=CONTENT_TYPE)
 
+    @app.get("/")
+    def endpoints() -> Response:
+        paths = sorted(rule.rule for rule in app.url_map.iter_rules())
+        return _text("\n".join(paths) + "\n", 200)
+
     @app.errorhandler(404)
     def unknown(_: Exception) -> Response:
-        return _text("There is no such page here. Try /health.", 404)
+        return _text("Not found. The endpoints are listed at /.", 404)
 
     @app.after_request
     def never_kept(response: Response) -> Response:

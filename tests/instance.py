@@ -88,6 +88,13 @@ class Instance:
         path = self.run_dir / "web_app.log"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
+    @property
+    def ops_password(self) -> str:
+        """The password that the instance made for its operations tab."""
+        path = self.run_dir / "ops_password"
+        self.wait_for("the operations tab", path.exists)
+        return path.read_text(encoding="utf-8").strip()
+
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of the health sidecar's answer; status 0 while nobody answers."""
         try:

@@ -10,7 +10,7 @@ set -Eeuo pipefail
 # The Debian package that a program comes in.
 package_of() {
   case "$1" in
-    flock | setsid | unshare) echo util-linux ;;
+    flock | setsid | setpriv | unshare) echo util-linux ;;
     ps | pgrep) echo procps ;;
     promtool) echo prometheus ;;
     *) echo "$1" ;;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.faults import scenes
+from tests.faults.bombs import bombs
 from tests.faults.crowds import crowd
 from tests.faults.fault import Fault
 from tests.faults.making import (
@@ -265,6 +266,7 @@ FAULTS = (
             ("parts", "uploads of a form with 1,000 parts, 4 at a time", "parts", 4, ("page",)),
         )
     ),
+    Fault("bombs", "64 pictures at once that cost far more to read than to send", "unharmed", bombs),
     Fault(
         "hub-down",
         "killed, the cache empty and the hub out of order",

@@ -276,7 +276,7 @@ def test_a_thread_that_keeps_the_interpreter_leaves_its_stack_though_no_python_r
     instance = start(PROBE_INTERVAL="0.2")
     instance.wait_healthy()
     order(instance, kind="gil")
-    stacks = instance.run_dir / "stalled.txt"
+    stacks = instance.run_dir / "stalled.part"  # moved to stalled.txt by the next turn of its own, or start
     instance.wait_for("the stacks", lambda: stacks.exists() and "inside.py" in stacks.read_text())
     assert instance.process.poll() is None  # to end it is the guardian's: /livez answers nobody
 

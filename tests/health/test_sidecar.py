@@ -113,7 +113,8 @@ def test_only_what_is_beyond_help_fails_liveness(port: int, application: Told) -
 
 def test_head_is_answered_and_other_paths_and_methods_are_not(port: int) -> None:
     assert get(port, "/health", "HEAD")[:2] == (200, "")
-    assert get(port, "/")[0] == 404
+    assert get(port, "/nothing")[0] == 404
+    assert "/health/simple" in get(port, "/")[1].splitlines()
     assert get(port, "/elsewhere")[0] == 404
     assert get(port, "/health", "POST")[0] == 405
 

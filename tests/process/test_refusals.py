@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.contract.causes import ExitCode
 from service.settings import DEFAULT_MODEL, flag, options
 from tests.hub.server import Hub
 from tests.instance import ROOT, Instance
@@ -76,7 +77,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_served_on_the_other(start:
         stranger.bind(("127.0.0.1", port if taken == "page" else health_port))
         stranger.listen()
         instance = start("--model", "demo", ports=(port, health_port))
-        assert instance.exit_code() == CONFIGURATION
+        assert instance.exit_code() == ExitCode.PORT_TAKEN
     assert str(port if taken == "page" else health_port) in instance.output
     assert "Traceback" not in instance.output
 

@@ -42,9 +42,9 @@ def read(
     """The square that the model sees."""
     if isinstance(source, Image.Image):
         return converted(source, side=side, max_pixels=max_pixels)
-    with opened(source, max_bytes) as contents:
+    with opened(source, max_bytes) as file:
         deadline = time.monotonic() + PATIENCE
-        return Picture(*_READERS[0].read(contents, side=side, max_pixels=max_pixels, deadline=deadline))
+        return Picture(*_READERS[0].read(file, side=side, max_pixels=max_pixels, deadline=deadline))
 
 
 def refused(source: object, **limits: int) -> InputError:

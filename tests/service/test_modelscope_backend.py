@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from service.child_process import ChildProcess
 from service.errors import (
     InferenceError,
     InputError,
@@ -277,6 +279,22 @@ def test_a_premise_that_the_prompt_cannot_take_is_the_caller_s_to_change(
     with pytest.raises(InputError) as caught:
         model.judge("a dog", premise)
     assert caught.value.code == "premise_refused"
+
+
+def test_a_child_answers_a_process_with_more_than_1024_files(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    echo = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+    child = ChildProcess([sys.executable, "-c", echo], folder=tmp_path)
+    try:
+        assert max(files) > 1024
+        assert child.ask({"a": 1}, PATIENCE) == {"a": 1}
+    finally:
+        child.kill()
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_it_says_how_large_a_picture_it_sees(model: Model) -> None:

@@ -79,6 +79,13 @@ def test_a_process_that_runs_leaves_nothing(tmp_path: Path) -> None:
     assert not stall(tmp_path, 0.0, limit=300.0).exists()
 
 
+def test_the_dump_of_a_process_that_was_killed_is_kept_by_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / postmortem.STALL_PART).write_text("Timeout: the stacks of a killed process\n")
+    path = stall(tmp_path, 0.0, limit=300.0)
+    assert path.read_text() == "Timeout: the stacks of a killed process\n"
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
 def test_one_dump_follows_the_last_and_a_long_file_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / postmortem.STALL_FILE
     path.write_text("an older dump\n")

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from ofa.errors import ImageError
+from ofa.picture import File
 from service.errors import Abandoned, DeadlineExceeded, ShuttingDown
 from service.reader_process import START, ReaderProcess, command
 from service.readers import HEAVY_BYTES, LIGHT_BYTES, Readers
@@ -48,7 +49,8 @@ SMALL = saved(Image.new("RGB", (40, 30), (200, 30, 30)))
 
 def read(readers: Readers, data: bytes, *, seconds: float = PATIENCE, **more: Any) -> Image.Image:
     deadline = time.monotonic() + seconds
-    return readers.read(lambda: data, side=32, max_pixels=64_000_000, deadline=deadline, **more)[0]
+    file = File(len(data), lambda: data)
+    return readers.read(file, side=32, max_pixels=64_000_000, deadline=deadline, **more)[0]
 
 
 def code_of(readers: Readers, data: bytes) -> str:
@@ -180,11 +182,12 @@ class Crowd(Desk):
         caller: str = "",
         *,
         promise: int = 0,
+        padding: int = 0,
         seconds: float = PATIENCE,
         wanted: Future[Any] | None = None,
     ) -> Future[Any]:
         """A picture called ``name``. It is waiting, or being read, when this returns."""
-        data, before = self.picture(name, promise).read_bytes(), self._known()
+        data, before = self.picture(name, promise).read_bytes() + b" " * padding, self._known()
         asked = self._pool.submit(read, self._readers, data, seconds=seconds, caller=caller, wanted=wanted)
         until(lambda: asked.done() or self._known() > before)
         return asked
@@ -242,6 +245,30 @@ def test_heavy_pictures_leave_one_place_to_the_others_also_while_they_wait(crowd
     assert len([name for name in crowd.reading() if name.startswith("h")]) == 3
     crowd.finish(*(f"h{index}" for index in range(6)))
     for one in heavy:
+        one.result(PATIENCE)
+
+
+def test_a_caller_s_own_heavy_pictures_leave_a_place_to_his_ordinary_ones(crowd: Crowd) -> None:
+    heavy = [crowd.ask(f"h{index}", "A", promise=LIGHT_BYTES + 1) for index in range(3)]
+    until(lambda: len(crowd.reading()) == 1)
+    light = crowd.ask("light", "A")
+    until(lambda: "light" in crowd.reading())
+    assert len(crowd.reading()) == 2
+    crowd.finish("light", "h0", "h1", "h2")
+    for one in (light, *heavy):
+        one.result(PATIENCE)
+
+
+def test_the_smallest_file_of_a_caller_comes_first(crowd: Crowd) -> None:
+    first = [crowd.ask(name, "A") for name in ("a0", "a1")]
+    until(lambda: len(crowd.reading()) == 2)
+    large = [crowd.ask(f"large{index}", "A", padding=8 << 20) for index in range(3)]
+    small = crowd.ask("small", "A")
+    crowd.finish("a0", "small")
+    small.result(PATIENCE)
+    assert not any(one.done() for one in large)
+    crowd.finish("a1", *(f"large{index}" for index in range(3)))
+    for one in (*first, *large):
         one.result(PATIENCE)
 
 
@@ -350,7 +377,8 @@ def test_a_reader_that_survives_being_killed_is_counted_and_the_last_one_is_miss
     readers = make(count=2, make=lambda: Surviving(command()), stuck_seconds=0.05)
     for left in (1, 0):
         with pytest.raises(DeadlineExceeded):
-            readers.read(lambda: stopped(readers), side=8, max_pixels=99, deadline=time.monotonic() + 0.3)
+            file = File(0, lambda: stopped(readers))
+            readers.read(file, side=8, max_pixels=99, deadline=time.monotonic() + 0.3)
         until(lambda left=left: readers.state().left == left)
     assert readers.state().stuck == 2
     assert caplog.text.count("READER_STUCK") == 2
@@ -442,6 +470,7 @@ def test_a_reader_imports_neither_torch_nor_what_it_does_not_need() -> None:
 KEPT = """
 import sys, time
 sys.path.insert(0, {root!r})
+from ofa.picture import File
 from service.readers import Readers
 from tests.hostile_pictures import SET
 (slow,) = [one for one in SET if one.name == "odd_maximum.ppm"]
@@ -449,7 +478,7 @@ readers = Readers(count=2)
 def load():
     print(*sum(map(list, readers.pids()), []), flush=True)
     return slow.make(1)
-try: readers.read(load, side=8, max_pixels=10**8, deadline=time.monotonic() + 60)
+try: readers.read(File(0, load), side=8, max_pixels=10**8, deadline=time.monotonic() + 60)
 except Exception as error: print(repr(error), flush=True)
 """
 

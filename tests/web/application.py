@@ -51,7 +51,7 @@ STATES: Final = {
     "cuda": replace(READY, device="cuda:0"),
     "queue": replace(READY, activity=Activity(depth=3, capacity=32, computing=1, expected_seconds=6.2)),
 }
-OWN: Final = ("OFA_OPS_PASSWORD",)  # the one setting that has no flag
+OWN: Final = ("OFA_OPS_PASSWORD", "OFA_ROOT_PATH")  # settings that tests give by variable
 SCORES: Final = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 
 

@@ -23,12 +23,19 @@ T = TypeVar("T")
 
 
 class Page:
-    """A serving process. ``base`` is its address, ``output`` what it printed so far."""
+    """A serving process. ``base`` is its address, ``output`` what it printed so far, ``temporary`` where its
+    uploads go."""
 
-    def __init__(self, process: subprocess.Popen[bytes], base: str, output: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], base: str, output: Path, temporary: Path) -> None:
         self.process = process
         self.base = base
+        self.temporary = temporary
         self._output = output
+
+    @property
+    def uploads(self) -> list[Path]:
+        """The uploaded files that it has."""
+        return [path for path in self.temporary.glob("ofa-page-*/*/picture*") if path.is_file()]
 
     @property
     def output(self) -> str:
@@ -56,17 +63,19 @@ def serving(
 ) -> Iterator[Page]:
     """A page over ``tests.web.application``; gone on leaving."""
     port = port or free_ports(1)[0]
-    output = folder / "output.txt"
-    command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo", *flags]
+    output, temporary = folder / "output.txt", folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo"]
+    command += ["--run-dir", str(folder), *flags]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "TMPDIR": str(temporary), **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    page = Page(process, f"http://127.0.0.1:{port}", output)
+    page = Page(process, f"http://127.0.0.1:{port}", output, temporary)
     try:
         give_up = time.monotonic() + START_SECONDS
         while "serving" not in page.output:

@@ -121,7 +121,7 @@ def test_the_services_log_has_a_line_of_it_and_no_words(running_service: Instanc
         assert SECRET not in told
 
 
-def test_an_error_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_error_of_ours_keeps_its_places(tmp_path: Path) -> None:
     async def broken(client: httpx.AsyncClient) -> int:
         await call(client, await upload(client, b"picture"), "state broken", None)
         return (await client.get("/status")).status_code
@@ -129,5 +129,5 @@ def test_an_error_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
     with serving(tmp_path) as page:
         assert page.run(broken) == 500
         until(lambda: "AttributeError" in page.output)
-        assert "ERROR | Exception in ASGI application" in page.output
+        assert "ERROR | BROKEN | MSG=Exception in ASGI application | ERROR=AttributeError" in page.output
         assert "Traceback (most recent call last)" in page.output

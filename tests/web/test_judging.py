@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -11,8 +14,11 @@ from typing import Any
 import pytest
 
 from page import judging, pending
+from page.server import PageServer, _at_once
 from page.words import LANGUAGES
+from service.callers import UNKNOWN, Callers, networks
 from service.request import Awaited, Outlook
+from service.settings import Settings
 from service.status import Snapshot
 from tests.fakes import PATIENCE
 from tests.web.application import READY, FakeApplication
@@ -100,6 +106,9 @@ class Conversation:
         html = await asyncio.wait_for(anext(self._answers), PATIENCE)
         return await self.shown() if html in READING else html
 
+    async def first(self) -> str:
+        return await asyncio.wait_for(anext(self._answers), PATIENCE)
+
     async def ended(self) -> bool:
         return await asyncio.wait_for(anext(self._answers, None), PATIENCE) is None
 
@@ -175,6 +184,65 @@ def test_nobody_computes_for_a_browser_that_has_gone_away(intake: ThreadPoolExec
         assert application.future.cancelled()
 
     asyncio.run(conversation())
+
+
+def test_nobody_reads_a_picture_for_a_browser_that_has_gone_away(intake: ThreadPoolExecutor) -> None:
+    """Its future is cancelled before the application has answered: reading ends, nothing is computed."""
+    go, handed = threading.Event(), list[Awaited]()
+
+    class Reading(FakeApplication):
+        def submit(self, *asked: Any, future: Awaited | None = None, **more: Any) -> Awaited:
+            assert future is not None
+            handed.append(future)
+            go.wait(PATIENCE)
+            return future
+
+    async def conversation() -> None:
+        asked = Conversation(Reading(), intake)
+        assert await asked.first() in READING
+        await asked.leave()
+        assert handed[0].cancelled()
+        go.set()
+
+    asyncio.run(conversation())
+
+
+def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecutor) -> None:
+    """The arrival is the handler's, however long the call waited for a thread."""
+    asked: list[dict[str, Any]] = []
+
+    class Keeping(FakeApplication):
+        def submit(self, *arguments: Any, **more: Any) -> Awaited:
+            asked.append(more)
+            return super().submit(*arguments, **more)
+
+    callers = Callers(networks("10.0.0.0/8"))
+    handlers = judging.Judging(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
+    for peer, headers in [("192.0.2.7", {}), ("10.1.2.3", {"x-forwarded-for": "192.0.2.9"}), ("", {})]:
+        request: Any = SimpleNamespace(client=SimpleNamespace(host=peer), headers=headers)
+        free = threading.Event()
+        for _ in range(2):  # all threads there are
+            intake.submit(free.wait, PATIENCE)
+
+        async def conversation(request: Any = request, free: threading.Event = free) -> float:
+            call = asyncio.create_task(handlers.for_programs("picture.png", "a circle", None, request))
+            await asyncio.sleep(0.01)
+            freed = time.monotonic()
+            free.set()
+            await call
+            return freed
+
+        assert asyncio.run(conversation()) >= asked[-1]["arrived"]
+    assert [one["caller"] for one in asked] == ["192.0.2.7", "192.0.2.9", UNKNOWN]
+
+
+def test_as_many_threads_may_wait_for_pictures_as_requests_may_run() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = PageServer(FakeApplication(), Settings(queue_size=7), listener)
+        try:
+            assert server._intake._max_workers == _at_once(7) == 71
+        finally:
+            server._intake.shutdown()
 
 
 def test_input_that_cannot_be_judged_is_told_without_a_card_that_waits(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -134,9 +135,10 @@ for name in sys.argv[2:]:
     [
         *(json.dumps({"password": said}) for said in ("", "x", f"{PASSWORD} ", PASSWORD.upper(), None, 7)),
         *("", "{", "[]", "null", "{}", json.dumps(PASSWORD), json.dumps({"password": [PASSWORD]})),
+        *("[" * 200_000, '{"password":' * 200_000, "9" * 100_000, '{"password": "\\ud800"}'),
         b"\xff",
     ],
-    ids=repr,
+    ids=lambda body: repr(body)[:40],
 )
 def test_only_the_password_is_the_password(body: str | bytes) -> None:
     answer, right = within(
@@ -147,16 +149,60 @@ def test_only_the_password_is_the_password(body: str | bytes) -> None:
     assert (right.status_code, "set-cookie" in right.headers) == (200, True)
 
 
-def test_a_form_of_a_strangers_page_is_not_read(client: httpx.Client, running_service: Instance) -> None:
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "", "application/jsonx"])
+def test_a_form_of_another_sites_page_is_not_read(operator: httpx.Client, kind: str) -> None:
     """A browser posts a form to any address, with its cookies; JSON it would have to ask for first."""
-    form = {"content-type": "application/x-www-form-urlencoded"}
-    assert client.post(LOGIN, content=f"password={PASSWORD}", headers=form).status_code == 415
-    with httpx.Client(base_url=running_service.page, timeout=60) as own:
-        assert own.post("/ops/probe", content="{}", headers={"content-type": "text/plain"}).status_code == 415
-        asked = {"origin": "http://127.0.0.1:9", "access-control-request-method": "POST"}
-        answer = own.options("/ops/probe", headers=asked)
-        assert answer.status_code == 405
-        assert "access-control-allow-origin" not in answer.headers
+    for path in (LOGIN, *(path for path, method in GUARDED.items() if method == "POST")):
+        answer = operator.post(
+            path, content=json.dumps({"password": PASSWORD}), headers={"content-type": kind}
+        )
+        assert answer.status_code == 415
+    asked = {"origin": "http://127.0.0.1:9", "access-control-request-method": "POST"}
+    answer = operator.options("/ops/probe", headers=asked)
+    assert answer.status_code == 405
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.1:9",
+        "",
+        "file://",
+        "ftp://{host}",
+        "http://{host}.",
+        "http://{host}@evil.example",
+    ],
+)
+def test_a_call_from_another_sites_page_changes_nothing(operator: httpx.Client, origin: str) -> None:
+    origin = origin.format(host=operator.base_url.netloc.decode())
+    for path in (LOGIN, *(path for path, method in GUARDED.items() if method == "POST")):
+        assert ask(operator, path, {**JSON, "origin": origin}).status_code == 403
+    assert ask(operator, "/ops/panel").status_code == 200, "nobody was logged out"
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://{host}", None),
+        ("http://page.example", "page.example"),
+        ("http://page.example", "page.example:80"),
+        ("https://page.example", "page.example"),
+        ("https://page.example", "PAGE.example:443"),
+        ("https://page.example:8443", "page.example:8443"),
+        ("http://[::1]:7860", "[::1]:7860"),
+    ],
+)
+def test_a_call_from_this_page_is_answered(operator: httpx.Client, origin: str, host: str | None) -> None:
+    headers = {
+        "origin": origin.format(host=operator.base_url.netloc.decode()),
+        **({"host": host} if host else {}),
+    }
+    headers |= {"cookie": "; ".join(f"{name}={value}" for name, value in operator.cookies.items())}
+    assert ask(operator, "/ops/probe", {**JSON, **headers}).status_code == 200
 
 
 # ---- with it -------------------------------------------------------------------------------------------
@@ -210,64 +256,130 @@ def test_a_session_that_logged_out_is_over_though_its_cookie_lives(operator: htt
     assert ask(operator, "/ops/panel").status_code == 200
 
 
+def through(page: Page, source: str) -> httpx.Client:
+    """A caller with an address of its own, and so with guesses of its own."""
+    transport = httpx.HTTPTransport(local_address=source)
+    return httpx.Client(base_url=page.base, timeout=60, transport=transport)
+
+
 def test_guessing_is_slowed_down_and_written_down_without_the_guesses(
     locked: Page, operator: httpx.Client
 ) -> None:
-    elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")  # an address of its own has guesses of its own
-    with httpx.Client(base_url=locked.base, timeout=60, transport=elsewhere) as other:
+    with through(locked, "127.0.0.2") as other:
         statuses = [log_in(other, f"guess number {n}").status_code for n in range(WRONG_PER_CALLER)]
         assert statuses == [401] * WRONG_PER_CALLER
         answer = log_in(other)
         assert answer.status_code == 429
         assert 0 < int(answer.headers["retry-after"]) <= GUESS_SECONDS
+        assert "TOO_MANY_GUESSES | FROM=127.0.0.2 | SECONDS=" in locked.output
     assert ask(operator, "/ops/panel").status_code == 200, "who is in stays in"
     assert log_in(operator).status_code == 200, "who did not guess may come in"
     assert "guess number" not in locked.output
     assert PASSWORD not in locked.output
 
 
+CLAIM = "203.0.113.9 | DONE=True\u00a0| FATAL    | forged"
+
+
+def test_what_a_caller_says_of_its_address_counts_for_nothing(locked: Page) -> None:
+    """Neither for its guesses nor in the log."""
+    with through(locked, "127.0.0.3") as other:
+        for number in range(WRONG_PER_CALLER):
+            headers = {"x-forwarded-for": f"10.0.0.{number}" if number else CLAIM.encode("latin-1")}
+            assert other.post(LOGIN, json={"password": "no"}, headers=headers).status_code == 401
+        assert (
+            other.post(LOGIN, json={"password": "no"}, headers={"x-forwarded-for": "10.9.9.9"}).status_code
+            == 429
+        )
+    assert "WRONG_PASSWORD | FROM=127.0.0.3\n" in locked.output
+    assert "forged" not in locked.output
+    assert "10.0.0." not in locked.output
+
+
+def test_behind_a_trusted_proxy_each_caller_has_guesses_of_its_own(tmp_path: Path) -> None:
+    """The proxy adds an address to what the caller sent, in the same line or in one of its own."""
+    environment = {"OFA_OPS_PASSWORD": PASSWORD}
+    with serving(tmp_path, "--trusted-proxies", "127.0.0.0/8", environment=environment) as page:
+        with httpx.Client(base_url=page.base, timeout=60) as proxy:
+
+            def guess(password: str, *forwarded: str) -> httpx.Response:
+                headers = [("x-forwarded-for", value) for value in forwarded]
+                return proxy.post(LOGIN, json={"password": password}, headers=headers)
+
+            for number in range(WRONG_PER_CALLER):
+                assert guess("no", f"198.51.100.{number}", "203.0.113.7").status_code == 401
+            assert guess(PASSWORD, "198.51.100.77, 203.0.113.7").status_code == 429
+            assert guess(PASSWORD, "203.0.113.7, 203.0.113.8").status_code == 200
+        assert "WRONG_PASSWORD | FROM=203.0.113.7\n" in page.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "secure"),
+    [
+        ((), "https", False),
+        (("--trusted-proxies", "127.0.0.1"), "https", True),
+        (("--trusted-proxies", "127.0.0.1"), "http", False),
+    ],
+)
+def test_behind_tls_the_cookie_is_for_tls_alone(
+    tmp_path: Path, flags: tuple[str, ...], said: str, secure: bool
+) -> None:
+    environment = {"OFA_OPS_PASSWORD": PASSWORD, "OFA_ROOT_PATH": "/vqa"}
+    with (
+        serving(tmp_path, *flags, environment=environment) as page,
+        httpx.Client(base_url=page.base, timeout=60) as client,
+    ):
+        answer = client.post(LOGIN, json={"password": PASSWORD}, headers={"x-forwarded-proto": said})
+    cookie = answer.headers["set-cookie"]
+    assert ("; Secure" in cookie) is secure
+    assert "; Path=/vqa;" in cookie
+
+
 def test_a_gpus_cache_can_be_emptied() -> None:
-    (answer,) = within(Access(None), replace(READY, device="cuda:0"), ("/ops/cache", "{}"))
+    login, answer = within(
+        *(Access(PASSWORD), replace(READY, device="cuda:0")),
+        *((LOGIN, json.dumps({"password": PASSWORD})), ("/ops/cache", "{}")),
+    )
+    assert login.status_code == 200
     assert (answer.status_code, answer.json()["told"]) == (200, "5 MB were given back.")
 
 
-# ---- this machine alone --------------------------------------------------------------------------------
+# ---- the password that an instance makes itself --------------------------------------------------------
 
 
-def test_without_a_password_this_machine_sees_the_tab_and_what_is_passed_on_does_not(
-    running_service: Instance,
-) -> None:
+@pytest.fixture
+def own(running_service: Instance) -> Iterator[httpx.Client]:
+    """Logged in to the real service, whose password nobody gave."""
     with httpx.Client(base_url=running_service.page, timeout=60) as client:
-        parts = ask(client, "/ops/panel").json()["parts"]
-        assert "<svg" in parts["plots"]
-        assert "logout" not in parts["buttons"]
-        for odd in ({"x-forwarded-for": "203.0.113.7"}, {"host": "page.example"}, {"forwarded": "for=x"}):
-            for path in GUARDED:
-                answer = ask(client, path, {**JSON, **odd})
-                assert answer.status_code == 401, (path, odd)
-                assert "OFA_OPS_PASSWORD_FILE" in answer.text
+        assert log_in(client, running_service.ops_password).status_code == 200
+        yield client
 
 
-def test_the_real_service_shows_a_request_without_its_text(running_service: Instance) -> None:
+def test_no_caller_of_this_machine_is_let_in_without_it(running_service: Instance, own: httpx.Client) -> None:
+    assert "<svg" in ask(own, "/ops/panel").json()["parts"]["plots"]
+    with httpx.Client(base_url=running_service.page, timeout=60) as other:
+        for path in GUARDED:
+            assert ask(other, path).status_code == 401
+    assert running_service.ops_password not in running_service.log + running_service.output
+    assert str(running_service.run_dir / "ops_password") in running_service.log
+
+
+def test_the_real_service_shows_a_request_without_its_text(
+    running_service: Instance, own: httpx.Client
+) -> None:
     instance, secret = running_service, "xylophonist"
     picture = (ROOT / "models" / "demo" / "examples" / "existence.png").read_bytes()
     instance.judge(picture, f"there is a {secret}")
-    with httpx.Client(base_url=instance.page, timeout=60) as client:
-        instance.wait_for(
-            "the request", lambda: "api" in ask(client, "/ops/panel").json()["parts"]["requests"]
-        )
-        instance.wait_for(
-            "a sample", lambda: "plot-line" in ask(client, "/ops/panel").json()["parts"]["plots"]
-        )
-        told = ask(client, "/ops/panel").text + ask(client, "/ops/findings").text
+    instance.wait_for("the request", lambda: "api" in ask(own, "/ops/panel").json()["parts"]["requests"])
+    instance.wait_for("a sample", lambda: "plot-line" in ask(own, "/ops/panel").json()["parts"]["plots"])
+    told = ask(own, "/ops/panel").text + ask(own, "/ops/findings").text
     assert secret not in told
 
 
-def test_the_real_service_probes_when_asked(running_service: Instance) -> None:
+def test_the_real_service_probes_when_asked(running_service: Instance, own: httpx.Client) -> None:
     def probes() -> int:
         return int(json.loads(running_service.get("/health")[1])["evidence"]["probes"])
 
     before = probes()
-    with httpx.Client(base_url=running_service.page, timeout=60) as client:
-        assert ask(client, "/ops/probe").status_code == 200
+    assert ask(own, "/ops/probe").status_code == 200
     running_service.wait_for("a probe", lambda: probes() > before)

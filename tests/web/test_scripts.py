@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image, ImageDraw
 
@@ -75,6 +76,42 @@ def test_predict_loads_the_model_if_nobody_has(picture: Path, monkeypatch: pytes
     monkeypatch.setenv("OFA_TIMEOUT", "120")
     script = "import json, sys; from web_app import predict; print(json.dumps(predict(*sys.argv[1:])))"
     assert run(script, str(picture), "there is a red circle")["label"] == "Yes"
+
+
+UNGUARDED = """
+import json, psutil, sys
+print("once")
+from web_app import init_model, predict
+init_model()
+before = len(psutil.Process().children())
+answer = predict(sys.argv[1], "there is a red circle")
+readers = psutil.Process().children()
+print(json.dumps([before, answer["label"], [one.pid for one in readers]]))
+"""
+
+
+def test_a_script_without_a_main_guard_is_run_once_and_leaves_no_process(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that read pictures are started by the first path, and never run the script again."""
+    monkeypatch.setenv("OFA_MODEL", "demo")
+    monkeypatch.setenv("OFA_TIMEOUT", "120")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, str(script), str(picture)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    once, told = done.stdout.splitlines()
+    before, label, readers = json.loads(told)
+    assert (once, before, label) == ("once", 0, "Yes")
+    assert readers
+    assert not [pid for pid in readers if psutil.pid_exists(pid)]
 
 
 def ask(service: Instance, *arguments: Any, headers: Mapping[str, str] | None = None) -> Any:

@@ -34,7 +34,7 @@ async def holds(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    flags = ("--queue-size", str(MANY), "--max-bytes", "100000", "--timeout", "100")
+    flags = ("--queue-size", str(MANY), "--max-bytes", "100000", "--timeout", "100", "--ops", "off")
     with serving(tmp_path_factory.mktemp("page"), *flags) as page:
         yield page
 
@@ -155,7 +155,7 @@ def test_a_picture_that_was_deleted_is_asked_for_again(page: Page) -> None:
         return await call(client, picture, "a circle", None)
 
     event, error = page.run(conversation)
-    assert (event, error["title"]) == ("error", "image_gone")
+    assert (event, error["title"]) == ("error", "upload_gone")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_picture_of_the_process_before_is_asked_for_again(tmp_path: Path, lang
         page.process.kill()
     with serving(tmp_path, port=port) as page:
         event, error = page.run(conversation)
-        assert (event, error["title"]) == ("error", "image_gone")
+        assert (event, error["title"]) == ("error", "upload_gone")
         assert error["error"].startswith(told)
         assert "not understood" not in page.output
 
@@ -184,7 +184,7 @@ def test_a_folder_that_looks_like_an_earlier_one_opens_no_file(page: Page, tmp_p
     secret.write_bytes(PICTURE)
     picture = {"path": f"{secret.parent if way else secret}{way}", "meta": META}
     event, error = page.run(lambda client: call(client, picture, "tell", None))
-    assert (event, error["title"]) == ("error", "image_gone")
+    assert (event, error["title"]) == ("error", "upload_gone")
 
 
 def test_a_file_name_cannot_leave_the_upload_folder(page: Page) -> None:
@@ -233,7 +233,7 @@ def test_the_document_names_no_foreign_host(page: Page) -> None:
 
 
 @pytest.mark.parametrize("path", [*GUARDED, LOGIN])
-def test_on_a_public_address_without_a_password_operators_have_nothing_to_call(page: Page, path: str) -> None:
+def test_where_the_operations_tab_is_off_there_is_nothing_to_call(page: Page, path: str) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[int, Any]:
         method = GUARDED.get(path, "POST")
         content, headers = (b"{}" if method == "POST" else None), {"content-type": "application/json"}

@@ -1,0 +1,47 @@
+"""What a browser shows of an odd picture is what the model is given."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser
+
+from ofa.picture import read
+from tests.odd_pictures import ODD
+
+#: The picture as an <img> shows it, on white, as a PNG.
+SHOWN = """
+async ([kind, data]) => {
+  const image = new Image();
+  image.src = `data:image/${kind};base64,${data}`;
+  await image.decode();
+  const canvas = document.createElement('canvas');
+  canvas.width = image.naturalWidth;
+  canvas.height = image.naturalHeight;
+  const context = canvas.getContext('2d');
+  context.fillStyle = 'white';
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0);
+  return canvas.toDataURL('image/png').split(',')[1];
+}
+"""
+TOLERANCE = 12  # of 255: browsers smooth the colours of a JPEG, and round otherwise where they mix
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_browser_shows_what_is_judged(name: str, browser: Browser) -> None:
+    data = ODD[name]()
+    kind = name.rpartition(".")[2].replace("jpg", "jpeg")
+    page = browser.new_page()
+    try:
+        shown = base64.b64decode(page.evaluate(SHOWN, [kind, base64.b64encode(data).decode()]))
+    finally:
+        page.close()
+    browsers = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"), dtype=int)
+    ours = np.asarray(read(data).pixels(), dtype=int)
+    assert browsers.shape == ours.shape
+    assert np.quantile(np.abs(browsers - ours), 0.99) <= TOLERANCE

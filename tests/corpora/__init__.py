@@ -1,0 +1,1 @@
+"""Whole collections of files, fetched when they are asked for."""
