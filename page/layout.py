@@ -220,6 +220,8 @@ def _wire(
     anew = f"shown => String(shown).includes('answer-pending') ? shown : {empty}"
     gr.on([*asks, examples.select], None, answer, answer, js=anew, show_progress="hidden", **quiet)
     answer.upload(None, None, answer, js=f"() => {refused}", show_progress="hidden", **quiet)
+    corrected = f"shown => String(shown).includes('answer-input') ? {empty} : shown"
+    inputs[0].input(None, answer, answer, js=corrected, show_progress="hidden", **quiet)
     gr.on(asks, trigger_mode="once", **asked, **quiet)
     examples.select(judging.fill, None, inputs, show_progress="hidden", **quiet).success(**asked, **quiet)
     clear.click(
