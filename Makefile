@@ -76,7 +76,7 @@ run: $(RUNTIME)
 	$(BIN)/python web_app.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: $(DEV)
-	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime
+	@tests/system_packages.sh git chromium curl ps flock setsid prometheus promtool faketime nginx haproxy caddy
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)

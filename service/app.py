@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from PIL import Image
@@ -54,7 +56,9 @@ def build(
     metrics, vitals = Metrics(), Vitals()
     application: Application
     sampler = resources.Sampler(
-        [settings.run_dir], model.gpu, on_sample=lambda sample: _look(sample, vitals, memory_limit)
+        [settings.run_dir, Path(tempfile.gettempdir())],
+        model.gpu,
+        on_sample=lambda sample: _look(sample, vitals, memory_limit),
     )
     history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
     journal = RequestLog(observer=Observers(metrics, history))

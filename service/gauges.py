@@ -140,7 +140,11 @@ def _memory(resources: Resources, reserved: Callable[[], int]) -> Iterator[Metri
     yield _gauge(
         "ofa_memory_limit_bytes", "That limit: the cgroup's or the machine's.", resources.memory.total
     )
-    yield _gauge("ofa_disk_used_bytes", "Used on the disk with the logs.", resources.disk.used)
+    yield _gauge(
+        "ofa_disk_used_bytes",
+        "Used on the fuller of two disks, that of the logs and that of uploads.",
+        resources.disk.used,
+    )
     yield _gauge("ofa_disk_size_bytes", "What there is of that disk.", resources.disk.total)
     used = GaugeMetricFamily(
         "ofa_gpu_memory_used_bytes", "GPU memory in use by all processes; absent without one."

@@ -79,6 +79,13 @@ AILMENTS: Final[Mapping[str, Ailment]] = {
         "The disk that holds the model cache was full while files were written.",
         "Free space there (df -h), or put the cache elsewhere with --cache-dir; then start again.",
     ),
+    "uploads-refused": Ailment(
+        "warning",
+        "No room for uploads",
+        "Pictures were refused with 507: the disk of the temporary folder is full, or pictures in use fill "
+        "the budget.",
+        "df -h of the temporary folder (TMPDIR); free space there, or start with another TMPDIR.",
+    ),
     "file-damaged": Ailment(
         "critical",
         "A file of the model is damaged",

@@ -37,6 +37,7 @@ PATTERNS: Final = (
     Shown("download-cut", "app", _LOAD + "DownloadInterrupted", _LOADED),
     Shown("hub-unreachable", "app", _LOAD + "HubUnavailable", _LOADED),
     Shown("disk-full", "app", _LOAD + "DiskFull", _LOADED),
+    Shown("uploads-refused", "app", r"UPLOAD_REFUSED \| REASON=no_room"),
     Shown("file-damaged", "app", _LOAD + "Damaged(File|Folder)|FILES_DAMAGED", _LOADED),
     Shown("model-not-found", "app", _LOAD + "ModelNotFound", _LOADED),
     Shown("device-missing", "app", _LOAD + r"MissingDependency \| MSG=--device", _LOADED),
