@@ -55,7 +55,7 @@ define make_venv
 endef
 
 # What the tests start beside Python.
-TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate
+TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate nginx haproxy caddy
 
 .PHONY: help setup demo run test test-all lint format parity bench gpu-check gpu-site faults clean
 

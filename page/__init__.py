@@ -1,8 +1,17 @@
 """The page people use: Gradio's layout and handlers, the words in two languages, the server around them.
 
     server   the port, the HTTP server's thread, starting and stopping         → gate, layout, operations
-    uploads  the folder that pictures go to, and how they leave it
-    gate     what may be asked of the port at all; headers; size of bodies
+    gate     what may be asked of the port at all                              → the six below
+    bodies   how a body may be framed, how much of it is read, refusals        → shares
+    headers  which headers are refused, and which reach Gradio
+    calls    what may be asked of Gradio's queue, written anew
+    sessions who reads a session's answers, and what may be forgotten
+    receiving the calls about pictures: upload, progress, looking at one      → multipart, uploads
+    quiet    what libraries would print                                        → log_limit
+    multipart a form with files, read as it comes
+    uploads  the folder that pictures go to, its budget, and how they leave it → shares
+    shares   something limited, of which no caller may take all
+    log_limit lines that strangers can cause, now and then
     operations   the calls of the operations tab, all but one behind a guard   → access, panel
     access   passwords, sessions, guesses: who may make those calls
     panel    from what an operator may see to HTML                             → banner, plots, words

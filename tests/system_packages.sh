@@ -6,6 +6,7 @@
 # Does nothing when all of them are there. As root on a system with apt-get it installs what is missing;
 # anywhere else it says what to install and exits 1.
 set -Eeuo pipefail
+PATH=$PATH:/usr/sbin  # where servers are, for those who are not root
 
 # The Debian package that a program comes in.
 package_of() {

@@ -138,6 +138,7 @@ ONLY_IN: dict[str, set[str]] = {
     "waitress": {"service.wsgi"},
     "modelscope": {"service.hub_client", "service.modelscope_child", "parity"},
     "psutil": {"service.resources"},
+    "python_multipart": {"page.multipart"},
     "prometheus_client": {"service.metrics", "service.gauges"},
     "sklearn": {"service.doctor.training"},
     "tokenizers": {"ofa", "parity", "models"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from service import resources
 from service.app import PROBE_TEXT, build, shown_name
 from service.errors import (
     DeviceLost,
@@ -398,3 +400,14 @@ def test_a_local_folder_is_shown_by_its_name_alone(tmp_path: Path) -> None:
     (tmp_path / "my model").mkdir()
     assert shown_name(str(tmp_path / "my model")) == "my model"
     assert shown_name("iic/ofa") == "iic/ofa"
+
+
+def test_the_disk_of_uploads_counts_like_that_of_the_logs(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(
+        resources, "disk_use", lambda folder: resources.Use(95 if folder == temporary else 5, 100)
+    )
+    assert make().report().details["disk"] == "critical"
