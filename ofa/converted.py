@@ -3,7 +3,7 @@
 Reading, folding and casting a large checkpoint takes far longer than the first verdict, so the result is
 kept. A record beside it says what it was made from: the weights' size, time and checksum, the configuration's
 checksum, the version of this code. At a start sizes and times decide, for hashing gigabytes would take as
-long as converting them; :meth:`Conversion.verify` hashes everything, when there is time for it. A file that
+long as converting them; :meth:`Conversion.verify` hashes everything, where files are doubted. A file that
 was made from anything else is not used, and one that is damaged is removed.
 """
 

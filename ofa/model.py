@@ -114,11 +114,6 @@ class EntailmentModel:
         if self.conversion is not None and not self.mapped and self.conversion.worthwhile:
             self.conversion.write(self.network, cancel_point, checksums)
 
-    def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
-        """Hash what :meth:`load` believed by size and time. False: load again. Another thread may judge."""
-        conversion = self.conversion if self.mapped else None
-        return conversion is None or conversion.verify(cancel_point, checksums)
-
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

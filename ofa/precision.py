@@ -108,10 +108,6 @@ class GuardedModel:
         for model in self._models():
             model.keep(cancel_point, checksums)
 
-    def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
-        """As :meth:`EntailmentModel.verify`, of the models that are there."""
-        return all(model.verify(cancel_point, checksums) for model in self._models())
-
     def _models(self) -> list[EntailmentModel]:
         return [self.fast] if self._exact is None else [self.fast, self._exact]
 

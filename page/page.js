@@ -47,22 +47,6 @@
     if (!document.hidden) timer = setTimeout(ask, PAUSE[state] || 3000);
   };
 
-  // Gradio takes away the button that chose, took or removed a picture, and with it the focus: keep it on the picture.
-  const holdFocus = () => {
-    const picture = document.getElementById('picture');
-    if (!picture) return setTimeout(holdFocus, 200);
-    picture.tabIndex = -1;  // reached by the line below, never by the Tab key
-    let within = false;
-    document.addEventListener('focusin', (event) => { within = picture.contains(event.target); });
-    document.addEventListener('pointerdown', (event) => { within = picture.contains(event.target); });
-    new MutationObserver(() => {
-      const held = document.activeElement;
-      if (within && (held === document.body || (picture.contains(held) && !held.checkVisibility()))) {
-        picture.focus({preventScroll: true});
-      }
-    }).observe(picture, {childList: true, subtree: true, attributeFilter: ['class']});
-  };
-
   // Pictures do not stay on the server for ever, nor does the server. Before a question is asked, a picture that is
   // gone is sent again, from where it came from, and the question names the new one.
   const UPLOAD = 'gradio_api/upload', JOIN = 'gradio_api/queue/join', FILE = 'gradio_api/file=';
@@ -124,6 +108,22 @@
     const card = event.target.closest?.('[data-example]');
     if (card) example = card.dataset.example;
   }, true);
+
+  // Gradio takes away the button that chose, took or removed a picture, and with it the focus: keep it on the picture.
+  const holdFocus = () => {
+    const picture = document.getElementById('picture');
+    if (!picture) return setTimeout(holdFocus, 200);
+    picture.tabIndex = -1;  // reached by the line below, never by the Tab key
+    let within = false;
+    document.addEventListener('focusin', (event) => { within = picture.contains(event.target); });
+    document.addEventListener('pointerdown', (event) => { within = picture.contains(event.target); });
+    new MutationObserver(() => {
+      const held = document.activeElement;
+      if (within && (held === document.body || (picture.contains(held) && !held.checkVisibility()))) {
+        picture.focus({preventScroll: true});
+      }
+    }).observe(picture, {childList: true, subtree: true, attributeFilter: ['class']});
+  };
 
   document.addEventListener('visibilitychange', () => { if (!document.hidden) ask(); });
   follow();

@@ -154,7 +154,7 @@ class Application:
         _log.info("STOPPING | CODE=%d | REASON=%s | UNANSWERED=%d | GRACE=%gs", code, reason, waiting, grace)
         self._loader.stopping.set()
         self._prober.disable()
-        self._readers.stop()  # what is still being read would be refused now
+        self._readers.stop(0.0)  # what is still being read would be refused now
         ended = self._engine.stop(grace)
         ended &= self._stop_threads()
         if ended:
@@ -169,7 +169,7 @@ class Application:
         stops: list[Callable[[float], bool | None]] = [
             *(self._prober.stop, self._sampler.stop, self.operations.stop, self._settler.stop),
             *([] if self._ladder is None else [self._ladder.stop]),
-            self._join_loader,
+            *(self._readers.stop, self._join_loader),
         ]
         for stop in stops:
             stop(0.0)

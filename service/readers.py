@@ -102,8 +102,9 @@ class Readers:
                 self._keeper = threading.Thread(target=self._keep, name="readers", daemon=True)
                 self._keeper.start()
 
-    def stop(self) -> None:
-        """End all readers at once, and what waits for one."""
+    def stop(self, wait: float = _STOP_SECONDS) -> None:
+        """End all readers at once, and what waits for one; then the thread that keeps them, within ``wait``
+        seconds."""
         with self._changed:
             self._stopped = True
             keeper = self._keeper
@@ -113,7 +114,7 @@ class Readers:
             self._idle.clear()
             self._changed.notify_all()
         if keeper is not None:
-            keeper.join(_STOP_SECONDS)
+            keeper.join(wait)
 
     def read(
         self,

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.image_input": VALUES | {"ofa.picture", "ofa.container", "ofa.errors"},
     "service.reader_child": {"ofa.picture", "ofa.errors"},
     "service.reader_process": {"service.reader_child"},
-    "service.readers": VALUES | {"ofa.errors", "service.reader_process", "service.status"},
+    "service.readers": VALUES | {"ofa.errors", "ofa.picture", "service.reader_process", "service.status"},
     "service.resources": set(),
     "service.status": VALUES,
     "service.health": VALUES | {"service.status", "service.resources"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit
+from tests.instance import ROOT
 from tests.web.client import Page, serving
 
 Open = Callable[..., Visit]
+DEMO = ROOT / "models" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -111,30 +115,88 @@ def test_a_server_that_is_gone_is_noticed_and_so_is_its_return(visit: Open, tmp_
         visitor.page.locator("#state .state-ready").wait_for()
 
 
-@pytest.mark.parametrize(
-    ("locale", "told"),
-    [("en-US", "The picture is no longer on the server"), ("zh-CN", "图片已不在服务器上")],
-)
-def test_a_page_that_stayed_open_over_a_restart_asks_for_the_picture_again(
-    visit: Open, tmp_path: Path, red_circle: Path, locale: str, told: str
+def test_a_page_that_stayed_open_over_a_restart_sends_the_picture_again(
+    visit: Open, tmp_path: Path, red_circle: Path
 ) -> None:
     with serving(tmp_path) as page:
         port = int(page.base.rpartition(":")[2])
-        visitor = visit(page.base, locale=locale)
+        visitor = visit(page.base)
         visitor.upload(red_circle)
         visitor.write("there is a circle")
         visitor.judge()
         page.process.kill()
     with serving(tmp_path, port=port) as page:
-        visitor.write("there is a star")
+        visitor.write("tell")
         visitor.page.click("#judge")
-        expect(visitor.page.locator("#answer")).to_contain_text(told)
-        visitor.page.click("#clear")
-        visitor.page.locator("#answer .answer-empty").wait_for()
-        visitor.upload(red_circle)
-        visitor.write("there is a star")
-        assert visitor.judge().startswith("Yes" if locale == "en-US" else "是")
-        assert "not understood" not in page.output
+        assert sha_of_what_was_handed_over(visitor) == hashlib.sha256(red_circle.read_bytes()).hexdigest()
+        assert len(page.uploads) == 1
+
+
+def sha_of_what_was_handed_over(visitor: Visit) -> str:
+    """Of the picture, when "tell" was asked."""
+    visitor.answer()
+    handed = json.loads(visitor.page.get_attribute("#answer .answer", "data-reason") or "")
+    return str(handed["sha"])
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_a_picture_that_was_deleted_is_sent_again_as_often_as_it_takes(
+    visit: Open, ready: Page, red_circle: Path, locale: str
+) -> None:
+    visitor = visit(ready.base, locale=locale)
+    visitor.upload(red_circle)
+    for _ in range(3):
+        for path in ready.uploads:
+            shutil.rmtree(path.parent)
+        visitor.write("tell")
+        visitor.page.click("#judge")
+        assert sha_of_what_was_handed_over(visitor) == hashlib.sha256(red_circle.read_bytes()).hexdigest()
+        assert len(ready.uploads) == 1
+        visitor.write("reason busy")
+        visitor.page.click("#judge")
+        visitor.page.locator("#answer [data-reason=busy]").wait_for()
+        assert len(ready.uploads) == 1, "what is there is not sent again"
+
+
+def test_an_example_that_was_deleted_is_sent_again_too(visit: Open, ready: Page) -> None:
+    visitor = visit(ready.base)
+    visitor.page.locator(".card").first.click()
+    visitor.answer()
+    shutil.rmtree(next(ready.temporary.glob("ofa-page-*")))
+    visitor.write("tell")
+    visitor.page.click("#judge")
+    card = json.loads((DEMO / "card.json").read_text(encoding="utf-8"))
+    example = DEMO / card["examples"][0]["image"]
+    assert sha_of_what_was_handed_over(visitor) == hashlib.sha256(example.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("locale", "told"),
+    [("en-US", "The picture is no longer on the server"), ("zh-CN", "图片已不在服务器上")],
+)
+def test_a_picture_that_cannot_be_sent_again_is_asked_for(
+    visit: Open, ready: Page, red_circle: Path, locale: str, told: str
+) -> None:
+    visitor = visit(ready.base, locale=locale)
+    visitor.upload(red_circle)
+    for path in ready.uploads:
+        shutil.rmtree(path.parent)
+    visitor.page.route("**/gradio_api/upload*", lambda route: route.fulfill(status=507, body="no room"))
+    visitor.write("tell")
+    visitor.page.click("#judge")
+    expect(visitor.page.locator("#answer")).to_contain_text(told)
+
+
+def test_a_file_far_too_large_is_refused_in_words(visit: Open, tmp_path: Path) -> None:
+    """Before it is all there: the server closes the connection, and the browser shows what it said."""
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(200_000_000)
+    with serving(tmp_path, "--max-bytes", "100000") as page:
+        visitor = visit(page.base)
+        visitor.page.set_input_files("#picture input[type=file]", large)
+        expect(visitor.page.locator("body")).to_contain_text("Make the picture smaller")
+        assert page.uploads == []
 
 
 @pytest.mark.parametrize(

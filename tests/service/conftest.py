@@ -11,9 +11,10 @@ from service.engine import Engine, Limits
 from service.errors import ServiceError
 from tests.applications import make
 from tests.fakes import Clock, FakeJournal, FakePredictor, end
+from tests.reading import make_readers
 from tests.written_logs import console, open_logs
 
-__all__ = ["clock", "console", "journal", "make", "open_logs", "start"]
+__all__ = ["clock", "console", "journal", "make", "make_readers", "open_logs", "start"]
 
 
 @pytest.fixture

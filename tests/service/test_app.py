@@ -15,11 +15,8 @@ import pytest
 from PIL import Image
 
 from service.app import PROBE_TEXT, build, shown_name
-from service.contract.times import LONGEST_PAUSE, START_STALL
 from service.errors import (
-    DamagedFile,
     DeviceLost,
-    HubUnavailable,
     InputError,
     ModelNotFound,
 )
@@ -92,75 +89,6 @@ def test_while_loading_requests_are_answered_so_and_progress_is_told(make: Build
     assert not application.report().startup.ok
     go.set()
     until(lambda: application.report().startup.ok)
-
-
-def test_a_passing_failure_is_tried_again_and_a_damaged_file_looked_at_closely(make: Build) -> None:
-    hub = Hub(HubUnavailable("The hub is down."), DamagedFile("A file is damaged."))
-    application = make(hub=hub)
-    assert application.load() is True
-    assert hub.asked == ["quick", "quick", "full"]
-    assert application.snapshot().last_error is None
-    assert application.fatal is None
-
-
-def test_after_the_last_attempt_the_process_should_leave_with_1(make: Build) -> None:
-    hub = Hub(*[HubUnavailable("The hub is down.") for _ in range(3)])
-    application = make(hub=hub)
-    application.start()
-    assert application.wait(PATIENCE)
-    assert application.fatal == 1
-    assert len(hub.asked) == 3
-    snapshot = application.snapshot()
-    assert (snapshot.phase, snapshot.last_error) == (Phase.FAILED, "The hub is down.")
-    assert application.submit(PICTURE, "a").result(0).reason == "loading"
-    assert not application.report().healthy
-
-
-def test_what_no_attempt_mends_is_not_tried_again_and_leaves_with_78(make: Build) -> None:
-    hub = Hub(ModelNotFound("There is no such model."))
-    application = make(hub=hub)
-    assert application.load() is False
-    assert application.fatal == 78
-    assert hub.asked == ["quick"]
-
-
-def test_an_unknown_failure_counts_as_passing_and_its_text_is_not_told(make: Build) -> None:
-    hub = Hub(*[ValueError("a token: s3cr3t") for _ in range(3)])
-    application = make(hub=hub)
-    assert application.load() is False
-    assert application.fatal == 1
-    assert application.snapshot().last_error == "Unexpected ValueError while loading the model."
-
-
-def test_after_a_failure_a_script_may_try_again(make: Build) -> None:
-    hub = Hub(ModelNotFound("There is no such model."))
-    application = make(hub=hub)
-    assert application.load() is False
-    assert application.load() is True
-    assert application.fatal is None
-
-
-def test_the_pauses_between_attempts_grow(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(4)]), load_attempts=4)
-    waited: list[float] = []
-    loader = application._loader
-    object.__setattr__(loader._settings, "load_pause", 5.0)
-    monkeypatch.setattr(loader.stopping, "wait", waited.append)
-    assert application.load() is False
-    assert waited == [5.0, 10.0, 20.0]
-
-
-def test_the_pauses_stay_shorter_than_the_guardian_waits_for_progress(
-    make: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(9)]), load_attempts=9)
-    waited: list[float] = []
-    loader = application._loader
-    object.__setattr__(loader._settings, "load_pause", Settings.load_pause)
-    monkeypatch.setattr(loader.stopping, "wait", waited.append)
-    assert application.load() is False
-    assert waited[:3] == [5.0, 10.0, 20.0]
-    assert max(waited) == LONGEST_PAUSE < START_STALL
 
 
 # ---- requests --------------------------------------------------------------------------------------------

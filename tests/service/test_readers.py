@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import resource
 import signal
@@ -11,23 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
 
-from ofa.errors import ImageError
 from ofa.picture import File
-from service.errors import Abandoned, DeadlineExceeded, ShuttingDown
+from service.errors import DeadlineExceeded
 from service.reader_process import START, ReaderProcess, command
-from service.readers import HEAVY_BYTES, LIGHT_BYTES, Readers
+from service.readers import Readers
 from tests.fakes import PATIENCE, until
 from tests.hostile_pictures import OK, SET, SLOW, large_png
-from tests.stand_in_reader import Desk, running, stand_in
+from tests.reading import SMALL, Make, code_of, pids, read, saved
+from tests.stand_in_reader import running
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = 0.05  # of the largest hostile file: what takes minutes unbounded takes seconds
@@ -38,55 +35,11 @@ def prepared(before: str) -> Callable[[], ReaderProcess]:
     return lambda: running(START.replace("main()", f"import os, ofa.picture; {before}; main()"))
 
 
-def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-SMALL = saved(Image.new("RGB", (40, 30), (200, 30, 30)))
-
-
-def read(readers: Readers, data: bytes, *, seconds: float = PATIENCE, **more: Any) -> Image.Image:
-    deadline = time.monotonic() + seconds
-    file = File(len(data), lambda: data)
-    return readers.read(file, side=32, max_pixels=64_000_000, deadline=deadline, **more)[0]
-
-
-def code_of(readers: Readers, data: bytes) -> str:
-    """``ok``, or why the picture cannot be read."""
-    try:
-        read(readers, data)
-    except ImageError as error:
-        return error.code
-    return OK
-
-
-Make = Callable[..., Readers]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    made: list[Readers] = []
-
-    def _make(**options: Any) -> Readers:
-        made.append(Readers(**options))
-        return made[-1]
-
-    yield _make
-    for readers in made:
-        readers.stop()
-
-
-def pids(readers: Readers) -> set[int]:
-    return {pid for group in readers.pids() for pid in group}
-
-
 # ---- what a picture may cost -----------------------------------------------------------------------------
 
 
-def test_hostile_pictures_end_in_a_code_and_cost_no_reader_for_good(make: Make) -> None:
-    readers = make(count=2)
+def test_hostile_pictures_end_in_a_code_and_cost_no_reader_for_good(make_readers: Make) -> None:
+    readers = make_readers(count=2)
     ended = {one.name: code_of(readers, one.make(SHARE)) for one in SET}
     assert {name: code for name, code in ended.items() if code not in codes_of(name)} == {}
     assert code_of(readers, SMALL) == OK
@@ -97,9 +50,9 @@ def codes_of(name: str) -> tuple[str, ...]:
     return next(one.codes for one in SET if one.name == name)
 
 
-def test_processor_time_is_limited_and_a_fresh_reader_takes_the_place(make: Make) -> None:
+def test_processor_time_is_limited_and_a_fresh_reader_takes_the_place(make_readers: Make) -> None:
     (slow,) = [one for one in SET if one.name == "odd_maximum.ppm"]
-    readers = make(count=1)
+    readers = make_readers(count=1)
     assert code_of(readers, SMALL) == OK
     before = pids(readers)
     assert code_of(readers, slow.make(1)) == SLOW
@@ -107,9 +60,9 @@ def test_processor_time_is_limited_and_a_fresh_reader_takes_the_place(make: Make
     assert not before & pids(readers)
 
 
-def test_memory_is_limited_by_what_the_header_promised(make: Make) -> None:
+def test_memory_is_limited_by_what_the_header_promised(make_readers: Make) -> None:
     """A reader that promises less than it needs is stopped at its promise, and replaced."""
-    readers = make(count=1, make=prepared("ofa.picture.Header.memory = lambda self, side: 1 << 20"))
+    readers = make_readers(count=1, make=prepared("ofa.picture.Header.memory = lambda self, side: 1 << 20"))
     assert code_of(readers, SMALL) == OK
     before = pids(readers)
     assert code_of(readers, large_png(6000)) == SLOW
@@ -117,8 +70,8 @@ def test_memory_is_limited_by_what_the_header_promised(make: Make) -> None:
     assert not before & pids(readers)
 
 
-def test_a_reader_gives_the_memory_of_a_large_picture_back(make: Make) -> None:
-    readers = make(count=1)
+def test_a_reader_gives_the_memory_of_a_large_picture_back(make_readers: Make) -> None:
+    readers = make_readers(count=1)
     read(readers, SMALL)
     (reader,) = map(psutil.Process, pids(readers))
     before = reader.memory_info().rss
@@ -126,8 +79,8 @@ def test_a_reader_gives_the_memory_of_a_large_picture_back(make: Make) -> None:
     until(lambda: reader.memory_info().rss < before + (20 << 20))
 
 
-def test_a_reader_that_crashes_is_replaced_and_the_picture_is_called_damaged(make: Make) -> None:
-    readers = make(count=1, make=prepared("ofa.picture.read = lambda *_: os.abort()"))
+def test_a_reader_that_crashes_is_replaced_and_the_picture_is_called_damaged(make_readers: Make) -> None:
+    readers = make_readers(count=1, make=prepared("ofa.picture.read = lambda *_: os.abort()"))
     assert code_of(readers, SMALL) == "image_unreadable"
     until(lambda: readers.state().idle == 1)
 
@@ -147,7 +100,7 @@ def exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:
     return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4) + values
 
 
-def test_a_turned_photograph_is_read_whatever_its_other_tags_hold(make: Make) -> None:
+def test_a_turned_photograph_is_read_whatever_its_other_tags_hold(make_readers: Make) -> None:
     """Tags as cameras and editors write them, of every type, with values that fit it and that do not."""
     tags = [0x10F, 0x110, 0x11A, 0x128, 0x131, 0x132, 0x8298, 0x8769, 0x8825, 0xC4A5, 0x9C9B, 0x213, 0x102]
     tags += [0x111, 0x14A, 0x2BC, 0x83BB, 0x8773, 0xEA1C, 0xA005, 0x927C, 0x501B]
@@ -157,7 +110,7 @@ def test_a_turned_photograph_is_read_whatever_its_other_tags_hold(make: Make) ->
     odd = [(tag, kind, *value) for tag in tags for kind in range(19) for value in values]
     odd += [(0x11A, 5, 1, struct.pack("<II", 0, 0)), (0x9204, 10, 1, struct.pack("<ii", -1, 0))]
     photograph = saved(Image.new("RGB", (40, 30), (200, 0, 0)), "JPEG")
-    readers = make(count=1)
+    readers = make_readers(count=1)
     assert len(odd) == 2510
     for tag in odd:
         segment = exif([turned, tag])
@@ -165,193 +118,18 @@ def test_a_turned_photograph_is_read_whatever_its_other_tags_hold(make: Make) ->
         assert code_of(readers, data) == OK, tag
 
 
-# ---- who waits for whom ----------------------------------------------------------------------------------
-
-
-class Crowd(Desk):
-    """Callers of stand-in readers, whose pictures are read when the test says so."""
-
-    def __init__(self, readers: Readers, folder: Path) -> None:
-        super().__init__(folder)
-        self._readers = readers
-        self._pool = ThreadPoolExecutor(32)
-
-    def ask(
-        self,
-        name: str,
-        caller: str = "",
-        *,
-        promise: int = 0,
-        padding: int = 0,
-        seconds: float = PATIENCE,
-        wanted: Future[Any] | None = None,
-    ) -> Future[Any]:
-        """A picture called ``name``. It is waiting, or being read, when this returns."""
-        data, before = self.picture(name, promise).read_bytes() + b" " * padding, self._known()
-        asked = self._pool.submit(read, self._readers, data, seconds=seconds, caller=caller, wanted=wanted)
-        until(lambda: asked.done() or self._known() > before)
-        return asked
-
-    def _known(self) -> int:
-        state = self._readers.state()
-        return state.waiting + state.busy
-
-    def close(self) -> None:
-        self._readers.stop()
-        self._pool.shutdown()
-
-
-@pytest.fixture
-def crowd(make: Make, tmp_path: Path) -> Iterator[Crowd]:
-    crowd = Crowd(make(count=4, make=stand_in), tmp_path)
-    yield crowd
-    crowd.close()
-
-
-def test_a_caller_holds_half_of_the_readers_and_others_are_served_beside_him(crowd: Crowd) -> None:
-    asked = [crowd.ask(f"a{index}", "A") for index in range(5)]
-    until(lambda: len(crowd.reading()) == 2)
-    other = crowd.ask("b", "B")
-    until(lambda: "b" in crowd.reading())
-    crowd.finish("b")
-    other.result(PATIENCE)
-    assert len(crowd.reading()) == 3, "nobody else of A's was let in"
-    crowd.finish(*(f"a{index}" for index in range(5)))
-    for one in asked:
-        one.result(PATIENCE)
-
-
-def test_the_caller_with_the_fewest_readers_comes_first(crowd: Crowd) -> None:
-    for name, caller in [("a0", "A"), ("b0", "B"), ("c0", "C"), ("d0", "D")]:
-        crowd.ask(name, caller)
-    until(lambda: len(crowd.reading()) == 4)
-    first, second = crowd.ask("a1", "A"), crowd.ask("e0", "E")
-    crowd.finish("b0")
-    until(lambda: "e0" in crowd.reading())
-    assert "a1" not in crowd.reading()
-    crowd.finish("a0", "c0", "d0", "a1", "e0")
-    first.result(PATIENCE)
-    second.result(PATIENCE)
-
-
-def test_heavy_pictures_leave_one_place_to_the_others_also_while_they_wait(crowd: Crowd) -> None:
-    heavy = [crowd.ask(f"h{index}", f"H{index}", promise=LIGHT_BYTES + 1) for index in range(6)]
-    until(lambda: len(crowd.reading()) == 3)
-    for index in range(3):
-        light = crowd.ask(f"l{index}", f"L{index}", promise=LIGHT_BYTES)
-        until(lambda index=index: f"l{index}" in crowd.reading())
-        crowd.finish(f"l{index}")
-        light.result(PATIENCE)
-    assert len([name for name in crowd.reading() if name.startswith("h")]) == 3
-    crowd.finish(*(f"h{index}" for index in range(6)))
-    for one in heavy:
-        one.result(PATIENCE)
-
-
-def test_a_caller_s_own_heavy_pictures_leave_a_place_to_his_ordinary_ones(crowd: Crowd) -> None:
-    heavy = [crowd.ask(f"h{index}", "A", promise=LIGHT_BYTES + 1) for index in range(3)]
-    until(lambda: len(crowd.reading()) == 1)
-    light = crowd.ask("light", "A")
-    until(lambda: "light" in crowd.reading())
-    assert len(crowd.reading()) == 2
-    crowd.finish("light", "h0", "h1", "h2")
-    for one in (light, *heavy):
-        one.result(PATIENCE)
-
-
-def test_the_smallest_file_of_a_caller_comes_first(crowd: Crowd) -> None:
-    first = [crowd.ask(name, "A") for name in ("a0", "a1")]
-    until(lambda: len(crowd.reading()) == 2)
-    large = [crowd.ask(f"large{index}", "A", padding=8 << 20) for index in range(3)]
-    small = crowd.ask("small", "A")
-    crowd.finish("a0", "small")
-    small.result(PATIENCE)
-    assert not any(one.done() for one in large)
-    crowd.finish("a1", *(f"large{index}" for index in range(3)))
-    for one in (*first, *large):
-        one.result(PATIENCE)
-
-
-def test_heavy_pictures_share_a_budget_of_memory_and_a_larger_one_is_read_alone(crowd: Crowd) -> None:
-    whole = crowd.ask("whole", "A", promise=HEAVY_BYTES + 1)
-    until(lambda: crowd.reading() == {"whole"})
-    others = [crowd.ask(f"h{index}", f"H{index}", promise=HEAVY_BYTES // 2) for index in range(3)]
-    crowd.finish("whole")
-    whole.result(PATIENCE)
-    until(lambda: len(crowd.reading()) == 3)
-    crowd.finish("h0", "h1", "h2")
-    for one in others:
-        one.result(PATIENCE)
-
-
-@pytest.mark.parametrize("reading", [True, False], ids=["being read", "waiting"])
-def test_the_deadline_ends_a_picture_wherever_it_is(crowd: Crowd, reading: bool) -> None:
-    crowd.finish("first")
-    crowd.ask("first", "A").result(PATIENCE)  # the readers have started
-    if not reading:
-        for index in range(2):
-            crowd.ask(f"a{index}", "A")
-        until(lambda: {"a0", "a1"} <= crowd.reading())
-    with pytest.raises(DeadlineExceeded):
-        crowd.ask("late", "A", seconds=1.0).result(PATIENCE)
-    assert ("late" in crowd.reading()) == reading
-    crowd.finish("a0", "a1", "next")
-    crowd.ask("next", "A").result(PATIENCE)
-
-
-def test_a_deadline_that_has_passed_reads_nothing(crowd: Crowd) -> None:
-    with pytest.raises(DeadlineExceeded):
-        crowd.ask("late", seconds=-1.0).result(PATIENCE)
-    assert crowd.reading() == set()
-
-
-@pytest.mark.parametrize("reading", [True, False], ids=["being read", "waiting"])
-def test_a_caller_who_goes_away_frees_his_place(crowd: Crowd, reading: bool) -> None:
-    first = [Future(), Future()] if reading else [Future(), Future(), Future()]  # type: ignore[var-annotated]
-    asked = [crowd.ask(f"a{index}", "A", wanted=wanted) for index, wanted in enumerate(first)]
-    until(lambda: len(crowd.reading()) == 2)
-    first[-1].cancel()
-    with pytest.raises(Abandoned):
-        asked[-1].result(PATIENCE)
-    assert "a2" not in crowd.reading()
-    if reading:
-        crowd.ask("next", "A")
-        until(lambda: "next" in crowd.reading())
-
-
-def test_who_was_away_before_is_not_read(crowd: Crowd) -> None:
-    wanted: Future[Any] = Future()
-    wanted.cancel()
-    with pytest.raises(Abandoned):
-        crowd.ask("a", wanted=wanted).result(PATIENCE)
-    assert crowd.reading() == set()
-
-
-def test_a_stop_ends_what_is_read_and_what_waits(crowd: Crowd, make: Make) -> None:
-    asked = [crowd.ask(f"a{index}", "A") for index in range(4)]
-    until(lambda: len(crowd.reading()) == 2)
-    crowd.close()
-    for one in asked:
-        with pytest.raises(ShuttingDown):
-            one.result(PATIENCE)
-    stopped = make()
-    stopped.stop()
-    with pytest.raises(ShuttingDown):
-        read(stopped, SMALL)
-
-
 # ---- lives of processes ----------------------------------------------------------------------------------
 
 
-def test_nothing_is_started_before_the_first_picture(make: Make) -> None:
-    readers = make(count=2)
+def test_nothing_is_started_before_the_first_picture(make_readers: Make) -> None:
+    readers = make_readers(count=2)
     assert pids(readers) == set()
     assert code_of(readers, SMALL) == OK
     until(lambda: readers.state().idle == 2)
 
 
-def test_an_idle_reader_that_is_killed_is_replaced_and_costs_no_picture(make: Make) -> None:
-    readers = make(count=1)
+def test_an_idle_reader_that_is_killed_is_replaced_and_costs_no_picture(make_readers: Make) -> None:
+    readers = make_readers(count=1)
     assert code_of(readers, SMALL) == OK
     for _ in range(3):
         (pid,) = pids(readers)
@@ -362,7 +140,7 @@ def test_an_idle_reader_that_is_killed_is_replaced_and_costs_no_picture(make: Ma
 
 
 def test_a_reader_that_survives_being_killed_is_counted_and_the_last_one_is_missed(
-    make: Make, caplog: pytest.LogCaptureFixture
+    make_readers: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     mortal = threading.Event()
@@ -374,7 +152,7 @@ def test_a_reader_that_survives_being_killed_is_counted_and_the_last_one_is_miss
             if mortal.is_set():
                 super().kill()
 
-    readers = make(count=2, make=lambda: Surviving(command()), stuck_seconds=0.05)
+    readers = make_readers(count=2, make=lambda: Surviving(command()), stuck_seconds=0.05)
     for left in (1, 0):
         with pytest.raises(DeadlineExceeded):
             file = File(0, lambda: stopped(readers))
@@ -400,7 +178,7 @@ def stopped(readers: Readers) -> bytes:
 
 
 def test_readers_that_cannot_be_started_are_missed_and_tried_again(
-    make: Make, caplog: pytest.LogCaptureFixture
+    make_readers: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = True
 
@@ -409,7 +187,7 @@ def test_readers_that_cannot_be_started_are_missed_and_tried_again(
             raise OSError("no room")
         return ReaderProcess(command())
 
-    readers = make(count=2, make=start)
+    readers = make_readers(count=2, make=start)
     with pytest.raises(DeadlineExceeded):
         read(readers, SMALL, seconds=0.2)
     assert readers.state().left == 0
@@ -419,20 +197,20 @@ def test_readers_that_cannot_be_started_are_missed_and_tried_again(
     until(lambda: readers.state().left == 2)
 
 
-def test_a_reader_whose_program_fails_blames_no_picture(make: Make) -> None:
-    readers = make(count=1, make=lambda: ReaderProcess([sys.executable, "-c", "raise SystemExit(1)"]))
+def test_a_reader_whose_program_fails_blames_no_picture(make_readers: Make) -> None:
+    readers = make_readers(count=1, make=lambda: ReaderProcess([sys.executable, "-c", "raise SystemExit(1)"]))
     with pytest.raises(DeadlineExceeded):
         read(readers, SMALL, seconds=0.5)
     assert readers.state().left == 0
 
 
-def test_a_process_with_more_than_1024_files_reads_pictures(make: Make) -> None:
+def test_a_process_with_more_than_1024_files_reads_pictures(make_readers: Make) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
     try:
         assert max(files) > 1024
-        readers = make(count=1)
+        readers = make_readers(count=1)
         assert code_of(readers, SMALL) == OK
         readers.stop()
     finally:
@@ -441,9 +219,9 @@ def test_a_process_with_more_than_1024_files_reads_pictures(make: Make) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_readers_are_humble(make: Make) -> None:
+def test_readers_are_humble(make_readers: Make) -> None:
     """A lower priority, the first to be killed when memory runs out, and nothing that they print is seen."""
-    readers = make(count=1)
+    readers = make_readers(count=1)
     read(readers, SMALL)
     (pid,) = pids(readers)
     folder = Path(f"/proc/{pid}")
@@ -496,8 +274,8 @@ def test_readers_end_with_their_parent_however_it_ends(number: int) -> None:
         until(lambda: not any(one.is_running() and one.status() != "zombie" for one in readers))
 
 
-def test_two_threads_may_read_at_once_from_the_start(make: Make) -> None:
-    readers, codes = make(count=2), []
+def test_two_threads_may_read_at_once_from_the_start(make_readers: Make) -> None:
+    readers, codes = make_readers(count=2), []
     threads = [threading.Thread(target=lambda: codes.append(code_of(readers, SMALL))) for _ in range(6)]
     for thread in threads:
         thread.start()

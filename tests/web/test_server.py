@@ -223,6 +223,25 @@ def test_an_upload_far_beyond_the_limit_is_refused_in_words(page: Page) -> None:
     assert "Make the picture smaller" in answer.text
 
 
+def test_what_is_said_of_the_api_can_be_read_by_gradio_clients_from_1_4_on(page: Page) -> None:
+    """They fail on a schema that is true or false, such as Gradio's own for a picture has one."""
+
+    async def conversation(client: httpx.AsyncClient) -> Any:
+        return (await client.get("/gradio_api/info")).json()["named_endpoints"]["/judge"]
+
+    def schemas(value: Any) -> Iterator[Any]:
+        if isinstance(value, dict):
+            yield from (value[key] for key in ("additionalProperties", "items") if key in value)
+            for inner in (*value.get("properties", {}).values(), *value.get("anyOf", [])):
+                yield inner
+                yield from schemas(inner)
+
+    told = page.run(conversation)
+    found = [one for parameter in told["parameters"] for one in schemas(parameter["type"])]
+    assert {"string", "object"} <= {one["type"] for one in found}
+    assert [parameter["parameter_name"] for parameter in told["parameters"]] == ["image", "text", "premise"]
+
+
 def test_the_document_names_no_foreign_host(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> list[str]:
         return [(await client.get(path)).text for path in ("/", "/theme.css", "/gradio_api/info", "/config")]
