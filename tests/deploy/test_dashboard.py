@@ -72,10 +72,12 @@ def traffic(instance: Instance, application: Application) -> bool:
     instance.judge(picture, "there is a red circle")
     with pytest.raises(AssertionError, match="no_text"):
         instance.judge(picture, "")
-    headers = {"content-type": "application/json"}
-    urllib.request.urlopen(
-        urllib.request.Request(f"{instance.page}/ops/probe", b"{}", headers), timeout=60
-    ).close()
+    password = (instance.run_dir / "ops_password").read_text().strip()
+    operator = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    for path, body in (("login", {"password": password}), ("probe", {})):
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{instance.page}/ops/{path}", json.dumps(body).encode(), headers)
+        operator.open(request, timeout=60).close()
     application.submit(PICTURE, "a question").result(PATIENCE)
     application.operations.probe()
     return True
