@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import selectors
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tests.channel import ask
 from tests.faults.fault import Afterwards
 from tests.faults.scenes import Scene
 from tests.faults.service import Service
@@ -79,25 +79,10 @@ class ChannelTimes(threading.Thread):
         while not self._enough.wait(1.0):
             began = time.monotonic()
             try:
-                self._ask()
+                ask(self._folder)
             except OSError:
                 self.failed += 1
             self.seconds.append(time.monotonic() - began)
-
-    def _ask(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(10)
-                sock.connect(f"/proc/self/fd/{folder}/health.sock")
-                sock.sendall(b"GET /guardian HTTP/1.0\r\n\r\n")
-                answer = b""
-                while part := sock.recv(4096):
-                    answer += part
-            if b"END=yes" not in answer:
-                raise OSError
-        finally:
-            os.close(folder)
 
     def stop(self) -> None:
         self._enough.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import stat
 import urllib.request
@@ -12,27 +11,10 @@ from pathlib import Path
 import pytest
 
 from service import channel
+from tests.channel import ask
 from tests.instance import Instance
 
 CROWD = 1_100
-
-
-def ask(run_dir: Path) -> dict[str, str]:
-    """What the guardian is told."""
-    folder = os.open(run_dir, os.O_RDONLY)
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(60)
-            sock.connect(f"/proc/self/fd/{folder}/{channel.SOCKET}")
-            sock.sendall(b"GET /guardian HTTP/1.0\r\n\r\n")
-            answer = b""
-            while part := sock.recv(4096):
-                answer += part
-    finally:
-        os.close(folder)
-    head, _, body = answer.decode().partition("\r\n\r\n")
-    assert head.startswith("HTTP/1.0 200")
-    return dict(line.split("=", 1) for line in body.splitlines())
 
 
 def test_the_socket_is_for_its_owner_alone_and_says_what_the_guardian_needs(
