@@ -82,9 +82,7 @@ def serve_asgi(connections: Connections, held: ExitStack) -> int:
     from page.connections import Server, protocol_of
 
     listener = held.enter_context(listen("127.0.0.1", 0, "--port"))
-    config = uvicorn.Config(
-        asgi_app, http=protocol_of(connections), ws="none", log_config=None, log_level="critical"
-    )
+    config = uvicorn.Config(asgi_app, http=protocol_of(connections), ws="none", log_config=None)
     server = Server(config, connections)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
