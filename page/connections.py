@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,10 +12,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.listening import Connections, Phase, Watch
+from service.listening import NO_DESCRIPTOR, Connections, Phase, Watch
 
 _SWEEP_TICKS: Final = 10  # of uvicorn's main loop, a tenth of a second each
-_FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server(uvicorn.Server):
@@ -26,18 +25,20 @@ class Server(uvicorn.Server):
         self._bounded = connections
         self._else: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        loop = asyncio.get_running_loop()
+        self._else = loop.get_exception_handler() or _by_default
+        loop.set_exception_handler(self._on_error)
+
     async def on_tick(self, counter: int) -> bool:
-        if counter == 0:
-            loop = asyncio.get_running_loop()
-            self._else = loop.get_exception_handler() or _by_default
-            loop.set_exception_handler(self._on_error)
         if counter % _SWEEP_TICKS == 0:
             self._bounded.sweep()
         return await super().on_tick(counter)
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in _FULL and "socket" in context:
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR and "socket" in context:
             self._bounded.out_of_descriptors()  # asyncio pauses accepting by itself for a second
         else:
             self._else(loop, context)

@@ -29,6 +29,8 @@ PAGE_CONNECTIONS: Final = 2_000
 HEALTH_CONNECTIONS: Final = 256
 PART_OF_A_CALLER: Final = 4  # one caller may hold this part of a server's connections
 CLOSED: Final = ("slow", "cap", "refused")
+#: What accept() fails with where there is no descriptor, or no memory, for another connection.
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SAY_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 

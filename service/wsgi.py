@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import socket
@@ -16,11 +15,10 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from service.listening import Connections, Phase, Watch
+from service.listening import NO_DESCRIPTOR, Connections, Phase, Watch
 
 _HEADER_BYTES: Final = 16_384
 _BODY_BYTES: Final = 65_536
-_FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class _Channel(HTTPChannel):
@@ -106,7 +104,7 @@ class _Server(BaseWSGIServer):
         try:
             accepted = self.accept()
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in NO_DESCRIPTOR:
                 self._turn_away()
             return
         if accepted is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import resource
@@ -55,8 +56,6 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., object]) -> 
 
 
 async def asgi_app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-    import asyncio
-
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
@@ -247,3 +246,25 @@ def test_a_descriptor_over_1023_does_not_end_the_thread() -> None:
         for descriptor in taken:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_tick_leaves_the_loops_handler_alone_also_when_the_count_begins_again() -> None:
+    """uvicorn counts its ticks from 0 again once a day."""
+    import uvicorn
+
+    from page.connections import Server
+
+    async def handler_after_two_first_ticks() -> object:
+        config = uvicorn.Config(asgi_app, log_config=None)
+        config.load()
+        server = Server(config, Connections("test", QUICK))
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(handler)
+        for _ in range(2):
+            await server.on_tick(0)
+        return loop.get_exception_handler()
+
+    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        raise AssertionError(context)
+
+    assert asyncio.run(handler_after_two_first_ticks()) is handler
