@@ -151,7 +151,10 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained: int) -> None:
-    """Answer with the refusal, read at most ``drained`` bytes that are still coming, close the connection."""
+    """Read at most ``drained`` bytes that are still coming, answer with the refusal, close the connection.
+
+    Read first, as a proxy that has the whole answer closes its caller's connection in the middle of sending,
+    and most callers look for an answer only after that."""
     text, kind = refused.text, b"text/plain; charset=utf-8"
     if refused.code:
         text, kind = json.dumps({"detail": refused.text, "code": refused.code}), b"application/json"
@@ -163,19 +166,20 @@ async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained
     ]
     if refused.retry_after is not None:
         headers.append((b"retry-after", str(refused.retry_after).encode()))
+    left = 0 if values(scope, b"expect") else drained  # reading would send "100 Continue" to who expects it
+    left -= await _drain(body, left)
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    # First the answer, for those who look while they send; the end of it closes the connection.
     await send({"type": "http.response.body", "body": answer, "more_body": True})
-    if not body.ended and not values(scope, b"expect"):  # who waits for leave to send is not given it
-        await _drain(body.receive, drained)
+    await _drain(body, left)  # a slow caller may look now; the end of the answer closes the connection
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _drain(receive: Receive, most: int) -> None:
+async def _drain(body: Body, most: int) -> int:
+    """Read and drop up to ``most`` bytes, one piece more at most, within DRAINED_SECONDS; how many came."""
     read = 0
     with suppress(TimeoutError, HungUp, Refused):
         async with asyncio.timeout(DRAINED_SECONDS):
-            async for piece in pieces(receive):
-                read += len(piece)
-                if read > most:
-                    return
+            while read < most and not body.ended:
+                message = await body.receive()
+                read += len(message.get("body", b""))
+    return read

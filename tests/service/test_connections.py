@@ -190,9 +190,10 @@ connections = Connections("test", Limits(connections=100_000, first_byte=3.0))
 with ExitStack() as held:
     port = {"wsgi": serve_wsgi, "asgi": serve_asgi}[sys.argv[1]](connections, held)
     server = Running(port, connections)
-    print(port, server.status(), flush=True)
+    status = server.status()
     used = len(__import__("os").listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
+    print(port, status, flush=True)  # only now may the crowd come
     for line in sys.stdin:  # the test's word: how it is
         print(connections.exhausted, connections.count, round(time.process_time(), 1), flush=True)
 """
@@ -222,10 +223,10 @@ def test_a_server_without_descriptors_counts_it_and_serves_again(kind: str) -> N
             child.stdin.flush()
             return int(child.stdout.readline().split()[0])
 
-        crowd = [server.connect() for _ in range(60)]
-        until(lambda: exhausted() > 0)
-        for sock in crowd:
-            sock.close()
+        with ExitStack() as crowd:
+            for _ in range(60):
+                crowd.enter_context(server.connect())
+            until(lambda: exhausted() > 0)
         until(lambda: served(server))  # at once for a crowd that has gone, which it has to notice first
     finally:
         child.stdin.close()

@@ -169,6 +169,24 @@ def test_a_refused_body_is_read_within_bounds() -> None:
     assert read <= DRAINED_BYTES + 65536
 
 
+def test_a_refused_body_that_has_an_end_is_read_before_the_answer() -> None:
+    """A proxy closes its caller's connection when it has the whole answer, in the middle of sending."""
+    events: list[str] = []
+
+    async def receive() -> Any:
+        events.append("read")
+        return {"type": "http.request", "body": b"x" * 65536, "more_body": len(events) < 10}
+
+    async def send(message: Any) -> None:
+        events.append(message["type"])
+
+    headers = [(b"content-length", b"655360")]
+    scope = {"type": "http", "method": "POST", "path": "/nothing", "headers": headers}
+    asyncio.run(Gate(None, max_bytes=MAX_BYTES)(scope, receive, send))  # type: ignore[arg-type]
+    assert events[:11] == ["read"] * 10 + ["http.response.start"]
+    assert "read" not in events[10:]
+
+
 def test_a_body_that_stops_coming_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "DRAINED_SECONDS", 0.05)
 
