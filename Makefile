@@ -106,14 +106,14 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 parity: $(DEV) $(REFERENCE)
-	$(BIN)/python -m parity --reference-python $(REFERENCE_VENV)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
+	$(BIN)/python -m lab.parity --reference-python $(REFERENCE_VENV)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 # ModelScope's environment is built when its side is asked for without naming a Python.
 bench: $(DEV) $(if $(filter --reference,$(ARGS)),$(REFERENCE))
-	$(BIN)/python -m bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
+	$(BIN)/python -m lab.bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 gpu-check: $(DEV)
-	$(BIN)/python -m bench.gpu $(ARGS)
+	$(BIN)/python -m lab.bench.gpu $(ARGS)
 
 gpu-site: $(RUNTIME)
 	rm -rf build/gpu-site
@@ -122,7 +122,7 @@ gpu-site: $(RUNTIME)
 
 faults: $(DEV)
 	@tests/system_packages.sh curl ps flock setsid unshare faketime
-	@$(BIN)/python -m tests.faults.report $(ARGS)
+	@$(BIN)/python -m lab.faults.report $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(REFERENCE_VENV) .mypy_cache .pytest_cache .ruff_cache build

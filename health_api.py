@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import sys
 
-from service.sidecar import Sidecar, create_app
+from service.health.api import Sidecar, create_app
 
 __all__ = ["Sidecar", "create_app"]
 
 if __name__ == "__main__":
-    from service.leaving import leave
     from service.main import main
+    from service.process.exit_file import leave
 
     leave(
         main(

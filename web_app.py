@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import InputError
+from service.contract.errors import InputError
 from service.settings import DESCRIPTION, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from page.server import PageServer
-    from service.app import Application
+    from service.build import Application
     from service.listening import Connections
 
 __all__ = ["InputError", "health_check", "init_model", "main", "predict"]
@@ -63,7 +63,7 @@ def _shared() -> Application:
     global _application
     with _lock:
         if _application is None:
-            from service.app import build
+            from service.build import build
 
             _application = build(Settings.from_args([], os.environ))
             # A probe may be deep in native code when the script ends; tearing the interpreter down under it
@@ -88,6 +88,6 @@ def _page(
 
 
 if __name__ == "__main__":
-    from service.leaving import leave
+    from service.process.exit_file import leave
 
     leave(main(sys.argv[1:]))

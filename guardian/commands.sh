@@ -131,7 +131,7 @@ command_logs() {
 }
 
 command_doctor() {
-  cd -- "$ROOT" && exec "$INTERPRETER" -m service.doctor "${ARGUMENTS[@]}" "$RUN_DIR"
+  cd -- "$ROOT" && exec "$INTERPRETER" -m doctor "${ARGUMENTS[@]}" "$RUN_DIR"
 }
 
 command_help() {

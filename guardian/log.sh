@@ -45,7 +45,7 @@ keep() {
 }
 
 # count_restart CAUSE: counts restarts by cause in a file that outlives us and the instance, whose /metrics reads it
-# (service/gauges.py). Failing to is no reason not to restart.
+# (service/telemetry/gauges.py). Failing to is no reason not to restart.
 count_restart() {
   local -r cause=$1
   local key value old='' text=''

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from tqdm import tqdm
 
 from ofa import documents
-from service import hub, image_input, text
 from service.contract.causes import LineCode, Outcome
-from service.errors import (
+from service.contract.errors import (
     DamagedFile,
     DamagedFolder,
     DeviceLost,
@@ -35,11 +34,14 @@ from service.errors import (
     ServiceError,
     TransientLoadError,
 )
-from service.request import Pair, Verdict
+from service.contract.request import Pair, Verdict
+from service.hub import resolve as hub
+from service.intake import image as image_input
+from service.intake import text
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.predictor import NativePredictor
+    from service.inference.native import NativePredictor
 
 MAX_LINE: Final = 1 << 20  # bytes
 MAX_ID: Final = 256  # characters
@@ -117,7 +119,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _load(settings: Settings) -> NativePredictor:
     """Raises ServiceError."""
-    from service.predictor import NativePredictor
+    from service.inference.native import NativePredictor
 
     model = NativePredictor(
         device=settings.device,

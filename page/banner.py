@@ -7,7 +7,7 @@ from html import escape
 from page import pending
 from page.verdicts import device_name
 from page.words import Language, say
-from service.status import Phase, Progress, Snapshot
+from service.contract.status import Phase, Progress, Snapshot
 
 MEGABYTE = 1_000_000
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ofa import documents
 from page.words import LANGUAGES, Language
-from service.request import LABELS
+from service.contract.request import LABELS
 
 log = logging.getLogger(__name__)
 

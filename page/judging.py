@@ -24,9 +24,9 @@ from page.operations import Desk
 from page.picture import Refusal
 from page.words import Language, language_of
 from service.callers import UNKNOWN, Callers
-from service.errors import InputError
-from service.request import Awaited, Source, Verdict
-from service.status import Phase, Snapshot
+from service.contract.errors import InputError
+from service.contract.request import Awaited, Source, Verdict
+from service.contract.status import Phase, Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 from service.callers import Callers
 from service.contract.causes import InputCode
-from service.errors import InputError
+from service.contract.errors import InputError
 
 log = logging.getLogger(__name__)
 _not_understood = LogLimit(60.0)

@@ -21,7 +21,7 @@ from page.log_limit import LogLimit
 from page.words import Language, language_of, say
 from service.callers import Callers
 from service.operations import Finding, View
-from service.restarts import Restart
+from service.process.restart_log import Restart
 from service.settings import Settings
 
 if TYPE_CHECKING:

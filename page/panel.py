@@ -18,11 +18,11 @@ from page import banner, pending
 from page.plots import Line, Points, bucketed, figure
 from page.verdicts import device_name, seconds
 from page.words import Language, has, say
-from service.history import SPAN, Change, Ended, Sample
+from service.contract.status import Activity, Phase
+from service.health.resources import Use
 from service.operations import Finding, View
-from service.resources import Use
-from service.restarts import Restart
-from service.status import Activity, Phase
+from service.process.restart_log import Restart
+from service.telemetry.history import SPAN, Change, Ended, Sample
 
 POINTS_A_MINUTE: Final = 4  # of a line; each is the highest value of its 15 seconds
 MEGABYTE: Final = 1_000_000

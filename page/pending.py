@@ -11,8 +11,8 @@ from html import escape
 from typing import Final
 
 from page.words import Language, say
-from service.request import Outlook
-from service.status import Activity
+from service.contract.request import Outlook
+from service.contract.status import Activity
 
 LEAST_PATIENCE: Final = 2.0  # seconds
 

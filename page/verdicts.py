@@ -10,8 +10,8 @@ import math
 from html import escape
 
 from page.words import Language, has, say
-from service.errors import InputError
-from service.request import LABELS, Verdict
+from service.contract.errors import InputError
+from service.contract.request import LABELS, Verdict
 
 MARKS = {
     "Yes": '<path d="M5 12.5l4.5 4.5L19 7.5"/>',

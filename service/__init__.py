@@ -1,1 +1,1 @@
-"""What keeps the model alive: settings, queue, health, logs. ``service.app`` puts the parts together."""
+"""What keeps the model alive: settings, queue, health, logs. ``service.build`` puts the parts together."""

@@ -16,11 +16,8 @@ from typing import Any, Final
 
 from PIL import Image
 
-from service import health, logs, postmortem, resources
 from service.contract.causes import ExitCode
-from service.contract.times import STOP_THREADS
-from service.engine import Engine
-from service.errors import (
+from service.contract.errors import (
     Abandoned,
     Hung,
     InputError,
@@ -31,23 +28,28 @@ from service.errors import (
     Unstable,
     UnusableWeights,
 )
-from service.health import Report
-from service.intake import Intake, as_sent, measured
-from service.jobs import no_verdict
-from service.ladder import Ladder
-from service.leaving import write_exit
-from service.loader import Loader, told
-from service.logs import RequestLog
-from service.metrics import Metrics
+from service.contract.protocols import Model
+from service.contract.request import Awaited, Request, Source, new_id
+from service.contract.status import MOVES, Phase, Snapshot, Status
+from service.contract.times import STOP_THREADS
+from service.health import report as health
+from service.health.prober import Prober
+from service.health.report import Report, resources
+from service.inference.converting import Settler
+from service.inference.engine import Engine
+from service.inference.jobs import no_verdict
+from service.inference.loader import Loader, told
+from service.inference.memory_fallback import Ladder
+from service.intake.prepare import Intake, as_sent, measured
+from service.intake.readers import Readers
 from service.operations import Operations
-from service.prober import Prober
-from service.protocols import Model
-from service.readers import Readers
-from service.request import Awaited, Request, Source, new_id
+from service.process import postmortem
+from service.process.exit_file import write_exit
 from service.settings import Settings
-from service.settling import Settler
-from service.status import MOVES, Phase, Snapshot, Status
-from service.versions import versions
+from service.telemetry import logs
+from service.telemetry.logs import RequestLog
+from service.telemetry.metrics import Metrics
+from service.telemetry.versions import versions
 
 _RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
 _log = logging.getLogger(__name__)

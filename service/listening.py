@@ -20,7 +20,7 @@ from enum import IntEnum
 from typing import Final, Protocol
 
 from service.callers import Callers
-from service.errors import PortTaken, SettingsError
+from service.contract.errors import PortTaken, SettingsError
 
 BACKLOG: Final = 128
 DESCRIPTORS: Final = 65_536  # more are not asked for: no cap below needs them

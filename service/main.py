@@ -19,11 +19,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from service.contract.causes import ExitCode
-from service.errors import SettingsError
+from service.contract.errors import SettingsError
 from service.listening import Connections, health_limits, listen, page_limits, raise_descriptor_limit
-from service.logs import Logs, unwritable
 from service.settings import Settings
 from service.streams import use_utf8
+from service.telemetry.logs import Logs, unwritable
 
 if TYPE_CHECKING:
     from service.application import Application
@@ -96,7 +96,7 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
             print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
             return error.exit_code
         stack.callback(logs.close)
-        from service.postmortem import StallDump
+        from service.process.postmortem import StallDump
 
         stall_dump = StallDump(settings.run_dir)
         stall_dump.start()
@@ -137,12 +137,12 @@ def _serve(
     make_front: MakeFront | None,
 ) -> int:
     """The exit code."""
-    from service.app import build
+    from service.build import build
     from service.callers import Callers
-    from service.channel import Channel, Heartbeat
-    from service.leaving import leave
-    from service.sidecar import Sidecar
-    from service.systemd import Systemd
+    from service.health.api import Sidecar
+    from service.health.channel import Channel, Heartbeat
+    from service.process.exit_file import leave
+    from service.process.systemd import Systemd
 
     callers = Callers(settings.trusted_proxies)
     for_health = Connections("health", health_limits(), callers)

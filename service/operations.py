@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from service import restarts
-from service.health import Report
-from service.history import Change, Ended, History, Sample
-from service.protocols import Model, Movable
-from service.resources import Resources
-from service.restarts import Restart
-from service.status import Snapshot
+from service.contract.protocols import Model, Movable
+from service.contract.status import Snapshot
+from service.health.report import Report
+from service.health.resources import Resources
+from service.process import restart_log as restarts
+from service.process.restart_log import Restart
+from service.telemetry.history import Change, Ended, History, Sample
 
 EXAMINED: Final = 60.0  # seconds for which findings stand: reading whole logs is no work for every look
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated, NoReturn, get_type_hints
 
 from service.callers import Network
+from service.contract.errors import SettingsError
 from service.contract.times import LONGEST_PAUSE, STOP_GRACE
-from service.errors import SettingsError
 from service.kinds import (
     DEVICE,
     FILE,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.app import Application, build
-from service.progress import Progress
+from service.build import Application, build
+from service.hub.progress import Progress
 from service.settings import Settings
 from tests.fakes import FakePredictor
 

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from service.channel import SOCKET
+from service.health.channel import SOCKET
 
 
 def ask(run_dir: Path) -> dict[str, str]:

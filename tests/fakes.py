@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from service.engine import Engine, Limits
-from service.errors import OutOfMemory, ServiceError
-from service.protocols import CancelPoint, Listed
-from service.request import Course, Pair, Request, Source, Verdict
+from service.contract.errors import OutOfMemory, ServiceError
+from service.contract.protocols import CancelPoint, Listed
+from service.contract.request import Course, Pair, Request, Source, Verdict
+from service.inference.engine import Engine, Limits
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 NO = {"Yes": 0.1, "No": 0.7, "Maybe": 0.2}

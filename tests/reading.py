@@ -12,7 +12,7 @@ from PIL import Image
 
 from ofa.errors import ImageError
 from ofa.picture import File
-from service.readers import Readers
+from service.intake.readers import Readers
 from tests.fakes import PATIENCE
 from tests.hostile_pictures import OK
 

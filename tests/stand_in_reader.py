@@ -1,4 +1,4 @@
-"""A reader that does as the picture says, in place of service.reader_child; and a crowd that asks it.
+"""A reader that does as the picture says, in place of service.intake.reader_child; and a crowd that asks it.
 
 A picture is a JSON object: ``promise`` bytes of memory that it needs, and ``until``, a file without which it
 is not read. Before it waits for that, a file ``<until>.begun`` tells that it has begun.
@@ -11,8 +11,8 @@ import socket
 import time
 from pathlib import Path
 
-from service.reader_child import Channel
-from service.reader_process import START, ReaderProcess, command
+from service.intake.reader_child import Channel
+from service.intake.reader_process import START, ReaderProcess, command
 
 
 def running(program: str) -> ReaderProcess:
@@ -21,7 +21,7 @@ def running(program: str) -> ReaderProcess:
 
 
 def stand_in() -> ReaderProcess:
-    return running(START.replace("service.reader_child", "tests.stand_in_reader"))
+    return running(START.replace("service.intake.reader_child", "tests.stand_in_reader"))
 
 
 class Desk:

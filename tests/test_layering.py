@@ -17,106 +17,173 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("ofa", "service", "page", "parity", "bench", "models", "tests", "health_api", "web_app")
 
 # Modules that several layers share: words and values, no behaviour of their own.
-VALUES = {"service.contract", "service.errors", "service.request"}
+VALUES = {"service.contract", "service.contract.errors", "service.contract.request"}
 
 # module or package (the longest prefix counts) → what it may import of ours, by prefix.
 MAY_IMPORT: dict[str, set[str]] = {
     "ofa": {"ofa"},
     "ofa.__main__": VALUES
-    | {"ofa", "service.hub", "service.image_input", "service.predictor", "service.settings", "service.text"},
+    | {
+        "ofa",
+        "service.hub.resolve",
+        "service.intake.image",
+        "service.inference.native",
+        "service.settings",
+        "service.intake.text",
+    },
     "service.contract": set(),
-    "service.errors": {"service.contract"},
+    "service.contract.errors": {"service.contract"},
     "service.callers": set(),
     "service.kinds": {"service.callers"},
-    "service.settings": {"service.callers", "service.contract", "service.errors", "service.kinds"},
-    "service.request": {"service.errors"},
-    "service.text": VALUES,
-    "service.image_input": VALUES | {"ofa.picture", "ofa.container", "ofa.errors"},
-    "service.reader_child": {"ofa.picture", "ofa.errors"},
-    "service.reader_process": {"service.reader_child"},
-    "service.readers": VALUES | {"ofa.errors", "ofa.picture", "service.reader_process", "service.status"},
-    "service.resources": set(),
-    "service.status": VALUES,
-    "service.health": VALUES | {"service.status", "service.resources"},
-    "service.prober": VALUES | {"service.observer", "service.status"},
-    "service.observer": VALUES,
-    "service.log_writers": set(),
-    "service.logs": VALUES | {"service.log_writers", "service.observer"},
+    "service.settings": {"service.callers", "service.contract", "service.contract.errors", "service.kinds"},
+    "service.contract.request": {"service.contract.errors"},
+    "service.intake.text": VALUES,
+    "service.intake.image": VALUES | {"ofa.picture", "ofa.container", "ofa.errors"},
+    "service.intake.reader_child": {"ofa.picture", "ofa.errors"},
+    "service.intake.reader_process": {"service.intake.reader_child"},
+    "service.intake.readers": VALUES
+    | {"ofa.errors", "ofa.picture", "service.intake.reader_process", "service.contract.status"},
+    "service.health.resources": set(),
+    "service.contract.status": VALUES,
+    "service.health.report": VALUES | {"service.contract.status", "service.health.resources"},
+    "service.health.prober": VALUES | {"service.contract.events", "service.contract.status"},
+    "service.contract.events": VALUES,
+    "service.telemetry.log_writers": set(),
+    "service.telemetry.logs": VALUES | {"service.telemetry.log_writers", "service.contract.events"},
     "service.streams": set(),
-    "service.versions": set(),
-    "service.vitals": {"service.resources"},
-    "service.doctor": {"service.contract", "service.doctor", "service.latency", "service.streams"},
-    "service.gauges": {
+    "service.telemetry.versions": set(),
+    "service.telemetry.vitals": {"service.health.resources"},
+    "doctor": {"service.contract", "doctor", "service.inference.latency", "service.streams"},
+    "service.telemetry.gauges": {
         "service.contract",
-        "service.health",
+        "service.health.report",
         "service.listening",
-        "service.resources",
-        "service.status",
-        "service.versions",
+        "service.health.resources",
+        "service.contract.status",
+        "service.telemetry.versions",
     },
-    "service.metrics": VALUES | {"service.gauges", "service.observer"},
-    "service.latency": set(),
-    "service.jobs": VALUES | {"service.latency"},
-    "service.admission": VALUES | {"service.jobs"},
-    "service.leaving": {"service.logs", "service.resources"},
-    "service.postmortem": VALUES | {"service.logs", "service.resources", "service.status"},
-    "service.memory_limit": {"service.errors", "service.resources"},
-    "service.ladder": VALUES | {"service.observer", "service.protocols"},
-    "service.intake": VALUES
-    | {"service.image_input", "service.logs", "service.protocols", "service.readers", "service.settings"}
-    | {"service.text"},
-    "service.protocols": VALUES,
-    "service.progress": {"service.errors"},
-    "service.manifest": {"service.errors"},
-    "service.model_folder": {"service.errors", "ofa.documents"},
-    "service.hub_client": {"service.errors", "service.progress", "service.manifest", "service.model_folder"},
-    "service.hub": {
+    "service.telemetry.metrics": VALUES | {"service.telemetry.gauges", "service.contract.events"},
+    "service.inference.latency": set(),
+    "service.inference.jobs": VALUES | {"service.inference.latency"},
+    "service.inference.admission": VALUES | {"service.inference.jobs"},
+    "service.process.exit_file": {"service.telemetry.logs", "service.health.resources"},
+    "service.process.postmortem": VALUES
+    | {"service.telemetry.logs", "service.health.resources", "service.contract.status"},
+    "service.health.memory_limit": {"service.contract.errors", "service.health.resources"},
+    "service.inference.memory_fallback": VALUES | {"service.contract.events", "service.contract.protocols"},
+    "service.intake.prepare": VALUES
+    | {
+        "service.intake.image",
+        "service.telemetry.logs",
+        "service.contract.protocols",
+        "service.intake.readers",
+        "service.settings",
+    }
+    | {"service.intake.text"},
+    "service.contract.protocols": VALUES,
+    "service.hub.progress": {"service.contract.errors"},
+    "service.hub.manifest": {"service.contract.errors"},
+    "service.hub.model_folder": {"service.contract.errors", "ofa.documents"},
+    "service.hub.client": {
+        "service.contract.errors",
+        "service.hub.progress",
+        "service.hub.manifest",
+        "service.hub.model_folder",
+    },
+    "service.hub.resolve": {
         "service.contract",
-        "service.errors",
-        "service.hub_client",
-        "service.manifest",
-        "service.model_folder",
-        "service.progress",
+        "service.contract.errors",
+        "service.hub.client",
+        "service.hub.manifest",
+        "service.hub.model_folder",
+        "service.hub.progress",
     },
-    "service.engine": VALUES
-    | {"service.admission", "service.jobs", "service.latency", "service.protocols", "service.status"},
-    "service.predictor": VALUES | {"service.protocols", "service.settings", "ofa"},
-    "service.settling": {"service.errors", "service.protocols"},
-    "service.modelscope_child": set(),
-    "service.child_process": VALUES | {"service.protocols"},
-    "service.modelscope_backend": VALUES | {"service.protocols", "service.settings", "service.child_process"},
-    "service.loader": {
-        *("service.logs", "service.observer", "service.progress", "service.protocols", "service.settings"),
-        *("service.status", *VALUES),
+    "service.inference.engine": VALUES
+    | {
+        "service.inference.admission",
+        "service.inference.jobs",
+        "service.inference.latency",
+        "service.contract.protocols",
+        "service.contract.status",
     },
-    "service.history": VALUES | {"service.health", "service.observer", "service.resources", "service.status"},
-    "service.restarts": {"service.contract"},
+    "service.inference.native": VALUES | {"service.contract.protocols", "service.settings", "ofa"},
+    "service.inference.converting": {"service.contract.errors", "service.contract.protocols"},
+    "service.inference.modelscope.child": set(),
+    "service.inference.modelscope.process": VALUES | {"service.contract.protocols"},
+    "service.inference.modelscope.backend": VALUES
+    | {"service.contract.protocols", "service.settings", "service.inference.modelscope.process"},
+    "service.inference.loader": {
+        *(
+            "service.telemetry.logs",
+            "service.contract.events",
+            "service.hub.progress",
+            "service.contract.protocols",
+            "service.settings",
+        ),
+        *("service.contract.status", *VALUES),
+    },
+    "service.telemetry.history": VALUES
+    | {
+        "service.health.report",
+        "service.contract.events",
+        "service.health.resources",
+        "service.contract.status",
+    },
+    "service.process.restart_log": {"service.contract"},
     "service.operations": {
-        *("service.health", "service.history", "service.protocols", "service.resources", "service.restarts"),
-        "service.status",
+        *(
+            "service.health.report",
+            "service.telemetry.history",
+            "service.contract.protocols",
+            "service.health.resources",
+            "service.process.restart_log",
+        ),
+        "service.contract.status",
     },
-    "service.systemd": {"service.health"},
-    "service.app": {"service"},
+    "service.process.systemd": {"service.health.report"},
+    "service.build": {"service"},
     "service.application": {"service"},
-    "service.listening": {"service.callers", "service.errors"},
-    "service.wsgi": {"service.listening"},
-    "service.sidecar": {
-        *("service.contract", "service.health", "service.listening", "service.metrics", "service.wsgi"),
+    "service.listening": {"service.callers", "service.contract.errors"},
+    "service.health.wsgi": {"service.listening"},
+    "service.health.api": {
+        *(
+            "service.contract",
+            "service.health.report",
+            "service.listening",
+            "service.telemetry.metrics",
+            "service.health.wsgi",
+        ),
     },
-    "service.channel": {"service.contract", "service.health", "service.listening", "service.wsgi"},
+    "service.health.channel": {
+        "service.contract",
+        "service.health.report",
+        "service.listening",
+        "service.health.wsgi",
+    },
     "service.main": {"service"},
-    "health_api": {"service.leaving", "service.main", "service.sidecar"},
+    "health_api": {"service.process.exit_file", "service.main", "service.health.api"},
     "page": VALUES
     | {"service.callers", "service.listening", "ofa.documents"}
-    | {"page", "service.history", "service.operations", "service.resources", "service.restarts"}
-    | {"service.settings", "service.status"},
+    | {
+        "page",
+        "service.telemetry.history",
+        "service.operations",
+        "service.health.resources",
+        "service.process.restart_log",
+    }
+    | {"service.settings", "service.contract.status"},
     "web_app": {"page", "health_api", "service"},
     "models": {"models", "ofa"},
-    "bench": {"bench", "ofa", "service", "health_api", "parity.folders", "models.demo"},
-    "bench.reference": {"service.modelscope_child"},
+    "bench": {"bench", "ofa", "service", "health_api", "lab.parity.folders", "lab.demo_training"},
+    "lab.bench.reference": {"service.inference.modelscope.child"},
     "parity": {
         *("parity", "ofa", "models"),
-        *("service.hub", "service.child_process", "service.modelscope_backend", "service.modelscope_child"),
+        *(
+            "service.hub.resolve",
+            "service.inference.modelscope.process",
+            "service.inference.modelscope.backend",
+            "service.inference.modelscope.child",
+        ),
         *VALUES,
     },
 }
@@ -128,19 +195,19 @@ ONLY_IN: dict[str, set[str]] = {
         "models",
         "parity",
         "bench",
-        "service.predictor",
-        "service.resources",
-        "service.modelscope_child",
+        "service.inference.native",
+        "service.health.resources",
+        "service.inference.modelscope.child",
     },
     "gradio": {"page", "web_app"},
     "gradio_client": {"page", "web_app"},
-    "flask": {"service.channel", "service.sidecar"},
-    "waitress": {"service.wsgi"},
-    "modelscope": {"service.hub_client", "service.modelscope_child", "parity"},
-    "psutil": {"service.resources"},
+    "flask": {"service.health.channel", "service.health.api"},
+    "waitress": {"service.health.wsgi"},
+    "modelscope": {"service.hub.client", "service.inference.modelscope.child", "parity"},
+    "psutil": {"service.health.resources"},
     "python_multipart": {"page.multipart"},
-    "prometheus_client": {"service.metrics", "service.gauges"},
-    "sklearn": {"service.doctor.training"},
+    "prometheus_client": {"service.telemetry.metrics", "service.telemetry.gauges"},
+    "sklearn": {"doctor.training"},
     "tokenizers": {"ofa", "parity", "models"},
 }
 
@@ -265,7 +332,7 @@ def test_only_the_predictor_reaches_the_network_from_the_service() -> None:
         if name.partition(".")[0] in ("service", "health_api", "web_app", "page")
         and any(within(target, "ofa") and target not in beside for target in imports_of(name))
     }
-    assert importers == {"service.predictor"}
+    assert importers == {"service.inference.native"}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -287,9 +354,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_imports_inside_functions_and_by_name_are_seen() -> None:
     source = """
 def late():
-    from service import errors
+    from service.contract import errors
     from . import scoring
     importlib.import_module("torch.nn")
     __import__("gradio")
 """
-    assert set(_imported(ast.parse(source), "ofa")) == {"service.errors", "ofa.scoring", "torch.nn", "gradio"}
+    assert set(_imported(ast.parse(source), "ofa")) == {
+        "service.contract.errors",
+        "ofa.scoring",
+        "torch.nn",
+        "gradio",
+    }

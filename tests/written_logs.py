@@ -9,7 +9,7 @@ from typing import TextIO
 
 import pytest
 
-from service.logs import Logs, flush
+from service.telemetry.logs import Logs, flush
 
 OpenLogs = Callable[..., Logs]
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from bench import __main__ as command_line
-from bench.__main__ import SECTIONS, main
-from bench.margin import Moved, moved
-from bench.processes import MemoryWatch, cpu_seconds
-from bench.report import TABLES, markdown, merge
-from bench.sides import Subject
-from bench.stages import PARTS, count_operations
-from bench.timing import Spread, alternate, bounds
+from lab.bench import __main__ as command_line
+from lab.bench.__main__ import SECTIONS, main
+from lab.bench.margin import Moved, moved
+from lab.bench.processes import MemoryWatch, cpu_seconds
+from lab.bench.report import TABLES, markdown, merge
+from lab.bench.sides import Subject
+from lab.bench.stages import PARTS, count_operations
+from lab.bench.timing import Spread, alternate, bounds
+from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
-from parity.folders import SMALL, write_folder
 
 #: What must be found in each section's figures, dots for steps inwards.
 FIGURES = {

@@ -17,14 +17,14 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from PIL import Image
 
-from bench.gpu import __main__ as command_line
-from bench.gpu.__main__ import STEPS, main
-from bench.gpu.faults import _ended
-from bench.gpu.precision import MODES
-from bench.gpu.speed import EMULATED, modelscopes_way
-from bench.sides import ROOT, Subject
+from lab.bench.gpu import __main__ as command_line
+from lab.bench.gpu.__main__ import STEPS, main
+from lab.bench.gpu.faults import _ended
+from lab.bench.gpu.precision import MODES
+from lab.bench.gpu.speed import EMULATED, modelscopes_way
+from lab.bench.sides import ROOT, Subject
+from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel, Pair
-from parity.folders import SMALL, write_folder
 from service.contract.causes import ExitCode
 
 NEEDS_A_CARD = {"needs": "a card"}
@@ -44,7 +44,7 @@ def kept(out: Path) -> dict[str, Any]:
 
 def test_every_step_leaves_its_figures_before_the_next_begins(tiny: Path, tmp_path: Path) -> None:
     flags = ["--quick", "--device", "cpu", "--model", str(tiny), "--out", str(tmp_path)]
-    with subprocess.Popen([sys.executable, "-m", "bench.gpu", *flags], cwd=ROOT) as check:
+    with subprocess.Popen([sys.executable, "-m", "lab.bench.gpu", *flags], cwd=ROOT) as check:
         for done, following in zip(STEPS, list(STEPS)[1:], strict=False):
             while following not in (results := kept(tmp_path)):
                 assert check.poll() is None
@@ -104,10 +104,10 @@ def test_a_lost_context_is_seen_by_its_exit_code(
 IMPORTS = """
 import sys
 from importlib.metadata import packages_distributions
-import bench.gpu.__main__, bench.gpu.service, health_api, service.app, tests.faults.inside
-from service.leaving import leave
+import lab.bench.gpu.__main__, bench.gpu.service, health_api, service.build, lab.faults.inside
+from service.process.exit_file import leave
 from service.settings import Settings
-application = service.app.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))
+application = service.build.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))
 assert application.load()
 application.report(), application.exposition()
 known = packages_distributions()

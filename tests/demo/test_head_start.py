@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from models.demo.head_start import picture_readers, start_from_vision, weigh_things
-from models.demo.packed import GRID, seen_by_layer
-from models.demo.train import small_network
-from models.demo.vision_stage import LEAST_SHARE, Heads, ImageTokens
+from lab.demo_training.head_start import picture_readers, start_from_vision, weigh_things
+from lab.demo_training.packed import GRID, seen_by_layer
+from lab.demo_training.train import small_network
+from lab.demo_training.vision_stage import LEAST_SHARE, Heads, ImageTokens
 from ofa.network import OFA
 from ofa.tokenizer import Tokenizer
 

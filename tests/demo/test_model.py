@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image, ImageDraw
 
-from models.demo.evaluate import accuracy, calibration, judge
-from models.demo.pairs import held_out
+from lab.demo_training.evaluate import accuracy, calibration, judge
+from lab.demo_training.pairs import held_out
 from ofa.errors import TextError
 from ofa.model import EntailmentModel, Pair
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from models.demo.folder import WORDS
-from models.demo.questions import QUESTIONS, ask
-from models.demo.world import Scene, Thing, scenes
+from lab.demo_training.folder import WORDS
+from lab.demo_training.questions import QUESTIONS, ask
+from lab.demo_training.world import Scene, Thing, scenes
 
 RED, BLUE = Thing("circle", "red", 0.3, 0.2, 0.2), Thing("circle", "blue", 0.15, 0.5, 0.5)
 STAR = Thing("star", "blue", 0.3, 0.85, 0.85)

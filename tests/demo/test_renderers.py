@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from models.demo import render, second_renderer
-from models.demo.world import COLOURS, SHAPES, Scene, Thing, scenes
+from lab.demo_training import render, second_renderer
+from lab.demo_training.world import COLOURS, SHAPES, Scene, Thing, scenes
 
 Draw = Callable[[Scene], Image.Image]
 BOTH = pytest.mark.parametrize("draw", [render.render, second_renderer.render], ids=["primary", "second"])

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from models.demo.sentences import CATEGORIES, KNOWN_WORDS, Sentence, Writer
-from models.demo.world import Scene, Thing, scenes
+from lab.demo_training.sentences import CATEGORIES, KNOWN_WORDS, Sentence, Writer
+from lab.demo_training.world import Scene, Thing, scenes
 from ofa.tokenizer import Tokenizer
 
 from . import DEMO

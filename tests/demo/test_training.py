@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from models.demo.curriculum import Stage
-from models.demo.folder import stored_weights
-from models.demo.packed import answer_states, blind_pictures
-from models.demo.pictures import as_seen
-from models.demo.train import adopt_vision, export, start_from_weights
-from models.demo.vision_stage import GRID, targets, to_input
-from models.demo.world import COLOURS, SHAPES, Scene, Thing
+from lab.demo_training.curriculum import Stage
+from lab.demo_training.folder import stored_weights
+from lab.demo_training.packed import answer_states, blind_pictures
+from lab.demo_training.pictures import as_seen
+from lab.demo_training.train import adopt_vision, export, start_from_weights
+from lab.demo_training.vision_stage import GRID, targets, to_input
+from lab.demo_training.world import COLOURS, SHAPES, Scene, Thing
 from ofa.checkpoint import load_weights, read_state
 from ofa.config import NetworkConfig
 from ofa.image import to_pixels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from models.demo.claims import At, Both, Claim, Count, Exists, Is, NoneIs, Related
-from models.demo.world import (
+from lab.demo_training.claims import At, Both, Claim, Count, Exists, Is, NoneIs, Related
+from lab.demo_training.world import (
     COLOURS,
     MAX_ASPECT,
     MAX_SIDE,

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from service.contract.causes import Outcome, RestartCause
-from service.gauges import CHECKS
-from service.metrics import RUNGS
+from service.telemetry.gauges import CHECKS
+from service.telemetry.metrics import RUNGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from health_api import Sidecar
-from service.app import Application, build
+from service.build import Application, build
 from service.listening import listen
 from service.settings import Settings
 from tests.deploy.prometheus import Prometheus, prometheus
@@ -186,7 +186,7 @@ def test_panels_have_names_and_places_of_their_own() -> None:
 
 def test_every_metric_of_the_service_that_people_watch_is_on_the_dashboard() -> None:
     """Those left out are the ones that a graph shows nothing of."""
-    from service.metrics import Metrics
+    from service.telemetry.metrics import Metrics
 
     told = {
         line.split()[2] for line in Metrics().exposition().decode().splitlines() if line.startswith("# TYPE")

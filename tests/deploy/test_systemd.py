@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.health import Check, Report
-from service.systemd import Systemd
+from service.health.report import Check, Report
+from service.process.systemd import Systemd
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "visual-entailment.service"

@@ -19,9 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from service.intake import Intake  # noqa: E402  # the path has to be there first
-from service.predictor import NativePredictor  # noqa: E402
-from service.vitals import Vitals  # noqa: E402
+from service.inference.native import NativePredictor  # noqa: E402
+from service.intake.prepare import Intake  # noqa: E402  # the path has to be there first
+from service.telemetry.vitals import Vitals  # noqa: E402
 
 WORSE = Path(os.environ["OFA_RUN_DIR"]) / "worse.json"
 judge, read, set_clock = NativePredictor.judge, Intake._picture, time.time

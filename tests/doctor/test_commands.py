@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor.report import table
+from doctor.report import table
 from tests.doctor.record import LOGS
 from tests.instance import ROOT
 
 
 def doctor(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service.doctor", *map(str, arguments)],
+        [sys.executable, "-m", "doctor", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
@@ -100,7 +100,7 @@ def test_the_doctor_needs_nothing_but_python() -> None:
             "-S",
             "-c",
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            f"from service.doctor.__main__ import main; sys.exit(main([{str(LOGS / 'wrong-id')!r}]))",
+            f"from doctor.__main__ import main; sys.exit(main([{str(LOGS / 'wrong-id')!r}]))",
         ],
         capture_output=True,
         text=True,

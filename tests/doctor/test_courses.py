@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from service.doctor import examine, read
-from service.doctor.english import AILMENTS
-from service.doctor.lines import PATTERNS
+from doctor import examine, read
+from doctor.english import AILMENTS
+from doctor.lines import PATTERNS
 from tests.doctor.record import LOGS
 
 START = 1_795_000_000.0

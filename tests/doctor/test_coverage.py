@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from service.gauges import read_restarts
+from service.telemetry.gauges import read_restarts
 from tests.doctor.coverage import table
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import COMPUTED, RECORDINGS, RESTARTS, UP, Recording

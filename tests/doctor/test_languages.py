@@ -8,9 +8,9 @@ from string import Formatter
 
 import pytest
 
-from service.doctor import examine
-from service.doctor.chinese import CHINESE
-from service.doctor.english import AILMENTS
+from doctor import examine
+from doctor.chinese import CHINESE
+from doctor.english import AILMENTS
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import RECORDINGS
 from tests.doctor.test_commands import doctor

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from doctor import live, read
 from health_api import Sidecar
-from service.doctor import live, read
+from service.health.resources import Resources, Use
 from service.listening import listen
-from service.resources import Resources, Use
 from tests.health.test_sidecar import LOADING, SERVING, Told
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.doctor import examine
-from service.doctor.english import AILMENTS
+from doctor import examine
+from doctor.english import AILMENTS
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import RECORDINGS, Recording
 from tests.instance import ROOT

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from doctor import examine, live, read
+from doctor.english import AILMENTS
 from health_api import Sidecar
-from service.doctor import examine, live, read
-from service.doctor.english import AILMENTS
 from service.listening import listen
 from service.main import lock_run_dir
 from tests.doctor.test_courses import START, line

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from service.app import Application, build
-from service.logs import Logs
+from service.build import Application, build
 from service.settings import Settings
+from service.telemetry.logs import Logs
 
 PHASE_SECONDS = 12.0
 

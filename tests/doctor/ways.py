@@ -22,8 +22,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.faults.service import Service
-from tests.faults.users import Outcome, ask, red_circle
+from lab.faults.service import Service
+from lab.faults.users import Outcome, ask, red_circle
 from tests.guardian.harness import wait_for
 from tests.hub.conftest import MODEL, WEIGHTS, fake_model
 from tests.hub.server import Hub
@@ -32,7 +32,7 @@ from tests.ports import free_ports
 
 TEXT = "there is a red circle"
 GIVING_UP_SECONDS = 900.0  # several starts on a busy machine
-INSIDE = "tests/faults/inside.py"
+INSIDE = "lab/faults/inside.py"
 LAUNCHER = "tests/doctor/launcher.py"
 QUICK = {"OMP_NUM_THREADS": "1", "OFA_THREADS": "1", "OFA_PROBE_TIMEOUT": "30", "VITALS_PERIOD": "1"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.catalogue import FAULTS
-from tests.faults.fault import Fault
-from tests.faults.scenes import Missing
+from lab.faults.catalogue import FAULTS
+from lab.faults.fault import Fault
+from lab.faults.scenes import Missing
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)

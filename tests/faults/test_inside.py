@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults import making, scenes
-from tests.faults.scenes import Scene
+from lab.faults import making, scenes
+from lab.faults.scenes import Scene
 from tests.instance import Instance
 from tests.process.conftest import red_circle
 
@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                     tmp_path / "run",
                     program,
                     *("--model", "demo", *arguments),
-                    program="tests/faults/inside.py",
+                    program="lab/faults/inside.py",
                     environment=QUICK | environment,
                 )
             )
@@ -70,7 +70,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     with Instance(
         tmp_path_factory.mktemp("on-gpu"),
         *("web_app.py", "--model", "demo"),
-        program="tests/faults/inside.py",
+        program="lab/faults/inside.py",
         # After the first, no probe that could take a fault meant for a question.
         environment=QUICK | {"PRETEND_CUDA": "1", "PROBE_INTERVAL": "86400", "OFA_GOLDEN_INTERVAL": "86400"},
     ) as instance:

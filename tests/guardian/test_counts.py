@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 
 from service.contract.causes import ExitCode, GuardianEvent, RestartCause
-from service.gauges import read_restarts
+from service.telemetry.gauges import read_restarts
 from tests.guardian.harness import ROOT, Guarded
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from service.channel import bind
+from service.health.channel import bind
 from tests.guardian.harness import Guarded
 
 

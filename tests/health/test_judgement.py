@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from service.contract.causes import BUSY, Refusal
-from service.health import Report, grade, judge
-from service.resources import Resources, Use
-from service.status import Activity, Evidence, Failure, Phase, Progress, Snapshot
+from service.contract.status import Activity, Evidence, Failure, Phase, Progress, Snapshot
+from service.health.report import Report, grade, judge
+from service.health.resources import Resources, Use
 
 NOW = 1000.0
 SERVING = Snapshot(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.app import Application
+from service.build import Application
 from service.contract.causes import RestartCause
-from service.errors import DamagedFile, HubUnavailable, InputError
-from service.gauges import CHECKS, RESTARTS_FILE, read_restarts
-from service.metrics import DURATIONS, RUNGS
+from service.contract.errors import DamagedFile, HubUnavailable, InputError
 from service.settings import Settings
+from service.telemetry.gauges import CHECKS, RESTARTS_FILE, read_restarts
+from service.telemetry.metrics import DURATIONS, RUNGS
 from tests.applications import Build, Hub
 from tests.exposition import Scraped
 from tests.fakes import NO, PATIENCE, PICTURE, YES, FakeGpuModel, FakePredictor, Gate, until

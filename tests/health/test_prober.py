@@ -8,9 +8,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from service.errors import NotFinite, OutOfMemory
-from service.prober import RETRY, Prober
-from service.request import Verdict
+from service.contract.errors import NotFinite, OutOfMemory
+from service.contract.request import Verdict
+from service.health.prober import RETRY, Prober
 from tests.fakes import PATIENCE, YES, Clock
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.resources import Sampler, Use, disk_use, memory_use, process_start_ticks
+from service.health.resources import Sampler, Use, disk_use, memory_use, process_start_ticks
 from tests.fakes import PATIENCE
 
 MEGABYTE = 1 << 20

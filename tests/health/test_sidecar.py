@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from health_api import Sidecar
-from service.app import build
+from service.build import build
 from service.contract.causes import Refusal
-from service.health import Report, judge
+from service.contract.status import Activity, Evidence, Phase, Progress, Snapshot
+from service.health.report import Report, judge
+from service.health.resources import Resources, Use
 from service.listening import listen
-from service.resources import Resources, Use
 from service.settings import Settings
-from service.status import Activity, Evidence, Phase, Progress, Snapshot
 from tests.fakes import PATIENCE, FakePredictor, Gate
 
 SERVING = Snapshot(

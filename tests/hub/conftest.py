@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service import model_folder
-from service.hub import DEMO_FOLDER
+from service.hub import model_folder
+from service.hub.resolve import DEMO_FOLDER
 from tests.hub.server import Hub
 
 MODEL = "iic/fake_visual-entailment"

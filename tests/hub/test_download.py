@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel, Pair
-from parity.folders import SMALL, write_folder
-from service.errors import HubUnavailable
-from service.hub import Progress, resolve
+from service.contract.errors import HubUnavailable
+from service.hub.resolve import Progress, resolve
 from tests.hub.conftest import MODEL, NEEDED, WEIGHTS, fake_model
 from tests.hub.server import Hub
 

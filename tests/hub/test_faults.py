@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import (
+from service.contract.errors import (
     DamagedFile,
     DiskFull,
     DownloadInterrupted,
@@ -20,7 +20,7 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.hub import resolve
+from service.hub.resolve import resolve
 from tests.hub.conftest import MODEL, PATIENCE, WEIGHTS, fake_model, wait_for_partial
 from tests.hub.server import Hub
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.manifest import Manifest
+from service.hub.manifest import Manifest
 
 
 def untold(file: str, size: int) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ModelNotFound, UnsupportedModel
-from service.hub import DEMO_FOLDER, resolve
+from service.contract.errors import ModelNotFound, UnsupportedModel
+from service.hub.resolve import DEMO_FOLDER, resolve
 from tests.hub.conftest import NEEDED, fake_model, needs_demo
 
 NOWHERE = "http://127.0.0.1:9"
@@ -103,7 +103,7 @@ def test_demo_is_the_bundled_model() -> None:
 
 def test_a_folder_needs_neither_the_hub_client_nor_torch(folder: Path) -> None:
     program = (
-        "import sys; from service.hub import resolve; resolve(sys.argv[1]); "
+        "import sys; from service.hub.resolve import resolve; resolve(sys.argv[1]); "
         "print({'modelscope', 'modelscope_hub', 'torch', 'requests'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program, str(folder)]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.hub import resolve
+from service.hub.resolve import resolve
 from tests.hub.conftest import MODEL, NEEDED, PATIENCE, WEIGHTS, fake_model, wait_for_partial
 from tests.hub.server import Hub
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FETCH = """
 import logging, sys
 logging.basicConfig(level=logging.INFO)
-from service.hub import resolve
+from service.hub.resolve import resolve
 seen = set()
 def show(progress):
     if progress.file not in seen:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.progress import Abandoned, Meter, Progress, terminal_bar
+from service.hub.progress import Abandoned, Meter, Progress, terminal_bar
 
 
 def test_files_are_added_up_and_the_end_is_always_told() -> None:

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 import ofa.converted
-import service.manifest
-from parity.folders import SMALL, write_folder
-from service.app import build
-from service.errors import DamagedFile
-from service.hub import converted_cache, listed_checksum, resolve
-from service.predictor import NativePredictor
-from service.request import Pair
+import service.hub.manifest
+from lab.parity.folders import SMALL, write_folder
+from service.build import build
+from service.contract.errors import DamagedFile
+from service.contract.request import Pair
+from service.hub.resolve import converted_cache, listed_checksum, resolve
+from service.inference.native import NativePredictor
 from service.settings import Settings
 from tests.fakes import go_on, until
 from tests.hub.conftest import MODEL, WEIGHTS

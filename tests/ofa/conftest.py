@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
-from parity.folders import SMALL, write_folder
 
 FolderCopy = Callable[[], Path]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lab.parity.folders import SMALL, write_folder
 from ofa.bias import BiasCache
 from ofa.checkpoint import load_weights
 from ofa.config import MAX_BUCKET_POSITIONS, NetworkConfig
 from ofa.network import OFA
-from parity.folders import SMALL, write_folder
 
 
 @pytest.fixture(scope="module", params=["defaults-resnet18", "scaled-shared-resnet34"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from service.errors import SettingsError
+from service.contract.errors import SettingsError
 from service.settings import Settings
 from tests.hub.server import Hub
 from tests.instance import ROOT

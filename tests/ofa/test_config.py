@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from lab.parity.folders import SPECS, FolderSpec
 from ofa.config import RANGES, NetworkConfig, TaskConfig, image_grid
 from ofa.errors import UnsupportedConfig
 from ofa.model import EntailmentModel
-from parity.folders import SPECS, FolderSpec
 
 
 def edit(path: Path, change: Any) -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.parity.folders import SMALL, write_folder
 from ofa import converted
 from ofa.converted import Conversion
 from ofa.model import EntailmentModel, Pair
-from parity.folders import SMALL, write_folder
 from tests.instance import ROOT
 
 

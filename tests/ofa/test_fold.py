@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.parity.folders import SMALL, write_folder
 from ofa import onednn
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, image_grid
 from ofa.fold import fold
 from ofa.network import OFA
-from parity.folders import SMALL, write_folder
 
 CONFIGURATIONS = ("scaled-shared-resnet34", "entangled-untyped-resnet50", "bare-post-norm")
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.parity.folders import SMALL, write_folder
 from ofa.errors import TextError
 from ofa.model import EntailmentModel, Pair
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import build_source
-from parity.folders import SMALL, write_folder
 
 
 class Stopped(Exception):

@@ -13,6 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.parity.compare import TOLERANCE
+from lab.parity.folders import SMALL, FolderSpec, random_weights, write_folder
+from lab.parity.goldens import GOLDENS, keys_digest, read_golden, read_pictures_golden, weights_digest
+from lab.parity.pairs import PAIRS, pairs_for, pixel_digest, write_pictures
+from lab.parity.reference import digest
 from ofa.checkpoint import IGNORED_KEYS, is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
@@ -20,11 +25,6 @@ from ofa.model import EntailmentModel, Pair
 from ofa.network import OFA
 from ofa.positions import token_buckets
 from ofa.tokenizer import build_source
-from parity.compare import TOLERANCE
-from parity.folders import SMALL, FolderSpec, random_weights, write_folder
-from parity.goldens import GOLDENS, keys_digest, read_golden, read_pictures_golden, weights_digest
-from parity.pairs import PAIRS, pairs_for, pixel_digest, write_pictures
-from parity.reference import digest
 
 NAMES = tuple(SMALL)
 

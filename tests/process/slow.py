@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from service.predictor import NativePredictor  # noqa: E402  # the path has to be there first
+from service.inference.native import NativePredictor  # noqa: E402  # the path has to be there first
 
 judge = NativePredictor.judge
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service import channel
+from service.health import channel
 from tests.channel import ask
 from tests.instance import Instance
 

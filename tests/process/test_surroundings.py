@@ -89,7 +89,7 @@ def test_the_service_runs_and_writes_utf_8_in_any_locale(
     [
         ["web_app.py", "--help"],
         ["health_api.py", "--help"],
-        ["-m", "service.doctor", "--offline", "--lang", "zh", "tests/doctor/logs/kill"],
+        ["-m", "doctor", "--offline", "--lang", "zh", "tests/doctor/logs/kill"],
     ],
     ids=" ".join,
 )
@@ -105,7 +105,7 @@ def test_the_programs_print_utf_8_in_any_locale(locale: dict[str, str], program:
 
 def test_what_a_stream_cannot_hold_is_replaced(locale: dict[str, str]) -> None:
     environment = {**os.environ, **locale, "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "service.doctor", "--offline", "--lang", "zh", "tests/doctor/logs/kill"]
+    command = [sys.executable, "-m", "doctor", "--offline", "--lang", "zh", "tests/doctor/logs/kill"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
     assert done.returncode == 1, done.stderr
     assert b"?" in done.stdout

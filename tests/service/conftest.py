@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.engine import Engine, Limits
-from service.errors import ServiceError
+from service.contract.errors import ServiceError
+from service.inference.engine import Engine, Limits
 from tests.applications import make
 from tests.fakes import Clock, FakeJournal, FakePredictor, end
 from tests.reading import make_readers

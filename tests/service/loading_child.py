@@ -18,13 +18,13 @@ import torch  # noqa: F401  # before the forks
 
 from ofa.model import EntailmentModel  # noqa: F401
 from page import card
-from service import hub
-from service.errors import ServiceError
-from service.loader import Loader
-from service.observer import Observer
-from service.predictor import NativePredictor
+from service.contract.errors import ServiceError
+from service.contract.events import Observer
+from service.contract.status import Snapshot, Status
+from service.hub import resolve as hub
+from service.inference.loader import Loader
+from service.inference.native import NativePredictor
 from service.settings import Settings
-from service.status import Snapshot, Status
 
 MEMORY = 320 << 20  # bytes beyond what the interpreter with torch has; the demo model takes about 100 MB
 SECONDS = 60  # of processor time: only against an endless loop

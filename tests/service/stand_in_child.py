@@ -1,4 +1,4 @@
-"""A stand-in for service/modelscope_child.py: the same protocol, no ModelScope, misbehaving on demand.
+"""A stand-in for ModelScope's child: the same protocol, no ModelScope, misbehaving on demand.
 
 What it does is in the model folder's `script.json`: {"load": "ok" | "no-module" | "bad-model" | "die" |
 "hang" | "held" | "odd-answers", "started": path of a file that gets the process id at each start}; held means

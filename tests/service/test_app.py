@@ -15,20 +15,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service import resources
-from service.app import PROBE_TEXT, build, shown_name
-from service.errors import (
+from service.build import PROBE_TEXT, build, shown_name
+from service.contract.errors import (
     DeviceLost,
     InputError,
     ModelNotFound,
 )
-from service.progress import Progress
-from service.protocols import CancelPoint
-from service.reader_process import ReaderProcess
-from service.readers import Readers
-from service.request import Awaited, Pair
+from service.contract.protocols import CancelPoint
+from service.contract.request import Awaited, Pair
+from service.contract.status import Phase
+from service.health import resources
+from service.hub.progress import Progress
+from service.intake.reader_process import ReaderProcess
+from service.intake.readers import Readers
 from service.settings import DEFAULT_MODEL, Settings
-from service.status import Phase
 from tests.applications import Build, Hub
 from tests.fakes import NO, PATIENCE, PICTURE, YES, FakePredictor, Gate, until
 from tests.stand_in_reader import Desk, stand_in
@@ -163,7 +163,7 @@ def test_a_full_queue_is_answered_busy_before_any_decoding(
     def decode(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("service.image_input.converted", decode)
+    monkeypatch.setattr("service.intake.image.converted", decode)
     verdict = application.submit(PICTURE, "refused").result(0)
     assert (verdict.reason, verdict.code) == ("busy", "queue_full")
     assert verdict.as_dict()["code"] == "queue_full"
@@ -199,7 +199,7 @@ def test_a_lack_of_memory_ends_one_request_and_nothing_else(
     application = make()
     application.load()
     with monkeypatch.context() as patched:
-        patched.setattr("service.image_input.converted", greedy)
+        patched.setattr("service.intake.image.converted", greedy)
         assert application.submit(PICTURE, "a").result(0).reason == "error"
     assert application.submit(PICTURE, "a").result(PATIENCE).label == "Yes"
 
@@ -210,7 +210,7 @@ def test_a_lack_of_memory_ends_one_request_and_nothing_else(
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """Applications that are made have readers which read a picture when the test says so."""
-    monkeypatch.setattr("service.app.Readers", partial(Readers, make=stand_in))
+    monkeypatch.setattr("service.build.Readers", partial(Readers, make=stand_in))
     return Desk(tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_nothing_about_pictures_makes_the_service_unlive(
     def start() -> ReaderProcess:
         raise OSError("no room")
 
-    monkeypatch.setattr("service.app.Readers", partial(Readers, make=start))
+    monkeypatch.setattr("service.build.Readers", partial(Readers, make=start))
     application = make()
     application.start()
     until(lambda: application.report().healthy)

@@ -12,13 +12,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.engine import Engine
-from service.errors import DeviceLost, InferenceError, InputError, NotReady, OutOfMemory, ServiceError
-from service.image_input import converted
-from service.ladder import Ladder
-from service.predictor import NativePredictor
-from service.protocols import CancelPoint
-from service.request import Pair, Request
+from service.contract.errors import (
+    DeviceLost,
+    InferenceError,
+    InputError,
+    NotReady,
+    OutOfMemory,
+    ServiceError,
+)
+from service.contract.protocols import CancelPoint
+from service.contract.request import Pair, Request
+from service.inference.engine import Engine
+from service.inference.memory_fallback import Ladder
+from service.inference.native import NativePredictor
+from service.intake.image import converted
 from tests.fakes import (
     NO,
     PATIENCE,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from service.engine import Engine, Limits
-from service.jobs import Pace
-from service.protocols import CancelPoint
-from service.request import Pair, Request
+from service.contract.protocols import CancelPoint
+from service.contract.request import Pair, Request
+from service.inference.engine import Engine, Limits
+from service.inference.jobs import Pace
 from tests.fakes import (
     PATIENCE,
     YES,

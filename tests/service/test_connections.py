@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from service.health.wsgi import ServerThread
 from service.listening import Connections, Limits, listen
-from service.wsgi import ServerThread
 from tests.fakes import PATIENCE, until
 from tests.instance import ROOT
 

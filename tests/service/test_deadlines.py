@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from service.engine import Engine
-from service.errors import OutOfMemory
-from service.protocols import CancelPoint
-from service.request import Pair
+from service.contract.errors import OutOfMemory
+from service.contract.protocols import CancelPoint
+from service.contract.request import Pair
+from service.inference.engine import Engine
 from tests.fakes import PATIENCE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, still, until
 
 

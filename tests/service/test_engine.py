@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from service.engine import Engine, Limits
-from service.errors import DeviceLost, OutOfMemory, ServiceError, ShuttingDown
-from service.protocols import CancelPoint
-from service.request import Pair
+from service.contract.errors import DeviceLost, OutOfMemory, ServiceError, ShuttingDown
+from service.contract.protocols import CancelPoint
+from service.contract.request import Pair
+from service.inference.engine import Engine, Limits
 from tests.fakes import (
     NO,
     PATIENCE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.errors import ServiceError
+from service.contract.errors import ServiceError
 
 
 def test_every_error_says_what_to_do() -> None:

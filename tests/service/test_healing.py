@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 import web_app
-from service.app import Application
-from service.errors import (
+from service.build import Application
+from service.contract.errors import (
     MemoryLimitReached,
     UnusableWeights,
 )
-from service.memory_limit import MemoryLimit
-from service.prober import UNSTABLE_LIMIT
-from service.resources import Resources, Use
-from service.status import Phase
+from service.contract.status import Phase
+from service.health.memory_limit import MemoryLimit
+from service.health.prober import UNSTABLE_LIMIT
+from service.health.resources import Resources, Use
 from tests.applications import Build, Hub
 from tests.fakes import (
     NO,
@@ -379,7 +379,7 @@ def test_a_hung_process_leaves_though_its_post_mortem_fails(
     def fail(*_: object) -> None:
         raise RuntimeError("a frame that cannot be walked")
 
-    monkeypatch.setattr("service.postmortem.sections", fail)
+    monkeypatch.setattr("service.process.postmortem.sections", fail)
     left: list[int] = []
     gate, model = Gate(listens=False), FakePredictor()
     application = make(

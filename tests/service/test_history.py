@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from service.errors import Busy, InputError, ServiceError
-from service.history import CHANGES, REQUESTS, SPAN, WINDOW, History, quantile
-from service.request import Course, Pair, Request, Source, Verdict
-from service.resources import Resources, Use
-from service.status import Activity, Evidence, Phase, Snapshot
+from service.contract.errors import Busy, InputError, ServiceError
+from service.contract.request import Course, Pair, Request, Source, Verdict
+from service.contract.status import Activity, Evidence, Phase, Snapshot
+from service.health.resources import Resources, Use
+from service.telemetry.history import CHANGES, REQUESTS, SPAN, WINDOW, History, quantile
 from tests.fakes import PATIENCE, PICTURE, YES, Clock
 
 SECRET = "xylophonist"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import InputError
-from service.image_input import Picture, converted, opened
-from service.readers import Readers
+from service.contract.errors import InputError
+from service.intake.image import Picture, converted, opened
+from service.intake.readers import Readers
 from tests.fakes import PATIENCE
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)

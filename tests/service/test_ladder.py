@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from service.errors import ComputationStopped, DeviceLost, OutOfMemory, ServiceError
-from service.ladder import SETTLED, Ladder, Pauses
-from service.observer import Observer
-from service.protocols import CancelPoint, Movable
-from service.request import Pair
+from service.contract.errors import ComputationStopped, DeviceLost, OutOfMemory, ServiceError
+from service.contract.events import Observer
+from service.contract.protocols import CancelPoint, Movable
+from service.contract.request import Pair
+from service.inference.memory_fallback import SETTLED, Ladder, Pauses
 from tests.fakes import PATIENCE, PICTURE, YES, Clock, FakeGpuModel, go_on, until
 
 PAIR = Pair(PICTURE, "a")

@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
-from service.engine import Engine, Limits
-from service.latency import FEATURES, LATENCY_FILE, Arrival, Forecast, Forest, Tree, as_json, load, parse
-from service.request import Outlook
+from service.contract.request import Outlook
+from service.inference.engine import Engine, Limits
+from service.inference.latency import (
+    FEATURES,
+    LATENCY_FILE,
+    Arrival,
+    Forecast,
+    Forest,
+    Tree,
+    as_json,
+    load,
+    parse,
+)
 from tests.fakes import Clock, FakeJournal, FakePredictor, ask
 
 STUMP = Tree([FEATURES.index("ahead"), -1, -1], [2.5, 0, 0], [1, -1, -1], [2, -1, -1], [0.0, 0.0, 3.0])
@@ -193,8 +203,8 @@ def recorded(folder: Path, seconds: Any, count: int = 400) -> Path:
 
 def test_what_texts_cost_is_learnt_and_kept_as_plain_numbers(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="an optional extra: requirements-latency.txt")
-    from service.doctor import read
-    from service.doctor.training import train
+    from doctor import read
+    from doctor.training import train
 
     folder = recorded(tmp_path / "a", lambda ahead, chars: (0.3 * ahead, 0.2 + 0.004 * chars))
     outcome = train(read(folder))
@@ -214,8 +224,8 @@ def test_the_trees_say_what_scikit_learn_would(tmp_path: Path) -> None:
 
     from sklearn.ensemble import GradientBoostingRegressor
 
-    from service.doctor import read
-    from service.doctor.training import _forest, examples
+    from doctor import read
+    from doctor.training import _forest, examples
 
     learnt = examples(read(recorded(tmp_path / "a", lambda ahead, chars: (ahead * chars / 500, 0.1))))
     features = [astuple(one.arrival) for one in learnt]
@@ -228,8 +238,8 @@ def test_the_trees_say_what_scikit_learn_would(tmp_path: Path) -> None:
 
 def test_what_is_no_better_than_the_average_is_not_kept(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="an optional extra: requirements-latency.txt")
-    from service.doctor import read
-    from service.doctor.training import train
+    from doctor import read
+    from doctor.training import train
 
     folder = recorded(tmp_path / "a", lambda ahead, chars: (ahead, 1.0))
     (folder / LATENCY_FILE).write_text(as_json(FORECAST))
@@ -239,8 +249,8 @@ def test_what_is_no_better_than_the_average_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_too_few_requests_teach_nothing(tmp_path: Path) -> None:
-    from service.doctor import read
-    from service.doctor.training import TooFew, train
+    from doctor import read
+    from doctor.training import TooFew, train
 
     with pytest.raises(TooFew, match="too few"):
         train(read(recorded(tmp_path / "a", lambda ahead, chars: (0.0, 1.0), count=40)))

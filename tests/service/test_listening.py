@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from service.callers import Callers, networks
-from service.errors import PortTaken, SettingsError
+from service.contract.errors import PortTaken, SettingsError
 from service.listening import Connections, Limits, Phase, Watch, listen
 from tests.fakes import Clock
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.contract.times import LONGEST_PAUSE, START_STALL
-from service.errors import (
+from service.contract.errors import (
     DamagedFile,
     DamagedFolder,
     HubUnavailable,
@@ -17,8 +16,9 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
+from service.contract.status import Phase
+from service.contract.times import LONGEST_PAUSE, START_STALL
 from service.settings import Settings
-from service.status import Phase
 from tests.applications import Build, Hub
 from tests.fakes import PATIENCE, PICTURE, FakePredictor
 

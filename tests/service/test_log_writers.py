@@ -15,9 +15,9 @@ from typing import TextIO
 
 import pytest
 
-from service.errors import SettingsError
-from service.log_writers import LogFile
-from service.logs import Logs, failing, flush, lost_lines
+from service.contract.errors import SettingsError
+from service.telemetry.log_writers import LogFile
+from service.telemetry.logs import Logs, failing, flush, lost_lines
 from tests.fakes import until
 from tests.written_logs import OpenLogs, lines
 
@@ -76,7 +76,7 @@ def stuck_pipe() -> Iterator[tuple[TextIO, int]]:
 def test_a_console_that_nobody_reads_holds_up_nobody_and_not_the_file(
     open_logs: OpenLogs, tmp_path: Path, stuck_pipe: tuple[TextIO, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.log_writers.QUEUED", 1000)
+    monkeypatch.setattr("service.telemetry.log_writers.QUEUED", 1000)
     console, reader = stuck_pipe
     logs = open_logs(to=console)
     log = logging.getLogger("service")
@@ -106,7 +106,7 @@ def test_a_console_that_nobody_reads_ends_no_stop(
 def test_a_disk_that_does_not_answer_is_called_blocked(
     open_logs: OpenLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.log_writers.BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr("service.telemetry.log_writers.BLOCKED_SECONDS", 0.05)
     os.mkfifo(tmp_path / "web_app.log")
     reader = os.open(tmp_path / "web_app.log", os.O_RDONLY | os.O_NONBLOCK)
     logs = open_logs()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.errors import InputError, OutOfMemory
-from service.logs import RequestLog, flush, one_line
-from service.request import Course, Pair, Request, Verdict
+from service.contract.errors import InputError, OutOfMemory
+from service.contract.request import Course, Pair, Request, Verdict
+from service.telemetry.logs import RequestLog, flush, one_line
 from tests.written_logs import OpenLogs, lines
 
 SECRET = "my private sentence"
@@ -132,7 +132,7 @@ def test_no_message_can_begin_a_second_line() -> None:
 
 def test_our_other_modules_write_to_the_same_file(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
-    logging.getLogger("service.hub").info("from the hub")
+    logging.getLogger("service.hub.resolve").info("from the hub")
     logging.getLogger("web_app").warning("from the page")
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["from the hub", "from the page"]
 
@@ -165,7 +165,7 @@ def test_a_library_that_repeats_itself_does_not_fill_the_log(
     for _ in range(50):
         logging.getLogger("waitress.queue").warning("Task queue depth is 7")
     logging.getLogger("another").warning("once")
-    monkeypatch.setattr("service.logs.REPEATED", 0.0)
+    monkeypatch.setattr("service.telemetry.logs.REPEATED", 0.0)
     logging.getLogger("waitress.queue").warning("Task queue depth is 7")
     first, other, last = lines(tmp_path)
     assert "LOGGER=waitress.queue" in first

@@ -13,9 +13,9 @@ import pytest
 
 from service import main
 from service.contract.causes import ExitCode
-from service.errors import SettingsError
-from service.prober import Prober
-from service.resources import Resources, Sampler
+from service.contract.errors import SettingsError
+from service.health.prober import Prober
+from service.health.resources import Resources, Sampler
 from tests.applications import Build
 from tests.fakes import PATIENCE, until
 from tests.instance import ROOT

@@ -19,8 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from service.child_process import ChildProcess
-from service.errors import (
+from service.contract.errors import (
     InferenceError,
     InputError,
     MissingDependency,
@@ -29,8 +28,9 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.modelscope_backend import CHILD, ChildPredictor
-from service.request import Pair
+from service.contract.request import Pair
+from service.inference.modelscope.backend import CHILD, ChildPredictor
+from service.inference.modelscope.process import ChildProcess
 
 STAND_IN = Path(__file__).with_name("stand_in_child.py")
 PICTURE = Image.new("RGB", (8, 6), (10, 20, 30))
@@ -324,8 +324,8 @@ def test_the_child_ends_when_its_parent_is_killed(model: Model) -> None:
 import sys
 from pathlib import Path
 from PIL import Image
-from service.modelscope_backend import ChildPredictor
-from service.request import Pair
+from service.inference.modelscope.backend import ChildPredictor
+from service.contract.request import Pair
 predictor = ChildPredictor(Path(sys.executable), child=Path({str(STAND_IN)!r}))
 predictor.load(Path({str(model.folder)!r}))
 print("loaded", flush=True)

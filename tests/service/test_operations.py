@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service import restarts
 from service.contract.causes import GuardianEvent, RestartCause
-from service.errors import InputError
-from service.gauges import read_restarts
-from service.history import History
+from service.contract.errors import InputError
+from service.contract.protocols import Model
+from service.contract.status import Snapshot
+from service.health.resources import Resources, Use
 from service.operations import EXAMINED, Finding, Operations
-from service.protocols import Model
-from service.resources import Resources, Use
-from service.status import Snapshot
+from service.process import restart_log as restarts
+from service.telemetry.gauges import read_restarts
+from service.telemetry.history import History
 from tests.applications import Build
 from tests.doctor.record import LOGS
 from tests.fakes import PATIENCE, Clock, FakeGpuModel, FakePredictor, until

@@ -8,13 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
-from service import postmortem
+from service.process import postmortem
 from tests.fakes import PATIENCE
 from tests.instance import ROOT
 
 STALLED = """
 import ctypes, pathlib, sys
-from service.postmortem import StallDump
+from service.process.postmortem import StallDump
 dump = StallDump(pathlib.Path(sys.argv[1]), seconds=float(sys.argv[3]))
 dump.start()
 def keep_the_lock():

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.parity.folders import SMALL, write_folder
 from ofa.errors import CheckpointError, Misfit, TextError, UnsupportedConfig
 from ofa.model import EntailmentModel
 from ofa.model import Pair as NetworkPair
-from parity.folders import SMALL, write_folder
-from service.errors import (
+from service.contract.errors import (
     ComputationStopped,
     DamagedFile,
     DeviceLost,
@@ -31,10 +31,10 @@ from service.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.image_input import converted
-from service.predictor import NativePredictor, _inference_errors, _load_errors
-from service.protocols import Converting, Movable
-from service.request import LABELS, Pair
+from service.contract.protocols import Converting, Movable
+from service.contract.request import LABELS, Pair
+from service.inference.native import NativePredictor, _inference_errors, _load_errors
+from service.intake.image import converted
 from tests.fakes import go_on
 
 SECRET = "my private sentence"
@@ -152,7 +152,7 @@ def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load(cls, folder, "cpu", torch.float32 if dtype == torch.float16 else dtype, cache)
 
     monkeypatch.setattr(EntailmentModel, "load", classmethod(pretend))
-    monkeypatch.setattr("service.predictor._choose_device", lambda wanted: "cuda:0")
+    monkeypatch.setattr("service.inference.native._choose_device", lambda wanted: "cuda:0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: loaded.append("empty cache"))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.errors import Abandoned, DeadlineExceeded, ShuttingDown
-from service.readers import HEAVY_BYTES, LIGHT_BYTES, Readers
+from service.contract.errors import Abandoned, DeadlineExceeded, ShuttingDown
+from service.intake.readers import HEAVY_BYTES, LIGHT_BYTES, Readers
 from tests.fakes import PATIENCE, until
 from tests.reading import SMALL, Make, read
 from tests.stand_in_reader import Desk, stand_in

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from ofa.picture import File
-from service.errors import DeadlineExceeded
-from service.reader_process import START, ReaderProcess, command
-from service.readers import Readers
+from service.contract.errors import DeadlineExceeded
+from service.intake.reader_process import START, ReaderProcess, command
+from service.intake.readers import Readers
 from tests.fakes import PATIENCE, until
 from tests.hostile_pictures import OK, SET, SLOW, large_png
 from tests.reading import SMALL, Make, code_of, pids, read, saved
@@ -241,7 +241,7 @@ def test_a_reader_imports_neither_torch_nor_what_it_does_not_need() -> None:
     plugins = {name for name in modules if name.startswith("PIL.") and name.endswith("Plugin")}
     offered = ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")
     assert plugins == {f"PIL.{name}ImagePlugin" for name in offered}
-    assert {name for name in modules if name.startswith("service.")} == {"service.reader_child"}
+    assert {name for name in modules if name.startswith("service.")} == {"service.intake.reader_child"}
     assert not {"torch", "numpy", "gradio", "psutil"} & modules
 
 
@@ -249,7 +249,7 @@ KEPT = """
 import sys, time
 sys.path.insert(0, {root!r})
 from ofa.picture import File
-from service.readers import Readers
+from service.intake.readers import Readers
 from tests.hostile_pictures import SET
 (slow,) = [one for one in SET if one.name == "odd_maximum.ppm"]
 readers = Readers(count=2)

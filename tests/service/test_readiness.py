@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from service import doctor
+import doctor
 from service.contract.causes import Refusal
-from service.engine import Engine
-from service.logs import Logs
-from service.protocols import CancelPoint
-from service.request import Pair
+from service.contract.protocols import CancelPoint
+from service.contract.request import Pair
+from service.inference.engine import Engine
+from service.telemetry.logs import Logs
 from tests.applications import Build
 from tests.fakes import PICTURE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, still, until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import SettingsError
+from service.contract.errors import SettingsError
 from service.settings import DEFAULT_MODEL, ROOT, Settings, flag, options, table
 
 

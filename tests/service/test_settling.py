@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from service.errors import DamagedFile, InferenceError
-from service.protocols import CancelPoint, Converting, Listed
-from service.settling import Settler
-from service.status import Phase
+from service.contract.errors import DamagedFile, InferenceError
+from service.contract.protocols import CancelPoint, Converting, Listed
+from service.contract.status import Phase
+from service.inference.converting import Settler
 from tests.applications import Build
 from tests.fakes import PATIENCE, FakeConvertingModel, FakePredictor
 

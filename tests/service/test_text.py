@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from service.errors import InputError
-from service.text import clean, prepare
+from service.contract.errors import InputError
+from service.intake.text import clean, prepare
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import inspect
 import re
 
 from health_api import Sidecar
-from service import hub
-from service.channel import Channel
 from service.contract import times
+from service.health.channel import Channel
+from service.hub import resolve as hub
 from service.settings import Settings, options
 from tests.instance import ROOT
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from service.resources import Resources, Use
-from service.vitals import Vitals
+from service.health.resources import Resources, Use
+from service.telemetry.vitals import Vitals
 from tests.fakes import Clock
 
 SAMPLE = Resources(
@@ -19,7 +19,7 @@ SAMPLE = Resources(
 def test_a_line_comes_at_once_and_then_once_a_period(caplog: pytest.LogCaptureFixture) -> None:
     clock, unix = Clock(), Clock(1_795_000_000)
     vitals = Vitals(period=60.0, clock=clock, unix=unix)
-    with caplog.at_level(logging.INFO, "service.vitals"):
+    with caplog.at_level(logging.INFO, "service.telemetry.vitals"):
         for _ in range(61):
             vitals.look(SAMPLE)
             clock.move(2.0)
@@ -36,7 +36,7 @@ def test_a_clock_that_is_set_shows_in_one_figure_and_not_in_the_other(
 ) -> None:
     clock, unix = Clock(), Clock(1_795_000_000)
     vitals = Vitals(period=60.0, clock=clock, unix=unix)
-    with caplog.at_level(logging.INFO, "service.vitals"):
+    with caplog.at_level(logging.INFO, "service.telemetry.vitals"):
         vitals.look(SAMPLE)
         clock.move(60.0)
         unix.move(-3540.0)

@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from doctor.chinese import Words
 from page.words import Language
-from service import health
-from service.doctor.chinese import Words
-from service.errors import InputError
-from service.history import Change, Ended, Sample, State
+from service.contract.errors import InputError
+from service.contract.request import Awaited, Outlook, Source, Verdict
+from service.contract.status import Activity, Evidence, Phase, Progress, Snapshot
+from service.health import report as health
+from service.health.resources import Resources, Use
 from service.operations import View
-from service.request import Awaited, Outlook, Source, Verdict
-from service.resources import Resources, Use
-from service.restarts import Restart
-from service.status import Activity, Evidence, Phase, Progress, Snapshot
+from service.process.restart_log import Restart
+from service.telemetry.history import Change, Ended, Sample, State
 
 READY: Final = Snapshot(
     phase=Phase.LOADED,

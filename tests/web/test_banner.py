@@ -8,7 +8,7 @@ import pytest
 
 from page import banner
 from page.words import LANGUAGES, Language
-from service.status import Phase, Progress
+from service.contract.status import Phase, Progress
 from tests.web.application import READY
 
 

@@ -17,9 +17,9 @@ from page import judging, pending
 from page.server import PageServer, _at_once
 from page.words import LANGUAGES
 from service.callers import UNKNOWN, Callers, networks
-from service.request import Awaited, Outlook
+from service.contract.request import Awaited, Outlook
+from service.contract.status import Snapshot
 from service.settings import Settings
-from service.status import Snapshot
 from tests.fakes import PATIENCE
 from tests.web.application import READY, FakeApplication
 

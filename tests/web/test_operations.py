@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from page.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
 from page.operations import GUARDED, LOGIN, OperationsCalls
-from service.status import Snapshot
+from service.contract.status import Snapshot
 from tests.instance import ROOT, Instance
 from tests.web.application import READY, FakeDesk
 from tests.web.client import Page, serving

@@ -9,14 +9,14 @@ from typing import get_args
 
 import pytest
 
+from doctor.findings import Severity
 from page import panel
 from page.plots import Line, bucketed, ceiling, figure, runs
 from page.words import LANGUAGES, Language, has, say
-from service import restarts
 from service.contract.causes import InputCode, Outcome, Refusal
-from service.doctor.findings import Severity
-from service.history import Ended
-from service.status import Phase
+from service.contract.status import Phase
+from service.process import restart_log as restarts
+from service.telemetry.history import Ended
 from tests.web.application import STATES, FakeDesk, FakeFinding
 
 

@@ -10,8 +10,8 @@ import pytest
 from page import banner, pending
 from page.words import LANGUAGES, Language
 from service.contract.causes import Refusal
-from service.request import Outlook
-from service.status import Activity
+from service.contract.request import Outlook
+from service.contract.status import Activity
 from tests.web.application import READY, STATES
 
 

@@ -43,7 +43,7 @@ def test_the_names_judge_in_a_process_without_servers(picture: Path, monkeypatch
         """
 import json, psutil, sys
 from PIL import Image
-from service.errors import InputError
+from service.contract.errors import InputError
 from web_app import health_check, init_model, predict
 before = health_check()["model"]
 loaded = init_model()

@@ -8,8 +8,8 @@ import pytest
 
 from page.verdicts import percent, refusal, refusal_text, seconds, verdict
 from page.words import LANGUAGES, Language
-from service.errors import InputError
-from service.request import LABELS, Verdict
+from service.contract.errors import InputError
+from service.contract.request import LABELS, Verdict
 
 SCORES = {"Yes": 0.921, "No": 0.05, "Maybe": 0.029}
 HOSTILE = '<img src=x onerror="alert(1)">'

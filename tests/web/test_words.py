@@ -10,7 +10,7 @@ import pytest
 
 from page.words import DYNAMIC, LANGUAGES, STATIC, has, language_of, say
 from service.contract.causes import InputCode
-from service.request import LABELS
+from service.contract.request import LABELS
 
 
 @pytest.mark.parametrize("words", [STATIC, DYNAMIC], ids=["static", "dynamic"])

@@ -1,0 +1,151 @@
+"""The command line; `make bench` runs it.
+
+The whole of it takes about three quarters of an hour on two processors, ModelScope's side included. Sections
+can be measured one by one with --only: their results are merged into those of earlier runs. Exit status 0
+when everything asked for was measured, 1 when a section failed (the others are measured all the same).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import torch
+
+from lab.bench.ablation import ablation
+from lab.bench.agreement import agreement
+from lab.bench.latency import latency, pictures, together
+from lab.bench.load import batches, load
+from lab.bench.machine import describe
+from lab.bench.margin import margin
+from lab.bench.plot import draw
+from lab.bench.polling import polling
+from lab.bench.reading import reading
+from lab.bench.report import kind_of, markdown, merge, read, write
+from lab.bench.sides import ROOT, Subject, published
+from lab.bench.stages import stages
+from lab.bench.start import start
+from ofa.precision import MARGINS, best_dtype
+
+SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
+    "latency": latency,
+    "pictures": pictures,
+    "together": together,
+    "load": load,
+    "batches": batches,
+    "stages": stages,
+    "start": start,
+    "polling": polling,
+    "reading": reading,
+    "agreement": agreement,
+    "margin": margin,
+    "ablation": ablation,
+}
+WORK: Final = ROOT / "build" / "bench"
+KEPT: Final = ROOT / "lab" / "bench"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    out = options.out or (WORK / "quick" if options.quick else KEPT)
+    results = read(out / "results.json")
+    failed: list[str] = []
+    names = [name for name in options.only or SECTIONS if name not in (options.skip or ())]
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as scratch,
+        closing(_subject(options, Path(scratch))) as subject,
+    ):
+        for name in names:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            began, machine = time.monotonic(), describe(subject.device)
+            try:
+                data = SECTIONS[name](subject)
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
+                continue
+            data["seconds_to_measure"] = round(time.monotonic() - began, 1)
+            merge(results, subject.device, name, data, {**machine, "model": subject.folder.name})
+            write(results, out)  # after each: a run that is cut short has not been for nothing
+            if name == "load":
+                kind = kind_of(subject.device)
+                draw(results[kind][name], out / f"load-{kind}.png")
+    print(markdown(results))
+    print(f"Kept in {out}", file=sys.stderr)
+    if failed:
+        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Ended from outside: the processes that were started are ended on the way out."""
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.bench", description=(__doc__ or "").partition("\n\n")[2]
+    )
+    parser.add_argument("--quick", action="store_true", help="the 33 M size, few runs: under two minutes")
+    parser.add_argument(
+        "--only", type=_sections, metavar="A,B", help=f"some of the sections: {', '.join(SECTIONS)}"
+    )
+    parser.add_argument("--skip", type=_sections, metavar="A,B", help="all but these sections")
+    parser.add_argument("--model", type=Path, help="a model folder; made with random weights unless given")
+    parser.add_argument("--small", type=Path, help="the folder for the random pairs; likewise")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        nargs="?",
+        const=ROOT / ".venv-modelscope" / "bin" / "python",
+        metavar="PYTHON",
+        help="measure ModelScope's pipeline as well, with the Python of its environment (make builds one)",
+    )
+    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+    parser.add_argument("--pairs", type=int, help="pairs of the agreement (1000; 40 when quick)")
+    parser.add_argument("--rounds", type=int, help="rounds of the latency (9; 3 when quick)")
+    parser.add_argument("--closer-than", type=float, help="another margin of the guard than the service's")
+    parser.add_argument("--out", type=Path, help="a folder for the results: bench/, or build/bench/quick")
+    return parser
+
+
+def _sections(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"no such section: {', '.join(unknown)}")
+    return names
+
+
+def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
+    small = options.small or published("distilled", WORK)
+    folder = options.model or (small if options.quick else published("large", WORK))
+    return Subject(
+        folder=folder.absolute(),
+        small=small.absolute(),
+        scratch=scratch,
+        device=options.device,
+        quick=options.quick,
+        cache=WORK / "cache",
+        python=options.reference.absolute() if options.reference else None,
+        pairs=options.pairs or (40 if options.quick else 1000),
+        rounds=options.rounds or (3 if options.quick else 9),
+        closer_than=options.closer_than or MARGINS[best_dtype(options.device)],
+    )
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
+    sys.exit(main())

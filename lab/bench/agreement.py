@@ -1,0 +1,87 @@
+"""Whether low precision changes an answer: labels against fp32, without the guard and with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+from lab.bench.cases import random_pairs
+from lab.bench.sides import ROOT, Subject
+from lab.demo_training.pairs import RENDERERS, held_out
+from lab.demo_training.sentences import CATEGORIES
+from ofa.model import EntailmentModel, Pair
+from ofa.precision import GuardedModel
+from ofa.vision import CancelPoint
+
+DEMO: Final = ROOT / "models" / "demo"
+DEMO_PAIRS: Final = 2000  # with each renderer, as lab.demo_training.evaluate takes them
+BATCH: Final = 8
+SEED: Final = 20_261_122
+Scores = dict[str, float]
+
+
+class Remembering:
+    """A model that keeps what it answered, so that one pass gives the answers without and with the guard."""
+
+    def __init__(self, model: EntailmentModel) -> None:
+        self._model = model
+        self.answers: list[Scores] = []
+
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None) -> list[Scores]:
+        found = self._model.judge(pairs, cancel_point)
+        self.answers += [dict(scores) for scores in found]
+        return found
+
+
+def agreement(subject: Subject) -> dict[str, Any]:
+    """Random pairs on random weights, and the demo model's held-out pairs."""
+    if subject.low == torch.float32:
+        return {"side": "fp32", "skipped": "nothing faster than fp32 here"}
+    return {
+        "side": subject.low_name,
+        "closer_than": subject.closer_than,
+        "random": _compare(subject, subject.small, random_pairs(subject.pairs, SEED)),
+        "demo": _compare(subject, DEMO, demo_pairs(10 if subject.quick else DEMO_PAIRS)),
+    }
+
+
+def demo_pairs(count: int) -> list[Pair]:
+    """The demo model's held-out pairs, ``count`` with each renderer."""
+    return [
+        Pair(one.picture, one.sentence.text)
+        for renderer in RENDERERS
+        for one in held_out(count, CATEGORIES, renderer)
+    ]
+
+
+def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, Any]:
+    exact_model = EntailmentModel.load(folder, subject.device, torch.float32)
+    fast = Remembering(EntailmentModel.load(folder, subject.device, subject.low))
+    guard = GuardedModel(fast, lambda: exact_model, subject.closer_than)  # type: ignore[arg-type]  # it only judges
+    exact: list[Scores] = []
+    guarded: list[Scores] = []
+    for start in range(0, len(pairs), BATCH):
+        part = pairs[start : start + BATCH]
+        exact += exact_model.judge(part)
+        guarded += guard.judge(part)
+    return {
+        "folder": folder.name,
+        "pairs": len(pairs),
+        "labels": {name: sum(_label(one) == name for one in exact) for name in ("Yes", "No", "Maybe")},
+        "differing_without_guard": _differing(exact, fast.answers),
+        "differing_with_guard": _differing(exact, guarded),
+        "recomputed_share": round(guard.counts.recomputed / guard.counts.judged, 4),
+        "largest_difference": round(
+            max(abs(a[name] - b[name]) for a, b in zip(exact, fast.answers, strict=True) for name in a), 5
+        ),
+    }
+
+
+def _differing(exact: Sequence[Scores], other: Sequence[Scores]) -> int:
+    return sum(_label(a) != _label(b) for a, b in zip(exact, other, strict=True))
+
+
+def _label(scores: Scores) -> str:
+    return max(scores, key=lambda name: scores[name])

@@ -1,0 +1,72 @@
+"""Step 1: every number format on the device against fp32 on the CPU, and the margin that the guard needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from lab.bench.agreement import DEMO, demo_pairs
+from lab.bench.cases import random_pairs
+from lab.bench.margin import SEED, Moved, answers, moved, summed_up
+from lab.bench.sides import Subject
+from lab.parity.folders import SMALL, write_folder
+from ofa.model import Pair
+from ofa.precision import MARGINS
+
+SMALL_PAIRS: Final = 50
+DEMO_PAIRS: Final = 500  # with each of the two renderers
+PAIRS: Final = 50
+
+
+class Mode(NamedTuple):
+    """A number format, and whether the card may round fp32 to TF32 in matrix products and in convolutions."""
+
+    dtype: torch.dtype
+    products: bool = False
+    convolutions: bool = True  # torch's defaults, which the service leaves as they are
+
+
+MODES: Final = {
+    "fp32, TF32 off": Mode(torch.float32, convolutions=False),
+    "fp32, TF32 in convolutions (torch's default)": Mode(torch.float32),
+    "fp32, TF32 on": Mode(torch.float32, products=True),
+    "bf16": Mode(torch.bfloat16),
+    "fp16": Mode(torch.float16),
+}
+
+
+def precision(subject: Subject) -> Iterator[dict[str, Any]]:
+    """The figures of all modes, again after each set of pairs."""
+    found: dict[str, dict[str, list[Moved | None]]] = {mode: {} for mode in MODES}
+    for name, folder, pairs in _sets(subject):
+        exact = answers(folder, "cpu", torch.float32, pairs)
+        for mode, by_name in found.items():
+            with _rounding(MODES[mode]):
+                low = answers(folder, subject.device, MODES[mode].dtype, pairs)
+            by_name[name] = list(map(moved, exact, low))
+        yield {mode: summed_up(by_name, MARGINS[MODES[mode].dtype]) for mode, by_name in found.items()}
+
+
+def _sets(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
+    """Name, folder and questions: the small configurations, the demo model, the large shape."""
+    few = subject.pairs if subject.quick else None
+    for name, spec in list(SMALL.items())[: 1 if subject.quick else None]:
+        folder = write_folder(subject.scratch / name, spec)
+        yield name, folder, random_pairs(few or SMALL_PAIRS, SEED)
+    yield "demo", DEMO, demo_pairs(few or DEMO_PAIRS)
+    yield "large shape", subject.folder, random_pairs(few or PAIRS, SEED)
+
+
+@contextmanager
+def _rounding(mode: Mode) -> Iterator[None]:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32, convolutions.allow_tf32 = mode.products, mode.convolutions
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before

@@ -1,0 +1,130 @@
+"""What it costs to be asked about one's health, once a second at each of three endpoints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from PIL import Image
+
+from health_api import Sidecar
+from lab.bench.cases import photograph, sentence
+from lab.bench.poller import ENDPOINTS
+from lab.bench.processes import cpu_seconds, free_port, get, running, wait_for
+from lab.bench.sides import ROOT, Subject
+from lab.bench.timing import bounds
+from service.application import Application
+from service.build import build
+from service.listening import listen
+from service.settings import Settings
+
+
+def polling(subject: Subject) -> dict[str, Any]:
+    """Processor time of one answer, and the throughput of a polled service against one that is not."""
+    each = _cpu_per_call(subject)
+    cpus = len(os.sched_getaffinity(0))
+    return {
+        "cpu_ms_per_call": {path: round(1000 * seconds, 3) for path, seconds in each.items()},
+        "cpu_share_at_1_hz_each": round(sum(each.values()) / cpus, 6),
+        **_lost(subject),
+    }
+
+
+def _cpu_per_call(subject: Subject) -> dict[str, float]:
+    """Of a service that has nothing else to do; what it uses while nobody asks is taken off."""
+    calls = 100 if subject.quick else 400
+    port = free_port()
+    command = [
+        *(sys.executable, "health_api.py", "--model", "demo", "--device", "cpu"),
+        *("--health-host", "127.0.0.1", "--health-port", str(port)),
+        *("--run-dir", str(subject.scratch / "run")),
+    ]
+    found: dict[str, float] = {}
+    with running(command, subject.scratch) as child:
+        wait_for(child, port, "/health/simple", 300.0)
+        before, began = cpu_seconds(child.pid), time.monotonic()
+        time.sleep(1.0 if subject.quick else 4.0)
+        idle = (cpu_seconds(child.pid) - before) / (time.monotonic() - began)
+        for path in ENDPOINTS:
+            before, began = cpu_seconds(child.pid), time.monotonic()
+            for _ in range(calls):
+                get(port, path)
+            used = cpu_seconds(child.pid) - before - idle * (time.monotonic() - began)
+            found[path] = max(0.0, used) / calls
+    return found
+
+
+def _lost(subject: Subject) -> dict[str, Any]:
+    """One caller's requests through the whole application, in alternating windows with and without polls.
+
+    What polls cost is small beside what one request takes more than the next, so each is compared with the
+    same request of the other window, and the median comes with the bounds between which it is known."""
+    requests, rounds = (4, 2) if subject.quick else (6, 20)
+    settings = Settings(
+        model=str(subject.folder),
+        device=subject.device,
+        dtype=subject.low_name,
+        # What is done in the background after the first verdict would be measured as well.
+        precision_guard="off",
+        converted_cache="off",
+        run_dir=subject.scratch / "run",
+        timeout=600.0,
+        probe_interval=3600.0,
+    )
+    application = build(settings)
+    sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
+    windows: dict[bool, list[float]] = {False: [], True: []}
+    try:
+        if not application.load():
+            raise RuntimeError("the model could not be loaded")
+        sidecar.start()
+        pictures = [photograph(seed) for seed in range(requests)]
+        for turn in range(-1, rounds):
+            for polled in (False, True) if turn % 2 else (True, False):
+                with _polled(sidecar.port, polled):
+                    window = [_asked(application, picture, turn) for picture in pictures]
+                if turn >= 0:
+                    windows[polled] += window
+    finally:
+        sidecar.stop()
+        application.stop(5.0)
+    lost = [1 - alone / polled for alone, polled in zip(windows[False], windows[True], strict=True)]
+    low, high = bounds(lost)
+    return {
+        "side": subject.low_name,
+        "requests": len(lost),
+        "request_seconds_alone": round(median(windows[False]), 4),
+        "request_seconds_polled": round(median(windows[True]), 4),
+        "throughput_lost": round(median(lost), 4),
+        "throughput_lost_between": [round(low, 4), round(high, 4)],
+    }
+
+
+def _asked(application: Application, picture: Image.Image, turn: int) -> float:
+    began = time.perf_counter()
+    application.submit(picture, sentence(turn)).result()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _polled(port: int, polled: bool) -> Iterator[None]:
+    """Another process asks while the block runs, as a monitor does; it uses this machine's processors."""
+    if not polled:
+        yield
+        return
+    poller = subprocess.Popen(
+        [sys.executable, "-m", "lab.bench.poller", str(port)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        assert poller.stdout is not None
+        poller.stdout.readline()  # its own start is not what is measured
+        yield
+    finally:
+        poller.terminate()
+        poller.communicate()

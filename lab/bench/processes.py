@@ -1,0 +1,129 @@
+"""Processes that are measured from outside: their memory, their processor time, their end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final
+
+from lab.bench.poller import ask
+from lab.bench.sides import ROOT
+
+LOOK_SECONDS: Final = 0.01
+END_SECONDS: Final = 60.0
+_FIELDS: Final = ("RssAnon", "RssFile", "RssShmem")
+
+
+class MemoryWatch:
+    """The most resident memory of a process, seen a hundred times a second. Use as a context manager."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = Path(f"/proc/{pid}/status")
+        self._peak: dict[str, int] = dict.fromkeys(_FIELDS, 0)
+        self._most = 0
+        self.looks = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def as_dict(self) -> dict[str, float]:
+        """Megabytes at the moment of the most: the process's own, and pages of files that the kernel may drop
+        and read again; ``own_peak`` is the most of its own at any moment."""
+        own = self._peak["RssAnon"] + self._peak["RssShmem"]
+        return {
+            "resident_mb": round((own + self._peak["RssFile"]) / 1000),
+            "own_mb": round(own / 1000),
+            "mapped_files_mb": round(self._peak["RssFile"] / 1000),
+            "own_peak_mb": round(self._most / 1000),
+        }
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                lines = self._path.read_text(encoding="ascii").splitlines()
+            except OSError:
+                return
+            now = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(_FIELDS)}
+            found = {name: int(now.get(name, 0)) * 1024 // 1000 for name in _FIELDS}  # kB of 1000
+            self._most = max(self._most, found["RssAnon"] + found["RssShmem"])
+            if sum(found.values()) > sum(self._peak.values()):
+                self._peak = found
+            self.looks += 1
+
+
+@contextmanager
+def running(command: Sequence[str], scratch: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A child of ours, ended with the block: asked first, killed when it does not listen."""
+    with (scratch / "child.log").open("a", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            list(command),
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.communicate(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, its own and the kernel's for it."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def get(port: int, path: str) -> int | None:
+    """The status of one answer; None when nobody listens or answers."""
+    try:
+        return ask(port, path)
+    except (OSError, HTTPException):
+        return None
+
+
+def wait_for(child: subprocess.Popen[str], port: int, path: str, seconds: float) -> float:
+    """Seconds until ``path`` answers 200. Raises RuntimeError when it does not, or the child ends."""
+    began = time.monotonic()
+    while (spent := time.monotonic() - began) < seconds:
+        if get(port, path) == 200:
+            return time.monotonic() - began
+        if child.poll() is not None:
+            raise RuntimeError(f"the process ended with {child.returncode} and was never healthy")
+        time.sleep(0.02)
+    raise RuntimeError(f"not healthy after {spent:.0f} s")
+
+
+def warm(folder: Path) -> None:
+    """Read a folder's files, so that the disk is no part of what is measured next."""
+    for path in folder.rglob("*"):
+        with suppress(OSError), path.open("rb") as file:
+            while file.read(1 << 24):
+                pass

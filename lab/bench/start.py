@@ -1,0 +1,101 @@
+"""From a process's start to its first verdict or to being healthy, and its memory; warm disk cache."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Final
+
+from lab.bench.processes import MemoryWatch, free_port, running, wait_for, warm
+from lab.bench.sides import FP32, REFERENCE, ReferenceSide, Subject
+from lab.bench.timing import Spread
+
+HEALTHY_SECONDS: Final = 300.0
+SETTLE_SECONDS: Final = 15.0
+
+
+def start(subject: Subject) -> dict[str, Any]:
+    """`python -m ofa` and the web app, each in every precision, and ModelScope's pipeline."""
+    runs = 1 if subject.quick else 3
+    warm(subject.folder)
+    sides = {FP32: ["--dtype", FP32]}
+    if subject.low_name != FP32:
+        low = ["--dtype", subject.low_name, "--precision-guard"]
+        fast = {subject.low_name: [*low, "off"]}
+        sides = fast if subject.quick else {**sides, **fast, subject.guarded_name: [*low, "on"]}
+    first: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    web: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    references: list[dict[str, Any]] = []
+    # The first start of all writes the converted weights, and does not count.
+    for turn in range(0 if subject.quick else -1, runs):
+        for name, flags in sides.items():
+            # What the web app does once it is healthy, such as loading what guards the precision, is seen in
+            # the last run alone.
+            watch = SETTLE_SECONDS if turn == runs - 1 and not subject.quick else 0.0
+            command_line, web_app = _first_verdict(subject, flags), _healthy(subject, flags, watch)
+            if turn >= 0:
+                first[name].append(command_line)
+                web[name].append(web_app)
+        if subject.python is not None and turn >= 0 and len(references) < 2:
+            references.append(_reference(subject))
+    result: dict[str, Any] = {
+        "first_verdict": {name: _summed(values) for name, values in first.items()},
+        "web_app_healthy": {name: _summed(values) for name, values in web.items()},
+    }
+    if references:
+        result["first_verdict"][REFERENCE] = _summed(references)
+    return result
+
+
+def _first_verdict(subject: Subject, flags: list[str]) -> dict[str, Any]:
+    command = [
+        *(sys.executable, "-m", "ofa", "--model", str(subject.folder), "--device", subject.device),
+        *("--image", str(subject.pictures[0]), "--text", "a photo", *flags),
+    ]
+    began = time.monotonic()
+    with running(command, subject.scratch, **_cache(subject)) as child:
+        with MemoryWatch(child.pid) as memory:
+            assert child.stdout is not None
+            line = child.stdout.readline()
+            seconds = time.monotonic() - began
+        if not line or child.wait(HEALTHY_SECONDS) != 0:  # it may have weights to keep for the next start
+            raise RuntimeError(f"no verdict came: {' '.join(command[1:])}")
+    return {"seconds": seconds, **memory.as_dict()}
+
+
+def _cache(subject: Subject) -> dict[str, str]:
+    """Converted weights are kept with the bench's other files."""
+    return {"MODELSCOPE_CACHE": str(subject.cache)}
+
+
+def _healthy(subject: Subject, flags: list[str], watch: float) -> dict[str, Any]:
+    """``watch``: seconds for which the memory is watched once it is healthy."""
+    health, page = free_port(), free_port()
+    command = [
+        *(sys.executable, "web_app.py", "--model", str(subject.folder), "--device", subject.device),
+        *("--host", "127.0.0.1", "--port", str(page)),
+        *("--health-host", "127.0.0.1", "--health-port", str(health)),
+        *("--run-dir", str(subject.scratch / "run"), *flags),
+    ]
+    began = time.monotonic()
+    with running(command, subject.scratch, **_cache(subject)) as child, MemoryWatch(child.pid) as memory:
+        wait_for(child, health, "/health/simple", HEALTHY_SECONDS)
+        seconds = time.monotonic() - began
+        time.sleep(watch)
+    return {"seconds": seconds, **memory.as_dict()}
+
+
+def _reference(subject: Subject) -> dict[str, Any]:
+    assert subject.python is not None
+    began = time.monotonic()
+    with ReferenceSide(subject.python) as reference, MemoryWatch(reference.pid) as memory:
+        reference.load(subject.folder, subject.device)
+        reference.ask("judge", picture=str(subject.pictures[0]), text="a photo")
+        seconds = time.monotonic() - began
+    return {"seconds": seconds, **memory.as_dict()}
+
+
+def _summed(values: list[dict[str, Any]]) -> dict[str, Any]:
+    spread = Spread([value["seconds"] for value in values])
+    figures = {name: max(value[name] for value in values) for name in values[0] if name != "seconds"}
+    return {"seconds": spread.as_dict(), **figures}

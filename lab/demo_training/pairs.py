@@ -1,0 +1,82 @@
+"""Held-out pairs of picture and sentence, from seeds training never uses; what the words alone betray."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from lab.demo_training import render, second_renderer
+from lab.demo_training.pictures import COUNTS
+from lab.demo_training.sentences import Sentence, Writer
+from lab.demo_training.world import PRIMARY, SECOND, Scene, SceneStyle, scenes
+
+PER_PICTURE = 4
+RENDERERS: dict[str, tuple[SceneStyle, Callable[[Scene], Image.Image]]] = {
+    "primary": (PRIMARY, render.render),
+    "second": (SECOND, second_renderer.render),
+}
+HELD_OUT_SEED = 77_000_001  # training's scene seeds are 100003 times a small number, plus a shard's number
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One question with its right answer ("yes", "no" or "maybe")."""
+
+    scene: Scene
+    picture: Image.Image
+    sentence: Sentence
+
+
+def held_out(
+    count: int, categories: Sequence[str], renderer: str, seed: int = HELD_OUT_SEED
+) -> list[HeldOut]:
+    """`count` pairs, the categories evenly mixed, four sentences about each picture."""
+    style, draw = RENDERERS[renderer]
+    rng = random.Random(seed)
+    writer, stream = Writer(rng, dict.fromkeys(categories, 1.0)), scenes(seed, COUNTS, style)
+    found: list[HeldOut] = []
+    turn = 0
+    while len(found) < count:
+        scene = next(stream)
+        picture = draw(scene)
+        for _ in range(min(PER_PICTURE, count - len(found))):
+            for category in (
+                categories[turn % len(categories)],
+                *rng.sample(list(categories), len(categories)),
+            ):
+                sentence = writer.write_about(scene, category)
+                if sentence is not None:
+                    found.append(HeldOut(scene, picture, sentence))
+                    break
+            turn += 1
+    return found
+
+
+class TextOnly:
+    """The best guess from the words alone, learnt from the grammar's output: the baseline."""
+
+    def __init__(self, categories: Sequence[str], sentences: int = 60_000, seed: int = 5) -> None:
+        rng = random.Random(seed)
+        writer, stream = Writer(rng, dict.fromkeys(categories, 1.0)), scenes(seed, COUNTS)
+        self._by_text: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for index in range(sentences):
+            if index % 8 == 0:
+                scene = next(stream)
+            sentence = writer.write(scene)
+            self._by_text[_plain(sentence.text)][sentence.answer] += 1
+            self._by_wording[sentence.wording][sentence.answer] += 1
+
+    def guess(self, sentence: Sentence) -> str:
+        """The commonest answer to this very sentence if it was met three times, else to its wording."""
+        same = self._by_text.get(_plain(sentence.text), Counter())
+        counts = same if same.total() >= 3 else self._by_wording.get(sentence.wording, Counter())
+        return counts.most_common(1)[0][0] if counts else "no"
+
+
+def _plain(text: str) -> str:
+    return text.lower().removesuffix(".")

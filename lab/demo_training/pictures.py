@@ -1,0 +1,53 @@
+"""Renders the training pictures once, as the network sees them (128 x 128 bytes), into shards that can be
+resumed."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from lab.demo_training.render import render
+from lab.demo_training.world import Scene, scenes
+
+SIDE = 128
+SHARD = 2000
+COUNTS = (0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5)
+
+
+def as_seen(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    """(128, 128, 3) bytes: the picture squashed as the model's preprocessing does."""
+    return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _render_shard(folder: Path, seed: int, index: int) -> None:
+    stream = scenes(seed * 100_003 + index, COUNTS)
+    drawn = [next(stream) for _ in range(SHARD)]
+    pixels = np.stack([as_seen(render(scene)) for scene in drawn])
+    with (folder / f"{index:04d}.pickle").open("wb") as file:
+        pickle.dump(drawn, file)
+    partial = folder / f"{index:04d}.partial.npy"
+    np.save(partial, pixels)
+    partial.rename(folder / f"{index:04d}.npy")
+
+
+def render_all(folder: Path, seed: int, count: int, processes: int = 2) -> None:
+    """Render `count` pictures; shards that are already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(-(-count // SHARD)) if not (folder / f"{i:04d}.npy").exists()]
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = [pool.submit(_render_shard, folder, seed, index) for index in missing]
+        for job in tqdm(jobs, desc="rendering", unit="shard", mininterval=10):
+            job.result()
+
+
+def load_shard(folder: Path, index: int) -> tuple[npt.NDArray[np.uint8], list[Scene]]:
+    """One shard's pixels (2000, 128, 128, 3) and scenes. Only its own files are unpickled."""
+    with (folder / f"{index:04d}.pickle").open("rb") as file:
+        drawn: list[Scene] = pickle.load(file)
+    return np.load(folder / f"{index:04d}.npy"), drawn

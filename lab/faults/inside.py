@@ -1,0 +1,190 @@
+"""Starts the service with faults raised at the lowest seam: in torch's CUDA functions and the network itself.
+
+    python lab/faults/inside.py web_app.py --model demo …
+
+Everything of ours runs as it is, its mapping of foreign errors included. On a machine without CUDA one is
+pretended: torch says that there is a GPU, and the network that was asked for on it computes on the CPU. With
+CUDA there, the device is the real one and so are its errors: an allocation of a petabyte, an index out of
+range in a kernel.
+
+``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
+(without either, for good), "on": the device it is bound to, "pid": the process, "for": seconds it lasts}.
+``FAULT`` in the environment is the same for the start. Each is made by a forward pass:
+
+    oom, assert   the GPU's memory is full; a device-side assert
+    need          it needs 4 GiB of a real GPU
+    nan, memory   its scores are no numbers; the machine's memory is full
+    stuck         it never returns and hears no cancel point; with "for" it returns late
+    slow          it takes half a second more
+    gil           it keeps the interpreter's lock
+    grow, swell   it leaks 64 MiB; it needs a gigabyte for a moment
+    deaf, orphan  the process ignores SIGTERM from then on; it leaves a child in its process group
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402  # the path has to be there first
+
+from ofa.model import EntailmentModel  # noqa: E402
+
+ORDER = Path(os.environ["OFA_RUN_DIR"]) / "fault.json"
+GIB = 1 << 30
+REAL = torch.cuda.is_available()
+real_load = EntailmentModel.load.__func__
+real_judge = EntailmentModel.judge
+leaked: list[bytearray] = []
+
+
+class Order:
+    """The fault that is ordered now, and whether it is still on."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.fault: dict[str, Any] = {}
+        self.since = 0.0
+        self.done = 0
+
+    def kind(self, device: str) -> str:
+        """What to do to this forward pass; "" for nothing."""
+        text = ORDER.read_text() if ORDER.exists() else os.environ.get("FAULT", "{}")
+        if text != self.text:
+            self.text, self.fault = text, json.loads(text)
+            self.since, self.done = time.monotonic(), 0
+        fault = self.fault
+        if not fault or fault.get("on", device) != device or fault.get("pid", os.getpid()) != os.getpid():
+            return ""
+        if self.done >= fault.get("times", 1 << 60):
+            return ""
+        if time.monotonic() - self.since >= fault.get("seconds", 1 << 60):
+            return ""
+        self.done += 1
+        return str(fault["kind"])
+
+
+order = Order()
+
+
+def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
+    kind = order.kind("cuda" if getattr(self, "on_gpu", self.device.type == "cuda") else "cpu")
+    if kind in FAULTS:
+        FAULTS[kind]()
+    results = real_judge(self, pairs, cancel_point)
+    return [dict.fromkeys(result, float("nan")) for result in results] if kind == "nan" else results
+
+
+def out_of_memory() -> None:
+    """The real error of a real GPU, or the same without one."""
+    if REAL:
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def need() -> None:
+    torch.empty(4 * GIB, dtype=torch.uint8, device="cuda")
+
+
+def device_assert() -> None:
+    if REAL:
+        torch.zeros(2, device="cuda")[torch.tensor([9], device="cuda")].cpu()
+    raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def memory() -> None:
+    raise MemoryError
+
+
+def stuck() -> None:
+    over = time.monotonic() + order.fault.get("for", 1 << 30)
+    while time.monotonic() < over:
+        time.sleep(0.1)
+
+
+def slow() -> None:
+    time.sleep(0.5)
+
+
+def gil() -> None:
+    ctypes.PyDLL(None).sleep(order.fault.get("for", 3600))  # PyDLL keeps the lock while it calls
+
+
+def grow() -> None:
+    leaked.append(bytearray(os.urandom(1 << 20) * 64))
+
+
+def swell() -> None:
+    swollen = bytearray(os.urandom(1 << 20) * 1024)
+    time.sleep(order.fault.get("for", 0))
+    del swollen
+
+
+def deaf() -> None:
+    ctypes.CDLL(None).signal(signal.SIGTERM, 1)  # SIG_IGN, which Python sets from its main thread alone
+
+
+def orphan() -> None:
+    child = subprocess.Popen(["sleep", "3600"])
+    (ORDER.parent / "orphan").write_text(str(child.pid))
+
+
+FAULTS = {
+    "oom": out_of_memory,
+    "need": need,
+    "assert": device_assert,
+    "memory": memory,
+    "stuck": stuck,
+    "slow": slow,
+    "gil": gil,
+    "grow": grow,
+    "swell": swell,
+    "deaf": deaf,
+    "orphan": orphan,
+}
+
+
+def load(cls: Any, folder: Any, device: str = "cpu", *more: Any, **named: Any) -> EntailmentModel:
+    model: EntailmentModel = real_load(cls, folder, device if REAL else "cpu", *more, **named)
+    model.on_gpu = device != "cpu"  # type: ignore[attr-defined]
+    return model
+
+
+def pretend_cuda() -> None:
+    answers = {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_name": "a pretended GPU",
+        "get_device_capability": (6, 1),  # one that computes in fp32, as the CPU behind it does
+        "mem_get_info": (6 * GIB, 8 * GIB),
+        "memory_reserved": GIB,
+        "memory_allocated": GIB,
+        "empty_cache": None,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+
+
+if __name__ == "__main__":
+    if not REAL and os.environ.get("PRETEND_CUDA") == "1":
+        pretend_cuda()
+    if "FAKETIME_TIMESTAMP_FILE" in os.environ:
+        # libfaketime before 0.9.11 breaks the system call that Python sleeps with, when told to leave the
+        # monotonic clock alone.
+        time.sleep = lambda seconds: select.select([], [], [], seconds)  # type: ignore[assignment]
+    EntailmentModel.judge = judge  # type: ignore[method-assign]
+    EntailmentModel.load = classmethod(load)  # type: ignore[assignment, method-assign]
+    sys.argv = sys.argv[1:]
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")

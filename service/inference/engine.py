@@ -1,0 +1,450 @@
+"""One thread owns the model; everybody else hands it requests and waits for a future.
+
+Two threads: the engine computes, the timer keeps deadlines, so that a request is answered on time even while
+the engine is deep inside a computation. What waits is computed together, as a batch; each request of it keeps
+its own deadline and its own error. A computation that nobody waits for any more, because all of its requests
+have been answered or given up, is told to stop at its next cancel point. If it does not within
+``cancel_grace`` it is *orphaned*: it still blocks the engine, new requests are refused at once, and
+``hang_limit`` seconds later the process counts as hung: ``on_hung`` is called, by the timer, which needs
+nothing of the stuck thread.
+
+Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. A later
+result or error is only logged, under the request's id.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from service.contract.causes import Outcome, Refusal
+from service.contract.errors import (
+    Abandoned,
+    ComputationStopped,
+    DeadlineExceeded,
+    DeviceLost,
+    InferenceError,
+    ServiceError,
+)
+from service.contract.protocols import CancelPoint, Journal, Predictor
+from service.contract.request import Awaited, Outlook, Request, Source, Verdict
+from service.contract.status import Activity
+from service.contract.times import STOP_ENGINE
+from service.inference.admission import Admission, Load
+from service.inference.jobs import (
+    Batch,
+    Job,
+    Limits,
+    Pace,
+    may_be_of_one,
+    no_verdict,
+    stopping,
+    unexpected,
+)
+from service.inference.latency import Forecast
+
+__all__ = ["Engine", "Limits"]
+
+BEAT_SECONDS: Final = 1.0
+
+
+class Engine:
+    """Bounded queue, one computing thread, one timer thread. ``step`` and ``tick`` are their loop bodies and
+    can be called without the threads."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        journal: Journal,
+        limits: Limits,
+        *,
+        on_proof: Callable[[float], None] = lambda now: None,
+        on_fatal: Callable[[ServiceError], None] = lambda error: None,
+        on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
+        forecast: Forecast | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._predictor = predictor
+        self._journal = journal
+        self._limits = limits
+        self._on_proof = on_proof
+        self._on_fatal = on_fatal
+        self._on_hung = on_hung
+        self._clock = clock
+        # One lock guards everything below; nobody computes, logs or answers a future while holding it.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._alarm = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)
+        self._waiting: deque[Job] = deque()
+        self._probe: Job | None = None  # its own place: never counted, never starved, at most one
+        self._batch: Batch | None = None
+        self._refusing = False
+        self._closed = False
+        self._dead = False
+        self._count: dict[str, int] = {}
+        self._pace = Pace(forecast, limits.hope)
+        self._admission = Admission(limits, self._pace)
+        self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
+        self._gather_until = 0.0
+        self._beat: Callable[[], None] | None = None
+        self._threads: list[threading.Thread] = []
+
+    # ---- for callers -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._threads = [
+            threading.Thread(target=self._run, name="engine", daemon=True),
+            threading.Thread(target=self._watch, name="deadlines", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, request: Request, future: Awaited | None = None) -> Awaited:
+        """A future that will hold the verdict, ``future`` if given; it never holds an exception. A refused
+        request is answered at once and does not count as accepted; a cancelled one is abandoned."""
+        job = Job(request, queued=self._clock(), future=future if future is not None else Awaited())
+        with self._lock:
+            load = self._load()
+            refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
+            if refusal is None:
+                self._add("accepted")
+                expected = self._pace.expected(load.ahead, load.device, request)
+                job.future.outlook = Outlook(load.ahead, expected)
+                if request.source == "probe":
+                    self._probe = job
+                else:
+                    job.ahead = load.ahead
+                    self._waiting.append(job)
+                self._work.notify()
+                self._alarm.notify()
+            else:
+                self._reject(refusal, request.source)
+        if refusal is not None:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(no_verdict(refusal, request, self._since(job)))
+            self._journal.refused(request, refusal, self._since(job))
+        else:
+            job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
+        return job.future
+
+    def check(self, source: Source) -> None:
+        """Raise what a request would be refused with now, so that no work is put into preparing it."""
+        with self._lock:
+            refusal = self._refusal(source)
+            if refusal is not None:
+                self._reject(refusal, source)
+                raise refusal
+
+    def keep_heartbeat(self, beat: Callable[[], None]) -> None:
+        """Call ``beat`` every BEAT_SECONDS from the timer thread, without any lock held."""
+        with self._lock:
+            self._beat = beat
+            self._alarm.notify_all()
+
+    def stop(self, grace: float) -> bool:
+        """Refuse new work, let accepted work finish for ``grace`` seconds, then cancel what is left.
+        True when both threads have ended."""
+        with self._lock:
+            self._refusing = True
+            drained = self._clock() + grace
+            while (left := drained - self._clock()) > 0 and self._threads and self._pending():
+                self._idle.wait(left)
+            jobs = self._pending()
+        for job in jobs:
+            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._since(job)))
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()
+            self._alarm.notify_all()
+        end = time.monotonic() + min(self._limits.cancel_grace, STOP_ENGINE)
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def activity(self) -> Activity:
+        """What the engine is doing now."""
+        with self._lock:
+            now, batch, load = self._clock(), self._batch, self._load()
+            return Activity(
+                alive=not self._dead and all(thread.is_alive() for thread in self._threads),
+                depth=load.waiting,
+                capacity=self._limits.queue_size,
+                running=batch is not None,
+                computing=batch.left if batch else 0,
+                running_for=now - batch.started if batch else 0.0,
+                beat_age=now - batch.beat if batch else None,
+                orphaned=batch is not None and batch.orphaned,
+                hung=batch is not None and batch.hung,
+                counts=dict(self._count),
+                service_seconds=self._pace.seconds,
+                expected_seconds=self._pace.expected(load.ahead, load.device),
+                retry_after=self._admission.retry_after(load),
+                refusal=Refusal.STOPPING if self._refusing else self._admission.next(load),
+            )
+
+    # ---- the engine thread -------------------------------------------------------------------------------
+
+    def step(self, block: bool = False) -> bool:
+        """Compute one batch. False when there was nothing to do (or, blocking, when the engine is closed)."""
+        with self._lock:
+            if block:
+                self._await_work()
+            if self._closed or not (jobs := self._take()):
+                return False
+            now = self._clock()
+            batch = self._batch = Batch(jobs, started=now, beat=now)
+            self._crowd = 0
+            for job in jobs:
+                job.computing, job.began, job.batch = True, now, len(jobs)
+        try:
+            self._compute(batch)
+        except BaseException as error:
+            self._give_up(jobs, error)
+            raise
+        finally:
+            with self._lock:
+                self._batch = None
+                self._admission.relieve(self._load())
+                self._gather_until = self._clock() + self._limits.batch_wait
+                self._idle.notify_all()
+                self._alarm.notify_all()
+        return True
+
+    def _await_work(self) -> None:
+        """Return when there is something to take, or the engine is closed. Called with the lock held.
+
+        Callers who were answered together ask again almost together: only then, and for a moment, the first
+        of them is kept waiting for the others. Who asks alone never waits.
+        """
+        while not self._closed and self._probe is None:
+            left = self._gather_until - self._clock()
+            if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._crowd):
+                return
+            self._work.wait(left if self._waiting else None)
+
+    def _take(self) -> list[Job]:
+        """The next batch: the probe first and alone, so that load cannot starve it and its answer is proof of
+        the same computation every time. Called with the lock held."""
+        if self._probe is not None:
+            job, self._probe = self._probe, None
+            return [job]
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room()))]
+
+    def _room(self) -> int:
+        """How many requests the next batch may hold: what should be done in half the time its most urgent one
+        has left, since all of them are answered together. Called with the lock held."""
+        most = self._limits.batch_on(self._predictor.device)
+        first = min((job.request.deadline for job in islice(self._waiting, most)), default=math.inf)
+        return self._pace.within((first - self._clock()) / 2, most)
+
+    def _compute(self, batch: Batch) -> None:
+        """Answer every job of the batch. Where one request may have spoilt it for the others, halves of it
+        are tried, and halves of those, until it fails alone."""
+
+        def cancel_point() -> None:
+            batch.beat = self._clock()
+            if batch.unwanted_since is not None:
+                raise ComputationStopped("Nobody waits for this computation any more.")
+
+        parts = deque([batch.jobs])
+        while parts:
+            if not (jobs := self._in_time(parts.popleft())):
+                continue
+            began = self._clock()
+            try:
+                results = self._judge(jobs, cancel_point)
+            except Exception as error:
+                if len(jobs) > 1 and may_be_of_one(error):
+                    with self._lock:
+                        self._add("divided")
+                    half = len(jobs) // 2
+                    parts.extendleft((jobs[half:], jobs[:half]))
+                    continue
+                if isinstance(error, ComputationStopped):  # it would have taken at least as long
+                    self._measure(len(jobs), self._clock() - began)
+                self._fail(jobs, error)
+            else:
+                self._measure(len(jobs), self._clock() - began)
+                self._answer(jobs, results)
+
+    def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those still waited for; what expired before its computation began is answered here."""
+        for job in jobs:
+            if job.request.deadline <= self._clock():
+                self._expire(job, computing=False)
+        return [job for job in jobs if not job.ended]
+
+    def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        self._journal.batched([job.request for job in jobs])
+        results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
+        if len(results) != len(jobs):
+            raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
+        return results
+
+    def _answer(self, jobs: Sequence[Job], results: Sequence[Mapping[str, float]]) -> None:
+        now = self._clock()
+        device, dtype = self._predictor.device, self._predictor.dtype
+        for job, scores in zip(jobs, results, strict=True):
+            try:
+                verdict = Verdict.of(
+                    scores, duration=self._since(job), device=device, dtype=dtype, request_id=job.request.id
+                )
+            except ServiceError as error:
+                self._fail([job], error)
+                continue
+            if job.request.source != "probe" and not job.ended:
+                self._on_proof(now)  # first: who has the answer may ask at once how we are
+            if not self._end(job, Outcome.ANSWERED, verdict):
+                self._journal.late(job.request, "answer", self._since(job))
+
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        known = error if isinstance(error, ServiceError) else unexpected(error)
+        for job in jobs:
+            if not self._end(job, Outcome.ERROR, no_verdict(known, job.request, self._since(job))):
+                outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
+                self._journal.late(job.request, outcome, self._since(job))
+        if known is not error:
+            self._journal.broken("the model raised an error nobody mapped", error)
+        if isinstance(error, DeviceLost):
+            self._on_fatal(error)
+
+    def _measure(self, count: int, seconds: float) -> None:
+        """Called before any of them is answered, so that who asks again is not counted twice in the crowd."""
+        with self._lock:
+            self._pace.note(count, seconds)
+            self._crowd = count + len(self._waiting) if count > 1 else 0
+
+    def _run(self) -> None:
+        try:
+            while self.step(block=True):
+                pass
+        except BaseException as error:
+            # Only a mistake of ours comes here. Nobody may wait for a thread that is gone.
+            with self._lock:
+                self._dead = self._refusing = True
+                jobs = self._pending()
+            self._give_up(jobs, error)
+            self._journal.broken("the engine thread died", error)
+
+    def _give_up(self, jobs: list[Job], error: BaseException) -> None:
+        for job in jobs:
+            self._end(job, Outcome.ERROR, no_verdict(unexpected(error), job.request, self._since(job)))
+
+    # ---- the timer thread --------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Answer what has expired, and say so when a cancelled computation goes on."""
+        now = self._clock()
+        with self._lock:
+            expired = [job for job in self._pending() if job.request.deadline <= now]
+        for job in expired:
+            self._expire(job, computing=job.computing)
+        with self._lock:
+            if (batch := self._batch) is None:
+                return
+            orphaned, hung = batch.check(now, self._limits)
+            if orphaned:
+                self._add("orphaned")
+        requests = [job.request for job in batch.jobs]
+        if orphaned:
+            self._journal.orphaned(requests, now - batch.started)
+        if hung:
+            self._journal.hung(requests, now - batch.started)
+            self._on_hung(requests, now - batch.started)
+
+    def _next_alarm(self) -> float | None:
+        """When the next tick is due; None when nothing is awaited. Called with the lock held."""
+        times = [job.request.deadline for job in self._pending()]
+        if self._batch is not None and (check_at := self._batch.check_at(self._limits)) is not None:
+            times.append(check_at)
+        return min(times, default=None)
+
+    def _watch(self) -> None:
+        while True:
+            pause = 0.0
+            try:
+                if self._beat is not None:
+                    self._beat()
+                self.tick()
+            except Exception as error:  # the clock of all deadlines must not die of one bad log line
+                self._journal.broken("the deadline timer stumbled", error)
+                pause = 0.1
+            with self._lock:
+                if self._closed and self._batch is None:
+                    return
+                alarm = self._next_alarm()
+                wait = None if alarm is None else max(alarm - self._clock(), pause)
+                if self._beat is not None:
+                    wait = BEAT_SECONDS if wait is None else min(wait, BEAT_SECONDS)
+                self._alarm.wait(wait)
+
+    # ---- shared ------------------------------------------------------------------------------------------
+
+    def _end(self, job: Job, outcome: Outcome, verdict: Verdict, computing: bool = False) -> bool:
+        """The one way out for an accepted request. False if it had ended before."""
+        with self._lock:
+            if job.ended:
+                return False
+            job.ended = True
+            self._add(outcome)
+            if job is self._probe:
+                self._probe = None
+            elif job in self._waiting:
+                self._waiting.remove(job)
+            batch = self._batch
+            if batch is not None and batch.unwanted_since is None and all(one.ended for one in batch.jobs):
+                batch.unwanted_since = self._clock()  # from here on its cancel point raises
+                self._alarm.notify_all()
+            self._admission.relieve(self._load())
+            if not self._pending():
+                self._idle.notify_all()
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_result(verdict)
+        course = job.course(self._clock())
+        if outcome is Outcome.TIMEOUT:
+            self._journal.timed_out(job.request, verdict, course, computing)
+        else:
+            self._journal.ended(job.request, verdict, course)
+        return True
+
+    def _expire(self, job: Job, *, computing: bool) -> None:
+        limit = job.request.deadline - job.request.arrived
+        error = DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
+        self._end(job, Outcome.TIMEOUT, no_verdict(error, job.request, self._since(job)), computing)
+
+    def _abandon(self, job: Job) -> None:
+        """The caller cancelled its future: do not compute, or stop computing, what nobody will read."""
+        self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
+
+    def _refusal(self, source: Source) -> ServiceError | None:
+        if self._refusing:
+            return stopping()
+        return self._admission.refusal(self._load(), source, self._probe is not None)
+
+    def _reject(self, refusal: ServiceError, source: Source) -> None:
+        self._add("rejected")
+        self._admission.rejected(refusal, source)
+
+    def _load(self) -> Load:
+        """Called with the lock held."""
+        hung_in = None if self._batch is None else self._batch.hung_in(self._clock(), self._limits)
+        ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
+        return Load(len(self._waiting), ahead, self._predictor.device, hung_in)
+
+    def _pending(self) -> list[Job]:
+        """Accepted and not yet ended. Called with the lock held."""
+        jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
+        return [job for job in (*jobs, *([self._probe] if self._probe else ())) if not job.ended]
+
+    def _since(self, job: Job) -> float:
+        return self._clock() - job.request.arrived
+
+    def _add(self, counter: str) -> None:
+        """Called with the lock held."""
+        self._count[counter] = self._count.get(counter, 0) + 1

@@ -1,0 +1,193 @@
+"""Gets the model's files and loads them, with attempts and growing pauses between them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from service.contract.errors import (
+    DamagedFile,
+    DamagedFolder,
+    ModelError,
+    PermanentLoadError,
+    ServiceError,
+    ShuttingDown,
+    TransientLoadError,
+    UnsupportedModel,
+)
+from service.contract.events import UNOBSERVED, Observer
+from service.contract.log_line import fields
+from service.contract.protocols import Converting, Listed, Model
+from service.contract.status import Progress, Status
+from service.contract.times import LONGEST_PAUSE
+from service.hub.progress import Progress as HubProgress
+from service.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Resolve(Protocol):
+    """``service.hub.resolve.resolve``, or what stands in for it."""
+
+    def __call__(
+        self,
+        model: str,
+        *,
+        revision: str | None,
+        cache_dir: Path | None,
+        progress: Callable[[HubProgress], None],
+        endpoint: str | None,
+        verify: str,
+        on_damaged: Callable[[Sequence[str]], None],
+    ) -> Path: ...
+
+
+class Loader:
+    """One ``run`` at a time. ``stopping``, once set, ends it at the next step. ``listed`` knows checksums of
+    fetched files."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        status: Status,
+        resolve: Resolve,
+        observer: Observer = UNOBSERVED,
+        listed: Listed = lambda path: None,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._status = status
+        self._resolve = resolve
+        self._observer = observer
+        self._listed = listed
+        self._damaged = False  # files were found to be, in this run
+        self._read = False  # the files were there, and this attempt began to read them
+        self.stopping = threading.Event()
+
+    @property
+    def _fetched(self) -> bool:
+        """Whether the files come from a hub, from which a damaged one can be fetched again."""
+        model = self._settings.model
+        return model != "demo" and not Path(model).expanduser().is_dir()
+
+    def run(self, verify: str | None = None) -> bool:
+        """Load the model, its files checked as the settings say unless ``verify`` says otherwise; True if
+        files were found damaged and replaced.
+
+        Files that could not be read are checked in full next: what a quick look believed may be the cause.
+        Raises what ended the last attempt; ShuttingDown when told to stop.
+        """
+        attempts, verify = self._settings.load_attempts, verify or self._settings.verify
+        self._damaged, doubted = False, None
+        for attempt in range(1, attempts + 1):
+            try:
+                self._try(attempt, verify, doubted)
+                return self._damaged
+            except ModelError as error:
+                self._status.update(last_error=error.message)
+                doubted = error if isinstance(error, PermanentLoadError) else None
+                last = attempt == attempts or not self._worth_another(error, verify)
+                if last and doubted is not None:
+                    raise
+                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._settings.load_pause * 2 ** (attempt - 1))
+                more = fields(again_in=None if last else f"{pause:g}s")
+                _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, told(error), more)
+                if last:
+                    raise
+                if self._read or isinstance(error, DamagedFile):
+                    verify = "full"
+                self._say(f"waiting to try again: {error.message}", attempt)
+                self.stopping.wait(pause)
+        raise AssertionError("not reached: the last attempt returns or raises")
+
+    def _worth_another(self, error: ModelError, verify: str) -> bool:
+        """A configuration that cannot be served may be a damaged file, which only its checksum tells."""
+        if not isinstance(error, PermanentLoadError):
+            return True
+        return isinstance(error, UnsupportedModel) and self._read and self._fetched and verify != "full"
+
+    def _try(self, attempt: int, verify: str, doubted: ModelError | None) -> None:
+        """One attempt, told to the observer."""
+        began, outcome = time.monotonic(), "loaded"
+        try:
+            self._load(attempt, verify, doubted)
+        except ServiceError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._observer.load_attempted(outcome, time.monotonic() - began)
+
+    def _load(self, attempt: int, verify: str, doubted: ModelError | None) -> None:
+        """One attempt. Raises ``doubted``, why the last one failed, again if the files are not its cause."""
+        began, self._read = time.monotonic(), False
+        settings = self._settings
+        _log.info(
+            "MODEL_LOADING | MODEL=%s | ATTEMPT=%d/%d",
+            shown_name(settings.model),
+            attempt,
+            settings.load_attempts,
+        )
+        self._say("looking for the model's files", attempt)
+
+        def progress(now: HubProgress) -> None:
+            self._go_on()
+            self._say(f"fetching {now.file}", attempt, now.done_bytes, now.total_bytes)
+
+        try:
+            folder = self._resolve(
+                settings.model,
+                revision=settings.revision,
+                cache_dir=settings.cache_dir,
+                progress=progress,
+                endpoint=settings.hub_endpoint,
+                verify=verify,
+                on_damaged=self._found_damaged,
+            )
+            self._go_on()
+            if verify == "full" and isinstance(self._model, Converting):
+                self._say("checking the converted weights", attempt)
+                if not self._model.verify_converted(folder, self._go_on, self._listed):
+                    self._found_damaged(["converted"])
+            if doubted is not None and not self._damaged:
+                raise doubted
+            self._say("reading the weights", attempt)
+            self._read = True
+            self._model.load(folder)
+        except DamagedFile as error:
+            if not self._fetched:
+                raise DamagedFolder(error.message) from error
+            raise
+        except ServiceError:
+            raise
+        except Exception as error:
+            raise TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.") from error
+        _log.info("MODEL_LOADED | DURATION=%.2fs | ATTEMPT=%d", time.monotonic() - began, attempt)
+
+    def _found_damaged(self, names: Sequence[str]) -> None:
+        self._damaged = True
+        _log.error("FILES_DAMAGED | FILES=%s", ",".join(names))
+
+    def _go_on(self) -> None:
+        """The cancel point of everything that runs here."""
+        if self.stopping.is_set():
+            raise ShuttingDown("The service is stopping.")
+
+    def _say(self, message: str, attempt: int, done: int = 0, total: int = 0) -> None:
+        progress = Progress(message, done, total, attempt, self._settings.load_attempts)
+        self._status.update(progress=progress)
+
+
+def shown_name(model: str) -> str:
+    """The model's name for logs, page and health: of a local folder its own name alone, not where it lies."""
+    return Path(model).absolute().name if Path(model).is_dir() else model
+
+
+def told(error: ServiceError) -> str:
+    """The error as log fields: its class, our message, its cause's class."""
+    cause = type(error.__cause__).__name__ if error.__cause__ else None
+    return fields(error=type(error).__name__, msg=error.message, cause=cause)

@@ -1,0 +1,419 @@
+"""Our own network behind the engine's protocol; the only place in the service that knows torch or ofa.
+
+Both are imported when the model is loaded, so that page and health API are up before them. Every foreign
+error is mapped here, once, to a ServiceError that keeps it as its cause; its own text goes no further.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from service.contract.errors import (
+    DamagedFile,
+    DeviceLost,
+    DiskFull,
+    InferenceError,
+    InputError,
+    MissingDependency,
+    NotReady,
+    OutOfMemory,
+    ServiceError,
+    TransientLoadError,
+    UnsupportedModel,
+)
+from service.contract.protocols import CancelPoint, Listed
+from service.contract.request import Pair
+
+if TYPE_CHECKING:
+    import torch
+
+    from ofa.model import EntailmentModel
+    from ofa.precision import GuardCounts, GuardedModel
+
+    Judge = EntailmentModel | GuardedModel
+
+# After these the CUDA context is gone for good: every later call fails the same way.
+_LOST: Final = re.compile(
+    r"device-side assert|illegal memory access|illegal instruction|illegal address|misaligned address"
+    r"|unspecified launch failure|launch timed out|uncorrectable|hardware stack error"
+    r"|devices? is unavailable"
+    r"|context is destroyed|invalid program counter|GPU (has fallen|is lost)"
+    r"|(CUDNN|CUBLAS)_STATUS_EXECUTION_FAILED",
+    re.IGNORECASE,
+)
+_MEMORY: Final = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|cannot allocate memory",
+    re.IGNORECASE,
+)
+_log = logging.getLogger(__name__)
+
+
+class NativePredictor:
+    """Copies of an ``ofa.model.EntailmentModel``, one a device. ``device`` and ``dtype`` may be ``auto``;
+    ``threads`` 0 leaves the number to torch; with ``guard``, close calls of a dtype below fp32 are decided in
+    fp32; in ``cache`` converted weights are kept, unless it is None.
+
+    ``judge`` computes on the current device; ``move`` chooses it, ``attempt`` tries another one beside it.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int = 0,
+        guard: bool = True,
+        cache: Path | None = None,
+    ) -> None:
+        self._wanted_device = device
+        self._wanted_dtype = dtype
+        self._threads = threads
+        self._guard = guard
+        self._cache = cache
+        self._counts: GuardCounts | None = None
+        self._lock = threading.Lock()  # guards what follows; held for no computation and no loading
+        self._folder = Path()
+        self._copies: dict[str, tuple[Judge, str]] = {}
+        self._home = ""
+        self._device = ""
+        self._life = 0  # counts loads and closes: a copy read in one life is of no use in the next
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        copy = self._copies.get(self._device)
+        return copy[1] if copy is not None else ""
+
+    @property
+    def takes_premise(self) -> bool | None:
+        copy = self._copies.get(self._device)
+        slots = copy[0].task.prompt_slots if copy is not None else None
+        return None if slots is None else slots == 2
+
+    def side(self) -> int:
+        """A picture of this size is not resized again, and a waiting request holds less than a megabyte
+        whatever its picture's size."""
+        return self._current().task.patch_image_size
+
+    @property
+    def places(self) -> Sequence[str]:
+        return tuple(dict.fromkeys((self._home, "cpu"))) if self._device else ()
+
+    def load(self, folder: Path) -> None:
+        """Loads on the CPU when the GPU has no room; ``places`` still begins with the GPU then.
+
+        Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency.
+        """
+        self.close()
+        with _load_errors():
+            import torch
+
+            if self._threads:
+                torch.set_num_threads(self._threads)
+            home = device = _choose_device(self._wanted_device)
+            with self._lock:
+                self._folder, self._home, life = folder, home, self._life
+            try:
+                copy = self._read(device)
+            except RuntimeError as error:
+                if home == "cpu" or not _is_out_of_memory(error):
+                    raise
+                device = "cpu"
+            if device != home:  # only here is what the failed attempt held let go
+                torch.cuda.empty_cache()
+                copy = self._read(device)
+            self._keep(device, copy, life)
+            with self._lock:
+                self._device = device
+            gpu = torch.cuda.get_device_name(home) if home != "cpu" else None
+        _log.info(
+            "DEVICE | %s | DTYPE=%s | THREADS=%d%s",
+            device,
+            self.dtype,
+            torch.get_num_threads(),
+            f" | GPU={gpu}" if gpu else "",
+        )
+
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
+        """Raises OutOfMemory, DeviceLost, InputError for a premise the prompt cannot take, InferenceError."""
+        return _judge(self._current(), pairs, cancel_point)
+
+    def move(self, device: str) -> None:
+        """Raises OutOfMemory, DeviceLost and what ``load`` raises."""
+        self._ready(device)
+        with self._lock:
+            if device not in self._copies:
+                raise NotReady("The model is being loaded.")
+            self._device = device
+
+    def attempt(self, device: str, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+        """Raises as ``judge`` and ``move`` do."""
+        return _judge(self._ready(device), pairs, lambda: None)
+
+    def release(self, device: str) -> None:
+        with self._lock:
+            if device != self._device:
+                self._copies.pop(device, None)
+        self.empty_cache()
+
+    def empty_cache(self) -> None:
+        """Also returns to the machine what Python and the C library hold in reserve."""
+        gc.collect()
+        with suppress(OSError, AttributeError):  # another C library than glibc has none
+            ctypes.CDLL(None).malloc_trim(0)
+        if self._home.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def reserved(self) -> tuple[int, int]:
+        if not self._home.startswith("cuda"):
+            return 0, 0
+        import torch
+
+        return torch.cuda.memory_reserved(self._home), torch.cuda.memory_allocated(self._home)
+
+    def gpu(self) -> tuple[str, int, int] | None:
+        if not self._home.startswith("cuda"):
+            return None
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self._home)
+        return torch.cuda.get_device_name(self._home), total - free, total
+
+    def guard_counts(self) -> tuple[int, int] | None:
+        """Pairs judged below fp32, and how many of them again in fp32; None while there is no guard."""
+        counts = self._counts
+        return None if counts is None else (counts.judged, counts.recomputed)
+
+    def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
+        from ofa.converted import Checksums
+        from ofa.precision import GuardedModel
+
+        class AsListed(Checksums):
+            """Hashes the weights before they are converted, and refuses those that are not as listed."""
+
+            def of(self, path: Path, cancel_point: CancelPoint | None) -> str:
+                expected, found = listed(path), super().of(path, cancel_point)
+                if expected not in (None, found):
+                    raise DamagedFile(f"{path.name} is not what was fetched: its checksum is wrong.")
+                return found
+
+        model = self._current()
+        if isinstance(model, GuardedModel):
+            with _load_errors():
+                model.prepare()
+        model.keep(cancel_point, AsListed())
+
+    def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
+        if self._cache is None:
+            return True
+        import torch
+
+        from ofa.converted import Checksums, Conversion
+
+        checksums, sound = Checksums(listed), True
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            with _load_errors():
+                kept = Conversion(folder, self._cache, dtype)
+                if kept.path.exists():
+                    sound &= kept.verify(cancel_point, checksums)
+        return sound
+
+    def keep(self, cancel_point: CancelPoint) -> None:
+        """Write the converted weights, where that is worth it. Without room the next start is slower, no
+        more."""
+        try:
+            self._current().keep(cancel_point)
+        except OSError as error:
+            _log.warning(
+                "CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", errno.errorcode.get(error.errno or 0, "OSError")
+            )
+
+    def close(self) -> None:
+        """Drop the model and the memory cached for it."""
+        with self._lock:
+            self._copies.clear()
+            self._device = ""
+            self._life += 1
+        self.empty_cache()
+
+    def _current(self) -> Judge:
+        copy = self._copies.get(self._device)
+        if copy is None:
+            raise NotReady("The model is not loaded.")
+        return copy[0]
+
+    def _ready(self, device: str) -> Judge:
+        """The copy on ``device``, read from the folder if it is not there."""
+        with self._lock:
+            life, copy = self._life, self._copies.get(device)
+            if not self._copies:
+                raise NotReady("The model is not loaded.")
+        if copy is None:
+            with _inference_errors():
+                copy = self._read(device)
+            self._keep(device, copy, life)
+        return copy[0]
+
+    def _read(self, device: str) -> tuple[Judge, str]:
+        import torch
+
+        from ofa.model import EntailmentModel
+        from ofa.precision import MARGINS, GuardCounts, GuardedModel
+
+        fallback = device == "cpu" and self._home.startswith("cuda")
+        name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
+        folder, cache = self._folder, self._cache
+        model = EntailmentModel.load(folder, device, dtype, cache)
+        if not self._guard or name == "fp32":
+            return model, name
+        if self._counts is None:
+            self._counts = GuardCounts()
+        exact = _Once(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
+        return GuardedModel(model, exact, MARGINS[dtype], self._counts), name
+
+    def _keep(self, device: str, copy: tuple[Judge, str], life: int) -> None:
+        with self._lock:
+            if life == self._life:
+                self._copies[device] = copy
+
+
+class _Once:
+    """The guard's fp32 model, loaded by whichever thread needs it first; the other one waits for it."""
+
+    def __init__(self, load: Callable[[], EntailmentModel]) -> None:
+        self._load = load
+        self._lock = threading.Lock()  # held while it is being loaded
+        self._model: EntailmentModel | None = None
+
+    def __call__(self) -> EntailmentModel:
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            return self._model
+
+
+def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
+    from ofa.model import Pair as NetworkPair
+
+    with _inference_errors():
+        return model.judge([NetworkPair(p.image, p.hypothesis, p.premise) for p in pairs], cancel_point)
+
+
+def _choose_device(wanted: str) -> str:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda:0" if count else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    index = int(wanted.partition(":")[2] or 0)
+    if index >= count:
+        raise MissingDependency(
+            f"--device {wanted} was asked for, but torch {torch.__version__} sees {count} CUDA devices.",
+            remedy="Use --device auto or cpu, or install the driver and a CUDA build of torch.",
+        )
+    return f"cuda:{index}"
+
+
+def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
+    """The precision's name and torch's own. As a ``fallback`` the CPU takes its own best for fp16, which it
+    lacks."""
+    import torch
+
+    from ofa.precision import best_dtype
+
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    if wanted == "auto" or (fallback and wanted == "fp16"):
+        dtype = best_dtype(device)
+        return names[dtype], dtype
+    if wanted == "fp16" and device == "cpu":
+        raise UnsupportedModel("--dtype fp16 needs a GPU.", remedy="Use --dtype bf16 or fp32 on a CPU.")
+    return wanted, {name: dtype for dtype, name in names.items()}[wanted]
+
+
+@contextmanager
+def _load_errors() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError:
+        raise
+    except ImportError as error:
+        raise MissingDependency(f"The package {error.name or 'torch'} is missing or broken.") from error
+    except Exception as error:
+        raise _load_error(error) from error
+
+
+def _load_error(error: Exception) -> ServiceError:
+    from ofa.errors import CheckpointError, Misfit, OFAError, UnsupportedConfig
+
+    # ofa's own messages speak of configuration fields and weight names, never of user input.
+    if isinstance(error, UnsupportedConfig):
+        return UnsupportedModel(f"{error}.")
+    if isinstance(error, Misfit):  # the file is whole: no other attempt will find other weights in it
+        return UnsupportedModel(f"{error}.")
+    if isinstance(error, CheckpointError):
+        return DamagedFile(f"{error}.")
+    if isinstance(error, OFAError):
+        return UnsupportedModel(f"{error}.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return DiskFull("No room on the disk while loading the model.")
+    if isinstance(error, FileNotFoundError):
+        return DamagedFile("A file of the model is missing.")
+    if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
+        return TransientLoadError(
+            "There is not enough memory for the model.", remedy="Free memory, or use a smaller model or bf16."
+        )
+    return TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
+    )
+
+
+@contextmanager
+def _inference_errors() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError:  # our own, raised by the cancel point
+        raise
+    except Exception as error:
+        raise _inference_error(error) from error
+
+
+def _inference_error(error: Exception) -> ServiceError:
+    import torch
+
+    from ofa.errors import TextError
+
+    text = str(error)
+    if isinstance(error, TextError):
+        return InputError(
+            "This model's prompt and these texts do not fit.",
+            code="premise_refused",
+            remedy="Leave the premise out, or give one if there is none.",
+        )
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return OutOfMemory("The GPU's memory is full.")
+    if isinstance(error, RuntimeError) and _LOST.search(text):
+        return DeviceLost("The CUDA context is lost.")
+    if _is_out_of_memory(error):
+        where = "GPU's" if "CUDA" in text or "CUBLAS" in text or "CUDNN" in text else "machine's"
+        return OutOfMemory(f"The {where} memory is full.")
+    return InferenceError(f"Unexpected {type(error).__name__} in the model.")

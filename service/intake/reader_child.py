@@ -1,0 +1,152 @@
+"""A reader: the program that reads pictures, one after the other, in a process of its own.
+
+Started by reader_process.py; imports Pillow and nothing of the service, so that it starts fast and can
+be killed at any moment. A hostile picture costs this process at most: it has a limit on processor time, one
+on memory, a lower priority than the service, and is the first that the kernel kills when memory runs out.
+
+Its standard input is a socket to the parent; what it prints goes nowhere. A message is a JSON object after
+its length (4 bytes, big-endian); ``bytes`` in it says how many raw bytes follow. Seconds are processor time.
+
+    reader  {"ready": true}
+    parent  {"bytes", "side", "max_pixels", "memory", "seconds"} and the file
+    reader  {"promise"}, when it needs more bytes of memory than "memory"; then
+    parent  {"seconds"} to go on, or {} to drop the picture
+    reader  {"size": [width, height], "bytes"} and RGB pixels of side × side
+        or  {"code", "message", "facts"}, and "spent" when it ends itself after that
+
+It ends at the end of its input, and with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from PIL import Image
+
+from ofa import picture
+from ofa.errors import ImageError
+
+LENGTH: Final = struct.Struct(">I")
+NICE: Final = 5
+FIRST_TO_DIE: Final = "1000"  # /proc/self/oom_score_adj
+SLACK: Final = 48 << 20  # bytes for what is no picture: Python's own, NumPy's buffers
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def main() -> NoReturn:
+    """Read pictures until the parent is gone."""
+    _settle(parent=int(sys.argv[1]))
+    channel = Channel(socket.socket(fileno=0))
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections pass it over
+    channel.send({"ready": True})
+    while True:
+        job, data = channel.receive()
+        _limit_time(float(job["seconds"]))
+        _limit_memory(int(job["memory"]) + 2 * len(data))
+        try:
+            reply, pixels = _read(channel, job, data)
+        except ImageError as error:
+            reply, pixels = {"code": error.code, "message": str(error), "facts": error.facts}, b""
+        except MemoryError:
+            text = "The picture needs more memory than its size explains."
+            reply = {"code": "too_slow_to_read", "message": text, "facts": {}, "spent": True}
+            pixels = b""
+        _limit_time(0.0)
+        _limit_memory(None)
+        channel.send(reply, pixels)
+        if "spent" in reply:
+            os._exit(0)
+        del data, pixels
+        gc.collect()
+
+
+def _read(channel: Channel, job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The reply to a job. Raises ImageError and MemoryError."""
+    began = time.process_time()
+    side = int(job["side"])
+    header = picture.read(data, int(job["max_pixels"]))
+    del data
+    memory = header.memory(side)
+    if memory > job["memory"]:
+        channel.send({"promise": memory})
+        answer, _ = channel.receive()
+        if "seconds" not in answer:
+            return {"dropped": True}, b""
+        _limit_time(max(0.1, float(answer["seconds"]) - (time.process_time() - began)))
+    if header.deep:
+        import numpy  # noqa: F401  # before the memory is limited: it takes some of its own
+    _limit_memory(memory)
+    pixels = picture.square(header.pixels(), side).tobytes()
+    return {"size": header.size, "bytes": len(pixels)}, pixels
+
+
+class Channel:
+    """The blocking end of the socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
+
+    def send(self, message: dict[str, Any], payload: bytes = b"") -> None:
+        text = json.dumps(message).encode()
+        self._socket.sendall(LENGTH.pack(len(text)) + text)
+        self._socket.sendall(payload)
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """The next message and what follows it. Ends the process when the parent is gone."""
+        (length,) = LENGTH.unpack(self._exactly(LENGTH.size))
+        message: dict[str, Any] = json.loads(self._exactly(length))
+        return message, self._exactly(message.get("bytes", 0))
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._socket.recv(size, socket.MSG_WAITALL) if size else b""
+        if len(data) < size:
+            os._exit(0)
+        return data
+
+
+def _settle(parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent says when to end, by closing the socket
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(0)
+    with suppress(OSError):
+        os.nice(NICE)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")
+    Image.MAX_IMAGE_PIXELS = None  # the limit is the job's
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after so much more processor time, even inside a decoder; 0 takes the limit away."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _limit_memory(more: int | None) -> None:
+    """Have allocations fail beyond ``more`` bytes from now on; None takes the limit away."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = hard
+    if more is not None:
+        with suppress(OSError):
+            pages = int(Path("/proc/self/statm").read_text().split()[5])
+            soft = pages * resource.getpagesize() + more + SLACK
+            soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

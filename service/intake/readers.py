@@ -1,0 +1,399 @@
+"""Reader processes: pictures are read beside the service, within bounds of time and memory.
+
+A picture waits for a place until its deadline, or until its caller goes away. The caller who holds the fewest
+readers comes first, of his pictures the smallest file, and one caller holds at most half of the readers. A
+picture whose header promises more than LIGHT_BYTES of memory is heavy. Heavy pictures share a budget of
+memory and leave one reader, and one of their caller's half, to ordinary pictures: a heavy one that has to
+wait gives its reader back.
+
+A thread of its own starts readers and reaps them. A reader that was killed is replaced once it has ended; one
+that survives the kill is stuck, keeps its place, and is counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from PIL import Image
+
+from ofa.errors import ImageError
+from ofa.picture import File
+from service.contract.errors import Abandoned, DeadlineExceeded, OutOfMemory, ShuttingDown
+from service.contract.status import Reading
+from service.intake.reader_process import ReaderEnded, ReaderProcess, ReaderSilent, command
+
+READERS: Final = 4
+MEGABYTE: Final = 1 << 20
+LIGHT_BYTES: Final = 128 << 20  # a photograph of 12 megapixels, turned
+LIGHT_SECONDS: Final = 1.5  # of processor time; ordinary pictures take hundredths
+HEAVY_BYTES: Final = 1 << 30  # what all heavy pictures may need together
+HEAVY_SECONDS: Final = 4.0
+STUCK_SECONDS: Final = 10.0  # since it was killed
+_REAP_SECONDS: Final = 0.02
+_RETRY_SECONDS: Final = 1.0  # after a reader that could not be started
+_STOP_SECONDS: Final = 2.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    """A picture that waits or is being read. ``promise`` is its memory in bytes once it is heavy."""
+
+    caller: str
+    deadline: float
+    megabytes: int
+    number: int
+    wanted: Future[Any]
+    promise: int = 0
+    reader: ReaderProcess | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Ending:
+    """A reader that was killed."""
+
+    reader: ReaderProcess
+    since: float = field(default_factory=time.monotonic)
+    stuck: bool = False
+
+
+class Readers:
+    """Starts nothing before ``start`` or the first ``read``. ``make`` starts a reader."""
+
+    def __init__(
+        self,
+        *,
+        count: int = READERS,
+        make: Callable[[], ReaderProcess] = lambda: ReaderProcess(command()),
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._count = count
+        self._make = make
+        self._of_one = max(1, count // 2)  # readers that one caller may hold
+        self._stuck_seconds = stuck_seconds
+        self._numbers = itertools.count()
+        # Guards everything below. Nobody waits for a process while holding it.
+        self._changed = threading.Condition()
+        self._idle: list[ReaderProcess] = []
+        self._busy: list[ReaderProcess] = []
+        self._ending: list[_Ending] = []
+        self._waiting: list[_Ticket] = []
+        self._held: Counter[str] = Counter()
+        self._heavy: list[_Ticket] = []
+        self._failing = False  # the last reader could not be started
+        self._retry_at = 0.0
+        self._stopped = False
+        self._keeper: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the readers, which takes no time here. May be called more than once."""
+        with self._changed:
+            if self._keeper is None and not self._stopped:
+                self._keeper = threading.Thread(target=self._keep, name="readers", daemon=True)
+                self._keeper.start()
+
+    def stop(self, wait: float = _STOP_SECONDS) -> None:
+        """End all readers at once, and what waits for one; then the thread that keeps them, within ``wait``
+        seconds."""
+        with self._changed:
+            self._stopped = True
+            keeper = self._keeper
+            for reader in (*self._idle, *self._busy):
+                reader.kill()
+            self._ending += map(_Ending, self._idle)
+            self._idle.clear()
+            self._changed.notify_all()
+        if keeper is not None:
+            keeper.join(wait)
+
+    def read(
+        self,
+        file: File,
+        *,
+        side: int,
+        max_pixels: int,
+        deadline: float,
+        caller: str = "",
+        wanted: Future[Any] | None = None,
+    ) -> tuple[Image.Image, tuple[int, int]]:
+        """The picture in ``file``, RGB of ``side`` × ``side``, and the size it had.
+
+        ``deadline`` is ``time.monotonic()``'s; cancelling ``wanted`` ends the reading.
+
+        Raises:
+            ImageError: it cannot be read.
+            DeadlineExceeded: it was not read in time.
+            Abandoned: ``wanted`` was cancelled.
+            ShuttingDown, OutOfMemory.
+        """
+        self.start()
+        wanted = wanted if wanted is not None else Future()
+        ticket = _Ticket(caller, deadline, file.size // MEGABYTE, next(self._numbers), wanted)
+        ticket.wanted.add_done_callback(lambda future: self._forget(ticket) if future.cancelled() else None)
+        while True:
+            with self._place(ticket) as reader:
+                reply, pixels = self._ask(reader, ticket, file, side, max_pixels)
+            if "promise" not in reply:
+                return _picture(reply, pixels, side)
+            ticket.promise = int(reply["promise"])  # known to be heavy: wait for a place among those
+
+    def state(self) -> Reading:
+        with self._changed:
+            stuck = sum(one.stuck for one in self._ending)
+            idle, busy = len(self._idle), len(self._busy)
+            left = idle + busy if self._failing else self._count - stuck
+            return Reading(left, idle, busy, stuck, len(self._waiting))
+
+    def pids(self) -> tuple[Sequence[int], Sequence[int]]:
+        """The process ids of those that wait for a picture, and of the others that have not ended."""
+        with self._changed:
+            others = (*self._busy, *(one.reader for one in self._ending))
+            return [one.pid for one in self._idle], [one.pid for one in others]
+
+    # ---- one picture -------------------------------------------------------------------------------------
+
+    def _ask(
+        self, reader: ReaderProcess, ticket: _Ticket, file: File, side: int, max_pixels: int
+    ) -> tuple[dict[str, Any], bytes]:
+        """The reader's answer; a ``promise`` in it says that the picture is heavy and has to wait."""
+        data = file.read()
+        job = {
+            "bytes": len(data),
+            "side": side,
+            "max_pixels": max_pixels,
+            "memory": ticket.promise or LIGHT_BYTES,
+            "seconds": HEAVY_SECONDS if ticket.promise else LIGHT_SECONDS,
+        }
+        reader.tell(job, data, ticket.deadline)
+        del data  # the reader has it; many may be waiting for theirs
+        reply, pixels = reader.reply(ticket.deadline)
+        if "promise" not in reply:
+            return reply, pixels
+        if self._counts_as_heavy(ticket, int(reply["promise"])):
+            reader.tell({"seconds": HEAVY_SECONDS}, b"", ticket.deadline)
+            return reader.reply(ticket.deadline)
+        reader.tell({}, b"", ticket.deadline)
+        reader.reply(ticket.deadline)
+        return reply, b""
+
+    @contextmanager
+    def _place(self, ticket: _Ticket) -> Iterator[ReaderProcess]:
+        """A reader, given back at the end; one that does not wait for the next picture then is killed."""
+        reader = self._take(ticket)
+        try:
+            yield reader
+        except ReaderSilent as error:
+            raise DeadlineExceeded("The picture was not read in time.") from error
+        except ReaderEnded as error:
+            raise self._why_ended(reader, ticket) from error
+        finally:
+            self._give_back(ticket, reader)
+
+    def _take(self, ticket: _Ticket) -> ReaderProcess:
+        """Wait for a place, and until its reader has started."""
+        while True:
+            reader = self._wait_for_place(ticket)
+            try:
+                reader.wait_ready(ticket.deadline)
+                self._can_start()
+                return reader
+            except (ReaderEnded, ReaderSilent) as error:
+                reader.usable = False
+                self._give_back(ticket, reader)
+                if isinstance(error, ReaderEnded) and not ticket.wanted.cancelled():
+                    self._not_started(error)
+
+    def _wait_for_place(self, ticket: _Ticket) -> ReaderProcess:
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                while True:
+                    left = ticket.deadline - time.monotonic()
+                    if ticket.wanted.cancelled():
+                        raise Abandoned
+                    if self._stopped:
+                        raise ShuttingDown("The service is stopping.")
+                    if left <= 0:
+                        raise DeadlineExceeded("Too many pictures are being read at once.")
+                    self._drop_dead()
+                    if self._next() is ticket:
+                        break
+                    self._changed.wait(left)
+                ticket.reader = reader = self._idle.pop()
+                self._busy.append(reader)
+                self._held[ticket.caller] += 1
+                if ticket.promise:
+                    self._heavy.append(ticket)
+                return reader
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def _give_back(self, ticket: _Ticket, reader: ReaderProcess) -> None:
+        with self._changed:
+            ticket.reader = None
+            self._held -= Counter([ticket.caller])
+            self._busy.remove(reader)
+            if ticket in self._heavy:
+                self._heavy.remove(ticket)
+            if reader.usable and not self._stopped:
+                self._idle.append(reader)
+            else:
+                reader.kill()
+                self._ending.append(_Ending(reader))
+            self._changed.notify_all()
+
+    def _next(self) -> _Ticket | None:
+        """Who gets the next reader. Called with the lock held."""
+        able = [
+            one
+            for one in self._waiting
+            if self._held[one.caller] < self._of_one
+            and (not one.promise or self._has_room(one.caller, one.promise))
+        ]
+        if not (self._idle and able):
+            return None
+        # A file's size is all that is known of its work before a reader has seen it.
+        return min(able, key=lambda one: (self._held[one.caller], one.promise, one.megabytes, one.number))
+
+    def _has_room(self, caller: str, promise: int) -> bool:
+        """Whether another heavy picture of this caller may be read. Called with the lock held."""
+        used = sum(one.promise for one in self._heavy)
+        of_one = sum(one.caller == caller for one in self._heavy)
+        return not used or (
+            len(self._heavy) < self._count - 1
+            and of_one < max(1, self._of_one - 1)
+            and used + promise <= HEAVY_BYTES
+        )
+
+    def _counts_as_heavy(self, ticket: _Ticket, promise: int) -> bool:
+        """Whether a picture that turned out to be heavy may go on at once. It counts as such from now on."""
+        with self._changed:
+            if ticket in self._heavy:
+                self._heavy.remove(ticket)
+            if room := self._has_room(ticket.caller, promise):
+                ticket.promise = promise
+                self._heavy.append(ticket)
+            return room
+
+    def _forget(self, ticket: _Ticket) -> None:
+        """Its caller has gone away."""
+        with self._changed:
+            if ticket.reader is not None:
+                ticket.reader.kill()
+            self._changed.notify_all()
+
+    def _why_ended(self, reader: ReaderProcess, ticket: _Ticket) -> Exception:
+        """Why a reader ended while it had a picture."""
+        if ticket.wanted.cancelled():
+            return Abandoned()
+        if self._stopped:
+            return ShuttingDown("The service is stopping.")
+        status = reader.status(_STOP_SECONDS)
+        if status == -signal.SIGPROF:
+            return ImageError("The picture takes too long to read.", "too_slow_to_read")
+        if status == -signal.SIGKILL:  # the kernel's: when memory runs out it takes readers first
+            return OutOfMemory("The machine's memory is full.")
+        return ImageError("The picture is damaged.")
+
+    # ---- the thread that starts and reaps readers --------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Until it is stopped and all have ended."""
+        while True:
+            with self._changed:
+                if self._stopped and not (self._busy or self._ending):
+                    return
+                self._changed.wait(self._pause())
+                self._drop_dead()
+                ending, missing = list(self._ending), self._missing()
+            try:
+                for one in ending:
+                    self._reap(one)
+                for _ in range(missing):
+                    self._start_one()
+            except Exception as error:  # only a bug gets here; without this thread no reader is replaced
+                self._not_started(error)
+
+    def _pause(self) -> float | None:
+        """Seconds until there is something to do. Called with the lock held."""
+        if self._missing():
+            return 0.0
+        if any(not one.stuck for one in self._ending):
+            return _REAP_SECONDS
+        if self._ending:
+            return _RETRY_SECONDS
+        return max(0.0, self._retry_at - time.monotonic()) if self._failing else None
+
+    def _missing(self) -> int:
+        """How many readers to start now. Called with the lock held."""
+        if self._stopped or (self._failing and time.monotonic() < self._retry_at):
+            return 0
+        return self._count - len(self._idle) - len(self._busy) - len(self._ending)
+
+    def _drop_dead(self) -> None:
+        """Take out idle readers that have ended by themselves. Called with the lock held."""
+        for reader in [one for one in self._idle if not one.alive]:
+            self._idle.remove(reader)
+            self._ending.append(_Ending(reader))
+            self._changed.notify_all()
+
+    def _start_one(self) -> None:
+        try:
+            reader = self._make()
+        except OSError as error:
+            self._not_started(error)
+            return
+        with self._changed:
+            if self._stopped:
+                reader.kill()
+                self._ending.append(_Ending(reader))
+            else:
+                self._idle.insert(0, reader)  # those that have started are taken first
+            self._changed.notify_all()
+
+    def _can_start(self) -> None:
+        with self._changed:
+            recovered, self._failing = self._failing, False
+        if recovered:
+            _log.info("READER_STARTED")
+
+    def _not_started(self, error: Exception) -> None:
+        with self._changed:
+            told, self._failing = self._failing, True
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._changed.notify_all()
+        if not told:
+            _log.error("READER_NOT_STARTED | ERROR=%s", type(error).__name__)
+
+    def _reap(self, one: _Ending) -> None:
+        seconds = time.monotonic() - one.since
+        if not one.reader.alive:
+            one.reader.close()
+            with self._changed:
+                self._ending.remove(one)
+                self._changed.notify_all()
+            if one.stuck:
+                _log.info("READER_ENDED | PID=%d | AFTER=%.0fs", one.reader.pid, seconds)
+        elif seconds >= self._stuck_seconds and not one.stuck:
+            with self._changed:
+                one.stuck = True
+            _log.error("READER_STUCK | PID=%d | AFTER=%.0fs", one.reader.pid, seconds)
+
+
+def _picture(reply: dict[str, Any], pixels: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """What a reader's final answer says. Raises ImageError."""
+    if "code" in reply:
+        raise ImageError(reply["message"], reply["code"], **reply["facts"])
+    width, height = reply["size"]
+    return Image.frombytes("RGB", (side, side), pixels), (width, height)

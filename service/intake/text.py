@@ -1,0 +1,99 @@
+"""Dirty text made clean before a tokenizer sees it, without changing what it says.
+
+Removed, and counted by kind: lone surrogates, control characters, zero-width and other format characters
+(direction marks, tags, variation selectors), private-use and unassigned code points, and combining marks
+piled higher than any language does. Every kind of space becomes a plain one. The rest is put into Unicode's
+composed form (NFC); compatibility forms are left alone, because x² is not x2.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from service.contract.errors import InputError
+
+ZERO_WIDTH: Final = frozenset("\u00ad\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff")
+KINDS: Final[Mapping[str, str]] = {
+    "Cs": "surrogate",
+    "Cc": "control",
+    "Cf": "format",
+    "Co": "private",
+    "Cn": "unassigned",
+}
+MOST_MARKS: Final = 4  # on one letter; Vietnamese and Hebrew with all signs stay below
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Clean texts, and how many characters of which kind were removed from both together."""
+
+    hypothesis: str
+    premise: str | None
+    removed: Mapping[str, int]
+
+
+def prepare(text: object, premise: object, max_chars: int) -> Texts:
+    """What the model may read. A premise of nothing but blanks is none.
+
+    Raises InputError: ``no_text``, ``text_too_long``.
+    """
+    removed: Counter[str] = Counter()
+    hypothesis = _cleaned(text, "The text", max_chars, removed)
+    if not hypothesis:
+        raise InputError(
+            "There is no text to judge." if not removed else "The text has no readable characters.",
+            code="no_text",
+            remedy="Type what the picture might show, e.g. “there is a red circle”.",
+        )
+    return Texts(hypothesis, _cleaned(premise, "The premise", max_chars, removed) or None, dict(removed))
+
+
+def clean(text: str) -> tuple[str, Counter[str]]:
+    """``text`` as it may be shown to a tokenizer, and the number of removed characters by kind."""
+    removed: Counter[str] = Counter()
+    # A pair of surrogates that arrived as two code points is one character in two halves: joined, not lost.
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    kept: list[str] = []
+    marks = 0
+    for char in unicodedata.normalize("NFC", joined):
+        category = unicodedata.category(char)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        if char in "\t\n\v\f\r\x85" or category in ("Zs", "Zl", "Zp"):
+            kept.append(" ")
+        elif kind := _kind(char, category, marks):
+            removed[kind] += 1
+        else:
+            kept.append(char)
+    # Once more: what was removed may have kept a letter and its accent apart.
+    return unicodedata.normalize("NFC", "".join(kept)).strip(), removed
+
+
+def _kind(char: str, category: str, marks: int) -> str | None:
+    """Why this character goes; None when it stays."""
+    if char in ZERO_WIDTH:
+        return "zero_width"
+    if "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef":
+        return "format"
+    return KINDS.get(category) or ("marks" if marks > MOST_MARKS else None)
+
+
+def _cleaned(text: object, what: str, max_chars: int, removed: Counter[str]) -> str:
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise InputError(f"{what} is not a text.", code="no_text", remedy="Send a string.")
+    if len(text) > max_chars:
+        raise InputError(
+            f"{what} has {len(text)} characters; at most {max_chars} are allowed.",
+            code="text_too_long",
+            remedy="Shorten it to one sentence.",
+            length=len(text),
+            limit=max_chars,
+        )
+    cleaned, gone = clean(text)
+    removed.update(gone)
+    return cleaned

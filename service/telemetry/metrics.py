@@ -1,0 +1,235 @@
+"""Prometheus metrics: counts what it observes, and reads the rest from kept evidence at each scrape.
+
+Names and units follow Prometheus' practices: prefix ``ofa_``, seconds and bytes, ``_total`` for what only
+grows. Labels take words of ours alone, never a user's. Nothing lives in a process global: every application
+has a registry of its own. Combinations of labels that can occur exist from the start, at zero, because a rate
+needs a value to rise from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, Summary
+from prometheus_client.exposition import generate_latest
+
+from service.contract.causes import Outcome, Refusal
+from service.contract.errors import (
+    Busy,
+    DeadlineExceeded,
+    InputError,
+    ModelError,
+    PermanentLoadError,
+    ServiceError,
+    TransientLoadError,
+)
+from service.contract.events import Observer, Stage
+from service.contract.request import Course, Request, Verdict
+from service.telemetry.gauges import Gauges, Sources
+
+SOURCES: Final = ("page", "api", "probe")
+#: Seconds. 15 is the default deadline: what is answered at it, with reason timeout, falls beyond this edge.
+DURATIONS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
+STAGES: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
+BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
+RUNGS: Final = ("cache emptied", "smaller batch", "CPU", "none left")
+
+
+class Metrics(Observer):
+    """Counts for one application; ``exposition`` is what its ``/metrics`` answers."""
+
+    def __init__(self) -> None:
+        self._registry = _Registry()
+        self._make_request_metrics()
+        self._make_model_metrics()
+        self._exposition = Summary(
+            "ofa_exposition_duration_seconds",
+            "What answering /metrics itself took; the latest answer is counted in the next.",
+            registry=self._registry,
+        )
+        ProcessCollector(registry=self._registry)
+
+    def read(self, sources: Sources) -> None:
+        """Where each scrape reads what is not counted here. Called once, before the first scrape."""
+        self._registry.register(Gauges(sources))
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format. Takes a few milliseconds and waits for nothing."""
+        began = time.perf_counter()
+        text = generate_latest(self._registry)
+        self._exposition.observe(time.perf_counter() - began)
+        return text
+
+    # ---- what is counted ---------------------------------------------------------------------------------
+
+    def _make_request_metrics(self) -> None:
+        registry = self._registry
+        self._requests = Counter(
+            "ofa_requests",
+            "Requests that ended, by who asked and how: invalid could not be judged, rejected was "
+            "turned away for want of room or of a model.",
+            ["source", "outcome"],
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "ofa_request_duration_seconds",
+            "From the arrival of an accepted request to its end, by who asked.",
+            ["source"],
+            buckets=DURATIONS,
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "ofa_request_stage_duration_seconds",
+            "Where the time of users' requests goes: prepare (reading the picture, in the caller's thread), "
+            "queue, compute.",
+            ["stage"],
+            buckets=STAGES,
+            registry=registry,
+        )
+        self._batches = Histogram(
+            "ofa_batch_size_requests",
+            "Users' requests computed together.",
+            buckets=BATCHES,
+            registry=registry,
+        )
+        self._verdicts = Counter(
+            "ofa_verdicts", "Verdicts given to users, by label.", ["label"], registry=registry
+        )
+        self._rejections = Counter(
+            "ofa_rejections",
+            "Requests that were not accepted, by reason: queue_full, too_late, stuck, loading, stopping, or "
+            "what is wrong with the input.",
+            ["reason"],
+            registry=registry,
+        )
+        self._timeouts = Counter(
+            "ofa_timeouts",
+            "Requests that reached their deadline, by where they were: decoding, waiting, computing.",
+            ["stage"],
+            registry=registry,
+        )
+        self._orphaned = Counter(
+            "ofa_orphanings", "Computations that did not stop when they were cancelled.", registry=registry
+        )
+        for source in SOURCES:
+            self._durations.labels(source)
+            for outcome in Outcome:
+                self._requests.labels(source, outcome)
+        _begin(self._stages, "prepare", "queue", "compute")
+        _begin(self._verdicts, "Yes", "No", "Maybe")
+        _begin(self._rejections, *Refusal)
+        _begin(self._timeouts, "decoding", "waiting", "computing")
+
+    def _make_model_metrics(self) -> None:
+        registry = self._registry
+        self._memory = Counter(
+            "ofa_out_of_memory_events",
+            "Computations that ran out of memory, by what was tried next.",
+            ["next"],
+            registry=registry,
+        )
+        self._moves = Counter(
+            "ofa_fallback_transitions",
+            "Moves of the model between the devices: to cpu for want of GPU memory, and back to gpu.",
+            ["to"],
+            registry=registry,
+        )
+        self._loads = Counter(
+            "ofa_model_load_attempts",
+            "Attempts to load the model, by outcome: loaded, or what went wrong.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._probes = Counter(
+            "ofa_probes",
+            "Probes by outcome: success, unstable, timeout, error, or why none could be run.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._probe_durations = Histogram(
+            "ofa_probe_duration_seconds",
+            "Probes that were run: the same small question each time, so a drift here is the device's.",
+            buckets=DURATIONS,
+            registry=registry,
+        )
+        _begin(self._memory, *RUNGS)
+        _begin(self._moves, "cpu", "gpu")
+        _begin(self._loads, "loaded", *sorted(_codes(TransientLoadError) | _codes(PermanentLoadError)))
+        _begin(self._probes, "success", "unstable", "timeout", "error")
+
+    # ---- what is observed --------------------------------------------------------------------------------
+
+    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
+        outcome = _outcome(error)
+        self._requests.labels(request.source, outcome).inc()
+        if outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.STOPPING):
+            self._rejections.labels(error.code).inc()
+
+    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+        """Counted as ended last, so that whoever sees it counted finds the rest."""
+        if request.source != "probe":
+            self._stages.labels("prepare").observe(request.prepared)
+            self._stages.labels("queue").observe(course.waited)
+            if course.computed is not None:
+                self._stages.labels("compute").observe(course.computed)
+            if verdict.reason is None:
+                self._verdicts.labels(verdict.label).inc()
+        self._durations.labels(request.source).observe(verdict.duration)
+        outcome = Outcome.ANSWERED if verdict.reason is None else _outcome(verdict.error, verdict.reason)
+        self._requests.labels(request.source, outcome).inc()
+
+    def timed_out(self, request: Request, stage: Stage) -> None:
+        self._timeouts.labels(stage).inc()
+
+    def batched(self, requests: Sequence[Request]) -> None:
+        if requests[0].source != "probe":
+            self._batches.observe(len(requests))
+
+    def orphaned(self) -> None:
+        self._orphaned.inc()
+
+    def out_of_memory(self, then: str) -> None:
+        self._memory.labels(then).inc()
+
+    def moved(self, here: str, there: str) -> None:
+        self._moves.labels("cpu" if there == "cpu" else "gpu").inc()
+
+    def load_attempted(self, outcome: str, seconds: float) -> None:
+        self._loads.labels(outcome).inc()
+
+    def probed(self, outcome: str, seconds: float) -> None:
+        if outcome in ("success", "unstable", "timeout", "error"):
+            self._probe_durations.observe(seconds)
+        self._probes.labels(outcome).inc()
+
+
+class _Registry(CollectorRegistry):
+    """Leaves out the ``_created`` series: they double the output and say nothing that a restart does not."""
+
+    def collect(self) -> Iterable[Metric]:
+        for family in super().collect():
+            family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+            yield family
+
+
+def _begin(metric: Counter | Histogram, *values: str) -> None:
+    for value in values:
+        metric.labels(value)
+
+
+def _outcome(error: ServiceError | None, reason: str = "") -> Outcome:
+    """The outcome of a request that got no verdict."""
+    if isinstance(error, InputError):
+        return Outcome.INVALID
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.TIMEOUT
+    code = error.code if error is not None else reason
+    if code in set(Outcome):
+        return Outcome(code)
+    return Outcome.REJECTED if isinstance(error, Busy | ModelError) else Outcome.ERROR
+
+
+def _codes(root: type[ServiceError]) -> set[str]:
+    return {root.code}.union(*(_codes(kind) for kind in root.__subclasses__()))
