@@ -20,12 +20,12 @@ import gradio as gr
 
 from page import pending, verdicts
 from page.card import Example
-from page.operations import Desk
+from page.operations import OperationsService
 from page.picture import Refusal
 from page.words import Language, language_of
 from service.callers import UNKNOWN, Callers
 from service.contract.errors import InputError
-from service.contract.request import Awaited, Source, Verdict
+from service.contract.request import VerdictFuture, Source, Verdict
 from service.contract.status import Phase, Snapshot
 
 log = logging.getLogger(__name__)
@@ -47,13 +47,13 @@ class Application(Protocol):
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
-        future: Awaited | None = None,
-    ) -> Awaited: ...
+        future: VerdictFuture | None = None,
+    ) -> VerdictFuture: ...
 
     def snapshot(self) -> Snapshot: ...
 
     @property
-    def operations(self) -> Desk: ...
+    def operations(self) -> OperationsService: ...
 
 
 class Judging:
@@ -83,7 +83,7 @@ class Judging:
     ) -> AsyncGenerator[str, None]:
         """The answer as HTML, and before it, if it takes a while, how long it should take; never an exception
         to the browser."""
-        future, language = Awaited(), _language(request)
+        future, language = VerdictFuture(), _language(request)
         submit = self._submission(image, text, premise, "page", request, future)
         awaited: asyncio.Future[Any] = asyncio.ensure_future(self._hand_over(submit))
         try:
@@ -92,8 +92,8 @@ class Judging:
             handed = await awaited
             awaited = asyncio.wrap_future(handed)
             if not await _done_within(NOTICE_SECONDS, awaited):
-                yield pending.card(handed.outlook, language, limit=self._limit)
-                patience = pending.patience(handed.outlook)
+                yield pending.card(handed.queue_estimate, language, limit=self._limit)
+                patience = pending.patience(handed.queue_estimate)
                 if patience is not None and not await _done_within(patience, awaited):
                     yield pending.late(language, limit=self._limit)
             answer = await self._answer(awaited)
@@ -117,7 +117,7 @@ class Judging:
 
         Returns {"label", "score", "scores", "reason"}; when reason is not null there is no verdict.
         """
-        future = Awaited()
+        future = VerdictFuture()
         submit = self._submission(image, text, premise, "api", request, future)
         try:
             handed = await self._hand_over(submit)
@@ -143,13 +143,13 @@ class Judging:
         premise: str | None,
         source: Source,
         request: gr.Request | None,
-        future: Awaited,
-    ) -> Callable[[], Awaited]:
+        future: VerdictFuture,
+    ) -> Callable[[], VerdictFuture]:
         """The call of the application for a request that arrives now. Cancelling ``future`` ends it, wherever
         it is."""
         arrived, caller = time.monotonic(), self._caller(request)
 
-        def submission() -> Awaited:
+        def submission() -> VerdictFuture:
             if isinstance(image, Refusal):
                 raise InputError("The picture was not uploaded to this server.", code=image.code)
             path = Path(image) if image else None
@@ -169,14 +169,14 @@ class Judging:
 
         return submission
 
-    async def _hand_over(self, submit: Callable[[], Awaited]) -> Awaited:
+    async def _hand_over(self, submit: Callable[[], VerdictFuture]) -> VerdictFuture:
         """The application's promise of an answer. Raises InputError and nothing else."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._intake, submit)
         except InputError:
             raise
         except Exception as error:
-            refused = Awaited()
+            refused = VerdictFuture()
             refused.set_result(_failed(error))
             return refused
 

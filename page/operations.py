@@ -44,7 +44,7 @@ LOG_SECONDS: Final = 60.0  # between two lines on guesses that are not looked at
 THREADS: Final = 2  # of our own: those that decode pictures are busiest when an operator looks
 
 
-class Desk(Protocol):
+class OperationsService(Protocol):
     """What the tab needs of the service: ``service.operations``."""
 
     def view(self) -> View: ...
@@ -77,13 +77,19 @@ def access_of(settings: Settings) -> Access | None:
 
 
 class OperationsCalls:
-    """The calls over one desk. ``port`` names the cookie: browsers give a host's cookies to all its ports.
+    """The calls over one service. ``port`` names the cookie: browsers give a host's cookies to all its ports.
     ``root_path`` is the part of the path that a proxy puts before ours."""
 
     def __init__(
-        self, desk: Desk, access: Access, port: int, *, callers: Callers | None = None, root_path: str = ""
+        self,
+        service: OperationsService,
+        access: Access,
+        port: int,
+        *,
+        callers: Callers | None = None,
+        root_path: str = "",
     ) -> None:
-        self._desk = desk
+        self._service = service
         self._access = access
         self._callers = callers or Callers()
         self._path = root_path or "/"
@@ -143,7 +149,7 @@ class OperationsCalls:
     # ---- what is answered --------------------------------------------------------------------------------
 
     async def _panel(self, request: Request, language: Language) -> Response:
-        view, restarts = await self._in_thread(lambda: (self._desk.view(), self._desk.restarts()))
+        view, restarts = await self._in_thread(lambda: (self._service.view(), self._service.restarts()))
         content = {
             "frame": panel.frame(language),
             "parts": panel.parts(view, restarts, language),
@@ -152,18 +158,18 @@ class OperationsCalls:
         return _json(content, 200)
 
     async def _findings(self, request: Request, language: Language) -> Response:
-        found = await self._in_thread(self._desk.findings)
+        found = await self._in_thread(self._service.findings)
         return _json({"parts": {"findings": panel.findings(found, language)}}, 200)
 
     async def _probe(self, request: Request, language: Language) -> Response:
-        done = self._desk.probe()
+        done = self._service.probe()
         log.info("OPERATOR | PROBE | DONE=%s", done)
         return _json(
             {"told": say(language, f"ops.probe.{'done' if done else 'refused'}")}, 200 if done else 409
         )
 
     async def _cache(self, request: Request, language: Language) -> Response:
-        freed = await self._in_thread(self._desk.empty_cache)
+        freed = await self._in_thread(self._service.empty_cache)
         log.info("OPERATOR | CACHE_EMPTIED | BYTES=%s", freed)
         if freed is None:
             return _json({"told": say(language, "ops.cache.refused")}, 409)

@@ -11,29 +11,29 @@ from html import escape
 from typing import Final
 
 from page.words import Language, say
-from service.contract.request import Outlook
+from service.contract.request import QueueEstimate
 from service.contract.status import Activity
 
 LEAST_PATIENCE: Final = 2.0  # seconds
 
 
-def card(outlook: Outlook | None, language: Language, *, limit: float) -> str:
-    """The HTML in the answer's place; ``outlook`` is None while the request is still being read, ``limit`` is
+def card(queue_estimate: QueueEstimate | None, language: Language, *, limit: float) -> str:
+    """The HTML in the answer's place; ``queue_estimate`` is None while the request is still being read, ``limit`` is
     the time limit in seconds, by which there is an answer of some kind."""
     told = []
-    if outlook is not None:
-        if outlook.ahead:
-            told.append(_count("pending.ahead", outlook.ahead, language))
-        if outlook.seconds is not None:
-            told.append(about(min(outlook.seconds, limit), language))
+    if queue_estimate is not None:
+        if queue_estimate.ahead:
+            told.append(_count("pending.ahead", queue_estimate.ahead, language))
+        if queue_estimate.seconds is not None:
+            told.append(about(min(queue_estimate.seconds, limit), language))
     return _card(" · ".join(told), language)
 
 
-def patience(outlook: Outlook | None) -> float | None:
+def patience(queue_estimate: QueueEstimate | None) -> float | None:
     """How many seconds after ``card`` it is time for ``late``; None where no time was told."""
-    if outlook is None or outlook.seconds is None:
+    if queue_estimate is None or queue_estimate.seconds is None:
         return None
-    return max(LEAST_PATIENCE, outlook.seconds)
+    return max(LEAST_PATIENCE, queue_estimate.seconds)
 
 
 def late(language: Language, *, limit: float) -> str:

@@ -29,7 +29,7 @@ from service.contract.errors import (
     UnusableWeights,
 )
 from service.contract.protocols import Model
-from service.contract.request import Awaited, Request, Source, new_id
+from service.contract.request import VerdictFuture, Request, Source, new_id
 from service.contract.status import MOVES, Phase, Snapshot, Status
 from service.contract.times import STOP_THREADS
 from service.health import report as health
@@ -39,8 +39,8 @@ from service.inference.converting import Settler
 from service.inference.engine import Engine
 from service.inference.jobs import no_verdict
 from service.inference.loader import Loader, told
-from service.inference.memory_fallback import Ladder
-from service.intake.prepare import Intake, as_sent, measured
+from service.inference.memory_fallback import MemoryFallback
+from service.intake.prepare import Intake, raw_pair, with_image_size
 from service.intake.readers import Readers
 from service.operations import Operations
 from service.process import postmortem
@@ -71,7 +71,7 @@ class Application:
         journal: RequestLog,
         metrics: Metrics,
         operations: Operations,
-        ladder: Ladder | None,
+        memory_fallback: MemoryFallback | None,
         settler: Settler,
         readers: Readers,
         leave: Callable[[int], object] | None,
@@ -86,7 +86,7 @@ class Application:
         self._loader = loader
         self._journal = journal
         self._metrics = metrics
-        self._ladder = ladder
+        self._memory_fallback = memory_fallback
         self._settler = settler
         self._leave = leave
         self._doubted = False  # a reload has been tried, and no probe has agreed since
@@ -170,7 +170,7 @@ class Application:
         not ended within STOP_THREADS."""
         stops: list[Callable[[float], bool | None]] = [
             *(self._prober.stop, self._sampler.stop, self.operations.stop, self._settler.stop),
-            *([] if self._ladder is None else [self._ladder.stop]),
+            *([] if self._memory_fallback is None else [self._memory_fallback.stop]),
             *(self._readers.stop, self._join_loader),
         ]
         for stop in stops:
@@ -204,8 +204,8 @@ class Application:
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
-        future: Awaited | None = None,
-    ) -> Awaited:
+        future: VerdictFuture | None = None,
+    ) -> VerdictFuture:
         """A future that will hold the verdict, or the reason for none. Checks the input in this thread, and
         waits here while a picture file is read.
 
@@ -216,9 +216,9 @@ class Application:
         Raises InputError for input that cannot be judged.
         """
         arrived = time.monotonic() if arrived is None else arrived
-        future = Awaited() if future is None else future
+        future = VerdictFuture() if future is None else future
         limit = self._settings.probe_timeout if source == "probe" else self._settings.timeout
-        pair = as_sent(hypothesis, premise)
+        pair = raw_pair(hypothesis, premise)
         request = Request(new_id(time.time()), pair, arrived, arrived + limit, source)
         try:
             self._check_phase()
@@ -227,7 +227,7 @@ class Application:
             if future.cancelled():
                 raise Abandoned
         except InputError as error:
-            self._journal.refused(measured(request, error), error, time.monotonic() - arrived)
+            self._journal.refused(with_image_size(request, error), error, time.monotonic() - arrived)
             raise
         except ServiceError as error:
             return self._refused(request, error, future)
@@ -247,7 +247,7 @@ class Application:
         if phase is not Phase.LOADED:
             raise NotReady("The model is still loading.")
 
-    def _refused(self, request: Request, error: ServiceError, future: Awaited) -> Awaited:
+    def _refused(self, request: Request, error: ServiceError, future: VerdictFuture) -> VerdictFuture:
         seconds = time.monotonic() - request.arrived
         self._journal.refused(request, error, seconds)
         if future.set_running_or_notify_cancel():
@@ -287,8 +287,8 @@ class Application:
             self._sampler.start()
             self._prober.start()
             self.operations.start()
-            if self._ladder is not None:
-                self._ladder.start()
+            if self._memory_fallback is not None:
+                self._memory_fallback.start()
 
     def _is_loaded(self) -> bool:
         return self._status.phase is Phase.LOADED
@@ -304,8 +304,8 @@ class Application:
             return False
         if not self._move(Phase.LOADED, ready_seconds=time.monotonic() - began, last_error=None):
             return False
-        if self._ladder is not None:
-            self._ladder.loaded()
+        if self._memory_fallback is not None:
+            self._memory_fallback.loaded()
         self._settler.arm()
         self._prober.enable(new_weights=replaced)
         return True
@@ -350,8 +350,8 @@ class Application:
             if not self._move(Phase.LOADING, reloads=reloads):
                 return
             self._prober.disable()
-            if self._ladder is not None:
-                self._ladder.reset()
+            if self._memory_fallback is not None:
+                self._memory_fallback.reset()
             self._load(began, verify="full")
 
     def lost(self, error: ServiceError) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 import doctor
 from service.application import Application
 from service.contract.events import Observers
-from service.contract.protocols import Listed, Model, Movable
+from service.contract.protocols import Listed, Model, MultiDevice
 from service.contract.request import Pair
 from service.contract.status import Snapshot, Status
 from service.health import resources
@@ -25,13 +25,13 @@ from service.inference import latency
 from service.inference.converting import Settler
 from service.inference.engine import Engine, Limits
 from service.inference.loader import Loader, Resolve, shown_name
-from service.inference.memory_fallback import Ladder, Pauses
+from service.inference.memory_fallback import MemoryFallback, Pauses
 from service.intake.readers import Readers
 from service.listening import Connections
 from service.operations import Operations
 from service.settings import Settings
 from service.telemetry import logs
-from service.telemetry.gauges import RESTARTS_FILE, Sources
+from service.telemetry.gauges import RESTARTS_FILE, GaugeInputs
 from service.telemetry.history import History
 from service.telemetry.logs import RequestLog
 from service.telemetry.metrics import Metrics
@@ -72,13 +72,13 @@ def build(
     history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
     journal = RequestLog(observer=Observers(metrics, history))
     listed = _listed_of(settings, resolve)
-    ladder = (
+    memory_fallback = (
         _ladder_of(settings, model, sampler, metrics, lambda: application)
-        if isinstance(model, Movable)
+        if isinstance(model, MultiDevice)
         else None
     )
     engine = Engine(
-        ladder or model,
+        memory_fallback or model,
         journal,
         Limits(
             queue_size=settings.queue_size,
@@ -109,8 +109,8 @@ def build(
     memory_limit = MemoryLimit(
         rss=settings.max_rss,
         gpu=settings.max_gpu_memory,
-        held=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
-        empty_cache=lambda: model.empty_cache() if isinstance(model, Movable) else None,
+        held=lambda: model.reserved()[0] if isinstance(model, MultiDevice) else 0,
+        empty_cache=lambda: model.empty_cache() if isinstance(model, MultiDevice) else None,
         on_reached=lambda error: application.lost(error),
     )
     first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
@@ -121,7 +121,7 @@ def build(
         place=lambda: {
             "device": model.device,
             "dtype": model.dtype,
-            "degraded": ladder.degraded if ladder is not None else None,
+            "degraded": memory_fallback.degraded if memory_fallback is not None else None,
         },
         reading=readers.state,
     )
@@ -145,19 +145,19 @@ def build(
             run_dir=settings.run_dir,
             examine=lambda: doctor.examine(settings.run_dir, EXAMINED_BYTES),
         ),
-        ladder=ladder,
+        memory_fallback=memory_fallback,
         settler=Settler(model, listed, on_damaged=lambda: application.reload()),
         readers=readers,
         leave=leave,
     )
-    metrics.read(
-        Sources(
+    metrics.set_inputs(
+        GaugeInputs(
             report=application.report,
             snapshot=status.snapshot,
             resources=sampler.latest,
             lost_lines=logs.lost_lines,
             restarts=settings.run_dir / RESTARTS_FILE,
-            reserved=lambda: model.reserved()[0] if isinstance(model, Movable) else 0,
+            reserved=lambda: model.reserved()[0] if isinstance(model, MultiDevice) else 0,
             guard=getattr(model, "guard_counts", lambda: None),
             connections=connections,
         )
@@ -173,11 +173,11 @@ def _look(sample: resources.Resources, vitals: Vitals, memory_limit: MemoryLimit
 
 def _ladder_of(
     settings: Settings,
-    model: Movable,
+    model: MultiDevice,
     sampler: resources.Sampler,
     metrics: Metrics,
     application: Callable[[], Application],
-) -> Ladder:
+) -> MemoryFallback:
     def gpu_use() -> tuple[int, int] | None:
         card = sampler.latest().gpu
         return None if card is None else (card.used, card.total)
@@ -185,7 +185,7 @@ def _ladder_of(
     def sample() -> Pair:
         return Pair(_GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
 
-    return Ladder(
+    return MemoryFallback(
         model,
         sample,
         pauses=Pauses(first=settings.trial_pause),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from service.contract.protocols import Model, Movable
+from service.contract.protocols import Model, MultiDevice
 from service.contract.status import Snapshot
 from service.health.report import Report
 from service.health.resources import Resources
@@ -150,7 +150,7 @@ class Operations:
 
     def empty_cache(self) -> int | None:
         """Give unused GPU memory back; the bytes that were, or None without a GPU."""
-        if self._resources().gpu is None or not isinstance(self._model, Movable):
+        if self._resources().gpu is None or not isinstance(self._model, MultiDevice):
             return None
         before, _ = self._model.reserved()
         self._model.empty_cache()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.contract.errors import OutOfMemory, ServiceError
 from service.contract.protocols import CancelPoint, Listed
-from service.contract.request import Course, Pair, Request, Source, Verdict
+from service.contract.request import RequestTiming, Pair, Request, Source, Verdict
 from service.inference.engine import Engine, Limits
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
@@ -163,7 +163,7 @@ class FakeJournal:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.batches: list[int] = []
-        self.courses: dict[str, Course] = {}
+        self.courses: dict[str, RequestTiming] = {}
         self.written = threading.Condition()
 
     def _write(self, event: str, request_id: str, detail: str) -> None:
@@ -185,11 +185,11 @@ class FakeJournal:
     def batched(self, requests: Sequence[Request]) -> None:
         self.batches.append(len(requests))
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
-        self.courses[request.id] = course
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
+        self.courses[request.id] = timing
         self._write("ended", request.id, verdict.reason or verdict.label)
 
-    def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:
+    def timed_out(self, request: Request, verdict: Verdict, timing: RequestTiming, computing: bool) -> None:
         self._write("timed_out", request.id, "computing" if computing else "waiting")
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from service.contract.errors import ServiceError
-from service.contract.request import Course, Request, Verdict
+from service.contract.request import RequestTiming, Request, Verdict
 
 Stage = Literal["decoding", "waiting", "computing"]
 
@@ -21,7 +21,7 @@ class Observer:
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         """A request was not accepted; of its texts and its picture it holds what is known."""
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
         """An accepted request got its answer, or the reason why there is none."""
 
     def timed_out(self, request: Request, stage: Stage) -> None:
@@ -34,7 +34,7 @@ class Observer:
         """A cancelled computation goes on."""
 
     def out_of_memory(self, then: str) -> None:
-        """A computation ran out of memory; ``then`` names the rung of the ladder that is tried next."""
+        """A computation ran out of memory; ``then`` names the step that is tried next."""
 
     def moved(self, here: str, there: str) -> None:
         """The model computes on device ``there`` from now on, no longer on ``here``."""
@@ -59,9 +59,9 @@ class Observers(Observer):
         for one in self._observers:
             one.refused(request, error, seconds)
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
         for one in self._observers:
-            one.ended(request, verdict, course)
+            one.ended(request, verdict, timing)
 
     def timed_out(self, request: Request, stage: Stage) -> None:
         for one in self._observers:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from service.contract.errors import ServiceError
 from service.contract.events import Stage
-from service.contract.request import Course, Pair, Request, Verdict
+from service.contract.request import RequestTiming, Pair, Request, Verdict
 
 CancelPoint = Callable[[], None]
 
@@ -56,21 +56,21 @@ class Model(Predictor, Protocol):
 
 
 @runtime_checkable
-class Movable(Model, Protocol):
-    """A model that can hold copies of itself on several devices: what the memory ladder stands on.
+class MultiDevice(Model, Protocol):
+    """A model that can hold copies of itself on several devices: what the memory fallback needs.
 
     What it says of ``device`` and ``dtype`` is where ``judge`` computes; ``move`` changes it.
     """
 
     @property
-    def places(self) -> Sequence[str]:
+    def devices(self) -> Sequence[str]:
         """The devices it may compute on, the one it was meant for first; empty while nothing is loaded."""
 
     def move(self, device: str) -> None:
         """Compute on ``device`` from the next ``judge`` on; reads the weights again where they are not there.
         Raises InferenceErrors and ModelErrors, and stays where it was then."""
 
-    def attempt(self, device: str, pairs: Sequence[Pair]) -> Sequence[Mapping[str, float]]:
+    def judge_on(self, device: str, pairs: Sequence[Pair]) -> Sequence[Mapping[str, float]]:
         """What ``judge`` would answer on ``device``. Keeps the copy there if it succeeds. Another thread may
         judge elsewhere meanwhile."""
 
@@ -112,10 +112,10 @@ class Journal(Protocol):
     def batched(self, requests: Sequence[Request]) -> None:
         """These are computed together from now on."""
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
         """An accepted request got its answer, or the reason why there is none."""
 
-    def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:
+    def timed_out(self, request: Request, verdict: Verdict, timing: RequestTiming, computing: bool) -> None:
         """It was answered at its deadline, while waiting or while computing."""
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:

@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RequestTiming:
     """How an accepted request went: how many were ``ahead`` of it when it came, waiting or being computed,
     the seconds it ``waited`` and was ``computed`` (None: it never was), and the size of the ``batch`` it was
     computed in."""
@@ -58,7 +58,7 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class QueueEstimate:
     """What an accepted request had before it when it came: how many were ``ahead`` of it, waiting or being
     computed, and in how many ``seconds`` it should be answered, None while nothing was measured yet."""
 
@@ -148,8 +148,8 @@ class Verdict:
         return answer if self.reason is None else {**answer, "code": self.code}
 
 
-class Awaited(Future[Verdict]):
-    """The verdict to come. ``outlook`` is what the engine expected when it accepted the request; None if it
+class VerdictFuture(Future[Verdict]):
+    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request; None if it
     did not, and then the verdict is there already."""
 
-    outlook: Outlook | None = None
+    queue_estimate: QueueEstimate | None = None

@@ -76,9 +76,9 @@ def judge(
         leaving=snapshot.fatal,
         details={
             "process": "healthy",
-            "gpu": grade(resources.gpu, warning=0.85, critical=0.95),
-            "memory": grade(resources.memory, warning=0.80, critical=0.90),
-            "disk": grade(resources.disk, warning=0.80, critical=0.90),
+            "gpu": level(resources.gpu, warning=0.85, critical=0.95),
+            "memory": level(resources.memory, warning=0.80, critical=0.90),
+            "disk": level(resources.disk, warning=0.80, critical=0.90),
             "model": _model(snapshot),
             "inference": word,
         },
@@ -117,7 +117,7 @@ def work(snapshot: Snapshot) -> str:
     return "busy" if activity.running or activity.depth else "idle"
 
 
-def grade(use: Use | None, *, warning: float, critical: float) -> str:
+def level(use: Use | None, *, warning: float, critical: float) -> str:
     """How full something is, in a word."""
     if use is None:
         return "disabled"

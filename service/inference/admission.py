@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from service.contract.causes import Refusal
 from service.contract.errors import Busy
 from service.contract.request import Request, Source
-from service.inference.jobs import Limits, Pace
+from service.inference.jobs import Limits, LatencyEstimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Load:
 class Admission:
     """Decides by the engine's load. Guarded by the engine's lock."""
 
-    def __init__(self, limits: Limits, pace: Pace) -> None:
+    def __init__(self, limits: Limits, estimator: LatencyEstimator) -> None:
         self._limits = limits
-        self._pace = pace
+        self._estimator = estimator
         self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
 
     def refusal(self, load: Load, source: Source, probe_waits: bool) -> Busy | None:
@@ -53,9 +53,9 @@ class Admission:
         it completes. One with nobody ahead is always tried: a wrong estimate is corrected by nothing else.
         """
         left = request.deadline - now
-        if request.source == "probe" or not self._pace.too_late(load.ahead, load.device, left, request):
+        if request.source == "probe" or not self._estimator.too_late(load.ahead, load.device, left, request):
             return None
-        wait = max(1.0, math.ceil(self._pace.wait(load.ahead, load.device)))
+        wait = max(1.0, math.ceil(self._estimator.wait(load.ahead, load.device)))
         return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
 
     def rejected(self, refusal: Exception, source: Source) -> None:
@@ -69,7 +69,7 @@ class Admission:
             return Refusal.STUCK
         if load.waiting >= self._limits.queue_size:
             return Refusal.QUEUE_FULL
-        if self._pace.too_late(load.ahead, load.device, self._limits.timeout):
+        if self._estimator.too_late(load.ahead, load.device, self._limits.timeout):
             return Refusal.TOO_LATE
         return self._refused
 
@@ -79,10 +79,10 @@ class Admission:
         if self._refused is None or load.hung_in is not None:
             return
         room = 2 * load.waiting <= self._limits.queue_size
-        if room and not self._pace.too_late(2 * load.ahead, load.device, self._limits.timeout):
+        if room and not self._estimator.too_late(2 * load.ahead, load.device, self._limits.timeout):
             self._refused = None
 
     def retry_after(self, load: Load) -> float:
         """Whole seconds until there should be room."""
-        wait = load.hung_in if load.hung_in is not None else self._pace.wait(load.ahead, load.device)
+        wait = load.hung_in if load.hung_in is not None else self._estimator.wait(load.ahead, load.device)
         return max(1.0, math.ceil(wait))

@@ -32,7 +32,7 @@ from service.contract.errors import (
     ServiceError,
 )
 from service.contract.protocols import CancelPoint, Journal, Predictor
-from service.contract.request import Awaited, Outlook, Request, Source, Verdict
+from service.contract.request import VerdictFuture, QueueEstimate, Request, Source, Verdict
 from service.contract.status import Activity
 from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
@@ -40,7 +40,7 @@ from service.inference.jobs import (
     Batch,
     Job,
     Limits,
-    Pace,
+    LatencyEstimator,
     may_be_of_one,
     no_verdict,
     stopping,
@@ -88,10 +88,12 @@ class Engine:
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
-        self._pace = Pace(forecast, limits.hope)
-        self._admission = Admission(limits, self._pace)
-        self._crowd = 0  # who asked at once when the last batch ended, if that was more than one request
-        self._gather_until = 0.0
+        self._estimator = LatencyEstimator(forecast, limits.max_wait_fraction)
+        self._admission = Admission(limits, self._estimator)
+        self._expected_batch = (
+            0  # who asked at once when the last batch ended, if that was more than one request
+        )
+        self._batch_wait_until = 0.0
         self._beat: Callable[[], None] | None = None
         self._threads: list[threading.Thread] = []
 
@@ -105,17 +107,17 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request, future: Awaited | None = None) -> Awaited:
+    def submit(self, request: Request, future: VerdictFuture | None = None) -> VerdictFuture:
         """A future that will hold the verdict, ``future`` if given; it never holds an exception. A refused
         request is answered at once and does not count as accepted; a cancelled one is abandoned."""
-        job = Job(request, queued=self._clock(), future=future if future is not None else Awaited())
+        job = Job(request, queued=self._clock(), future=future if future is not None else VerdictFuture())
         with self._lock:
             load = self._load()
             refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
             if refusal is None:
                 self._add("accepted")
-                expected = self._pace.expected(load.ahead, load.device, request)
-                job.future.outlook = Outlook(load.ahead, expected)
+                expected = self._estimator.expected(load.ahead, load.device, request)
+                job.future.queue_estimate = QueueEstimate(load.ahead, expected)
                 if request.source == "probe":
                     self._probe = job
                 else:
@@ -182,8 +184,8 @@ class Engine:
                 orphaned=batch is not None and batch.orphaned,
                 hung=batch is not None and batch.hung,
                 counts=dict(self._count),
-                service_seconds=self._pace.seconds,
-                expected_seconds=self._pace.expected(load.ahead, load.device),
+                service_seconds=self._estimator.seconds,
+                expected_seconds=self._estimator.expected(load.ahead, load.device),
                 retry_after=self._admission.retry_after(load),
                 refusal=Refusal.STOPPING if self._refusing else self._admission.next(load),
             )
@@ -199,7 +201,7 @@ class Engine:
                 return False
             now = self._clock()
             batch = self._batch = Batch(jobs, started=now, beat=now)
-            self._crowd = 0
+            self._expected_batch = 0
             for job in jobs:
                 job.computing, job.began, job.batch = True, now, len(jobs)
         try:
@@ -211,7 +213,7 @@ class Engine:
             with self._lock:
                 self._batch = None
                 self._admission.relieve(self._load())
-                self._gather_until = self._clock() + self._limits.batch_wait
+                self._batch_wait_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
                 self._alarm.notify_all()
         return True
@@ -223,8 +225,8 @@ class Engine:
         of them is kept waiting for the others. Who asks alone never waits.
         """
         while not self._closed and self._probe is None:
-            left = self._gather_until - self._clock()
-            if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._crowd):
+            left = self._batch_wait_until - self._clock()
+            if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch):
                 return
             self._work.wait(left if self._waiting else None)
 
@@ -241,7 +243,7 @@ class Engine:
         has left, since all of them are answered together. Called with the lock held."""
         most = self._limits.batch_on(self._predictor.device)
         first = min((job.request.deadline for job in islice(self._waiting, most)), default=math.inf)
-        return self._pace.within((first - self._clock()) / 2, most)
+        return self._estimator.batch_size_for((first - self._clock()) / 2, most)
 
     def _compute(self, batch: Batch) -> None:
         """Answer every job of the batch. Where one request may have spoilt it for the others, halves of it
@@ -249,7 +251,7 @@ class Engine:
 
         def cancel_point() -> None:
             batch.beat = self._clock()
-            if batch.unwanted_since is not None:
+            if batch.cancelled_at is not None:
                 raise ComputationStopped("Nobody waits for this computation any more.")
 
         parts = deque([batch.jobs])
@@ -317,8 +319,8 @@ class Engine:
     def _measure(self, count: int, seconds: float) -> None:
         """Called before any of them is answered, so that who asks again is not counted twice in the crowd."""
         with self._lock:
-            self._pace.note(count, seconds)
-            self._crowd = count + len(self._waiting) if count > 1 else 0
+            self._estimator.record(count, seconds)
+            self._expected_batch = count + len(self._waiting) if count > 1 else 0
 
     def _run(self) -> None:
         try:
@@ -398,19 +400,19 @@ class Engine:
             elif job in self._waiting:
                 self._waiting.remove(job)
             batch = self._batch
-            if batch is not None and batch.unwanted_since is None and all(one.ended for one in batch.jobs):
-                batch.unwanted_since = self._clock()  # from here on its cancel point raises
+            if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
+                batch.cancelled_at = self._clock()  # from here on its cancel point raises
                 self._alarm.notify_all()
             self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
         if job.future.set_running_or_notify_cancel():
             job.future.set_result(verdict)
-        course = job.course(self._clock())
+        timing = job.timing(self._clock())
         if outcome is Outcome.TIMEOUT:
-            self._journal.timed_out(job.request, verdict, course, computing)
+            self._journal.timed_out(job.request, verdict, timing, computing)
         else:
-            self._journal.ended(job.request, verdict, course)
+            self._journal.ended(job.request, verdict, timing)
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:

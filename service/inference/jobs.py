@@ -15,7 +15,7 @@ from service.contract.errors import (
     ServiceError,
     ShuttingDown,
 )
-from service.contract.request import Awaited, Course, Request, Verdict
+from service.contract.request import VerdictFuture, RequestTiming, Request, Verdict
 from service.inference.latency import Arrival, Forecast
 
 #: Requests computed together unless told otherwise. A CPU gains little by more, and keeps callers waiting who
@@ -27,14 +27,14 @@ BATCH_ON_GPU: Final = 32
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Seconds, but for ``queue_size`` and ``max_batch`` requests, ``max_batch`` 0 going by the device, and
-    ``hope``: how much of the time that a request has left may go by, on average, until it is answered.
+    ``max_wait_fraction``: the part of a request's remaining time that may pass, on average, before its answer.
     ``timeout`` is what a request that comes now would have left."""
 
     queue_size: int = 32
     timeout: float = 15.0
     max_batch: int = 0
     batch_wait: float = 0.005
-    hope: float = 2 / 3
+    max_wait_fraction: float = 2 / 3
     cancel_grace: float = 5.0
     hang_limit: float = 60.0
 
@@ -53,26 +53,26 @@ class Job:
     ahead: int = 0
     began: float | None = None
     batch: int = 0
-    future: Awaited = field(default_factory=Awaited)
+    future: VerdictFuture = field(default_factory=VerdictFuture)
     ended: bool = False
     computing: bool = False
 
-    def course(self, now: float) -> Course:
+    def timing(self, now: float) -> RequestTiming:
         """How it went until ``now``."""
         if self.began is None:
-            return Course(self.ahead, now - self.queued)
-        return Course(self.ahead, self.began - self.queued, now - self.began, self.batch)
+            return RequestTiming(self.ahead, now - self.queued)
+        return RequestTiming(self.ahead, self.began - self.queued, now - self.began, self.batch)
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
     """What is being computed. ``beat`` is when the computation last passed a cancel point; from
-    ``unwanted_since`` on nobody waits for it, and its cancel points raise."""
+    ``cancelled_at`` on nobody waits for it, and its cancel points raise."""
 
     jobs: list[Job]
     started: float
     beat: float
-    unwanted_since: float | None = None
+    cancelled_at: float | None = None
     orphaned: bool = False
     hung: bool = False
 
@@ -83,7 +83,7 @@ class Batch:
 
     def check(self, now: float, limits: Limits) -> tuple[bool, bool]:
         """Whether it counts as orphaned, and as hung, from this moment on."""
-        overdue = -1.0 if self.unwanted_since is None else now - self.unwanted_since - limits.cancel_grace
+        overdue = -1.0 if self.cancelled_at is None else now - self.cancelled_at - limits.cancel_grace
         orphaned = overdue >= 0 and not self.orphaned
         hung = overdue >= limits.hang_limit and not self.hung
         self.orphaned |= orphaned
@@ -92,27 +92,27 @@ class Batch:
 
     def check_at(self, limits: Limits) -> float | None:
         """When ``check`` is due; None while it need not be."""
-        if self.unwanted_since is None or self.hung:
+        if self.cancelled_at is None or self.hung:
             return None
-        orphaned_at = self.unwanted_since + limits.cancel_grace
+        orphaned_at = self.cancelled_at + limits.cancel_grace
         return orphaned_at + limits.hang_limit if self.orphaned else orphaned_at
 
     def hung_in(self, now: float, limits: Limits) -> float | None:
         """Seconds until an orphaned one counts as hung; None while it is not orphaned."""
-        if self.unwanted_since is None or not self.orphaned:
+        if self.cancelled_at is None or not self.orphaned:
             return None
-        return self.unwanted_since + limits.cancel_grace + limits.hang_limit - now
+        return self.cancelled_at + limits.cancel_grace + limits.hang_limit - now
 
 
-class Pace:
+class LatencyEstimator:
     """A moving average of the seconds a request takes when its batch's time is shared out. Every request
     counts once: a batch moves the average as far as its requests would have done one by one.
 
     A ``forecast``, where one was learnt, stands on it. Guarded by the engine's lock."""
 
-    def __init__(self, forecast: Forecast | None = None, hope: float = 1.0) -> None:
+    def __init__(self, forecast: Forecast | None = None, max_wait_fraction: float = 1.0) -> None:
         self.seconds: float | None = None
-        self._hope = hope
+        self._max_wait_fraction = max_wait_fraction
         self._last = 0.0
         self._forecast = forecast
 
@@ -139,7 +139,7 @@ class Pace:
         if self.seconds is None or not ahead:
             return False
         if self._forecast is None:
-            return (ahead + 1) * self.seconds > self._hope * left
+            return (ahead + 1) * self.seconds > self._max_wait_fraction * left
         return self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request)) > left
 
     def _arrival(self, forecast: Forecast, ahead: int, device: str, request: Request | None) -> Arrival:
@@ -152,13 +152,13 @@ class Pace:
         trend = self._last / self.seconds if self.seconds else 1.0
         return Arrival(ahead, self.seconds, trend, chars, megapixels, float(device.startswith("cuda")))
 
-    def note(self, count: int, seconds: float) -> None:
+    def record(self, count: int, seconds: float) -> None:
         """``count`` requests took ``seconds`` together."""
         self._last = seconds
         spent, keep = seconds / count, 0.8**count
         self.seconds = spent if self.seconds is None else keep * self.seconds + (1 - keep) * spent
 
-    def within(self, seconds: float, most: int) -> int:
+    def batch_size_for(self, seconds: float, most: int) -> int:
         """How many requests should be done in ``seconds``: from 1, which is tried anyway, to ``most``."""
         if not self.seconds or seconds >= most * self.seconds:
             return most

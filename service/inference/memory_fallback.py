@@ -1,6 +1,6 @@
-"""What is done when memory runs out: a ladder of rungs, each giving up a little more, none the answer.
+"""What is done when memory runs out: steps that each give up a little more, but never the answer.
 
-``RUNGS`` is the ladder as data. A request that runs out of memory goes down rung by rung until one answers.
+``STEPS`` holds them as data. A request that runs out of memory goes down step by step until one answers.
 From the last two the model stays on the CPU, so that the next requests need not fall first: first with the
 weights left on the GPU, which a passing lack of memory soon lets work again, then with them given back. While
 it is there, a thread of its own tries the GPU with a small question, off the request path and after growing
@@ -22,7 +22,7 @@ from typing import Final
 
 from service.contract.errors import DeviceLost, NotReady, OutOfMemory, ServiceError
 from service.contract.events import UNOBSERVED, Observer
-from service.contract.protocols import CancelPoint, Movable
+from service.contract.protocols import CancelPoint, MultiDevice
 from service.contract.request import Pair
 
 Scores = Mapping[str, float]
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class Step:
     """One thing to do before the next try."""
 
     name: str
@@ -39,11 +39,11 @@ class Rung:
     cpu: bool = False
 
 
-RUNGS: Final = (
-    Rung("as asked"),
-    Rung("cache emptied", empty_cache=True),
-    Rung("smaller batch", empty_cache=True, halve=True),
-    Rung("CPU", cpu=True),
+STEPS: Final = (
+    Step("as asked"),
+    Step("cache emptied", empty_cache=True),
+    Step("smaller batch", empty_cache=True, halve=True),
+    Step("CPU", cpu=True),
 )
 CROWDED: Final = 0.90  # above this share of the GPU the cache is emptied before a request …
 MATERIAL: Final = 0.05  # … if at least this share of the GPU is reserved by us and unused
@@ -61,12 +61,12 @@ class Pauses:
         return float(min(self.longest, self.first * 2 ** min(failures, 30)))
 
 
-class Ladder:
+class MemoryFallback:
     """A Predictor that answers whatever the GPU's memory does, as long as the machine's own suffices."""
 
     def __init__(
         self,
-        model: Movable,
+        model: MultiDevice,
         sample: Callable[[], Pair],
         *,
         pauses: Pauses | None = None,
@@ -119,24 +119,24 @@ class Ladder:
         return self._degraded
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[Scores]:
-        """As the model's own; raises OutOfMemory only when the last rung has no memory either."""
-        done: list[Scores] = []  # what one rung has answered stays answered on the next
+        """As the model's own; raises OutOfMemory only when the last step has no memory either."""
+        done: list[Scores] = []  # what one step has answered stays answered on the next
         shortage: OutOfMemory | None = None
         with self._placing:
             self._make_room()
-            for rung in self._rungs(len(pairs)):
+            for step in self._steps(len(pairs)):
                 if shortage is not None:
-                    self._tell(rung.name, shortage)
-                shortage = self._try(rung, pairs, done, cancel_point)
+                    self._tell(step.name, shortage)
+                shortage = self._try(step, pairs, done, cancel_point)
                 if shortage is None:
                     return done
         assert shortage is not None
         self._tell("none left", shortage)
         raise shortage
 
-    def _tell(self, rung: str, shortage: OutOfMemory) -> None:
-        _log.warning("MEMORY | RUNG=%s | DEVICE=%s | MSG=%s", rung, self._model.device, shortage.message)
-        self._observer.out_of_memory(rung)
+    def _tell(self, step: str, shortage: OutOfMemory) -> None:
+        _log.warning("MEMORY | RUNG=%s | DEVICE=%s | MSG=%s", step, self._model.device, shortage.message)
+        self._observer.out_of_memory(step)
 
     # ---- for the application -----------------------------------------------------------------------------
 
@@ -155,9 +155,9 @@ class Ladder:
     def loaded(self) -> None:
         """The model was loaded: on another device than the one it was meant for, if that had no room."""
         with self._placing:
-            places = self._model.places
-            if places and self._model.device != places[0]:
-                self._fallen(places[0])
+            devices = self._model.devices
+            if devices and self._model.device != devices[0]:
+                self._fallen(devices[0])
             else:
                 self.reset()  # an answer that was under way may have fallen while it was loaded
 
@@ -168,25 +168,25 @@ class Ladder:
             self._fallen_at = self._degraded = None
             self._failures = 0
 
-    # ---- the rungs ---------------------------------------------------------------------------------------
+    # ---- the steps ---------------------------------------------------------------------------------------
 
-    def _rungs(self, size: int) -> list[Rung]:
-        """The rungs that there are for a batch of ``size`` where the model is now."""
+    def _steps(self, size: int) -> list[Step]:
+        """The steps that there are for a batch of ``size`` where the model is now."""
         on_cpu = self._model.device == "cpu"
-        may_move = not on_cpu and "cpu" in self._model.places
-        return [rung for rung in RUNGS if (may_move or not rung.cpu) and (size > 1 or not rung.halve)]
+        may_move = not on_cpu and "cpu" in self._model.devices
+        return [step for step in STEPS if (may_move or not step.cpu) and (size > 1 or not step.halve)]
 
     def _try(
-        self, rung: Rung, pairs: Sequence[Pair], done: list[Scores], cancel_point: CancelPoint
+        self, step: Step, pairs: Sequence[Pair], done: list[Scores], cancel_point: CancelPoint
     ) -> OutOfMemory | None:
-        """Answer what is not ``done`` yet in the way of ``rung``; the shortage, if that ended it."""
+        """Answer what is not ``done`` yet in the way of ``step``; the shortage, if that ended it."""
         cancel_point()
         try:
-            if rung.cpu:
+            if step.cpu:
                 self._fall_to_cpu()
-            elif rung.empty_cache:
+            elif step.empty_cache:
                 self._model.empty_cache()
-            if rung.halve:
+            if step.halve:
                 self._in_parts(pairs, done, cancel_point)
             else:
                 self._judge(pairs[len(done) :], done, cancel_point)
@@ -257,12 +257,12 @@ class Ladder:
         """Ask the GPU a small question; back to it if it answers. Never touches a request."""
         with self._wake:
             fall, fallen_at = self._fall, self._fallen_at
-        places = self._model.places
-        if fallen_at is None or not places:
+        devices = self._model.devices
+        if fallen_at is None or not devices:
             return False
-        home = places[0]
+        home = devices[0]
         try:
-            self._model.attempt(home, [self._sample()])
+            self._model.judge_on(home, [self._sample()])
         except DeviceLost as error:
             self._on_fatal(error)
             return False

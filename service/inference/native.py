@@ -62,7 +62,7 @@ class NativePredictor:
     ``threads`` 0 leaves the number to torch; with ``guard``, close calls of a dtype below fp32 are decided in
     fp32; in ``cache`` converted weights are kept, unless it is None.
 
-    ``judge`` computes on the current device; ``move`` chooses it, ``attempt`` tries another one beside it.
+    ``judge`` computes on the current device; ``move`` chooses it, ``judge_on`` tries another one beside it.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class NativePredictor:
         return self._current().task.patch_image_size
 
     @property
-    def places(self) -> Sequence[str]:
+    def devices(self) -> Sequence[str]:
         return tuple(dict.fromkeys((self._home, "cpu"))) if self._device else ()
 
     def load(self, folder: Path) -> None:
-        """Loads on the CPU when the GPU has no room; ``places`` still begins with the GPU then.
+        """Loads on the CPU when the GPU has no room; ``devices`` still begins with the GPU then.
 
         Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency.
         """
@@ -131,7 +131,7 @@ class NativePredictor:
                 if home == "cpu" or not _is_out_of_memory(error):
                     raise
                 device = "cpu"
-            if device != home:  # only here is what the failed attempt held let go
+            if device != home:  # only here is the failed attempt's memory free
                 torch.cuda.empty_cache()
                 copy = self._read(device)
             self._keep(device, copy, life)
@@ -158,7 +158,7 @@ class NativePredictor:
                 raise NotReady("The model is being loaded.")
             self._device = device
 
-    def attempt(self, device: str, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+    def judge_on(self, device: str, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """Raises as ``judge`` and ``move`` do."""
         return _judge(self._ready(device), pairs, lambda: None)
 
@@ -364,7 +364,7 @@ def _load_error(error: Exception) -> ServiceError:
     # ofa's own messages speak of configuration fields and weight names, never of user input.
     if isinstance(error, UnsupportedConfig):
         return UnsupportedModel(f"{error}.")
-    if isinstance(error, Misfit):  # the file is whole: no other attempt will find other weights in it
+    if isinstance(error, Misfit):  # the file is whole: another attempt would find the same weights
         return UnsupportedModel(f"{error}.")
     if isinstance(error, CheckpointError):
         return DamagedFile(f"{error}.")

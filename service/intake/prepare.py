@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.contract.errors import DeadlineExceeded, InputError
 from service.contract.protocols import Journal, Model
-from service.contract.request import Awaited, Pair, Request
+from service.contract.request import VerdictFuture, Pair, Request
 from service.intake import image as image_input
 from service.intake import text
 from service.intake.image import Picture
@@ -33,7 +33,13 @@ class Intake:
         self._readers = readers
 
     def accept(
-        self, image: object, hypothesis: object, premise: object, frame: Request, caller: str, wanted: Awaited
+        self,
+        image: object,
+        hypothesis: object,
+        premise: object,
+        frame: Request,
+        caller: str,
+        wanted: VerdictFuture,
     ) -> tuple[Request, dict[str, int]]:
         """The request with clean texts and the square the model sees, and what was removed from the texts.
 
@@ -59,7 +65,7 @@ class Intake:
         )
         return request, dict(texts.removed)
 
-    def _picture(self, image: object, request: Request, caller: str, wanted: Awaited) -> Picture:
+    def _picture(self, image: object, request: Request, caller: str, wanted: VerdictFuture) -> Picture:
         settings, side = self._settings, self._model.side()
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
@@ -88,13 +94,13 @@ class Intake:
             )
 
 
-def as_sent(hypothesis: object, premise: object) -> Pair:
+def raw_pair(hypothesis: object, premise: object) -> Pair:
     """What was sent, before anything of it was looked at: what is no text is none."""
     first, second = (sent if isinstance(sent, str) else "" for sent in (hypothesis, premise))
     return Pair(_UNSEEN, first, second or None)
 
 
-def measured(request: Request, error: InputError) -> Request:
+def with_image_size(request: Request, error: InputError) -> Request:
     """The refused request with the size of its picture, if the error was found in a picture that has one."""
     width, height = error.facts.get("width"), error.facts.get("height")
     if isinstance(width, int) and isinstance(height, int):

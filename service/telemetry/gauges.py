@@ -36,7 +36,7 @@ CHECKS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class GaugeInputs:
     """Where the figures come from. ``reserved`` tells the bytes of GPU memory this process has reserved;
     ``guard`` how many answers the precision guard has judged and how many of those it had
     computed again, None without a guard."""
@@ -54,22 +54,22 @@ class Sources:
 class Gauges(Collector):
     """A collector of prometheus_client's."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, inputs: GaugeInputs) -> None:
+        self._inputs = inputs
 
     def collect(self) -> Iterator[Metric]:
-        sources = self._sources
-        snapshot, resources = sources.snapshot(), sources.resources()
-        yield from _health(sources.report())
+        inputs = self._inputs
+        snapshot, resources = inputs.snapshot(), inputs.resources()
+        yield from _health(inputs.report())
         yield from _evidence(snapshot)
         yield from _work(snapshot)
         yield from _readers(snapshot)
         yield from _model(snapshot)
-        yield from _memory(resources, sources.reserved)
-        yield from _guard(sources.guard())
-        yield from _connections(sources.connections)
-        yield _restarts(sources.restarts)
-        yield _counter("ofa_log_lines_lost", "Log lines that could not be written.", sources.lost_lines())
+        yield from _memory(resources, inputs.reserved)
+        yield from _guard(inputs.guard())
+        yield from _connections(inputs.connections)
+        yield _restarts(inputs.restarts)
+        yield _counter("ofa_log_lines_lost", "Log lines that could not be written.", inputs.lost_lines())
         yield _build()
 
 

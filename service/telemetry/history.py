@@ -18,7 +18,7 @@ from typing import Final
 
 from service.contract.errors import ServiceError
 from service.contract.events import Observer
-from service.contract.request import Course, Request, Source, Verdict
+from service.contract.request import RequestTiming, Request, Source, Verdict
 from service.contract.status import Snapshot
 from service.health import report as health
 from service.health.resources import Resources
@@ -126,7 +126,7 @@ class History(Observer):
 
     # ---- what happens ------------------------------------------------------------------------------------
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
         decided = verdict.reason is None
         self._keep(
             Ended(

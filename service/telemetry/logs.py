@@ -24,7 +24,7 @@ from typing import Final, TextIO
 from service.contract.errors import ServiceError, SettingsError
 from service.contract.events import UNOBSERVED, Observer, Stage
 from service.contract.log_line import fields
-from service.contract.request import Course, Request, Verdict
+from service.contract.request import RequestTiming, Request, Verdict
 from service.contract.times import STOP_LOGS
 from service.telemetry.log_writers import Console, LogFile, Writer
 
@@ -297,21 +297,21 @@ class RequestLog:
     def batched(self, requests: Sequence[Request]) -> None:
         self._observer.batched(requests)
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
-        self._remember(request, verdict, course)
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
+        self._remember(request, verdict, timing)
         if verdict.reason is None:
             head = f"REQUEST_END | {request.id} | LABEL={verdict.label} | SCORE={verdict.score:.3f}"
             more = fields(
                 duration=f"{verdict.duration:.2f}s", device=verdict.device or None, source=request.source
             )
-            _log.log(_level(request), "%s", head + more + _course(request, course))
+            _log.log(_level(request), "%s", head + more + _timing(request, timing))
         else:
-            self._failed(request, verdict, course)
+            self._failed(request, verdict, timing)
 
-    def timed_out(self, request: Request, verdict: Verdict, course: Course, computing: bool) -> None:
+    def timed_out(self, request: Request, verdict: Verdict, timing: RequestTiming, computing: bool) -> None:
         stage: Stage = "computing" if computing else "waiting"
-        self._remember(request, verdict, course)
-        self._failed(request, verdict, course, stage=stage)
+        self._remember(request, verdict, timing)
+        self._failed(request, verdict, timing, stage=stage)
         self.slow(request, stage, verdict.duration)
 
     def slow(self, request: Request, stage: Stage, seconds: float) -> None:
@@ -344,7 +344,7 @@ class RequestLog:
         info = (type(error), error, error.__traceback__)
         _log.error("BROKEN | MSG=%s | ERROR=%s", what, type(error).__name__, exc_info=info)
 
-    def _remember(self, request: Request, verdict: Verdict, course: Course) -> None:
+    def _remember(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
         outcome = verdict.reason or "answered"
         self._recent.append(
             Recent(
@@ -353,13 +353,13 @@ class RequestLog:
                 verdict.duration,
             )
         )
-        self._observer.ended(request, verdict, course)
+        self._observer.ended(request, verdict, timing)
 
-    def _failed(self, request: Request, verdict: Verdict, course: Course, **more: object) -> None:
+    def _failed(self, request: Request, verdict: Verdict, timing: RequestTiming, **more: object) -> None:
         error = verdict.error or ServiceError("No verdict.", code=verdict.code)
         line = _error_line(request.id, error, verdict.duration)
         told = fields(reason=verdict.code, **more, source=request.source)
-        _log.warning("%s", line + told + _course(request, course))
+        _log.warning("%s", line + told + _timing(request, timing))
 
 
 def _error_line(request_id: str, error: ServiceError, seconds: float) -> str:
@@ -369,15 +369,15 @@ def _error_line(request_id: str, error: ServiceError, seconds: float) -> str:
     return f"REQUEST_ERROR | {request_id}{told}" + fields(cause=type(cause).__name__ if cause else None)
 
 
-def _course(request: Request, course: Course) -> str:
+def _timing(request: Request, timing: RequestTiming) -> str:
     """Where the time went: what tells a crowd from a slow model, and a slow model from a large picture."""
-    computed = None if course.computed is None else f"{course.computed:.2f}s"
+    computed = None if timing.computed is None else f"{timing.computed:.2f}s"
     return fields(
         prepared=f"{request.prepared:.2f}s",
-        ahead=course.ahead,
-        waited=f"{course.waited:.2f}s",
+        ahead=timing.ahead,
+        waited=f"{timing.waited:.2f}s",
         computed=computed,
-        batch=course.batch or None,
+        batch=timing.batch or None,
     )
 
 

@@ -26,8 +26,8 @@ from service.contract.errors import (
     TransientLoadError,
 )
 from service.contract.events import Observer, Stage
-from service.contract.request import Course, Request, Verdict
-from service.telemetry.gauges import Gauges, Sources
+from service.contract.request import RequestTiming, Request, Verdict
+from service.telemetry.gauges import Gauges, GaugeInputs
 
 SOURCES: Final = ("page", "api", "probe")
 #: Seconds. 15 is the default deadline: what is answered at it, with reason timeout, falls beyond this edge.
@@ -51,9 +51,9 @@ class Metrics(Observer):
         )
         ProcessCollector(registry=self._registry)
 
-    def read(self, sources: Sources) -> None:
+    def set_inputs(self, inputs: GaugeInputs) -> None:
         """Where each scrape reads what is not counted here. Called once, before the first scrape."""
-        self._registry.register(Gauges(sources))
+        self._registry.register(Gauges(inputs))
 
     def exposition(self) -> bytes:
         """Prometheus' text format. Takes a few milliseconds and waits for nothing."""
@@ -167,13 +167,13 @@ class Metrics(Observer):
         if outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.STOPPING):
             self._rejections.labels(error.code).inc()
 
-    def ended(self, request: Request, verdict: Verdict, course: Course) -> None:
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
         """Counted as ended last, so that whoever sees it counted finds the rest."""
         if request.source != "probe":
             self._stages.labels("prepare").observe(request.prepared)
-            self._stages.labels("queue").observe(course.waited)
-            if course.computed is not None:
-                self._stages.labels("compute").observe(course.computed)
+            self._stages.labels("queue").observe(timing.waited)
+            if timing.computed is not None:
+                self._stages.labels("compute").observe(timing.computed)
             if verdict.reason is None:
                 self._verdicts.labels(verdict.label).inc()
         self._durations.labels(request.source).observe(verdict.duration)

@@ -1,4 +1,4 @@
-"""What is counted, over a fake model: every kind of end, the ladder, what the guardian wrote."""
+"""What is counted, over a fake model: every kind of end, the memory fallback, what the guardian wrote."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from service.contract.errors import (
     ModelNotFound,
 )
 from service.contract.protocols import CancelPoint
-from service.contract.request import Awaited, Pair
+from service.contract.request import VerdictFuture, Pair
 from service.contract.status import Phase
 from service.health import resources
 from service.hub.progress import Progress
@@ -274,7 +274,7 @@ def test_who_goes_away_while_his_picture_is_read_is_not_judged(make: Build, desk
     application.load()
     with ThreadPoolExecutor() as callers:
         for name, begun in (("read", True), ("waits", False)):
-            future = Awaited()
+            future = VerdictFuture()
             asked = callers.submit(application.submit, desk.picture(name), name, caller="A", future=future)
             until(lambda name=name, begun=begun: not begun or name in desk.reading())
             future.cancel()

@@ -23,7 +23,7 @@ from service.contract.errors import (
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request
 from service.inference.engine import Engine
-from service.inference.memory_fallback import Ladder
+from service.inference.memory_fallback import MemoryFallback
 from service.inference.native import NativePredictor
 from service.intake.image import converted
 from tests.fakes import (
@@ -124,7 +124,7 @@ def test_a_batch_too_large_for_the_memory_is_answered_in_smaller_ones(
     journal: FakeJournal, clock: Clock
 ) -> None:
     model = FakeGpuModel(lambda device, size: size <= 3)
-    engine = still(Ladder(model, lambda: Pair(PICTURE, "a")), journal, clock)  # type: ignore[arg-type]
+    engine = still(MemoryFallback(model, lambda: Pair(PICTURE, "a")), journal, clock)  # type: ignore[arg-type]
     futures = submit(engine, "abcdefgh")
     engine.step()
     assert answers(futures) == dict.fromkeys("abcdefgh", "Yes")
@@ -135,7 +135,7 @@ def test_a_batch_too_large_for_the_memory_is_answered_in_smaller_ones(
 
 def test_a_cpu_without_room_for_the_batch_answers_its_parts(journal: FakeJournal, clock: Clock) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu" and size <= 2)
-    engine = still(Ladder(model, lambda: Pair(PICTURE, "a")), journal, clock)  # type: ignore[arg-type]
+    engine = still(MemoryFallback(model, lambda: Pair(PICTURE, "a")), journal, clock)  # type: ignore[arg-type]
     futures = submit(engine, "abcde")
     engine.step()
     assert answers(futures) == dict.fromkeys("abcde", "Yes")

@@ -10,7 +10,7 @@ import pytest
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request
 from service.inference.engine import Engine, Limits
-from service.inference.jobs import Pace
+from service.inference.jobs import LatencyEstimator
 from tests.fakes import (
     PATIENCE,
     YES,
@@ -71,7 +71,7 @@ def test_no_more_is_taken_than_can_be_done_in_half_the_time_left(journal: FakeJo
         clock.move(2.0 * len(pairs))
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(two_seconds), journal, clock, max_batch=8, hope=math.inf)
+    engine = still(FakePredictor(two_seconds), journal, clock, max_batch=8, max_wait_fraction=math.inf)
     submit(engine, "a", limit=15)
     engine.step()
     futures = {name: engine.submit(ask(name, now=clock.now, limit=15)) for name in "bcdefg"}
@@ -99,15 +99,15 @@ def test_a_batch_shows_in_the_activity_and_in_the_wait_told(journal: FakeJournal
 
 
 def test_every_request_counts_once_in_the_average() -> None:
-    one_by_one, together = Pace(), Pace()
-    for pace in (one_by_one, together):
-        pace.note(1, 1.0)
+    one_by_one, together = LatencyEstimator(), LatencyEstimator()
+    for estimator in (one_by_one, together):
+        estimator.record(1, 1.0)
     for _ in range(8):
-        one_by_one.note(1, 0.25)
-    together.note(8, 2.0)
+        one_by_one.record(1, 0.25)
+    together.record(8, 2.0)
     assert together.seconds == pytest.approx(one_by_one.seconds)
-    assert Pace().within(0.0, 4) == 4  # nothing is known yet
-    assert [together.within(seconds, 4) for seconds in (-1.0, 0.0, 1.0, 100.0)] == [1, 1, 2, 4]
+    assert LatencyEstimator().batch_size_for(0.0, 4) == 4  # nothing is known yet
+    assert [together.batch_size_for(seconds, 4) for seconds in (-1.0, 0.0, 1.0, 100.0)] == [1, 1, 2, 4]
 
 
 # ---- waiting for company ---------------------------------------------------------------------------------

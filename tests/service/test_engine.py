@@ -290,7 +290,7 @@ def test_under_concurrency_every_accepted_request_ends_exactly_once(
             cancel()
         return [YES]
 
-    engine = start(FakePredictor(mixed), queue_size=16, hope=math.inf)  # however hopeless
+    engine = start(FakePredictor(mixed), queue_size=16, max_wait_fraction=math.inf)  # however hopeless
     answered: Counter[str] = Counter()
     reasons: Counter[str | None] = Counter()
     lock = threading.Lock()

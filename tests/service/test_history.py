@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from service.contract.errors import Busy, InputError, ServiceError
-from service.contract.request import Course, Pair, Request, Source, Verdict
+from service.contract.request import RequestTiming, Pair, Request, Source, Verdict
 from service.contract.status import Activity, Evidence, Phase, Snapshot
 from service.health.resources import Resources, Use
 from service.telemetry.history import CHANGES, REQUESTS, SPAN, WINDOW, History, quantile
@@ -33,7 +33,7 @@ class Service:
         )
 
     def end(self, verdict: Verdict, source: Source = "api") -> None:
-        self.history.ended(asked(source), verdict, Course(waited=0.25))
+        self.history.ended(asked(source), verdict, RequestTiming(waited=0.25))
 
     def refuse(self, error: ServiceError, source: Source = "page") -> None:
         self.history.refused(asked(source), error, 0.02)

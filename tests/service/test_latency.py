@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.contract.request import Outlook
+from service.contract.request import QueueEstimate
 from service.inference.engine import Engine, Limits
 from service.inference.latency import (
     FEATURES,
@@ -153,13 +153,13 @@ def test_the_wait_that_is_told_is_the_forecasts(engine: Engine, clock: Clock) ->
 
 
 def test_who_is_accepted_is_told_what_to_expect_by_the_same_figures(engine: Engine, clock: Clock) -> None:
-    waits = [engine.submit(ask(str(n), now=clock.now, limit=100)).outlook for n in range(4)]
+    waits = [engine.submit(ask(str(n), now=clock.now, limit=100)).queue_estimate for n in range(4)]
     assert [(one.ahead, round(one.seconds or 0, 1)) for one in waits if one] == [
         *((0, 1.0), (1, 2.0), (2, 3.0)),
         (3, 80.3),
     ]
     assert engine.activity().expected_seconds == pytest.approx(100.43, abs=0.01)
-    assert engine.submit(ask("late", now=clock.now, limit=1)).outlook is None, "refused"
+    assert engine.submit(ask("late", now=clock.now, limit=1)).queue_estimate is None, "refused"
 
 
 def test_without_a_forecast_the_average_is_told_and_before_any_nothing(
@@ -170,13 +170,13 @@ def test_without_a_forecast_the_average_is_told_and_before_any_nothing(
         return [{"Yes": 0.8, "No": 0.1, "Maybe": 0.1} for _ in pairs]
 
     engine = Engine(FakePredictor(second), journal, Limits(), clock=clock)
-    assert engine.submit(ask("first", now=clock.now)).outlook == Outlook(0, None)
-    assert engine.submit(ask("second", now=clock.now)).outlook == Outlook(1, None)
+    assert engine.submit(ask("first", now=clock.now)).queue_estimate == QueueEstimate(0, None)
+    assert engine.submit(ask("second", now=clock.now)).queue_estimate == QueueEstimate(1, None)
     assert engine.activity().expected_seconds is None
     engine.step()
     assert engine.activity().expected_seconds == 0.5, "two were computed together in a second"
-    assert engine.submit(ask("third", now=clock.now)).outlook == Outlook(0, 0.5)
-    assert engine.submit(ask("fourth", now=clock.now)).outlook == Outlook(1, 1.0)
+    assert engine.submit(ask("third", now=clock.now)).queue_estimate == QueueEstimate(0, 0.5)
+    assert engine.submit(ask("fourth", now=clock.now)).queue_estimate == QueueEstimate(1, 1.0)
     assert engine.activity().expected_seconds == 1.5
 
 
@@ -190,11 +190,11 @@ def recorded(folder: Path, seconds: Any, count: int = 400) -> Path:
         ahead, chars = choose.randint(0, 5), choose.randint(5, 900)
         waited, computed = seconds(ahead, chars)
         took = f"DURATION={waited + computed:.2f}s | DEVICE=cpu | SOURCE=api | PREPARED=0.00s"
-        course = f"AHEAD={ahead} | WAITED={waited:.2f}s | COMPUTED={computed:.2f}s | BATCH=1"
+        timing = f"AHEAD={ahead} | WAITED={waited:.2f}s | COMPUTED={computed:.2f}s | BATCH=1"
         stamp = "2026-11-22 20:00:00 | INFO     | "
         lines += [
             f"{stamp}REQUEST_START | req_{n} | TEXT_LEN={chars} | IMG_SIZE=(640, 480) | SOURCE=api",
-            f"{stamp}REQUEST_END | req_{n} | LABEL=Yes | SCORE=0.9 | {took} | {course}",
+            f"{stamp}REQUEST_END | req_{n} | LABEL=Yes | SCORE=0.9 | {took} | {timing}",
         ]
     folder.mkdir(exist_ok=True)
     (folder / "web_app.log").write_text("\n".join(lines) + "\n")

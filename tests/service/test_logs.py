@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from service.contract.errors import InputError, OutOfMemory
-from service.contract.request import Course, Pair, Request, Verdict
+from service.contract.request import RequestTiming, Pair, Request, Verdict
 from service.telemetry.logs import RequestLog, flush, one_line
 from tests.written_logs import OpenLogs, lines
 
@@ -35,7 +35,7 @@ def test_a_judged_request_is_two_lines_in_the_agreed_form(
     log.ended(
         REQUEST,
         Verdict.of(scores, duration=3.214, device="cpu"),
-        Course(ahead=2, waited=0.25, computed=2.9, batch=3),
+        RequestTiming(ahead=2, waited=0.25, computed=2.9, batch=3),
     )
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO     \| "
     start, end = lines(tmp_path)
@@ -67,7 +67,7 @@ def test_an_error_is_told_in_our_words_and_its_cause_by_class_alone(
     open_logs()
     error = OutOfMemory("The GPU's memory is full. " + "x" * 200)
     error.__cause__ = RuntimeError(SECRET)
-    RequestLog().ended(REQUEST, Verdict.none("error", duration=0.876, error=error), Course())
+    RequestLog().ended(REQUEST, Verdict.none("error", duration=0.876, error=error), RequestTiming())
     (line,) = lines(tmp_path)
     assert "| WARNING  | REQUEST_ERROR | req_1795000000_ab12 | ERROR=OutOfMemory | MSG=The GPU's mem" in line
     assert "x" * 75 not in line  # the first 100 characters
@@ -86,7 +86,7 @@ def test_a_refused_input_is_one_line(open_logs: OpenLogs, tmp_path: Path) -> Non
 
 def test_a_timeout_is_a_line_in_slow_requests_too(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
-    RequestLog().timed_out(REQUEST, Verdict.none("timeout", duration=15.0), Course(), computing=True)
+    RequestLog().timed_out(REQUEST, Verdict.none("timeout", duration=15.0), RequestTiming(), computing=True)
     (slow,) = lines(tmp_path, "slow_requests.log")
     columns = slow.split("\t")
     assert re.fullmatch(r"\d{10}", columns[0])
@@ -99,8 +99,10 @@ def test_a_probe_writes_nothing_while_it_succeeds(open_logs: OpenLogs, tmp_path:
     probe = Request("req_1_p", REQUEST.pair, 0.0, 1.0, "probe")
     log = RequestLog()
     log.started(replace(probe, size=(64, 64)), {})
-    log.ended(probe, Verdict.of({"Yes": 0.5, "No": 0.3, "Maybe": 0.2}, duration=1, device="cpu"), Course())
-    log.ended(probe, Verdict.none("error", error=OutOfMemory("The GPU's memory is full.")), Course())
+    log.ended(
+        probe, Verdict.of({"Yes": 0.5, "No": 0.3, "Maybe": 0.2}, duration=1, device="cpu"), RequestTiming()
+    )
+    log.ended(probe, Verdict.none("error", error=OutOfMemory("The GPU's memory is full.")), RequestTiming())
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["REQUEST_ERROR"]
 
 
@@ -114,7 +116,7 @@ def test_user_text_is_in_no_line_not_even_in_a_traceback(
         raise KeyError(REQUEST.pair.hypothesis)
     except KeyError as error:
         log.broken("the model raised an error nobody mapped", error)
-    log.timed_out(REQUEST, Verdict.none("timeout"), Course(), computing=False)
+    log.timed_out(REQUEST, Verdict.none("timeout"), RequestTiming(), computing=False)
     log.late(REQUEST, "KeyError", 20.0)
     log.orphaned([REQUEST], 20.0)
     log.hung([REQUEST], 90.0)
@@ -202,7 +204,7 @@ def test_a_thread_that_dies_is_a_line_without_its_errors_words(
 def test_both_files_are_rotated_and_old_ones_thrown_away(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs(max_bytes=2000)
     for _ in range(100):
-        RequestLog().timed_out(REQUEST, Verdict.none("timeout"), Course(), computing=True)
+        RequestLog().timed_out(REQUEST, Verdict.none("timeout"), RequestTiming(), computing=True)
     flush()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [

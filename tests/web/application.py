@@ -2,7 +2,7 @@
 
 ``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
 (from now on; one that is not there breaks the page), ``tell`` (what the application was handed), ``together
-N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an outlook of N ahead and S seconds,
+N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an queue_estimate of N ahead and S seconds,
 and no answer until somebody says ``release``, or it ends), anything else a Yes.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, Final
 from doctor.chinese import Words
 from page.words import Language
 from service.contract.errors import InputError
-from service.contract.request import Awaited, Outlook, Source, Verdict
+from service.contract.request import VerdictFuture, QueueEstimate, Source, Verdict
 from service.contract.status import Activity, Evidence, Phase, Progress, Snapshot
 from service.health import report as health
 from service.health.resources import Resources, Use
@@ -72,7 +72,7 @@ class FakeFinding:
         return Words(self.title, "From 3 s to 21 s.", "Look who else computes.")
 
 
-class FakeDesk:
+class FakeOperationsService:
     """What an operator sees: an hour with a pause in it, with a GPU where the snapshot names one."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
@@ -124,10 +124,10 @@ class FakeApplication:
 
     def __init__(self, snapshot: Snapshot = READY) -> None:
         self._snapshot = snapshot
-        self._desk = FakeDesk(lambda: self._snapshot)
+        self._desk = FakeOperationsService(lambda: self._snapshot)
         self._lock = threading.Lock()  # guards the two below
-        self._together: list[Awaited] = []
-        self._held: list[Awaited] = []
+        self._together: list[VerdictFuture] = []
+        self._held: list[VerdictFuture] = []
 
     def submit(
         self,
@@ -138,13 +138,13 @@ class FakeApplication:
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
-        future: Awaited | None = None,
-    ) -> Awaited:
+        future: VerdictFuture | None = None,
+    ) -> VerdictFuture:
         if image is None:
             raise InputError("There is no picture.", code="no_image")
         if not text:
             raise InputError("There is no text.", code="no_text")
-        future = Awaited() if future is None else future
+        future = VerdictFuture() if future is None else future
         word, _, rest = text.partition(" ")
         if word == "state":
             self._snapshot = STATES.get(rest)  # type: ignore[assignment]
@@ -166,8 +166,8 @@ class FakeApplication:
             future.set_result(Verdict.of(SCORES, duration=0.42, device="cpu"))
         return future
 
-    def _hold(self, future: Awaited, ahead: str = "0", seconds: str = "") -> None:
-        future.outlook = Outlook(int(ahead), float(seconds) if seconds else None)
+    def _hold(self, future: VerdictFuture, ahead: str = "0", seconds: str = "") -> None:
+        future.queue_estimate = QueueEstimate(int(ahead), float(seconds) if seconds else None)
         with self._lock:
             self._held.append(future)
         print("waiting", flush=True)
@@ -179,7 +179,7 @@ class FakeApplication:
             if one.set_running_or_notify_cancel():
                 one.set_result(verdict)
 
-    def _wait_for(self, count: int, future: Awaited) -> None:
+    def _wait_for(self, count: int, future: VerdictFuture) -> None:
         with self._lock:
             self._together.append(future)
             if len(self._together) < count:
@@ -196,7 +196,7 @@ class FakeApplication:
         return self._snapshot
 
     @property
-    def operations(self) -> FakeDesk:
+    def operations(self) -> FakeOperationsService:
         return self._desk
 
 

@@ -17,7 +17,7 @@ from page import judging, pending
 from page.server import PageServer, _at_once
 from page.words import LANGUAGES
 from service.callers import UNKNOWN, Callers, networks
-from service.contract.request import Awaited, Outlook
+from service.contract.request import VerdictFuture, QueueEstimate
 from service.contract.status import Snapshot
 from service.settings import Settings
 from tests.fakes import PATIENCE
@@ -29,14 +29,14 @@ SECRET = "xylophonist"
 class Silent(FakeApplication):
     """Accepts, and never answers."""
 
-    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> Awaited:
-        return Awaited()
+    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> VerdictFuture:
+        return VerdictFuture()
 
 
 class Broken(FakeApplication):
     """Fails in a way nobody foresaw, with the user's words in its error."""
 
-    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> Awaited:
+    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> VerdictFuture:
         raise RuntimeError(f"cannot do {text}")
 
     def snapshot(self) -> Snapshot:
@@ -75,12 +75,12 @@ def test_a_failure_nobody_foresaw_is_no_verdict_and_logs_no_words(
 class Held(FakeApplication):
     """Answers when told to."""
 
-    def __init__(self, outlook: Outlook | None = None) -> None:
+    def __init__(self, queue_estimate: QueueEstimate | None = None) -> None:
         super().__init__()
-        self.future = Awaited()
-        self.future.outlook = outlook
+        self.future = VerdictFuture()
+        self.future.queue_estimate = queue_estimate
 
-    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> Awaited:
+    def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> VerdictFuture:
         return self.future
 
     def answer(self) -> None:
@@ -133,7 +133,7 @@ def test_who_waits_is_shown_how_long_it_takes_and_then_the_answer(
     intake: ThreadPoolExecutor, language: str, told: str
 ) -> None:
     async def conversation() -> None:
-        application = Held(Outlook(3, 6.0))
+        application = Held(QueueEstimate(3, 6.0))
         asked = Conversation(application, intake, language)
         card = await asked.shown()
         assert "answer-pending" in card
@@ -147,7 +147,7 @@ def test_who_waits_is_shown_how_long_it_takes_and_then_the_answer(
 
 def test_before_anything_was_measured_no_time_is_told(intake: ThreadPoolExecutor) -> None:
     async def conversation() -> None:
-        application = Held(Outlook(2))
+        application = Held(QueueEstimate(2))
         asked = Conversation(application, intake)
         card = await asked.shown()
         assert "2 requests are ahead of yours" in card
@@ -164,7 +164,7 @@ def test_what_takes_longer_than_was_told_is_said_to(
     monkeypatch.setattr(pending, "LEAST_PATIENCE", 0.05)
 
     async def conversation() -> None:
-        application = Held(Outlook(0, 0.01))
+        application = Held(QueueEstimate(0, 0.01))
         asked = Conversation(application, intake)
         assert "about 1 s" in await asked.shown()
         assert "longer than expected" in await asked.shown()
@@ -176,7 +176,7 @@ def test_what_takes_longer_than_was_told_is_said_to(
 
 def test_nobody_computes_for_a_browser_that_has_gone_away(intake: ThreadPoolExecutor) -> None:
     async def conversation() -> None:
-        application = Held(Outlook(0, 6.0))
+        application = Held(QueueEstimate(0, 6.0))
         asked = Conversation(application, intake)
         await asked.shown()
         await asked.leave()
@@ -188,10 +188,10 @@ def test_nobody_computes_for_a_browser_that_has_gone_away(intake: ThreadPoolExec
 
 def test_nobody_reads_a_picture_for_a_browser_that_has_gone_away(intake: ThreadPoolExecutor) -> None:
     """Its future is cancelled before the application has answered: reading ends, nothing is computed."""
-    go, handed = threading.Event(), list[Awaited]()
+    go, handed = threading.Event(), list[VerdictFuture]()
 
     class Reading(FakeApplication):
-        def submit(self, *asked: Any, future: Awaited | None = None, **more: Any) -> Awaited:
+        def submit(self, *asked: Any, future: VerdictFuture | None = None, **more: Any) -> VerdictFuture:
             assert future is not None
             handed.append(future)
             go.wait(PATIENCE)
@@ -212,7 +212,7 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
     asked: list[dict[str, Any]] = []
 
     class Keeping(FakeApplication):
-        def submit(self, *arguments: Any, **more: Any) -> Awaited:
+        def submit(self, *arguments: Any, **more: Any) -> VerdictFuture:
             asked.append(more)
             return super().submit(*arguments, **more)
 

@@ -20,7 +20,7 @@ from page.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
 from page.operations import GUARDED, LOGIN, OperationsCalls
 from service.contract.status import Snapshot
 from tests.instance import ROOT, Instance
-from tests.web.application import READY, FakeDesk
+from tests.web.application import READY, FakeOperationsService
 from tests.web.client import Page, serving
 
 PASSWORD = "open sesame"
@@ -56,7 +56,7 @@ def client(locked: Page) -> Iterator[httpx.Client]:
 def within(access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]) -> list[httpx.Response]:
     """The answers to calls made in this process, where no guess of another test counts."""
     app = FastAPI(openapi_url=None)
-    calls = OperationsCalls(FakeDesk(lambda: snapshot), access, 7860)
+    calls = OperationsCalls(FakeOperationsService(lambda: snapshot), access, 7860)
     calls.add_to(app)
 
     async def conversation() -> list[httpx.Response]:

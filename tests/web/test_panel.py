@@ -17,7 +17,7 @@ from service.contract.causes import InputCode, Outcome, Refusal
 from service.contract.status import Phase
 from service.process import restart_log as restarts
 from service.telemetry.history import Ended
-from tests.web.application import STATES, FakeDesk, FakeFinding
+from tests.web.application import STATES, FakeOperationsService, FakeFinding
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_plot_says_in_words_what_it_shows() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_can_be_shown(language: Language, state: str) -> None:
-    desk = FakeDesk(lambda: STATES[state])
+    desk = FakeOperationsService(lambda: STATES[state])
     shown = panel.parts(desk.view(), desk.restarts(), language)
     assert {name for name, html in shown.items() if not html} == set()
     assert set(re.findall(r'data-part="(\w+)"', panel.frame(language))) == {*shown, "findings"}
@@ -61,14 +61,14 @@ def test_every_state_can_be_shown(language: Language, state: str) -> None:
 
 
 def test_chinese_is_chinese_in_every_part() -> None:
-    desk = FakeDesk(lambda: STATES["cuda"])
+    desk = FakeOperationsService(lambda: STATES["cuda"])
     shown = panel.parts(desk.view(), [], "zh")
     shown |= {"login": panel.login("zh"), "frame": panel.frame("zh")}
     assert [name for name, html in shown.items() if not re.search(r"[\u4e00-\u9fff]", html)] == []
 
 
 def test_what_others_wrote_is_escaped() -> None:
-    desk = FakeDesk(lambda: STATES["ready"])
+    desk = FakeOperationsService(lambda: STATES["ready"])
     shown = panel.parts(desk.view(), desk.restarts(), "en")
     assert "<b>answer" not in shown["restarts"]
     assert "&lt;b&gt;answer" in shown["restarts"]
@@ -89,7 +89,7 @@ def test_ages_are_for_people(seconds: float, told: str) -> None:
 
 
 def test_findings_are_told_in_the_language_of_the_page_and_their_lines_as_they_stand() -> None:
-    desk = FakeDesk(lambda: STATES["ready"])
+    desk = FakeOperationsService(lambda: STATES["ready"])
     english, chinese = (panel.findings(desk.findings(), language) for language in LANGUAGES)
     for words, shown in (("Requests take longer", english), ("同样的问题比以前慢", chinese)):
         assert words in shown
@@ -111,7 +111,7 @@ def test_whatever_the_guardian_says_has_words_in_both_languages(kind: str) -> No
 
 
 def test_a_restart_is_told_by_its_cause_beside_the_guardians_own_line() -> None:
-    desk = FakeDesk(lambda: STATES["ready"])
+    desk = FakeOperationsService(lambda: STATES["ready"])
     for language, cause in (("en", "It hung"), ("zh", "卡死了")):
         shown = panel.parts(desk.view(), desk.restarts(), language)["restarts"]
         assert f"<b>{cause}</b>" in shown
@@ -119,7 +119,7 @@ def test_a_restart_is_told_by_its_cause_beside_the_guardians_own_line() -> None:
 
 
 def test_one_that_was_refused_is_listed_with_what_is_known_of_it() -> None:
-    desk = FakeDesk(lambda: STATES["ready"])
+    desk = FakeOperationsService(lambda: STATES["ready"])
     shown = panel.parts(desk.view(), [], "en")["requests"]
     (row,) = re.findall(r"<tr>(?:(?!<tr>).)*req_1_a9.*?</tr>", shown)
     assert re.findall("<td>(.*?)</td>", row)[1:] == [
@@ -130,13 +130,18 @@ def test_one_that_was_refused_is_listed_with_what_is_known_of_it() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("code", [*Outcome, *Refusal, *InputCode])
 def test_every_outcome_is_shown_in_words(language: Language, code: str) -> None:
-    view = replace(FakeDesk(lambda: STATES["ready"]).view(), requests=[Ended(0, "api", code, "req_1_aa")])
+    view = replace(
+        FakeOperationsService(lambda: STATES["ready"]).view(), requests=[Ended(0, "api", code, "req_1_aa")]
+    )
     row = re.findall("<td>(.*?)</td>", panel.parts(view, [], language)["requests"])
     assert row[3] == escape(say(language, f"ops.outcome.{code}"))
 
 
 def test_a_request_has_one_time_written_as_in_the_figures() -> None:
-    desk, sample = FakeDesk(lambda: STATES["ready"]), FakeDesk(lambda: STATES["ready"]).view().samples[-1]
+    desk, sample = (
+        FakeOperationsService(lambda: STATES["ready"]),
+        FakeOperationsService(lambda: STATES["ready"]).view().samples[-1],
+    )
     request = Ended(0, "api", "answered", "req_1_aa", "Yes", 1.386)
     view = replace(desk.view(), requests=[request], samples=[replace(sample, p50=1.386, p95=1.386)])
     shown = panel.parts(view, [], "en")
@@ -159,7 +164,7 @@ def test_a_request_has_one_time_written_as_in_the_figures() -> None:
 def test_the_figures_cover_the_time_since_the_start_and_an_hour_at_most(
     age: float | None, axis: list[str]
 ) -> None:
-    view = FakeDesk(lambda: STATES["ready"]).view()
+    view = FakeOperationsService(lambda: STATES["ready"]).view()
     ages = [] if age is None else [age, age / 2, 0]
     samples = [replace(view.samples[-1], at=view.now - ago) for ago in ages]
     plots = panel.parts(replace(view, samples=samples), [], "en")["plots"]
@@ -172,14 +177,14 @@ def test_the_figures_cover_the_time_since_the_start_and_an_hour_at_most(
 
 
 def test_samples_since_the_start_fill_the_figure() -> None:
-    view = FakeDesk(lambda: STATES["ready"]).view()
+    view = FakeOperationsService(lambda: STATES["ready"]).view()
     samples = [replace(view.samples[-1], at=view.now - ago) for ago in range(239, -1, -5)]
     plots = panel.parts(replace(view, samples=samples), [], "en")["plots"]
     assert re.findall(r'class="ops-band-healthy" x="(\d+)" width="(\d+)"', plots) == [("0", "16")]
 
 
 def test_now_names_model_device_queue_and_what_an_answer_takes() -> None:
-    desk = FakeDesk(lambda: STATES["queue"])
+    desk = FakeOperationsService(lambda: STATES["queue"])
     shown = panel.parts(desk.view(), [], "en")["facts"]
     for told in ("demo", "CPU · fp32", "3 of 32 waiting, 1 being computed · an answer takes about 6 s"):
         assert told in shown

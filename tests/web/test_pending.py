@@ -10,7 +10,7 @@ import pytest
 from page import banner, pending
 from page.words import LANGUAGES, Language
 from service.contract.causes import Refusal
-from service.contract.request import Outlook
+from service.contract.request import QueueEstimate
 from service.contract.status import Activity
 from tests.web.application import READY, STATES
 
@@ -20,34 +20,34 @@ def text_of(html: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("outlook", "english", "chinese"),
+    ("queue_estimate", "english", "chinese"),
     [
         (None, "Judging …", "正在判断……"),
-        (Outlook(0), "Judging …", "正在判断……"),
-        (Outlook(0, 2.2), "Judging … about 2 s", "正在判断…… 大约 2 秒"),
+        (QueueEstimate(0), "Judging …", "正在判断……"),
+        (QueueEstimate(0, 2.2), "Judging … about 2 s", "正在判断…… 大约 2 秒"),
         (
-            Outlook(1, 4.0),
+            QueueEstimate(1, 4.0),
             "Judging … 1 request is ahead of yours · about 4 s",
             "正在判断…… 前面还有 1 个请求 · 大约 4 秒",
         ),
         (
-            Outlook(3, 6.1),
+            QueueEstimate(3, 6.1),
             "Judging … 3 requests are ahead of yours · about 6 s",
             "正在判断…… 前面还有 3 个请求 · 大约 6 秒",
         ),
-        (Outlook(2), "Judging … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
-        (Outlook(0, 80.0), "Judging … about 15 s", "正在判断…… 大约 15 秒"),
+        (QueueEstimate(2), "Judging … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
+        (QueueEstimate(0, 80.0), "Judging … about 15 s", "正在判断…… 大约 15 秒"),
     ],
 )
 def test_who_waits_is_told_how_many_are_ahead_and_about_how_long_it_takes(
-    outlook: Outlook | None, english: str, chinese: str
+    queue_estimate: QueueEstimate | None, english: str, chinese: str
 ) -> None:
-    assert text_of(pending.card(outlook, "en", limit=15.0)) == english
-    assert text_of(pending.card(outlook, "zh", limit=15.0)) == chinese
+    assert text_of(pending.card(queue_estimate, "en", limit=15.0)) == english
+    assert text_of(pending.card(queue_estimate, "zh", limit=15.0)) == chinese
 
 
 def test_a_card_that_waits_is_no_answer() -> None:
-    html = pending.card(Outlook(0, 2.0), "en", limit=15.0)
+    html = pending.card(QueueEstimate(0, 2.0), "en", limit=15.0)
     assert 'class="answer answer-pending" role="status"' in html
 
 
@@ -71,9 +71,9 @@ def test_a_time_that_is_not_known_exactly_is_not_told_exactly(seconds: float, to
 
 def test_patience_ends_at_about_twice_what_was_told_and_only_where_something_was() -> None:
     assert pending.patience(None) is None
-    assert pending.patience(Outlook(3)) is None
-    assert pending.patience(Outlook(3, 6.0)) == 6.0
-    assert pending.patience(Outlook(0, 0.01)) == pending.LEAST_PATIENCE
+    assert pending.patience(QueueEstimate(3)) is None
+    assert pending.patience(QueueEstimate(3, 6.0)) == 6.0
+    assert pending.patience(QueueEstimate(0, 0.01)) == pending.LEAST_PATIENCE
     assert "15 seconds" in text_of(pending.late("en", limit=15.0))
     assert "15 秒" in text_of(pending.late("zh", limit=15.0))
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.contract.causes import BUSY, Refusal
 from service.contract.status import Activity, Evidence, Failure, Phase, Progress, Snapshot
-from service.health.report import Report, grade, judge
+from service.health.report import Report, level, judge
 from service.health.resources import Resources, Use
 
 NOW = 1000.0
@@ -183,7 +183,7 @@ def test_on_the_cpu_for_want_of_gpu_memory_it_stays_ready_and_says_so() -> None:
 
 
 def test_nothing_to_use_up_is_not_full() -> None:
-    assert grade(Use(0, 0), warning=0.8, critical=0.9) == "healthy"
+    assert level(Use(0, 0), warning=0.8, critical=0.9) == "healthy"
 
 
 def test_the_extra_figures_hold_ages_and_counts() -> None:

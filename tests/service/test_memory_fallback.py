@@ -1,4 +1,4 @@
-"""The memory ladder over a model whose memory runs out on order, and a clock that is moved by hand."""
+"""The memory memory_fallback over a model whose memory runs out on order, and a clock that is moved by hand."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from service.contract.errors import ComputationStopped, DeviceLost, OutOfMemory, ServiceError
 from service.contract.events import Observer
-from service.contract.protocols import CancelPoint, Movable
+from service.contract.protocols import CancelPoint, MultiDevice
 from service.contract.request import Pair
-from service.inference.memory_fallback import SETTLED, Ladder, Pauses
+from service.inference.memory_fallback import SETTLED, MemoryFallback, Pauses
 from tests.fakes import PATIENCE, PICTURE, YES, Clock, FakeGpuModel, go_on, until
 
 PAIR = Pair(PICTURE, "a")
@@ -21,7 +21,7 @@ FULL = "computing on the CPU: the memory of cuda:0 is full"
 
 
 class Log:
-    """What the ladder reported."""
+    """What the memory_fallback reported."""
 
     def __init__(self) -> None:
         self.fatal: list[ServiceError] = []
@@ -37,8 +37,8 @@ def log() -> Log:
     return Log()
 
 
-def ladder_of(model: Movable, clock: Clock, log: Log, **more: object) -> Ladder:
-    return Ladder(
+def ladder_of(model: MultiDevice, clock: Clock, log: Log, **more: object) -> MemoryFallback:
+    return MemoryFallback(
         model,
         lambda: PAIR,
         clock=clock,
@@ -61,7 +61,7 @@ def times(count: int) -> Callable[[str, int], bool]:
 
 
 def test_the_fake_is_what_the_ladder_stands_on() -> None:
-    assert isinstance(FakeGpuModel(), Movable)
+    assert isinstance(FakeGpuModel(), MultiDevice)
 
 
 # ---- down ------------------------------------------------------------------------------------------------
@@ -69,18 +69,18 @@ def test_the_fake_is_what_the_ladder_stands_on() -> None:
 
 def test_with_room_nothing_is_touched(clock: Clock, log: Log) -> None:
     model = FakeGpuModel()
-    ladder = ladder_of(model, clock, log)
-    assert ladder.judge([PAIR], go_on) == [YES]
-    assert (model.events, ladder.degraded, ladder.device) == ([], None, "cuda:0")
-    assert ladder.due_in(clock.now) is None
+    memory_fallback = ladder_of(model, clock, log)
+    assert memory_fallback.judge([PAIR], go_on) == [YES]
+    assert (model.events, memory_fallback.degraded, memory_fallback.device) == ([], None, "cuda:0")
+    assert memory_fallback.due_in(clock.now) is None
 
 
 def test_one_shortage_is_mended_by_an_emptied_cache(clock: Clock, log: Log) -> None:
     model = FakeGpuModel(times(1))
-    ladder = ladder_of(model, clock, log)
-    assert ladder.judge([PAIR], go_on) == [YES]
+    memory_fallback = ladder_of(model, clock, log)
+    assert memory_fallback.judge([PAIR], go_on) == [YES]
     assert model.events == ["empty cache"]
-    assert ladder.degraded is None
+    assert memory_fallback.degraded is None
 
 
 def test_a_batch_is_halved_until_it_fits_and_answered_in_order(clock: Clock, log: Log) -> None:
@@ -92,11 +92,11 @@ def test_a_batch_is_halved_until_it_fits_and_answered_in_order(clock: Clock, log
 
     model = FakeGpuModel(room)
     pairs = [Pair(PICTURE, name) for name in "abcdefgh"]
-    ladder = ladder_of(model, clock, log)
-    assert len(ladder.judge(pairs, go_on)) == 8
+    memory_fallback = ladder_of(model, clock, log)
+    assert len(memory_fallback.judge(pairs, go_on)) == 8
     assert model.seen == list("abcdefgh")
     assert sizes == [8, 8, 4, 2, 2, 2, 2]
-    assert ladder.degraded is None
+    assert memory_fallback.degraded is None
 
 
 def test_what_a_smaller_batch_answered_is_not_asked_again_on_the_cpu(clock: Clock, log: Log) -> None:
@@ -115,33 +115,33 @@ def test_what_a_smaller_batch_answered_is_not_asked_again_on_the_cpu(clock: Cloc
 
 def test_without_room_the_request_is_answered_on_the_cpu_and_so_is_the_next(clock: Clock, log: Log) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu")
-    ladder = ladder_of(model, clock, log)
-    assert ladder.judge([PAIR], go_on) == [YES]
+    memory_fallback = ladder_of(model, clock, log)
+    assert memory_fallback.judge([PAIR], go_on) == [YES]
     assert model.events == ["empty cache", "move cpu"]
-    assert (ladder.device, ladder.dtype) == ("cpu", "fp32")
-    assert ladder.degraded == FULL
-    assert ladder.judge([PAIR], go_on) == [YES]
+    assert (memory_fallback.device, memory_fallback.dtype) == ("cpu", "fp32")
+    assert memory_fallback.degraded == FULL
+    assert memory_fallback.judge([PAIR], go_on) == [YES]
     assert model.events == ["empty cache", "move cpu"]  # straight on the CPU, with no fall before
 
 
 def test_where_no_rung_has_memory_one_request_fails_and_the_next_is_served(clock: Clock, log: Log) -> None:
     full = [True]
     model = FakeGpuModel(lambda device, size: not full[0])
-    ladder = ladder_of(model, clock, log)
+    memory_fallback = ladder_of(model, clock, log)
     with pytest.raises(OutOfMemory):
-        ladder.judge([PAIR], go_on)
+        memory_fallback.judge([PAIR], go_on)
     full[0] = False
-    assert ladder.judge([PAIR], go_on) == [YES]
+    assert memory_fallback.judge([PAIR], go_on) == [YES]
 
 
 def test_a_model_without_another_device_empties_halves_and_fails_cleanly(clock: Clock, log: Log) -> None:
     model = FakeGpuModel(lambda device, size: False)
-    model.device, model.places = "cpu", ("cpu",)
-    ladder = ladder_of(model, clock, log)
+    model.device, model.devices = "cpu", ("cpu",)
+    memory_fallback = ladder_of(model, clock, log)
     with pytest.raises(OutOfMemory):
-        ladder.judge([PAIR, PAIR], go_on)
+        memory_fallback.judge([PAIR, PAIR], go_on)
     assert not [event for event in model.events if event.startswith("move")]
-    assert ladder.degraded is None
+    assert memory_fallback.degraded is None
 
 
 def test_pythons_own_lack_of_memory_is_a_shortage_too(clock: Clock, log: Log) -> None:
@@ -237,14 +237,14 @@ def test_a_model_that_was_loaded_on_the_cpu_for_want_of_room_is_on_its_way_back(
     clock: Clock, log: Log
 ) -> None:
     model = FakeGpuModel()
-    ladder = ladder_of(model, clock, log)
-    ladder.loaded()
-    assert ladder.due_in(clock.now) is None
+    memory_fallback = ladder_of(model, clock, log)
+    memory_fallback.loaded()
+    assert memory_fallback.due_in(clock.now) is None
     model.device = "cpu"
-    ladder.loaded()
-    assert ladder.degraded == FULL
-    assert ladder.trial() is True
-    assert (model.device, ladder.degraded) == ("cuda:0", None)
+    memory_fallback.loaded()
+    assert memory_fallback.degraded == FULL
+    assert memory_fallback.trial() is True
+    assert (model.device, memory_fallback.degraded) == ("cuda:0", None)
 
 
 # ---- the way back ----------------------------------------------------------------------------------------
@@ -253,20 +253,20 @@ def test_a_model_that_was_loaded_on_the_cpu_for_want_of_room_is_on_its_way_back(
 def test_a_minute_without_memory_is_spent_on_the_cpu_and_ends_on_the_gpu(clock: Clock, log: Log) -> None:
     over = clock.now + 60
     model = FakeGpuModel(lambda device, size: device == "cpu" or clock.now >= over)
-    ladder = ladder_of(model, clock, log, pauses=Pauses(first=5, longest=300))
+    memory_fallback = ladder_of(model, clock, log, pauses=Pauses(first=5, longest=300))
     trials: list[float] = []
     began = clock.now
-    while not trials or ladder.due_in(clock.now) is not None:
-        assert ladder.judge([PAIR], go_on) == [YES]  # a user a second, and every one is answered
-        assert ladder.degraded == FULL
+    while not trials or memory_fallback.due_in(clock.now) is not None:
+        assert memory_fallback.judge([PAIR], go_on) == [YES]  # a user a second, and every one is answered
+        assert memory_fallback.degraded == FULL
         clock.move(1)
-        if ladder.due_in(clock.now) == 0.0:
+        if memory_fallback.due_in(clock.now) == 0.0:
             trials.append(clock.now - began)
-            ladder.trial()
+            memory_fallback.trial()
     assert trials == [5, 15, 35, 75]
-    assert ladder.degraded is None
-    assert ladder.judge([PAIR], go_on) == [YES]
-    assert ladder.device == "cuda:0"
+    assert memory_fallback.degraded is None
+    assert memory_fallback.judge([PAIR], go_on) == [YES]
+    assert memory_fallback.device == "cuda:0"
     assert model.events.count("move cpu") == 1
     assert model.events[-2:] == ["move cuda:0", "release cpu"]
 
@@ -275,24 +275,24 @@ def test_the_first_trial_finds_the_weights_still_there_a_failed_one_gives_them_b
     clock: Clock, log: Log
 ) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu")
-    ladder = ladder_of(model, clock, log)
-    ladder.judge([PAIR], go_on)
+    memory_fallback = ladder_of(model, clock, log)
+    memory_fallback.judge([PAIR], go_on)
     assert "release cuda:0" not in model.events
-    assert ladder.trial() is False
+    assert memory_fallback.trial() is False
     assert model.events[-1] == "release cuda:0"
 
 
 def test_a_gpu_that_runs_out_again_soon_is_tried_after_longer_pauses(clock: Clock, log: Log) -> None:
     full = [True]
     model = FakeGpuModel(lambda device, size: device == "cpu" or not full[0])
-    ladder = ladder_of(model, clock, log, pauses=Pauses(first=5, longest=300))
+    memory_fallback = ladder_of(model, clock, log, pauses=Pauses(first=5, longest=300))
 
     def fall_and_return() -> float | None:
         full[0] = True
-        ladder.judge([PAIR], go_on)
-        pause = ladder.due_in(clock.now)
+        memory_fallback.judge([PAIR], go_on)
+        pause = memory_fallback.due_in(clock.now)
         full[0] = False
-        assert ladder.trial() is True
+        assert memory_fallback.trial() is True
         return pause
 
     assert [fall_and_return() for _ in range(3)] == [5, 10, 20]
@@ -307,37 +307,37 @@ def test_the_pauses_have_an_end() -> None:
 
 def test_a_trial_that_finds_the_device_lost_says_so(clock: Clock, log: Log) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu")
-    ladder = ladder_of(model, clock, log)
-    ladder.judge([PAIR], go_on)
+    memory_fallback = ladder_of(model, clock, log)
+    memory_fallback.judge([PAIR], go_on)
 
     def lose(device: str, size: int) -> bool:
         raise DeviceLost("The CUDA context is lost.")
 
     model.room = lose
-    assert ladder.trial() is False
+    assert memory_fallback.trial() is False
     assert [type(error) for error in log.fatal] == [DeviceLost]
 
 
 def test_a_reload_ends_what_was_known_and_a_trial_of_before_promotes_nothing(clock: Clock, log: Log) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu")
-    ladder = ladder_of(model, clock, log)
-    ladder.judge([PAIR], go_on)
+    memory_fallback = ladder_of(model, clock, log)
+    memory_fallback.judge([PAIR], go_on)
 
     def reload_meanwhile(device: str, size: int) -> bool:
-        ladder.reset()
+        memory_fallback.reset()
         return True
 
     model.room = reload_meanwhile
-    assert ladder.trial() is False
+    assert memory_fallback.trial() is False
     assert model.device == "cpu"
-    assert ladder.degraded is None
-    assert ladder.due_in(clock.now) is None
+    assert memory_fallback.degraded is None
+    assert memory_fallback.due_in(clock.now) is None
 
 
 def test_a_promotion_waits_for_the_answer_under_way_so_that_its_device_is_true(log: Log) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu")
-    ladder = Ladder(model, lambda: PAIR)
-    ladder.judge([PAIR], go_on)
+    memory_fallback = MemoryFallback(model, lambda: PAIR)
+    memory_fallback.judge([PAIR], go_on)
     entered, go = threading.Event(), threading.Event()
 
     def slowly(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
@@ -349,10 +349,10 @@ def test_a_promotion_waits_for_the_answer_under_way_so_that_its_device_is_true(l
     devices: list[str] = []
 
     def ask() -> None:
-        ladder.judge([PAIR], go_on)
-        devices.append(ladder.device)
+        memory_fallback.judge([PAIR], go_on)
+        devices.append(memory_fallback.device)
 
-    asking, trying = threading.Thread(target=ask), threading.Thread(target=ladder.trial)
+    asking, trying = threading.Thread(target=ask), threading.Thread(target=memory_fallback.trial)
     asking.start()
     assert entered.wait(PATIENCE)
     trying.start()
@@ -379,20 +379,20 @@ def test_a_fall_right_after_a_promotion_is_reported_after_it(clock: Clock, log: 
                 falling.join(0.05)
             moves.append(there)
 
-    ladder = ladder_of(model, clock, log, observer=HeldUp())
-    falling = threading.Thread(target=ladder.judge, args=([PAIR], go_on))
-    ladder.judge([PAIR], go_on)
+    memory_fallback = ladder_of(model, clock, log, observer=HeldUp())
+    falling = threading.Thread(target=memory_fallback.judge, args=([PAIR], go_on))
+    memory_fallback.judge([PAIR], go_on)
     full[0] = False
-    assert ladder.trial() is True
+    assert memory_fallback.trial() is True
     falling.join(PATIENCE)
     assert moves == ["cpu", "cuda:0", "cpu"]
-    assert (model.device, ladder.degraded) == ("cpu", FULL)
-    assert ladder.due_in(clock.now) is not None
+    assert (model.device, memory_fallback.degraded) == ("cpu", FULL)
+    assert memory_fallback.due_in(clock.now) is not None
 
 
 def test_the_trials_thread_finds_the_way_back_by_itself_and_stops_when_told(log: Log) -> None:
-    ladder = Ladder(FakeGpuModel(times(2)), lambda: PAIR, pauses=Pauses(first=0.01))
-    ladder.start()
-    ladder.judge([PAIR], go_on)
-    until(lambda: ladder.degraded is None)
-    assert ladder.stop(PATIENCE) is True
+    memory_fallback = MemoryFallback(FakeGpuModel(times(2)), lambda: PAIR, pauses=Pauses(first=0.01))
+    memory_fallback.start()
+    memory_fallback.judge([PAIR], go_on)
+    until(lambda: memory_fallback.degraded is None)
+    assert memory_fallback.stop(PATIENCE) is True

@@ -31,7 +31,7 @@ from service.contract.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.contract.protocols import Converting, Movable
+from service.contract.protocols import Converting, MultiDevice
 from service.contract.request import LABELS, Pair
 from service.inference.native import NativePredictor, _inference_errors, _load_errors
 from service.intake.image import converted
@@ -161,15 +161,15 @@ def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretended: list[str]) -> None:
     predictor = NativePredictor(dtype="fp32")
-    assert isinstance(predictor, Movable)
+    assert isinstance(predictor, MultiDevice)
     predictor.load(folder)
-    assert (predictor.device, predictor.places) == ("cuda:0", ("cuda:0", "cpu"))
+    assert (predictor.device, predictor.devices) == ("cuda:0", ("cuda:0", "cpu"))
     pairs = [Pair(seen(predictor, noise(20, 20)), "a")]
     (there,) = predictor.judge(pairs, go_on)
     predictor.move("cpu")
     assert predictor.device == "cpu"
     assert predictor.judge(pairs, go_on) == [there]
-    assert predictor.attempt("cuda:0", pairs) == [there]
+    assert predictor.judge_on("cuda:0", pairs) == [there]
     assert predictor.device == "cpu"
     assert pretended.count("cuda:0") == 1  # its weights were still there
     predictor.release("cuda:0")
@@ -177,9 +177,9 @@ def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretend
     predictor.move("cuda:0")
     assert (predictor.device, pretended.count("cuda:0")) == ("cuda:0", 2)
     predictor.close()
-    assert predictor.places == ()
+    assert predictor.devices == ()
     with pytest.raises(NotReady):
-        predictor.attempt("cuda:0", pairs)
+        predictor.judge_on("cuda:0", pairs)
 
 
 @pytest.mark.parametrize(("able", "dtype"), [({}, "fp32"), ({"amx_bf16": True}, "bf16")])
@@ -288,10 +288,10 @@ def test_a_gpu_without_room_for_the_weights_leaves_them_on_the_cpu(
     monkeypatch.setattr(EntailmentModel, "load", classmethod(full))
     predictor = NativePredictor()
     predictor.load(folder)
-    assert (predictor.device, predictor.places) == ("cpu", ("cuda:0", "cpu"))
+    assert (predictor.device, predictor.devices) == ("cpu", ("cuda:0", "cpu"))
     pairs = [Pair(seen(predictor, noise(20, 20)), "a")]
     with pytest.raises(OutOfMemory):
-        predictor.attempt("cuda:0", pairs)
+        predictor.judge_on("cuda:0", pairs)
     assert len(predictor.judge(pairs, go_on)) == 1
     predictor.close()
 
