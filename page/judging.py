@@ -25,7 +25,7 @@ from page.picture import Refusal
 from page.words import Language, language_of
 from service.callers import UNKNOWN, Callers
 from service.contract.errors import InputError
-from service.contract.request import VerdictFuture, Source, Verdict
+from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Phase, Snapshot
 
 log = logging.getLogger(__name__)

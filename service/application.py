@@ -29,7 +29,7 @@ from service.contract.errors import (
     UnusableWeights,
 )
 from service.contract.protocols import Model
-from service.contract.request import VerdictFuture, Request, Source, new_id
+from service.contract.request import Request, Source, VerdictFuture, new_id
 from service.contract.status import MOVES, Phase, Snapshot, Status
 from service.contract.times import STOP_THREADS
 from service.health import report as health

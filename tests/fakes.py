@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.contract.errors import OutOfMemory, ServiceError
 from service.contract.protocols import CancelPoint, Listed
-from service.contract.request import RequestTiming, Pair, Request, Source, Verdict
+from service.contract.request import Pair, Request, RequestTiming, Source, Verdict
 from service.inference.engine import Engine, Limits
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
@@ -101,7 +101,7 @@ class FakeGpuModel(FakePredictor):
         super().__init__()
         self.room = room
         self.device = "cuda:0"
-        self.places = ("cuda:0", "cpu")
+        self.devices = ("cuda:0", "cpu")
         self.events: list[str] = []
         self.crowd = (0, 0)
 

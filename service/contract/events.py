@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from service.contract.errors import ServiceError
-from service.contract.request import RequestTiming, Request, Verdict
+from service.contract.request import Request, RequestTiming, Verdict
 
 Stage = Literal["decoding", "waiting", "computing"]
 

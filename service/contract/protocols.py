@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from service.contract.errors import ServiceError
 from service.contract.events import Stage
-from service.contract.request import RequestTiming, Pair, Request, Verdict
+from service.contract.request import Pair, Request, RequestTiming, Verdict
 
 CancelPoint = Callable[[], None]
 

@@ -149,7 +149,7 @@ class Verdict:
 
 
 class VerdictFuture(Future[Verdict]):
-    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request; None if it
-    did not, and then the verdict is there already."""
+    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request, None for
+    a request that was not accepted."""
 
     queue_estimate: QueueEstimate | None = None

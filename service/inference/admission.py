@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from service.contract.causes import Refusal
 from service.contract.errors import Busy
 from service.contract.request import Request, Source
-from service.inference.jobs import Limits, LatencyEstimator
+from service.inference.jobs import LatencyEstimator, Limits
 
 
 @dataclass(frozen=True, slots=True)

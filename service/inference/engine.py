@@ -32,15 +32,15 @@ from service.contract.errors import (
     ServiceError,
 )
 from service.contract.protocols import CancelPoint, Journal, Predictor
-from service.contract.request import VerdictFuture, QueueEstimate, Request, Source, Verdict
+from service.contract.request import QueueEstimate, Request, Source, Verdict, VerdictFuture
 from service.contract.status import Activity
 from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
 from service.inference.jobs import (
     Batch,
     Job,
-    Limits,
     LatencyEstimator,
+    Limits,
     may_be_of_one,
     no_verdict,
     stopping,

@@ -15,7 +15,7 @@ from service.contract.errors import (
     ServiceError,
     ShuttingDown,
 )
-from service.contract.request import VerdictFuture, RequestTiming, Request, Verdict
+from service.contract.request import Request, RequestTiming, Verdict, VerdictFuture
 from service.inference.latency import Arrival, Forecast
 
 #: Requests computed together unless told otherwise. A CPU gains little by more, and keeps callers waiting who
@@ -27,7 +27,7 @@ BATCH_ON_GPU: Final = 32
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Seconds, but for ``queue_size`` and ``max_batch`` requests, ``max_batch`` 0 going by the device, and
-    ``max_wait_fraction``: the part of a request's remaining time that may pass, on average, before its answer.
+    ``max_wait_fraction``: the part of a request's time left that may pass on average before its answer.
     ``timeout`` is what a request that comes now would have left."""
 
     queue_size: int = 32

@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.contract.errors import DeadlineExceeded, InputError
 from service.contract.protocols import Journal, Model
-from service.contract.request import VerdictFuture, Pair, Request
+from service.contract.request import Pair, Request, VerdictFuture
 from service.intake import image as image_input
 from service.intake import text
 from service.intake.image import Picture

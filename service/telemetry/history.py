@@ -18,7 +18,7 @@ from typing import Final
 
 from service.contract.errors import ServiceError
 from service.contract.events import Observer
-from service.contract.request import RequestTiming, Request, Source, Verdict
+from service.contract.request import Request, RequestTiming, Source, Verdict
 from service.contract.status import Snapshot
 from service.health import report as health
 from service.health.resources import Resources

@@ -24,7 +24,7 @@ from typing import Final, TextIO
 from service.contract.errors import ServiceError, SettingsError
 from service.contract.events import UNOBSERVED, Observer, Stage
 from service.contract.log_line import fields
-from service.contract.request import RequestTiming, Request, Verdict
+from service.contract.request import Request, RequestTiming, Verdict
 from service.contract.times import STOP_LOGS
 from service.telemetry.log_writers import Console, LogFile, Writer
 

@@ -26,8 +26,8 @@ from service.contract.errors import (
     TransientLoadError,
 )
 from service.contract.events import Observer, Stage
-from service.contract.request import RequestTiming, Request, Verdict
-from service.telemetry.gauges import Gauges, GaugeInputs
+from service.contract.request import Request, RequestTiming, Verdict
+from service.telemetry.gauges import GaugeInputs, Gauges
 
 SOURCES: Final = ("page", "api", "probe")
 #: Seconds. 15 is the default deadline: what is answered at it, with reason timeout, falls beyond this edge.

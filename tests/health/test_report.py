@@ -8,7 +8,7 @@ import pytest
 
 from service.contract.causes import BUSY, Refusal
 from service.contract.status import Activity, Evidence, Failure, Phase, Progress, Snapshot
-from service.health.report import Report, level, judge
+from service.health.report import Report, judge, level
 from service.health.resources import Resources, Use
 
 NOW = 1000.0

@@ -22,7 +22,7 @@ from service.contract.errors import (
     ModelNotFound,
 )
 from service.contract.protocols import CancelPoint
-from service.contract.request import VerdictFuture, Pair
+from service.contract.request import Pair, VerdictFuture
 from service.contract.status import Phase
 from service.health import resources
 from service.hub.progress import Progress

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from service.contract.errors import Busy, InputError, ServiceError
-from service.contract.request import RequestTiming, Pair, Request, Source, Verdict
+from service.contract.request import Pair, Request, RequestTiming, Source, Verdict
 from service.contract.status import Activity, Evidence, Phase, Snapshot
 from service.health.resources import Resources, Use
 from service.telemetry.history import CHANGES, REQUESTS, SPAN, WINDOW, History, quantile

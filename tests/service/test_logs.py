@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from service.contract.errors import InputError, OutOfMemory
-from service.contract.request import RequestTiming, Pair, Request, Verdict
+from service.contract.request import Pair, Request, RequestTiming, Verdict
 from service.telemetry.logs import RequestLog, flush, one_line
 from tests.written_logs import OpenLogs, lines
 

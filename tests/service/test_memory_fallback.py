@@ -1,4 +1,4 @@
-"""The memory memory_fallback over a model whose memory runs out on order, and a clock that is moved by hand."""
+"""The memory fallback over a model whose memory runs out on order, with a clock moved by hand."""
 
 from __future__ import annotations
 

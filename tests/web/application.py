@@ -2,8 +2,8 @@
 
 ``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
 (from now on; one that is not there breaks the page), ``tell`` (what the application was handed), ``together
-N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an queue_estimate of N ahead and S seconds,
-and no answer until somebody says ``release``, or it ends), anything else a Yes.
+N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an estimate of N ahead and S seconds, and
+no answer until somebody says ``release``, or it ends), anything else a Yes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final
 from doctor.chinese import Words
 from page.words import Language
 from service.contract.errors import InputError
-from service.contract.request import VerdictFuture, QueueEstimate, Source, Verdict
+from service.contract.request import QueueEstimate, Source, Verdict, VerdictFuture
 from service.contract.status import Activity, Evidence, Phase, Progress, Snapshot
 from service.health import report as health
 from service.health.resources import Resources, Use

@@ -17,7 +17,7 @@ from page import judging, pending
 from page.server import PageServer, _at_once
 from page.words import LANGUAGES
 from service.callers import UNKNOWN, Callers, networks
-from service.contract.request import VerdictFuture, QueueEstimate
+from service.contract.request import QueueEstimate, VerdictFuture
 from service.contract.status import Snapshot
 from service.settings import Settings
 from tests.fakes import PATIENCE

@@ -17,7 +17,7 @@ from service.contract.causes import InputCode, Outcome, Refusal
 from service.contract.status import Phase
 from service.process import restart_log as restarts
 from service.telemetry.history import Ended
-from tests.web.application import STATES, FakeOperationsService, FakeFinding
+from tests.web.application import STATES, FakeFinding, FakeOperationsService
 
 
 @pytest.mark.parametrize(
