@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,79 +177,3 @@ def test_without_a_forecast_the_average_is_told_and_before_any_nothing(
     assert engine.submit(ask("third", now=clock.now)).queue_estimate == QueueEstimate(0, 0.5)
     assert engine.submit(ask("fourth", now=clock.now)).queue_estimate == QueueEstimate(1, 1.0)
     assert engine.activity().expected_seconds == 1.5
-
-
-# ---- training --------------------------------------------------------------------------------------------
-
-
-def recorded(folder: Path, seconds: Any, count: int = 400) -> Path:
-    """Logs of requests that wait and compute for what ``seconds`` makes of (ahead, chars)."""
-    choose, lines = random.Random(3), []
-    for n in range(count):
-        ahead, chars = choose.randint(0, 5), choose.randint(5, 900)
-        waited, computed = seconds(ahead, chars)
-        took = f"DURATION={waited + computed:.2f}s | DEVICE=cpu | SOURCE=api | PREPARED=0.00s"
-        timing = f"AHEAD={ahead} | WAITED={waited:.2f}s | COMPUTED={computed:.2f}s | BATCH=1"
-        stamp = "2026-11-22 20:00:00 | INFO     | "
-        lines += [
-            f"{stamp}REQUEST_START | req_{n} | TEXT_LEN={chars} | IMG_SIZE=(640, 480) | SOURCE=api",
-            f"{stamp}REQUEST_END | req_{n} | LABEL=Yes | SCORE=0.9 | {took} | {timing}",
-        ]
-    folder.mkdir(exist_ok=True)
-    (folder / "web_app.log").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def test_what_texts_cost_is_learnt_and_kept_as_plain_numbers(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="an optional extra: requirements-latency.txt")
-    from doctor import read
-    from doctor.training import train
-
-    folder = recorded(tmp_path / "a", lambda ahead, chars: (0.3 * ahead, 0.2 + 0.004 * chars))
-    outcome = train(read(folder))
-    assert outcome.kept
-    assert outcome.forecast < 0.5 * outcome.average
-    forecast = load(folder)
-    assert forecast is not None
-    short, long = (replace(ARRIVAL, ahead=2, chars=chars, megapixels=0.3072) for chars in (20, 850))
-    assert forecast.expected.seconds(long) > 2 * forecast.expected.seconds(short)
-    assert forecast.least.seconds(long) <= 1.1 * forecast.expected.seconds(long)
-
-
-def test_the_trees_say_what_scikit_learn_would(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="an optional extra: requirements-latency.txt")
-    import math
-    from dataclasses import astuple
-
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    from doctor import read
-    from doctor.training import _forest, examples
-
-    learnt = examples(read(recorded(tmp_path / "a", lambda ahead, chars: (ahead * chars / 500, 0.1))))
-    features = [astuple(one.arrival) for one in learnt]
-    model = GradientBoostingRegressor(loss="quantile", alpha=0.5, n_estimators=30, random_state=0)
-    model.fit(features, [math.log(one.seconds / one.arrival.average) for one in learnt])
-    forest = _forest(model)
-    ours = [math.log(forest.seconds(one.arrival) / one.arrival.average) for one in learnt]
-    assert ours == pytest.approx(list(model.predict(features)))
-
-
-def test_what_is_no_better_than_the_average_is_not_kept(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="an optional extra: requirements-latency.txt")
-    from doctor import read
-    from doctor.training import train
-
-    folder = recorded(tmp_path / "a", lambda ahead, chars: (ahead, 1.0))
-    (folder / LATENCY_FILE).write_text(as_json(FORECAST))
-    outcome = train(read(folder))
-    assert (outcome.kept, outcome.average) == (False, 0.0)
-    assert load(folder) is None  # the older one is gone, too: it was made of other logs
-
-
-def test_too_few_requests_teach_nothing(tmp_path: Path) -> None:
-    from doctor import read
-    from doctor.training import TooFew, train
-
-    with pytest.raises(TooFew, match="too few"):
-        train(read(recorded(tmp_path / "a", lambda ahead, chars: (0.0, 1.0), count=40)))
