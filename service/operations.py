@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from service.contract.protocols import Model, MultiDevice
 from service.contract.status import Snapshot
@@ -19,11 +19,12 @@ from service.health.resources import Resources
 from service.process import restart_log as restarts
 from service.process.restart_log import Restart
 from service.telemetry.history import Change, Ended, History, Sample
+from service.texts import Language
 
 EXAMINED: Final = 60.0  # seconds for which findings stand: reading whole logs is no work for every look
 
 
-class Words(Protocol):
+class FindingText(Protocol):
     """A finding in one language."""
 
     @property
@@ -35,15 +36,15 @@ class Words(Protocol):
         """The same in a sentence or two."""
 
     @property
-    def cure(self) -> str:
-        """What to do about it."""
+    def fix(self) -> str:
+        """How to fix it."""
 
 
 class Finding(Protocol):
     """What the doctor found in the logs. None of it holds user text."""
 
-    def told(self, language: Literal["en", "zh"]) -> Words:
-        """What is wrong and what to do, in English or Chinese."""
+    def text(self, language: Language) -> FindingText:
+        """What is wrong and how to fix it."""
 
     @property
     def severity(self) -> str:
@@ -62,8 +63,8 @@ class Finding(Protocol):
         """When it was last seen."""
 
     @property
-    def over(self) -> bool:
-        """Whether it has passed."""
+    def resolved(self) -> bool:
+        """Whether later lines show its end."""
 
 
 Examine = Callable[[], Sequence[Finding]]
