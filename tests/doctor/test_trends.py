@@ -148,8 +148,7 @@ def test_timeouts_that_only_slow_requests_log_still_has_count(tmp_path: Path) ->
     ids=["levels off", "up and down", "little", "falls"],
 )
 def test_memory_that_does_not_keep_rising_is_no_leak(rss: object, tmp_path: Path) -> None:
-    assert codes(tmp_path, [LOADED], [vital(60.0 * n, rss=rss(n)) for n in range(60)]) == []  # type:
-    ignore[operator]
+    assert codes(tmp_path, [LOADED], [vital(60.0 * n, rss=rss(n)) for n in range(60)]) == []  # type: ignore[operator]
 
 
 def test_a_rise_is_reported_only_after_some_minutes(tmp_path: Path) -> None:
