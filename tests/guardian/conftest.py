@@ -1,4 +1,4 @@
-"""Fixtures of the guardian's tests: run folders, with a stand-in for the service."""
+"""Fixtures: run folders, with a stand-in for the service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
 
 @pytest.fixture
 def interpreter(tmp_path: Path) -> Path:
-    """What the guardian takes for Python: runs the stand-in in place of web_app.py."""
+    """An interpreter that runs the stand-in in place of web_app.py."""
     path = tmp_path / "python"
     path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -SE {shlex.quote(str(STAND_IN))} "$@"\n')
     path.chmod(0o755)
@@ -27,7 +27,7 @@ def interpreter(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, interpreter: Path) -> Iterator[Callable[..., Guarded]]:
-    """Makes run folders; settings of the guardian as keywords."""
+    """Make run folders; keywords are settings of the guardian."""
     with ExitStack() as running:
         yield lambda name="run", **settings: running.enter_context(
             Guarded(tmp_path / name, interpreter, **settings)

@@ -1,4 +1,4 @@
-"""The real guardian.sh driven from outside: a run folder, its guardian, and the instances it started."""
+"""The real guardian.sh, driven from outside: a run folder, its guardian, and the instances it started."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# A bound for a broken run on a busy machine, never a measurement.
+# A bound for a failing test on a busy machine, not a measurement.
 PATIENCE = 240.0
 
-# Times in seconds. The limit of a look is long, so that a busy machine is not taken for a hung instance.
+# Seconds. CHECK_TIMEOUT is long, so that a busy machine is not mistaken for a hung instance.
 QUICK: Mapping[str, str] = {
     "WATCH_INTERVAL": "0.05",
     "CHECK_INTERVAL": "0.1",
@@ -42,7 +42,7 @@ class Launch(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether that very process lives and is no zombie."""
+        """Whether this process exists and is no zombie."""
         fields = stat_of(self.pid)
         return bool(fields) and fields[0] not in "ZX" and int(fields[19]) == self.start_ticks
 
@@ -56,15 +56,15 @@ def stat_of(pid: int) -> list[str]:
 
 
 def wait_for(what: str, happened: Callable[[], Any], seen: Callable[[], object] = str) -> None:
-    """Returns when ``happened()`` is true; ``seen()`` is shown when it never is."""
+    """Return when ``happened()`` is true; fail with ``seen()`` if it never is."""
     give_up = time.monotonic() + PATIENCE
     while not happened():
-        assert time.monotonic() < give_up, f"waited in vain for {what}:\n{seen()}"
+        assert time.monotonic() < give_up, f"timed out waiting for {what}:\n{seen()}"
         time.sleep(0.02)
 
 
 class Guarded:
-    """One run folder with its guardian and its instances, all gone when the context ends."""
+    """One run folder with its guardian and its instances; all processes are killed at the end."""
 
     def __init__(
         self, run_dir: Path, interpreter: Path, times: Mapping[str, str] = QUICK, **settings: object
@@ -101,7 +101,7 @@ class Guarded:
                 os.kill(pid, signal.SIGKILL)
 
     def _left(self) -> list[int]:
-        """What still runs on behalf of this folder, however it was started."""
+        """The processes of this folder, however they were started."""
         mark = f"OFA_RUN_DIR={self.run_dir}".encode()
         found = []
         for process in psutil.process_iter():
@@ -111,13 +111,13 @@ class Guarded:
         return found
 
     def order(self, **orders: object) -> None:
-        """Orders for the instances, from now on; what was ordered before is forgotten."""
+        """Give orders to the instances from now on, in place of earlier ones."""
         part = self.run_dir / "orders.part"
         part.write_text(json.dumps(orders))
         part.replace(self.run_dir / "orders.json")
 
     def plan(self, *orders: dict[str, object]) -> None:
-        """Orders for each launch in turn."""
+        """Give orders to each launch in turn."""
         (self.run_dir / "plan.json").write_text(json.dumps(orders))
 
     def guard(
@@ -127,7 +127,7 @@ class Guarded:
         program: Path = ROOT / "guardian.sh",
         **settings: object,
     ) -> subprocess.Popen[str]:
-        """A guardian in the foreground of a session of its own; its output goes to ``output``."""
+        """Start a guardian in a session of its own; its output goes to ``output``."""
         environment = {**self.environment, **{name: str(value) for name, value in settings.items()}}
         with self._output_path.open("ab") as output:
             guardian = subprocess.Popen(
@@ -143,7 +143,7 @@ class Guarded:
         return guardian
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of guardian.sh to its end."""
+        """Run a command of guardian.sh."""
         return subprocess.run(
             [ROOT / "guardian.sh", *arguments],
             env=self.environment,
@@ -153,6 +153,21 @@ class Guarded:
             timeout=PATIENCE,
             check=False,
         )
+
+    def in_pid_namespace(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` as process 1 of a new PID namespace with its own /proc; skip the test where there
+        are none."""
+        done = subprocess.run(
+            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *command],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        if "Operation not permitted" in done.stderr:
+            pytest.skip("no PID namespaces here")
+        return done
 
     @property
     def _output_path(self) -> Path:
@@ -165,7 +180,7 @@ class Guarded:
     def text(self, name: str) -> str:
         try:
             return (self.run_dir / name).read_text()
-        except FileNotFoundError:  # not there yet, or rotated at this moment
+        except FileNotFoundError:  # not created yet, or being rotated
             return ""
 
     @property
@@ -187,22 +202,22 @@ class Guarded:
         self.wait(f"launch {count}", lambda: len(self.launches) >= count)
 
     def wait_healthy(self, launches: int = 1) -> Launch:
-        """Until the guardian has seen launch number ``launches`` healthy."""
+        """Wait until the guardian has seen launch number ``launches`` healthy."""
         self.wait_launches(launches)
         instance = self.launches[launches - 1]
         self.wait("health", lambda: f"after its start: process {instance.pid}," in self.output)
         return instance
 
     def wait_checks(self, count: int = 8, path: str = "/guardian") -> None:
-        """Until the guardian has asked ``path`` so many times more."""
+        """Wait until the guardian has requested ``path`` so many more times."""
         asked = self.text("requests").splitlines().count(path)
-        self.wait(f"{count} looks", lambda: self.text("requests").splitlines().count(path) >= asked + count)
+        self.wait(f"{count} checks", lambda: self.text("requests").splitlines().count(path) >= asked + count)
 
     def wait_exit(self, guardian: subprocess.Popen[str]) -> int:
         try:
             return guardian.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the guardian does not end:\n{self.output}") from None
+            raise AssertionError(f"the guardian does not exit:\n{self.output}") from None
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, namespaces or cgroups")
