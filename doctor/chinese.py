@@ -286,7 +286,7 @@ CHINESE: Final[Mapping[str, Words]] = {
     "unhealthy-now": Words(
         "它现在不健康",
         "健康接口说：{said}。",
-        "每个词的含义见 docs/operations.md；日志的最后几行说明原因。",
+        "每个词的含义见 docs/troubleshooting.md；日志的最后几行说明原因。",
     ),
     "degraded-now": Words(
         "它现在在用 CPU 计算",

@@ -354,7 +354,7 @@ AILMENTS: Final[Mapping[str, Ailment]] = {
         "critical",
         "It is not healthy now",
         "The health endpoint says: {said}.",
-        "docs/operations.md says what each word means; the log's last lines say why.",
+        "docs/troubleshooting.md says what each word means; the log's last lines say why.",
     ),
     "degraded-now": Ailment(
         "warning",

@@ -1,6 +1,6 @@
 """The table of faults: which metric shows each, which alert it raises, what the doctor calls it.
 
-python -m tests.doctor.coverage          prints the table of docs/operations.md
+python -m tests.doctor.coverage          prints the table of docs/metrics.md
 """
 
 from __future__ import annotations

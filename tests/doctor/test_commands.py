@@ -110,4 +110,4 @@ def test_the_doctor_needs_nothing_but_python() -> None:
 
 
 def test_the_runbook_has_every_finding_and_its_cure() -> None:
-    assert table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert table() in (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

@@ -38,4 +38,4 @@ def test_the_alert_of_a_fault_is_there(recording: Recording) -> None:
 
 
 def test_the_runbook_has_the_table() -> None:
-    assert table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert table() in (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
