@@ -76,5 +76,5 @@ def test_health_is_asked_as_the_readme_asks(running_service: Instance) -> None:
 
 
 def test_the_command_line_judges_the_example() -> None:
-    script = snippet("bash", "python -m ofa --model demo").splitlines()[0]
+    script = snippet("bash", "python -m ofa --model demo").replace(".venv/bin/python", sys.executable)
     assert json.loads(run(["bash", "-euc"], script))["label"] == "Yes"
