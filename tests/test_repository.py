@@ -133,11 +133,23 @@ def _commands(block: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", tracked("*.md"), ids=str)
-def test_links_between_documents_lead_somewhere(path: Path) -> None:
+def test_links_between_documents_lead_to_a_file_and_a_heading(path: Path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) + re.findall(r'src="([^"]+)"', text)
-    missing = [t for t in targets if "://" not in t and not (ROOT / path.parent / t).exists()]
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text) + re.findall(r'src="([^"]+)"()', text)
+    missing = []
+    for target, anchor in links:
+        if "://" in target:
+            continue
+        file = ROOT / path.parent / target if target else ROOT / path
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            missing.append(f"{target}#{anchor}")
     assert not missing
+
+
+def _anchors(document: Path) -> list[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
