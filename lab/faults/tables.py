@@ -1,4 +1,4 @@
-"""What was measured, kept in docs/faults.json, and the tables that docs/operations.md shows of it."""
+"""What was measured, kept in docs/faults.json, and the tables that docs/fault-measurements.md shows of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.faults.soak import in_words
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KEPT = DOCS / "faults.json"
-PAGE = DOCS / "operations.md"
+PAGE = DOCS / "fault-measurements.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 HEAD = (
     "| fault | what users saw | detected, s | healthy, s | restarts | requests lost |\n"
