@@ -146,7 +146,8 @@ check_stopped() {
   ((now - stopped_since >= LIVENESS_FAILURES * CHECK_INTERVAL_MS))
 }
 
-# The instance has announced its exit. Waits up to STOP_TIMEOUT for the exit code, which decides what to do.
+# The instance has announced its exit, which is no hang. Waits up to STOP_TIMEOUT for the exit code, which decides what
+# to do.
 check_announced_exit() {
   : "${exit_announced_at:=$now}"
   ((now - exit_announced_at > STOP_TIMEOUT_MS)) || return 0

@@ -17,7 +17,7 @@ sleep_ms() {
   read_clock
 }
 
-# wait_ms MS: sleeps until a signal asks for a stop or a restart.
+# wait_ms MS: sleeps, but at most until a signal asks for a stop or a restart.
 wait_ms() {
   read_clock
   local -r until=$((now + $1))
