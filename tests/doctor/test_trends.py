@@ -279,6 +279,15 @@ def test_damaged_logs_never_stop_the_doctor(name: str, tmp_path: Path) -> None:
     assert json.loads(json.dumps([one.as_dict() for one in found])), "programs can read every one of them"
 
 
+@pytest.mark.parametrize("number", ["", "1x", "²", "-"])
+def test_a_damaged_number_is_no_number(number: str, tmp_path: Path) -> None:
+    request = _request(START, f"REQUEST_END | {{id}} | DURATION={number} | BATCH={number}", 20, (64, 64))
+    damaged = request.replace("TEXT_LEN=20", f"TEXT_LEN={number}") + request.replace(
+        "TEXT_LEN=20", f"TEXT_LEN=20 | PREMISE_LEN={number}"
+    )
+    assert codes(tmp_path, [damaged, line(START, f"LOG_GAP | LOST={number}")]) == ["log-gap"]
+
+
 def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "web_app.log").symlink_to("/proc/self/mem")  # which exists, and reads to nobody
     assert read(tmp_path).unreadable == ["web_app.log: OSError"]
