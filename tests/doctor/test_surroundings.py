@@ -19,7 +19,7 @@ from health_api import Sidecar
 from service.listening import listen
 from service.main import lock_run_dir
 from tests.doctor.test_trends import EXIT, HEALTH, START, line
-from tests.health.test_sidecar import SERVING, Told
+from tests.health.test_api import SERVING, Told
 from tests.instance import ROOT
 
 
