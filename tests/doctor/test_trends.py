@@ -208,7 +208,7 @@ def test_lost_lines_are_a_log_gap_and_no_standstill(tmp_path: Path) -> None:
 
 #: A health API that listens, in the present form and in that of older logs; and an exit.
 HEALTH = (
-    "LISTENING | NAME=health | URL=http://127.0.0.1:8000/health",
+    "LISTENING | SERVER=health | URL=http://127.0.0.1:8000/health",
     "Health: http://127.0.0.1:8000/health",
 )
 EXIT = ("ENDED | CODE=0", "Ended.")
