@@ -43,7 +43,7 @@ def late(language: Language, *, limit: float) -> str:
 
 def queue(activity: Activity, language: Language) -> str:
     """Who waits, and what that means for a question asked now, in plain text; "" while nobody does."""
-    if not activity.depth or activity.orphaned:
+    if not activity.depth or activity.not_cancelling:
         return ""
     if activity.full:
         again = say(language, "none.busy.do", seconds=math.ceil(activity.retry_after))

@@ -10,7 +10,7 @@ from PIL import Image
 from lab.bench.cases import mixed, photograph, sentence
 from lab.bench.sides import FP32, REFERENCE, Judge, ReferenceFailed, ReferenceSide, Subject
 from lab.bench.timing import Side, Spread, alternate, ratio, timed
-from ofa.model import Pair
+from ofa.pair import Pair
 
 #: Our calls are shorter, so that more of them fit between two of ModelScope's.
 OFTEN: Final = 3

@@ -15,7 +15,6 @@ from lab.bench.machine import card_memory, matrix_peaks, name_of
 from lab.bench.sides import PICTURES, Judge, Subject
 from lab.bench.stages import count_operations
 from lab.bench.timing import Spread, ratio
-from ofa.model import Pair as NetworkPair
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, Verdict
 from service.inference.engine import Engine
@@ -38,9 +37,7 @@ class Adapter:
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
         self.sizes.append(len(pairs))
-        return self._model.judge(
-            [NetworkPair(pair.image, pair.hypothesis, pair.premise) for pair in pairs], cancel_point
-        )
+        return self._model.judge(pairs, cancel_point)
 
 
 def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, Any]:

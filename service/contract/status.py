@@ -53,7 +53,7 @@ class Progress:
 class Activity:
     """What the engine is doing, at the moment it was asked.
 
-    ``alive`` is False only when one of its threads has died. ``beat_age`` is how long ago the running
+    ``alive`` is False only when one of its threads has died. ``progress_age`` is how long ago the running
     computation passed a cancel point. ``counts`` are totals since the start: accepted, answered, timeout,
     error, abandoned, stopping (the ways to end), rejected, orphaned, and divided: batches that were tried
     again in halves. ``depth`` requests wait, ``computing`` are being computed together. One that came
@@ -67,8 +67,8 @@ class Activity:
     running: bool = False
     computing: int = 0
     running_for: float = 0.0
-    beat_age: float | None = None
-    orphaned: bool = False
+    progress_age: float | None = None
+    not_cancelling: bool = False
     hung: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     service_seconds: float | None = None

@@ -307,10 +307,8 @@ class _Once:
 
 
 def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
-    from ofa.model import Pair as NetworkPair
-
     with _inference_errors():
-        return model.judge([NetworkPair(p.image, p.hypothesis, p.premise) for p in pairs], cancel_point)
+        return model.judge(pairs, cancel_point)
 
 
 def _choose_device(wanted: str) -> str:

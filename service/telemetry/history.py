@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.contract.errors import ServiceError
-from service.contract.events import Observer
+from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Source, Verdict
 from service.contract.status import Snapshot
 from service.health import report as health
@@ -85,7 +85,7 @@ class Sample:
     evidence_age: float | None
 
 
-class History(Observer):
+class History(Listener):
     """Hears of every request's end. ``look`` is the loop body and can be called without the thread."""
 
     def __init__(
@@ -126,7 +126,7 @@ class History(Observer):
 
     # ---- what happens ------------------------------------------------------------------------------------
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None) -> None:
         decided = verdict.reason is None
         self._keep(
             Ended(

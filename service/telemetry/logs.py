@@ -15,26 +15,22 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
-from service.contract.errors import ServiceError, SettingsError
-from service.contract.events import UNOBSERVED, Observer, Stage
+from service.contract.errors import SettingsError
 from service.contract.log_line import fields
-from service.contract.request import Request, RequestTiming, Verdict
 from service.contract.times import STOP_LOGS
 from service.telemetry.log_writers import Console, LogFile, Writer
 
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa", "doctor")
 LOG_FILE: Final = "web_app.log"
 SLOW_FILE: Final = "slow_requests.log"
+SLOW_LOGGER: Final = "slow_requests"
 REPEATED: Final = 60.0  # seconds in which a library's like lines are written once
 KINDS: Final = 200  # of lines of libraries that are told apart
 _log = logging.getLogger(__name__)
-_slow = logging.getLogger("slow_requests")
 
 
 class LineFormatter(logging.Formatter):
@@ -140,7 +136,7 @@ class Logs:
         ours = _ToWriters(lines, self._file, self._console)
         self._handlers: dict[str | None, logging.Handler] = {
             **dict.fromkeys(LOGGERS, ours),
-            _slow.name: _ToWriters(columns, self._slow),
+            SLOW_LOGGER: _ToWriters(columns, self._slow),
             None: _Libraries(lines, self._file, self._console),  # the root, where libraries' lines arrive
         }
         self._thread_hook = threading.excepthook
@@ -160,7 +156,7 @@ class Logs:
         for name, handler in self._handlers.items():
             logger = logging.getLogger(name)
             if name is not None:
-                logger.setLevel(logging.INFO if name == _slow.name else self._level)
+                logger.setLevel(logging.INFO if name == SLOW_LOGGER else self._level)
                 logger.propagate = False
             logger.addHandler(handler)
         threading.excepthook = _thread_died
@@ -242,149 +238,3 @@ def _thread_died(args: threading.ExceptHookArgs) -> None:
         _log.critical(
             "BROKEN | MSG=a thread died | THREAD=%s | ERROR=%s", name, args.exc_type.__name__, exc_info=info
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Recent:
-    """What a post-mortem may tell of a request: nothing of its text."""
-
-    unix: int
-    id: str
-    source: str
-    chars: int
-    size: tuple[int, int]
-    outcome: str
-    seconds: float
-
-    def __str__(self) -> str:
-        width, height = self.size
-        return (
-            f"{self.unix} {self.id} {self.source}: {self.chars} chars, {width}x{height}, "
-            f"{self.outcome} after {self.seconds:.2f} s"
-        )
-
-
-class RequestLog:
-    """The engine's journal, in the line formats that scripts read. Its methods never raise. What it writes
-    down it tells ``observer``, too."""
-
-    def __init__(self, keep: int = 30, observer: Observer = UNOBSERVED) -> None:
-        self._recent: deque[Recent] = deque(maxlen=keep)
-        self._observer = observer
-
-    @property
-    def recent(self) -> list[Recent]:
-        """The requests that ended last, oldest first."""
-        return list(self._recent)
-
-    def started(self, request: Request, removed: Mapping[str, int]) -> None:
-        """Accepted for judging; ``removed`` as counted by service.intake.text."""
-        hypothesis, premise = request.pair.hypothesis, request.pair.premise
-        more = fields(
-            premise_len=None if premise is None else len(premise),
-            removed=",".join(f"{kind}:{count}" for kind, count in sorted(removed.items())) or None,
-            source=request.source,
-        )
-        head = f"REQUEST_START | {request.id} | TEXT_LEN={len(hypothesis)} | IMG_SIZE={request.size}"
-        _log.log(_level(request), "%s", head + more)
-
-    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        """Not accepted: the input cannot be judged, or there is no room or no model."""
-        self._observer.refused(request, error, seconds)
-        told = fields(reason=error.code, source=request.source)
-        _log.info("%s", _error_line(request.id, error, seconds) + told)
-
-    def batched(self, requests: Sequence[Request]) -> None:
-        self._observer.batched(requests)
-
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        self._remember(request, verdict, timing)
-        if verdict.reason is None:
-            head = f"REQUEST_END | {request.id} | LABEL={verdict.label} | SCORE={verdict.score:.3f}"
-            more = fields(
-                duration=f"{verdict.duration:.2f}s", device=verdict.device or None, source=request.source
-            )
-            _log.log(_level(request), "%s", head + more + _timing(request, timing))
-        else:
-            self._failed(request, verdict, timing)
-
-    def timed_out(self, request: Request, verdict: Verdict, timing: RequestTiming, computing: bool) -> None:
-        stage: Stage = "computing" if computing else "waiting"
-        self._remember(request, verdict, timing)
-        self._failed(request, verdict, timing, stage=stage)
-        self.slow(request, stage, verdict.duration)
-
-    def slow(self, request: Request, stage: Stage, seconds: float) -> None:
-        """A line in slow_requests.log; ``stage`` is where its time ran out, and the size the picture's as
-        sent, which nobody knows yet when that was in decoding."""
-        self._observer.timed_out(request, stage)
-        width, height = request.size
-        size = f"{width}x{height}" if width else "-"
-        columns = (
-            f"{int(time.time())}\tTIMEOUT\t{request.chars} chars",
-            request.id,
-            stage,
-            f"{seconds:.2f}s",
-            size,
-            request.source,
-        )
-        _slow.warning("%s", "\t".join(columns))
-
-    def late(self, request: Request, outcome: str, seconds: float) -> None:
-        _log.info("REQUEST_LATE | %s | OUTCOME=%s | AFTER=%.2fs", request.id, outcome, seconds)
-
-    def orphaned(self, requests: Sequence[Request], seconds: float) -> None:
-        self._observer.orphaned()
-        _log.error("ORPHANED | %s | RUNNING=%.2fs", _ids(requests), seconds)
-
-    def hung(self, requests: Sequence[Request], seconds: float) -> None:
-        _log.critical("HUNG | %s | RUNNING=%.2fs", _ids(requests), seconds)
-
-    def broken(self, what: str, error: BaseException) -> None:
-        info = (type(error), error, error.__traceback__)
-        _log.error("BROKEN | MSG=%s | ERROR=%s", what, type(error).__name__, exc_info=info)
-
-    def _remember(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        outcome = verdict.reason or "answered"
-        self._recent.append(
-            Recent(
-                *(int(time.time()), request.id, request.source, request.chars, request.size),
-                outcome,
-                verdict.duration,
-            )
-        )
-        self._observer.ended(request, verdict, timing)
-
-    def _failed(self, request: Request, verdict: Verdict, timing: RequestTiming, **more: object) -> None:
-        error = verdict.error or ServiceError("No verdict.", code=verdict.code)
-        line = _error_line(request.id, error, verdict.duration)
-        told = fields(reason=verdict.code, **more, source=request.source)
-        _log.warning("%s", line + told + _timing(request, timing))
-
-
-def _error_line(request_id: str, error: ServiceError, seconds: float) -> str:
-    """MSG is the first 100 characters of our own message; a foreign cause is told by its class alone."""
-    cause = error.__cause__
-    told = fields(error=type(error).__name__, msg=error.message[:100], duration=f"{seconds:.2f}s")
-    return f"REQUEST_ERROR | {request_id}{told}" + fields(cause=type(cause).__name__ if cause else None)
-
-
-def _timing(request: Request, timing: RequestTiming) -> str:
-    """Where the time went: what tells a crowd from a slow model, and a slow model from a large picture."""
-    computed = None if timing.computed is None else f"{timing.computed:.2f}s"
-    return fields(
-        prepared=f"{request.prepared:.2f}s",
-        ahead=timing.ahead,
-        waited=f"{timing.waited:.2f}s",
-        computed=computed,
-        batch=timing.batch or None,
-    )
-
-
-def _level(request: Request) -> int:
-    """A probe a minute would drown the users' lines; only its failures are written."""
-    return logging.DEBUG if request.source == "probe" else logging.INFO
-
-
-def _ids(requests: Sequence[Request]) -> str:
-    return ",".join(request.id for request in requests)

@@ -25,7 +25,7 @@ from service.contract.errors import (
     ServiceError,
     TransientLoadError,
 )
-from service.contract.events import Observer, Stage
+from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Verdict
 from service.telemetry.gauges import GaugeInputs, Gauges
 
@@ -37,7 +37,7 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
 RUNGS: Final = ("cache emptied", "smaller batch", "CPU", "none left")
 
 
-class Metrics(Observer):
+class Metrics(Listener):
     """Counts for one application; ``exposition`` is what its ``/metrics`` answers."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Metrics(Observer):
             ["stage"],
             registry=registry,
         )
-        self._orphaned = Counter(
+        self._not_cancelling = Counter(
             "ofa_orphanings", "Computations that did not stop when they were cancelled.", registry=registry
         )
         for source in SOURCES:
@@ -166,9 +166,13 @@ class Metrics(Observer):
         self._requests.labels(request.source, outcome).inc()
         if outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.STOPPING):
             self._rejections.labels(error.code).inc()
+        elif outcome is Outcome.TIMEOUT:
+            self._timeouts.labels("decoding").inc()
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        """Counted as ended last, so that whoever sees it counted finds the rest."""
+    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None) -> None:
+        """Counts the request last, so that a scrape that has it has its parts as well."""
+        if stage is not None:
+            self._timeouts.labels(stage).inc()
         if request.source != "probe":
             self._stages.labels("prepare").observe(request.prepared)
             self._stages.labels("queue").observe(timing.waited)
@@ -180,15 +184,12 @@ class Metrics(Observer):
         outcome = Outcome.ANSWERED if verdict.reason is None else _outcome(verdict.error, verdict.reason)
         self._requests.labels(request.source, outcome).inc()
 
-    def timed_out(self, request: Request, stage: Stage) -> None:
-        self._timeouts.labels(stage).inc()
-
     def batched(self, requests: Sequence[Request]) -> None:
         if requests[0].source != "probe":
             self._batches.observe(len(requests))
 
-    def orphaned(self) -> None:
-        self._orphaned.inc()
+    def not_cancelling(self, requests: Sequence[Request], seconds: float) -> None:
+        self._not_cancelling.inc()
 
     def out_of_memory(self, then: str) -> None:
         self._memory.labels(then).inc()

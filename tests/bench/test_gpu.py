@@ -24,7 +24,8 @@ from lab.bench.gpu.precision import MODES
 from lab.bench.gpu.speed import EMULATED, modelscopes_way
 from lab.bench.sides import ROOT, Subject
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from service.contract.causes import ExitCode
 
 NEEDS_A_CARD = {"needs": "a card"}

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from service.contract.errors import HubUnavailable
 from service.hub.resolve import Progress, resolve
 from tests.hub.conftest import MODEL, NEEDED, WEIGHTS, fake_model

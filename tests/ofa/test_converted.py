@@ -18,7 +18,8 @@ from PIL import Image
 from lab.parity.folders import SMALL, write_folder
 from ofa import converted
 from ofa.converted import Conversion
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from tests.instance import ROOT
 
 

@@ -88,14 +88,14 @@ def test_a_computation_that_does_not_listen_is_answered_on_time_and_blocks_visib
     clock.move(1.0)
     journal.wait_for("hung")
     stuck = engine.activity()
-    assert (stuck.orphaned, stuck.hung, stuck.counts["orphaned"], stuck.alive) == (True, True, 1, True)
+    assert (stuck.not_cancelling, stuck.hung, stuck.counts["orphaned"], stuck.alive) == (True, True, 1, True)
 
     gate.opened.set()  # it comes back after all: its late answer goes to the log alone, and service goes on
     assert journal.wait_for("late") == [("late", "stuck", "answer")]
     predictor.behave = None
     until(lambda: not engine.activity().running)
     assert engine.submit(ask("after", now=clock.now)).result(PATIENCE).label == "Yes"
-    assert not engine.activity().orphaned
+    assert not engine.activity().not_cancelling
     assert not engine.activity().hung
 
 
@@ -127,7 +127,7 @@ def test_orphaned_and_hung_are_reached_at_their_limits_and_not_before(
             clock.move(5)
             engine.tick()
             activity = engine.activity()
-            seen.append((clock.now - 1000, activity.orphaned, activity.hung))
+            seen.append((clock.now - 1000, activity.not_cancelling, activity.hung))
         return [YES]
 
     engine = still(FakePredictor(stuck), journal, clock, cancel_grace=10, hang_limit=15)
@@ -136,7 +136,7 @@ def test_orphaned_and_hung_are_reached_at_their_limits_and_not_before(
     assert next(at for at, orphaned, _ in seen if orphaned) == 15  # 5 s limit + 10 s grace
     assert next(at for at, _, hung in seen if hung) == 30  # and 15 s more
     assert [line[0] for line in journal.lines] == ["timed_out", "orphaned", "hung", "late"]
-    assert not engine.activity().orphaned
+    assert not engine.activity().not_cancelling
 
 
 def test_proof_of_progress_is_the_age_of_the_last_cancel_point(journal: FakeJournal, clock: Clock) -> None:
@@ -145,9 +145,9 @@ def test_proof_of_progress_is_the_age_of_the_last_cancel_point(journal: FakeJour
     def layers(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
         for _ in range(2):
             clock.move(1.0)
-            ages.append(engine.activity().beat_age)
+            ages.append(engine.activity().progress_age)
             cancel()
-        ages.append(engine.activity().beat_age)
+        ages.append(engine.activity().progress_age)
         return [YES]
 
     engine = still(FakePredictor(layers), journal, clock)

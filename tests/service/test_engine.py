@@ -106,7 +106,7 @@ def test_a_foreign_error_is_told_by_its_class_alone(journal: FakeJournal, clock:
 def test_scores_that_are_not_finite_are_no_verdict(bad: float, journal: FakeJournal, clock: Clock) -> None:
     proofs: list[float] = []
     predictor = FakePredictor(lambda pairs, cancel: [{"Yes": bad, "No": 0.5, "Maybe": 0.5}])
-    engine = Engine(predictor, journal, Limits(), clock=clock, on_proof=proofs.append)
+    engine = Engine(predictor, journal, Limits(), clock=clock, on_success=proofs.append)
     future = engine.submit(ask("one"))
     engine.step()
     assert future.result(0).reason == "error"
@@ -126,7 +126,7 @@ def test_an_answer_to_a_user_is_proof_and_one_to_a_probe_is_left_to_the_prober(
     journal: FakeJournal, clock: Clock
 ) -> None:
     proofs: list[float] = []
-    engine = Engine(FakePredictor(), journal, Limits(), clock=clock, on_proof=proofs.append)
+    engine = Engine(FakePredictor(), journal, Limits(), clock=clock, on_success=proofs.append)
     engine.submit(ask("probe", source="probe"))
     engine.step()
     assert proofs == []

@@ -365,7 +365,7 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         text = path.read_text()
         assert "engine (thread" in text
         assert "fakes.py" in text  # where the engine's thread is stuck
-        assert "orphaned=True" in text
+        assert "not_cancelling=True" in text
         assert f"api: {len(secret)} chars, 8x6, answered" in text
         assert f"api: {len(secret)} chars, 8x6, timeout" in text
         assert "private" not in text

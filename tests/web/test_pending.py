@@ -93,7 +93,7 @@ def test_patience_ends_at_about_twice_what_was_told_and_only_where_something_was
             "Too many requests are waiting. Try again in about 12 seconds.",
             "排队的请求太多了。 请在大约 12 秒后再试。",
         ),
-        (Activity(depth=3, capacity=9, orphaned=True, expected_seconds=2.0), "", ""),
+        (Activity(depth=3, capacity=9, not_cancelling=True, expected_seconds=2.0), "", ""),
     ],
 )
 def test_a_queue_is_told_before_anybody_asks(activity: Activity, english: str, chinese: str) -> None:
