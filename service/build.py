@@ -100,10 +100,10 @@ def build(
             _GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None, source="probe"
         ),
         interval=settings.probe_interval,
-        golden_interval=settings.golden_interval,
+        baseline_interval=settings.golden_interval,
         timeout=settings.probe_timeout,
-        on_unstable=lambda: application.unstable(),
-        on_agreed=lambda: application.agreed(),
+        on_probe_failing=lambda: application.unstable(),
+        on_probe_passed=lambda: application.agreed(),
         observer=metrics,
     )
     memory_limit = MemoryLimit(

@@ -141,13 +141,13 @@ def _serve(
     from service.callers import Callers
     from service.health.api import Sidecar
     from service.health.channel import Channel, Heartbeat
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
     from service.process.systemd import Systemd
 
     callers = Callers(settings.trusted_proxies)
     for_health = Connections("health", health_limits(), callers)
     for_page = Connections("page", page_limits(), callers)
-    application = build(settings, leave=leave, connections=(for_health, for_page))
+    application = build(settings, leave=exit_now, connections=(for_health, for_page))
     channel = Channel(application, settings.run_dir)
     heartbeat = Heartbeat(settings.run_dir)
     sidecar = Sidecar(application, health, for_health)
