@@ -40,6 +40,10 @@ from service.telemetry.vitals import Vitals
 __all__ = ["PROBE_TEXT", "Application", "build"]
 
 PROBE_TEXT: Final = "a photo"
+#: Seconds. Tests and the fault suite replace these three.
+LOAD_PAUSE: Final = 5.0  # after the first failed attempt to load; doubles with each
+RETRY_GPU_PAUSE: Final = 5.0  # before the GPU is retried after it ran out of memory; doubles, up to 300 s
+BASELINE_INTERVAL: Final = 300.0  # a probe runs this often even under traffic, to compare its label
 EXAMINED_BYTES: Final = (
     2 << 20
 )  # of each log: what the doctor reads inside the service is read beside requests
@@ -85,7 +89,6 @@ def build(
             timeout=settings.timeout,
             # ModelScope's process answers one pair after the other: together they would only wait longer.
             max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
-            batch_wait=settings.batch_wait,
             cancel_grace=settings.cancel_grace,
             hang_limit=settings.hang_limit,
         ),
@@ -100,7 +103,7 @@ def build(
             _GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None, source="probe"
         ),
         interval=settings.probe_interval,
-        baseline_interval=settings.golden_interval,
+        baseline_interval=BASELINE_INTERVAL,
         timeout=settings.probe_timeout,
         on_probe_failing=lambda: application.unstable(),
         on_probe_passed=lambda: application.agreed(),
@@ -132,7 +135,7 @@ def build(
         engine=engine,
         prober=prober,
         sampler=sampler,
-        loader=Loader(settings, model, status, resolve, metrics, listed),
+        loader=Loader(settings, model, status, resolve, metrics, listed, pause=LOAD_PAUSE),
         journal=journal,
         metrics=metrics,
         operations=Operations(
@@ -188,7 +191,7 @@ def _ladder_of(
     return MemoryFallback(
         model,
         sample,
-        pauses=Pauses(first=settings.trial_pause),
+        pauses=Pauses(first=RETRY_GPU_PAUSE),
         gpu_use=gpu_use,
         on_fatal=lambda error: application().lost(error),
         observer=metrics,

@@ -48,7 +48,7 @@ class Resolve(Protocol):
 
 class Loader:
     """One ``run`` at a time. ``stopping``, once set, ends it at the next step. ``listed`` knows checksums of
-    fetched files."""
+    fetched files; ``pause`` is the seconds after the first failed attempt, doubled with each."""
 
     def __init__(
         self,
@@ -58,6 +58,8 @@ class Loader:
         resolve: Resolve,
         observer: Observer = UNOBSERVED,
         listed: Listed = lambda path: None,
+        *,
+        pause: float = 0.0,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -65,6 +67,7 @@ class Loader:
         self._resolve = resolve
         self._observer = observer
         self._listed = listed
+        self._pause = pause
         self._damaged = False  # files were found to be, in this run
         self._read = False  # the files were there, and this attempt began to read them
         self.stopping = threading.Event()
@@ -94,7 +97,7 @@ class Loader:
                 last = attempt == attempts or not self._worth_another(error, verify)
                 if last and doubted is not None:
                     raise
-                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._settings.load_pause * 2 ** (attempt - 1))
+                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._pause * 2 ** (attempt - 1))
                 more = fields(again_in=None if last else f"{pause:g}s")
                 _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, told(error), more)
                 if last:
