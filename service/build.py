@@ -24,7 +24,7 @@ from service.hub import resolve as hub
 from service.inference import latency
 from service.inference.converting import Settler
 from service.inference.engine import Engine, Limits
-from service.inference.loader import Loader, Resolve, shown_name
+from service.inference.loader import Loader, Resolve
 from service.inference.memory_fallback import MemoryFallback, Pauses
 from service.intake.readers import Readers
 from service.listening import Connections
@@ -116,7 +116,7 @@ def build(
         empty_cache=lambda: model.empty_cache() if isinstance(model, MultiDevice) else None,
         on_reached=lambda error: application.lost(error),
     )
-    first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
+    first = Snapshot(model=hub.shown_name(settings.model), started_unix=int(time.time()))
     status = Status(
         first,
         activity=engine.activity,

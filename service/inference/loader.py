@@ -25,6 +25,7 @@ from service.contract.protocols import Converting, Listed, Model
 from service.contract.status import Progress, Status
 from service.contract.times import LONGEST_PAUSE
 from service.hub.progress import Progress as HubProgress
+from service.hub.resolve import local_folder, shown_name
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -75,8 +76,7 @@ class Loader:
     @property
     def _fetched(self) -> bool:
         """Whether the files come from a hub, from which a damaged one can be fetched again."""
-        model = self._settings.model
-        return model != "demo" and not Path(model).expanduser().is_dir()
+        return local_folder(self._settings.model) is None
 
     def run(self, verify: str | None = None) -> bool:
         """Load the model, its files checked as the settings say unless ``verify`` says otherwise; True if
@@ -183,11 +183,6 @@ class Loader:
     def _say(self, message: str, attempt: int, done: int = 0, total: int = 0) -> None:
         progress = Progress(message, done, total, attempt, self._settings.load_attempts)
         self._status.update(progress=progress)
-
-
-def shown_name(model: str) -> str:
-    """The model's name for logs, page and health: of a local folder its own name alone, not where it lies."""
-    return Path(model).absolute().name if Path(model).is_dir() else model
 
 
 def told(error: ServiceError) -> str:

@@ -345,7 +345,7 @@ def _deepen(scene: Scene) -> None:
     [
         (making.truncate, "pytorch_model.bin is damaged, truncated or no weight file"),
         (making.corrupt, "differs from its checksums"),
-        (making.remove, "has no model.safetensors or pytorch_model.bin"),
+        (making.remove, "missing model.safetensors or pytorch_model.bin"),
         (_deepen, "the weights do not fit config.json"),
     ],
     ids=["truncated", "64 bytes wrong", "missing", "another architecture"],

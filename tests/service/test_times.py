@@ -42,4 +42,4 @@ def test_accepted_requests_have_their_whole_time_limit_when_it_stops() -> None:
 
 def test_no_pause_in_loading_is_as_long_as_the_guardian_waits_for_progress() -> None:
     assert times.LONGEST_PAUSE < times.START_STALL
-    assert hub._PATIENCE == times.LONGEST_PAUSE
+    assert hub._STALL_LIMIT == times.LONGEST_PAUSE
