@@ -88,6 +88,6 @@ def _page(
 
 
 if __name__ == "__main__":
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
 
-    leave(main(sys.argv[1:]))
+    exit_now(main(sys.argv[1:]))

@@ -315,7 +315,7 @@ class Application:
     def proven(self, now: float) -> None:
         """A user got a finite answer at ``now``."""
         self._sound = True
-        self._prober.proven(now)
+        self._prober.inference_succeeded(now)
         self._settler.begin()
 
     def unstable(self) -> None:

@@ -24,7 +24,7 @@ from service.hub import resolve as hub
 from service.inference import latency
 from service.inference.converting import Settler
 from service.inference.engine import Engine, Limits
-from service.inference.loader import Loader, Resolve, shown_name
+from service.inference.loader import Loader, Resolve
 from service.inference.memory_fallback import MemoryFallback, Pauses
 from service.intake.readers import Readers
 from service.listening import Connections
@@ -40,6 +40,10 @@ from service.telemetry.vitals import Vitals
 __all__ = ["PROBE_TEXT", "Application", "build"]
 
 PROBE_TEXT: Final = "a photo"
+#: Seconds. Tests and the fault suite replace these three.
+LOAD_PAUSE: Final = 5.0  # after the first failed attempt to load; doubles with each
+RETRY_GPU_PAUSE: Final = 5.0  # before the GPU is retried after it ran out of memory; doubles, up to 300 s
+BASELINE_INTERVAL: Final = 300.0  # a probe runs this often even under traffic, to compare its label
 EXAMINED_BYTES: Final = (
     2 << 20
 )  # of each log: what the doctor reads inside the service is read beside requests
@@ -85,7 +89,6 @@ def build(
             timeout=settings.timeout,
             # ModelScope's process answers one pair after the other: together they would only wait longer.
             max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
-            batch_wait=settings.batch_wait,
             cancel_grace=settings.cancel_grace,
             hang_limit=settings.hang_limit,
         ),
@@ -100,10 +103,10 @@ def build(
             _GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None, source="probe"
         ),
         interval=settings.probe_interval,
-        golden_interval=settings.golden_interval,
+        baseline_interval=BASELINE_INTERVAL,
         timeout=settings.probe_timeout,
-        on_unstable=lambda: application.unstable(),
-        on_agreed=lambda: application.agreed(),
+        on_probe_failing=lambda: application.unstable(),
+        on_probe_passed=lambda: application.agreed(),
         observer=metrics,
     )
     memory_limit = MemoryLimit(
@@ -113,7 +116,7 @@ def build(
         empty_cache=lambda: model.empty_cache() if isinstance(model, MultiDevice) else None,
         on_reached=lambda error: application.lost(error),
     )
-    first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
+    first = Snapshot(model=hub.shown_name(settings.model), started_unix=int(time.time()))
     status = Status(
         first,
         activity=engine.activity,
@@ -132,7 +135,7 @@ def build(
         engine=engine,
         prober=prober,
         sampler=sampler,
-        loader=Loader(settings, model, status, resolve, metrics, listed),
+        loader=Loader(settings, model, status, resolve, metrics, listed, pause=LOAD_PAUSE),
         journal=journal,
         metrics=metrics,
         operations=Operations(
@@ -188,7 +191,7 @@ def _ladder_of(
     return MemoryFallback(
         model,
         sample,
-        pauses=Pauses(first=settings.trial_pause),
+        pauses=Pauses(first=RETRY_GPU_PAUSE),
         gpu_use=gpu_use,
         on_fatal=lambda error: application().lost(error),
         observer=metrics,

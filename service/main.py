@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from service.contract.causes import ExitCode
 from service.contract.errors import SettingsError
 from service.listening import Connections, health_limits, listen, page_limits, raise_descriptor_limit
-from service.settings import Settings
+from service.settings import Settings, removed
 from service.streams import use_utf8
 from service.telemetry.logs import Logs, unwritable
 
@@ -96,6 +96,8 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
             print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
             return error.exit_code
         stack.callback(logs.close)
+        for name in removed(os.environ):
+            log.warning("SETTING_REMOVED | NAME=%s", name)
         from service.process.postmortem import StallDump
 
         stall_dump = StallDump(settings.run_dir)
@@ -141,13 +143,13 @@ def _serve(
     from service.callers import Callers
     from service.health.api import Sidecar
     from service.health.channel import Channel, Heartbeat
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
     from service.process.systemd import Systemd
 
     callers = Callers(settings.trusted_proxies)
     for_health = Connections("health", health_limits(), callers)
     for_page = Connections("page", page_limits(), callers)
-    application = build(settings, leave=leave, connections=(for_health, for_page))
+    application = build(settings, leave=exit_now, connections=(for_health, for_page))
     channel = Channel(application, settings.run_dir)
     heartbeat = Heartbeat(settings.run_dir)
     sidecar = Sidecar(application, health, for_health)

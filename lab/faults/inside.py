@@ -9,7 +9,8 @@ range in a kernel.
 
 ``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
 (without either, for good), "on": the device it is bound to, "pid": the process, "for": seconds it lasts}.
-``FAULT`` in the environment is the same for the start. Each is made by a forward pass:
+``FAULT`` in the environment is the same for the start. ``LOAD_PAUSE``, ``RETRY_GPU_PAUSE`` and
+``BASELINE_INTERVAL`` there replace the constants of service.build. Each fault is made by a forward pass:
 
     oom, assert   the GPU's memory is full; a device-side assert
     need          it needs 4 GiB of a real GPU
@@ -24,6 +25,7 @@ range in a kernel.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -177,7 +179,15 @@ def pretend_cuda() -> None:
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
 
 
+def replace_constants() -> None:
+    """In service.build, by the environment."""
+    for name in ("LOAD_PAUSE", "RETRY_GPU_PAUSE", "BASELINE_INTERVAL"):
+        if name in os.environ:
+            setattr(importlib.import_module("service.build"), name, float(os.environ[name]))
+
+
 if __name__ == "__main__":
+    replace_constants()
     if not REAL and os.environ.get("PRETEND_CUDA") == "1":
         pretend_cuda()
     if "FAKETIME_TIMESTAMP_FILE" in os.environ:

@@ -28,32 +28,32 @@ _log = logging.getLogger(__name__)
 
 class Prober:
     """Decides when to probe and what a probe's answer means. ``ask`` starts one and returns its future;
-    ``on_unstable`` is told, by the prober's thread, when UNSTABLE_LIMIT probes in a row were,
-    ``on_agreed`` when one was answered as ever."""
+    ``on_probe_failing`` is told, by the prober's thread, when UNSTABLE_LIMIT probes in a row were,
+    ``on_probe_passed`` when one was answered as ever."""
 
     def __init__(
         self,
         ask: Callable[[], Future[Verdict]],
         *,
         interval: float,
-        golden_interval: float,
+        baseline_interval: float,
         timeout: float,
-        on_unstable: Callable[[], None] = lambda: None,
-        on_agreed: Callable[[], None] = lambda: None,
+        on_probe_failing: Callable[[], None] = lambda: None,
+        on_probe_passed: Callable[[], None] = lambda: None,
         events: Listener = NO_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
-        self._on_unstable = on_unstable
-        self._on_agreed = on_agreed
+        self._on_probe_failing = on_probe_failing
+        self._on_probe_passed = on_probe_passed
         self._events = events
         self._interval = interval
-        self._golden_interval = golden_interval
+        self._baseline_interval = baseline_interval
         self._timeout = timeout
         self._clock = clock
         self._wake = threading.Condition()  # guards everything below
         self._evidence = Evidence()
-        self._golden: dict[tuple[str, str], str] = {}
+        self._baseline_labels: dict[tuple[str, str], str] = {}
         self._enabled = False
         self._wanted = False
         self._stopped = False
@@ -83,7 +83,7 @@ class Prober:
         labels are not those of the model before: the next ones are kept."""
         with self._wake:
             if new_weights:
-                self._golden.clear()
+                self._baseline_labels.clear()
             self._evidence = Evidence(probes=self._evidence.probes)
             self._enabled = True
             self._wake.notify_all()
@@ -102,7 +102,7 @@ class Prober:
     def evidence(self) -> Evidence:
         return self._evidence  # one reference, replaced whole
 
-    def proven(self, now: float) -> None:
+    def inference_succeeded(self, now: float) -> None:
         """A user got a finite answer at ``now``."""
         with self._wake:
             self._evidence = replace(self._evidence, proven_at=now, proven_by="user")
@@ -117,7 +117,7 @@ class Prober:
                 return 0.0
             if known.proven_at is None or known.standing_failure or known.unstable:
                 return max(0.0, known.probe_at + min(RETRY, self._interval) - now)
-            next_at = min(known.proven_at + self._interval, known.probe_at + self._golden_interval)
+            next_at = min(known.proven_at + self._interval, known.probe_at + self._baseline_interval)
             return max(0.0, next_at - now)
 
     def probe(self) -> None:
@@ -153,7 +153,7 @@ class Prober:
                 probes=before.probes + 1,
             )
             if verdict.reason is None:
-                golden = self._golden.setdefault((verdict.device, verdict.dtype), verdict.label)
+                golden = self._baseline_labels.setdefault((verdict.device, verdict.dtype), verdict.label)
                 known = _compared(known, verdict.label, golden, now)
             elif isinstance(verdict.error, NotFinite):
                 known = replace(known, unstable=before.unstable + 1)
@@ -168,9 +168,9 @@ class Prober:
         self._events.probed("unstable" if wrong else verdict.code or "success", now - started)
         _tell(before, known, verdict, now - started)
         if known.unstable == UNSTABLE_LIMIT and before.unstable < UNSTABLE_LIMIT:
-            self._on_unstable()
+            self._on_probe_failing()
         elif verdict.reason is None and not known.unstable:
-            self._on_agreed()
+            self._on_probe_passed()
 
     def _run(self) -> None:
         while not self._stopped:

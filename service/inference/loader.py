@@ -25,6 +25,7 @@ from service.contract.protocols import Converting, Listed, Model
 from service.contract.status import Progress, Status
 from service.contract.times import LONGEST_PAUSE
 from service.hub.progress import Progress as HubProgress
+from service.hub.resolve import local_folder, shown_name
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -47,8 +48,11 @@ class Resolve(Protocol):
 
 
 class Loader:
-    """Loads the model; one ``run`` at a time. Setting ``stopping`` ends it at the next step. ``listed`` returns
-    the checksums of fetched files."""
+    """Loads the model; one ``run`` at a time. Setting ``stopping`` ends it at the next step.
+
+    ``listed`` returns the checksums of fetched files; ``pause`` is the seconds after the first failed attempt,
+    doubled after each.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class Loader:
         resolve: Resolve,
         events: Listener = NO_EVENTS,
         listed: Listed = lambda path: None,
+        *,
+        pause: float = 0.0,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -65,6 +71,7 @@ class Loader:
         self._resolve = resolve
         self._events = events
         self._listed = listed
+        self._pause = pause
         self._damaged = False  # this run has found damaged files
         self._read = False  # this attempt has begun to read the weights
         self.stopping = threading.Event()
@@ -72,8 +79,7 @@ class Loader:
     @property
     def _fetched(self) -> bool:
         """Whether the files come from a hub, so that a damaged one can be fetched again."""
-        model = self._settings.model
-        return model != "demo" and not Path(model).expanduser().is_dir()
+        return local_folder(self._settings.model) is None
 
     def run(self, verify: str | None = None) -> bool:
         """Load the model; True if damaged files were found and replaced. ``verify`` overrides the setting.
@@ -93,7 +99,7 @@ class Loader:
                 last = attempt == attempts or not self._worth_another(error, verify)
                 if last and doubted is not None:
                     raise
-                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._settings.load_pause * 2 ** (attempt - 1))
+                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._pause * 2 ** (attempt - 1))
                 more = fields(again_in=None if last else f"{pause:g}s")
                 _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, error_fields(error), more)
                 if last:
@@ -179,11 +185,6 @@ class Loader:
     def _say(self, message: str, attempt: int, done: int = 0, total: int = 0) -> None:
         progress = Progress(message, done, total, attempt, self._settings.load_attempts)
         self._status.update(progress=progress)
-
-
-def shown_name(model: str) -> str:
-    """The model's name for logs, page and health: of a local folder its own name alone, not where it lies."""
-    return Path(model).absolute().name if Path(model).is_dir() else model
 
 
 def error_fields(error: ServiceError) -> str:

@@ -40,7 +40,7 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
         _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End the process at once, its log and its output flushed.
 
     The interpreter's own way out takes torch's libraries down one by one: seconds in which a guardian sees a

@@ -106,14 +106,14 @@ IMPORTS = """
 import sys
 from importlib.metadata import packages_distributions
 import lab.bench.gpu.__main__, bench.gpu.service, health_api, service.build, lab.faults.inside
-from service.process.exit_file import leave
+from service.process.exit_file import exit_now
 from service.settings import Settings
 application = service.build.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))
 assert application.load()
 application.report(), application.exposition()
 known = packages_distributions()
 print(*{name for module in [*sys.modules] for name in known.get(module.partition(".")[0], [])})
-leave(0)  # without waiting for a probe that is under way
+exit_now(0)  # without waiting for a probe that is under way
 """
 
 

@@ -92,7 +92,7 @@ def _load(run_dir: Path, hub: Hub | None, cache: Path, *arguments: str, model: s
     endpoint = hub.endpoint if hub is not None else f"http://127.0.0.1:{port}"
     with Instance(
         run_dir,
-        *("--model", model, "--load-attempts", "2", "--load-pause", "0.1", *arguments),
+        *("--model", model, "--load-attempts", "2", *arguments),
         program="health_api.py",
         environment={"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_CACHE": str(cache)},
     ) as instance:
@@ -243,7 +243,7 @@ def gap(run_dir: Path) -> None:
 
 def _pretended(run_dir: Path, fault: str, count: int = 3, **environment: str) -> None:
     """Questions to an instance with a (pretended) GPU in which a fault is made."""
-    with _instance(run_dir, INSIDE, PRETEND_CUDA="1", OFA_TRIAL_PAUSE="0.5", **environment) as instance:
+    with _instance(run_dir, INSIDE, PRETEND_CUDA="1", RETRY_GPU_PAUSE="0.5", **environment) as instance:
         _ask(instance, 2)
         _order(run_dir, fault)
         _ask(instance, count)
@@ -266,7 +266,7 @@ def memory(run_dir: Path) -> None:
 
 
 def unstable(run_dir: Path) -> None:
-    often = {"PROBE_INTERVAL": "0.5", "OFA_GOLDEN_INTERVAL": "0.5"}
+    often = {"PROBE_INTERVAL": "0.5", "BASELINE_INTERVAL": "0.5"}
     with _instance(run_dir, INSIDE, OFA_DTYPE="fp32", **often) as instance:
         _order(run_dir, '{"kind": "nan", "times": 3}')
         instance.wait_for("the reload", lambda: instance.log.count("MODEL_LOADED") == 2)

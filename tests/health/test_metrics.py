@@ -140,7 +140,7 @@ def test_lack_of_gpu_memory_is_told_rung_by_rung_and_so_is_the_way_back(make: Bu
     room = {"gpu": False}
     application = make(
         FakeGpuModel(lambda device, size: device == "cpu" or room["gpu"]),
-        trial_pause=0.05,
+        retry_gpu_pause=0.05,
         probe_interval=600,
     )
     application.load()

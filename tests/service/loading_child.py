@@ -43,7 +43,7 @@ class Attempts(Listener):
 def load(folder: str) -> dict[str, Any]:
     """What the service finds: the error's class and exit code, the attempts, the card's examples."""
     attempts = Attempts()
-    settings = Settings(model=folder, device="cpu", dtype="fp32", load_pause=0.0)
+    settings = Settings(model=folder, device="cpu", dtype="fp32")
     predictor = NativePredictor(device="cpu", dtype="fp32")
     status = Status(Snapshot(model="model", started_unix=0))
     found: dict[str, Any] = {"error": None, "exit": 0, "message": ""}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.build import PROBE_TEXT, build, shown_name
+from service.build import PROBE_TEXT, build
 from service.contract.errors import (
     DeviceLost,
     InputError,
@@ -26,6 +26,7 @@ from service.contract.request import Pair, VerdictFuture
 from service.contract.status import Phase
 from service.health import resources
 from service.hub.progress import Progress
+from service.hub.resolve import shown_name
 from service.intake.reader_process import ReaderProcess
 from service.intake.readers import Readers
 from service.settings import DEFAULT_MODEL, Settings

@@ -40,7 +40,7 @@ NAN = {"Yes": float("nan"), "No": 0.5, "Maybe": 0.5}
 @pytest.fixture
 def make(make: Build) -> Build:
     """Applications that probe often and soon try the GPU again."""
-    return partial(make, probe_interval=0.05, trial_pause=0.05)
+    return partial(make, probe_interval=0.05, retry_gpu_pause=0.05)
 
 
 class Weights(FakePredictor):

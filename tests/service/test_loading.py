@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.build import LOAD_PAUSE
 from service.contract.errors import (
     DamagedFile,
     DamagedFolder,
@@ -18,7 +19,6 @@ from service.contract.errors import (
 )
 from service.contract.status import Phase
 from service.contract.times import LONGEST_PAUSE, START_STALL
-from service.settings import Settings
 from tests.applications import Build, Hub
 from tests.fakes import PATIENCE, PICTURE, FakePredictor
 
@@ -73,7 +73,7 @@ def test_the_pauses_between_attempts_grow(make: Build, monkeypatch: pytest.Monke
     application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(4)]), load_attempts=4)
     waited: list[float] = []
     loader = application._loader
-    object.__setattr__(loader._settings, "load_pause", 5.0)
+    loader._pause = LOAD_PAUSE
     monkeypatch.setattr(loader.stopping, "wait", waited.append)
     assert application.load() is False
     assert waited == [5.0, 10.0, 20.0]
@@ -85,7 +85,7 @@ def test_the_pauses_stay_shorter_than_the_guardian_waits_for_progress(
     application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(9)]), load_attempts=9)
     waited: list[float] = []
     loader = application._loader
-    object.__setattr__(loader._settings, "load_pause", Settings.load_pause)
+    loader._pause = LOAD_PAUSE
     monkeypatch.setattr(loader.stopping, "wait", waited.append)
     assert application.load() is False
     assert waited[:3] == [5.0, 10.0, 20.0]

@@ -32,7 +32,6 @@ EVENTS: Final = ("MEMORY |", "DEGRADED |", "TRIAL |", "PROMOTED |")
 PATIENT: Final = {
     "OFA_TIMEOUT": "60",
     "OFA_PROBE_TIMEOUT": "60",
-    "OFA_TRIAL_PAUSE": "1",
     "OFA_CONVERTED_CACHE": "off",
 }
 # Takes the card's memory but for so many bytes, and holds it until its input ends.
