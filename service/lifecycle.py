@@ -216,9 +216,7 @@ class Supervisor:
         return path.name if path is not None else None
 
     def _give_up(self, event: str, error: ServiceError) -> None:
-        _log.critical(
-            "%s%s | EXIT=%d | REMEDY=%s", event, error_fields(error), error.exit_code, error.remedy
-        )
+        _log.critical("%s%s | EXIT=%d | REMEDY=%s", event, error_fields(error), error.exit_code, error.remedy)
         self._fail(error)
 
     def _fail(self, error: ServiceError) -> None:

@@ -14,8 +14,8 @@ from ofa.checkpoint import is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
 from ofa.model import EntailmentModel
-from ofa.pair import Pair
 from ofa.network import OFA
+from ofa.pair import Pair
 from ofa.tokenizer import build_source
 from service.inference.modelscope.process import ChildProcess
 

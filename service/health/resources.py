@@ -55,8 +55,8 @@ GpuReader = Callable[[], tuple[str, int, int] | None]
 
 class Sampler:
     """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one;
-    ``readers`` the process ids of the readers, of the idle ones and of the others. ``on_sample`` is called
-    with each sample, by the sampling thread."""
+    ``readers`` the process ids of the readers, of the idle ones and of the others. Each of ``on_sample`` is called
+    with every sample, by the sampling thread."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Sampler:
         period: float = 2.0,
         cgroups: Path = CGROUPS,
         readers: Callable[[], tuple[Iterable[int], Iterable[int]]] = lambda: ((), ()),
-        on_sample: Callable[[Resources], None] = lambda sample: None,
+        on_sample: Sequence[Callable[[Resources], None]] = (),
     ) -> None:
         self._folders = tuple(folders)
         self._gpu = gpu
@@ -123,7 +123,8 @@ class Sampler:
         while not self._stop.is_set():
             with suppress(Exception):  # the old sample stays, and its age tells
                 self._latest = self.sample()
-                self._on_sample(self._latest)
+                for receive in self._on_sample:
+                    receive(self._latest)
             self._stop.wait(self._period)
 
 

@@ -35,9 +35,7 @@ class Admission:
         """Return why a request of ``source`` has no place now, or None."""
         wait = self.retry_after(load)
         if load.hung_in is not None:
-            return Busy(
-                "A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK
-            )
+            return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
         if source == "probe":
             return Busy("Another probe is waiting.", retry_after=wait) if probe_waits else None
         if load.waiting >= self._limits.queue_size:

@@ -101,7 +101,9 @@ class Loader:
                     raise
                 pause = 0.0 if doubted else min(LONGEST_PAUSE, self._pause * 2 ** (attempt - 1))
                 more = fields(again_in=None if last else f"{pause:g}s")
-                _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, error_fields(error), more)
+                _log.warning(
+                    "MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, error_fields(error), more
+                )
                 if last:
                     raise
                 if self._read or isinstance(error, DamagedFile):

@@ -115,7 +115,9 @@ def _work(snapshot: Snapshot) -> Iterator[Metric]:
         "ofa_computation_age_seconds", "How long the computation under way has run; 0: none.", running
     )
     yield _gauge(
-        "ofa_orphaned_inferences", "Computations that do not stop though nobody waits.", activity.not_cancelling
+        "ofa_orphaned_inferences",
+        "Computations that do not stop though nobody waits.",
+        activity.not_cancelling,
     )
 
 

@@ -48,7 +48,7 @@ def test_a_prober_whose_thread_has_died_ends_the_process_and_a_stopped_one_does_
 
 def test_a_sampler_whose_thread_runs_or_was_stopped_is_not_dead(tmp_path: Path) -> None:
     seen: list[Resources] = []
-    sampler = Sampler([tmp_path], lambda: None, on_sample=seen.append)
+    sampler = Sampler([tmp_path], lambda: None, on_sample=[seen.append])
     assert not sampler.dead
     sampler.start()
     until(lambda: bool(seen))
