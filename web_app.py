@@ -43,7 +43,8 @@ def init_model() -> bool:
 def predict(
     image: Image.Image | str | Path | None, text: str | None, premise: str | None = None
 ) -> dict[str, object]:
-    """Judge whether ``image`` (PIL, or a path) shows what ``text`` says: {"label", "score", "scores", "reason"}.
+    """Judge whether ``image`` (PIL, or a path) shows what ``text`` says: {"label", "score", "scores",
+    "reason"}.
 
     ``reason`` is None when the model decided. Loads the model on first use. Raises InputError for input that
     cannot be judged.
@@ -66,8 +67,8 @@ def _shared() -> Application:
             from service.build import build
 
             _application = build(Settings.from_args([], os.environ))
-            # A probe may run native code when the script ends, and the interpreter's end would abort it. Waits
-            # for the next cancel point only.
+            # A probe may run native code when the script ends, and the interpreter's end would abort it.
+            # Waits for the next cancel point only.
             atexit.register(_application.supervisor.stop, 0.0)
         return _application
 

@@ -18,8 +18,8 @@ LEAST_PATIENCE: Final = 2.0  # seconds
 
 
 def card(queue_estimate: QueueEstimate | None, language: Language, *, limit: float) -> str:
-    """Return the HTML shown in the answer's place. ``queue_estimate`` is None while the request is being read;
-    ``limit`` is the time limit in seconds."""
+    """Return the HTML shown in the answer's place. ``queue_estimate`` is None while the request is being
+    read; ``limit`` is the time limit in seconds."""
     told = []
     if queue_estimate is not None:
         if queue_estimate.ahead:

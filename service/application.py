@@ -72,7 +72,8 @@ class Application:
         caller: str = "",
         future: VerdictFuture | None = None,
     ) -> VerdictFuture:
-        """Check the input in this thread, queue it, and return a future of the verdict or the reason for none.
+        """Check the input in this thread, queue it, and return a future of the verdict or the reason for
+        none.
 
         Args:
             image: a PIL image, or the path of a picture file, whose decoding this call waits for.

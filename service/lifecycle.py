@@ -57,14 +57,16 @@ class Parts:
 
 
 class Supervisor:
-    """Made before the parts, so that they can report to it; ``attach`` completes it before anything starts."""
+    """Made before the parts, so that they can report to it; ``attach`` completes it before anything
+    starts."""
 
     _parts: Parts
 
     def __init__(
         self, settings: Settings, status: Status, exit_now: Callable[[int], object] | None = None
     ) -> None:
-        """``exit_now`` ends the process with an exit code at once; None leaves a hung process to its owner."""
+        """``exit_now`` ends the process with an exit code at once; None leaves a hung process to its
+        owner."""
         self._settings = settings
         self._status = status
         self._exit_now = exit_now

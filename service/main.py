@@ -1,4 +1,5 @@
-"""The one main function of both entries: opens ports and logs, starts health, application and page, waits, stops.
+"""The one main function of both entries: opens ports and logs, starts health, application and page, waits,
+stops.
 
 The model loads in the background. SIGTERM and SIGINT stop the process in order: new requests are refused,
 accepted ones answered within --stop-grace, exit code 0.
@@ -110,8 +111,8 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
 def lock_run_dir(run_dir: Path, must_write: bool) -> int | None:
     """Lock the run directory until this process ends: two instances would share logs, socket and exit file.
 
-    Returns the lock's descriptor, None if the file cannot be created. Raises SettingsError if another instance
-    holds it, and with ``must_write`` if the directory is not writable.
+    Returns the lock's descriptor, None if the file cannot be created. Raises SettingsError if another
+    instance holds it, and with ``must_write`` if the directory is not writable.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,11 @@ from lab.bench.machine import card_memory, matrix_peaks, name_of
 from lab.bench.sides import PICTURES, Judge, Subject
 from lab.bench.stages import count_operations
 from lab.bench.timing import Spread, ratio
+from service.contract.events import NO_EVENTS
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, Verdict
 from service.inference.engine import Engine
 from service.inference.jobs import Limits
-from service.telemetry.logs import RequestLog
 
 CALLERS: Final = (1, 2, 4, 8, 16, 32, 64)
 BATCHES: Final = (1, 2, 4, 8, 16)
@@ -95,7 +95,7 @@ def _requests(subject: Subject, callers: int) -> int:
 def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict[str, Any]:
     """``callers`` share ``requests``; pictures are small already, as those that wait in the engine are."""
     adapter = Adapter(subject.fast, subject.device, name_of(subject.fast.dtype))
-    engine = Engine(adapter, RequestLog(), Limits(queue_size=10_000, **limits))
+    engine = Engine(adapter, NO_EVENTS, Limits(queue_size=10_000, **limits))
     side = subject.fast.task.patch_image_size
     pictures = [photograph(seed, side, side) for seed in range(8)]
     engine.start()

@@ -26,7 +26,9 @@ class Listener:
     def batched(self, requests: Sequence[Request]) -> None:
         """A computation of these requests begins."""
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None) -> None:
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
         """A queued request was answered; ``stage`` is where it was if it reached its deadline, else None."""
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:

@@ -88,8 +88,8 @@ class Converting(Model, Protocol):
     def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
         """Write the converted weights if they are missing and worth it. Runs beside ``judge``.
 
-        Raises DamagedFile when the weights on disk are not as ``listed``, OSError, other ModelErrors, and what
-        ``cancel_point`` raises."""
+        Raises DamagedFile when the weights on disk are not as ``listed``, OSError, other ModelErrors, and
+        what ``cancel_point`` raises."""
 
     def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
         """Hash the converted weights of ``folder`` and delete damaged ones. False if there were any. Files

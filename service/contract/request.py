@@ -21,8 +21,8 @@ class Request:
     """One question with its deadline.
 
     ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds, ``size`` is the width and height of the
-    picture as sent, ``prepared`` the seconds spent on decoding and checks. In a refused request ``pair`` holds
-    the raw texts and no picture.
+    picture as sent, ``prepared`` the seconds spent on decoding and checks. In a refused request ``pair``
+    holds the raw texts and no picture.
     """
 
     id: str
@@ -41,8 +41,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RequestTiming:
-    """Where a queued request spent its time: how many requests were ``ahead`` of it on arrival, the seconds it
-    ``waited`` and was ``computed`` (None: never), and the size of its ``batch``."""
+    """Where a queued request spent its time: how many requests were ``ahead`` of it on arrival, the seconds
+    it ``waited`` and was ``computed`` (None: never), and the size of its ``batch``."""
 
     ahead: int = 0
     waited: float = 0.0
@@ -52,8 +52,8 @@ class RequestTiming:
 
 @dataclass(frozen=True, slots=True)
 class QueueEstimate:
-    """How many requests are ``ahead``, waiting or being computed, and the estimated ``seconds`` to the answer,
-    None before the first measurement."""
+    """How many requests are ``ahead``, waiting or being computed, and the estimated ``seconds`` to the
+    answer, None before the first measurement."""
 
     ahead: int
     seconds: float | None = None
@@ -142,7 +142,7 @@ class Verdict:
 
 
 class VerdictFuture(Future[Verdict]):
-    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request, None for
-    a request that was not accepted."""
+    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request, None
+    for a request that was not accepted."""
 
     queue_estimate: QueueEstimate | None = None

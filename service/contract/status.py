@@ -110,8 +110,8 @@ class Failure:
 class Evidence:
     """What shows that the model can answer.
 
-    ``proven_at`` is the time of the last finite answer, to a user or a probe. A failure stands until an answer
-    that is younger than the start of the failed probe, which may have waited behind a slow request.
+    ``proven_at`` is the time of the last finite answer, to a user or a probe. A failure stands until an
+    answer that is younger than the start of the failed probe, which may have waited behind a slow request.
     ``unstable`` counts probes in a row whose label differs from the baseline; only a correct one resets it.
     """
 

@@ -55,8 +55,8 @@ GpuReader = Callable[[], tuple[str, int, int] | None]
 
 class Sampler:
     """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one;
-    ``readers`` the process ids of the readers, of the idle ones and of the others. Each of ``on_sample`` is called
-    with every sample, by the sampling thread."""
+    ``readers`` the process ids of the readers, of the idle ones and of the others. Each of ``on_sample`` is
+    called with every sample, by the sampling thread."""
 
     def __init__(
         self,

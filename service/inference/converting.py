@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 class Converter:
     """``arm`` it after a load; ``begin``, called at every success of the model, then starts a thread once.
 
-    ``listed`` returns the checksums of fetched files. ``on_damaged`` is called by that thread when the weights
-    on disk are not what was fetched.
+    ``listed`` returns the checksums of fetched files. ``on_damaged`` is called by that thread when the
+    weights on disk are not what was fetched.
     """
 
     def __init__(self, model: Model, listed: Listed, on_damaged: Callable[[], None]) -> None:

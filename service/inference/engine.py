@@ -1,13 +1,13 @@
 """The engine: one thread owns the model, all others submit requests and wait for futures.
 
 The engine thread computes, the timer thread enforces deadlines, so a request is answered on time even in the
-middle of a computation. Waiting requests are computed together as a batch; each keeps its own deadline and its
-own error. When all requests of a batch have been answered or abandoned, its computation is cancelled: the next
-cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are refused
-at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
+middle of a computation. Waiting requests are computed together as a batch; each keeps its own deadline and
+its own error. When all requests of a batch have been answered or abandoned, its computation is cancelled: the
+next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
+refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
-Every accepted request ends exactly once: ``_end`` is the only exit, and the first call wins. A later result is
-only logged.
+Every accepted request ends exactly once: ``_end`` is the only exit, and the first call wins. A later result
+is only logged.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ class Engine:
     # ---- the engine thread -------------------------------------------------------------------------------
 
     def step(self, block: bool = False) -> bool:
-        """Compute one batch. False when there is nothing to do, or, with ``block``, when the engine is closed."""
+        """Compute one batch. False when there is nothing to do, or, with ``block``, when the engine is
+        closed."""
         with self._lock:
             if block:
                 self._await_work()

@@ -121,7 +121,8 @@ class LatencyEstimator:
         self._max_wait_fraction = max_wait_fraction
 
     def expected(self, ahead: int) -> float | None:
-        """Seconds until the answer to a request behind ``ahead`` others; None before the first measurement."""
+        """Seconds until the answer to a request behind ``ahead`` others; None before the first
+        measurement."""
         return None if self.seconds is None else (ahead + 1) * self.seconds
 
     def wait(self, ahead: int) -> float:

@@ -50,8 +50,8 @@ class Resolve(Protocol):
 class Loader:
     """Loads the model; one ``run`` at a time. Setting ``stopping`` ends it at the next step.
 
-    ``listed`` returns the checksums of fetched files; ``pause`` is the seconds after the first failed attempt,
-    doubled after each.
+    ``listed`` returns the checksums of fetched files; ``pause`` is the seconds after the first failed
+    attempt, doubled after each.
     """
 
     def __init__(
@@ -113,7 +113,8 @@ class Loader:
         raise AssertionError("not reached: the last attempt returns or raises")
 
     def _worth_another(self, error: ModelError, verify: str) -> bool:
-        """Whether to try again. An unsupported configuration may be a damaged file: only a checksum can tell."""
+        """Whether to try again. An unsupported configuration may be a damaged file: only a checksum can
+        tell."""
         if not isinstance(error, PermanentLoadError):
             return True
         return isinstance(error, UnsupportedModel) and self._read and self._fetched and verify != "full"

@@ -1,4 +1,5 @@
-"""Checks and prepares the input of a request: clean texts, and the picture as the square that the model needs.
+"""Checks and prepares the input of a request: clean texts, and the picture as the square that the model
+needs.
 
 Runs in the callers' threads. A picture file is decoded by a reader process; a PIL image is converted here.
 """
@@ -92,7 +93,8 @@ class Intake:
 
 
 def raw_pair(hypothesis: object, premise: object) -> Pair:
-    """Return the texts as sent, for the record of a refused request; anything but a string counts as empty."""
+    """Return the texts as sent, for the record of a refused request; anything but a string counts as
+    empty."""
     first, second = (sent if isinstance(sent, str) else "" for sent in (hypothesis, premise))
     return Pair(_NO_PICTURE, first, second or None)
 

@@ -126,7 +126,9 @@ class History(Listener):
 
     # ---- what happens ------------------------------------------------------------------------------------
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None) -> None:
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
         decided = verdict.reason is None
         self._keep(
             Ended(

@@ -169,7 +169,9 @@ class Metrics(Listener):
         elif outcome is Outcome.TIMEOUT:
             self._timeouts.labels("decoding").inc()
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None) -> None:
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
         """Counts the request last, so that a scrape that has it has its parts as well."""
         if stage is not None:
             self._timeouts.labels(stage).inc()

@@ -67,7 +67,9 @@ class RequestLog(Listener):
         line = _error_line(request.id, error, seconds)
         _log.info("%s", line + fields(reason=error.code, source=request.source))
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None) -> None:
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
         self._recent.append(
             Recent(
                 *(int(time.time()), request.id, request.source, request.chars, request.size),

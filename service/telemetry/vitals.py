@@ -1,7 +1,7 @@
 """One line of process statistics per minute, so that the log shows leaks, clock changes and stalls.
 
-``UP`` is monotonic and ``UNIX`` is not, so they diverge when the clock is set; a missing line with a continuing
-``UP`` means that the process stalled or that log lines were lost.
+``UP`` is monotonic and ``UNIX`` is not, so they diverge when the clock is set; a missing line with a
+continuing ``UP`` means that the process stalled or that log lines were lost.
 """
 
 from __future__ import annotations

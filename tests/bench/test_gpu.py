@@ -109,7 +109,7 @@ import lab.bench.gpu.__main__, bench.gpu.service, health_api, service.build, lab
 from service.process.exit_file import exit_now
 from service.settings import Settings
 application = service.build.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))
-assert application.load()
+assert application.supervisor.load()
 application.report(), application.exposition()
 known = packages_distributions()
 print(*{name for module in [*sys.modules] for name in known.get(module.partition(".")[0], [])})

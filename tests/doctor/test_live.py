@@ -14,7 +14,7 @@ from doctor import live, read
 from health_api import Sidecar
 from service.health.resources import Resources, Use
 from service.listening import listen
-from tests.health.test_sidecar import LOADING, SERVING, Told
+from tests.health.test_api import LOADING, SERVING, Told
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_disk_that_runs_full_is_told(
     folder: Path, application: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = Resources(at=100.0, memory=Use(1, 10), memory_by="host", disk=Use(86, 100))
-    monkeypatch.setattr("tests.health.test_sidecar.Resources", lambda **_: full)
+    monkeypatch.setattr("tests.health.test_api.Resources", lambda **_: full)
     assert codes(folder) == ["resources-short"]
 
 

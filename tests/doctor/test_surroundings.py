@@ -19,7 +19,7 @@ from health_api import Sidecar
 from service.listening import listen
 from service.main import lock_run_dir
 from tests.doctor.test_courses import START, line
-from tests.health.test_sidecar import SERVING, Told
+from tests.health.test_api import SERVING, Told
 from tests.instance import ROOT
 
 
@@ -88,7 +88,7 @@ def test_a_run_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None
         ("LOG_REOPENED | FILE=web_app.log | REASON=moved", "log-moved"),
         ("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=ENOSPC", "converted-not-kept"),
         ("FILES_DAMAGED | FILES=pytorch_model.bin", "file-damaged"),
-        ("BROKEN | MSG=a thread died | THREAD=settler | ERROR=KeyError", "unforeseen"),
+        ("BROKEN | MSG=a thread died | THREAD=converter | ERROR=KeyError", "unforeseen"),
     ],
 )
 def test_a_line_is_a_finding(tmp_path: Path, message: str, code: str) -> None:

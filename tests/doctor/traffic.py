@@ -36,7 +36,7 @@ def record(run_dir: Path, seconds: float, seed: int) -> None:
     logs.open()
     application = build(settings)
     try:
-        assert application.load()
+        assert application.supervisor.load()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             users = choose.randint(1, 12)
@@ -45,7 +45,7 @@ def record(run_dir: Path, seconds: float, seed: int) -> None:
                 for _ in range(users):
                     pool.submit(ask, application, random.Random(choose.random()), until)
     finally:
-        application.stop(20.0)
+        application.supervisor.stop(20.0)
         logs.close()
 
 

@@ -116,12 +116,12 @@ def test_a_service_that_starts_from_converted_weights_hashes_nothing(
 
     def serve() -> None:
         application = build(settings, model=predictor)
-        application.start()
+        application.supervisor.start()
         try:
             until(lambda: application.report().healthy)
             until(lambda: any(record.getMessage().startswith("SETTLED") for record in caplog.records))
         finally:
-            until(lambda: application.stop(0.0))
+            until(lambda: application.supervisor.stop(0.0))
 
     for expected in (1, 0):
         read.clear()

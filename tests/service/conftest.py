@@ -10,16 +10,16 @@ import pytest
 from service.contract.errors import ServiceError
 from service.inference.engine import Engine, Limits
 from tests.applications import make
-from tests.fakes import Clock, FakeJournal, FakePredictor, end
+from tests.fakes import Clock, FakeEvents, FakePredictor, end
 from tests.reading import make_readers
 from tests.written_logs import console, open_logs
 
-__all__ = ["clock", "console", "journal", "make", "make_readers", "open_logs", "start"]
+__all__ = ["clock", "console", "events", "make", "make_readers", "open_logs", "start"]
 
 
 @pytest.fixture
-def journal() -> FakeJournal:
-    return FakeJournal()
+def events() -> FakeEvents:
+    return FakeEvents()
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
+def start(events: FakeEvents) -> Iterator[Callable[..., Engine]]:
     """Starts engines with real threads, and a real clock unless given another; stops them all at the end."""
     started: list[Engine] = []
 
@@ -39,7 +39,7 @@ def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
         clock: Callable[[], float] = time.monotonic,
         **limits: float,
     ) -> Engine:
-        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal, clock=clock)  # type: ignore[arg-type]
+        engine = Engine(predictor, events, Limits(**limits), on_fatal=on_fatal, clock=clock)  # type: ignore[arg-type]
         engine.start()
         started.append(engine)
         return engine
