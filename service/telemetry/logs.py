@@ -1,8 +1,8 @@
-"""web_app.log, slow_requests.log and the console, and what is written there.
+"""The log files web_app.log and slow_requests.log, and the console.
 
-Nothing that happens while writing a log stops or holds up the service (log_writers.py). User text is
-never written: not in messages, which are ours, not in tracebacks, of which only the places are kept, and not
-in what libraries log, of whom only the logger, the place and the error's class are.
+Logging never blocks or stops the service (log_writers.py). User text is never written: messages are ours, of
+tracebacks only file names and line numbers are kept, and of library messages only logger, place and error
+class.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa", "doctor")
 LOG_FILE: Final = "web_app.log"
 SLOW_FILE: Final = "slow_requests.log"
 SLOW_LOGGER: Final = "slow_requests"
-REPEATED: Final = 60.0  # seconds in which a library's like lines are written once
-KINDS: Final = 200  # of lines of libraries that are told apart
+REPEATED: Final = 60.0  # seconds in which equal lines of a library are written once
+KINDS: Final = 200  # of library lines that are remembered
 _log = logging.getLogger(__name__)
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-11-22 17:30:00 | INFO     | message``; always one line, CRITICAL written as FATAL."""
+    """``2026-11-22 17:30:00 | INFO     | message``: one line always, CRITICAL written as FATAL."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s | %(word)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -48,25 +48,25 @@ class LineFormatter(logging.Formatter):
 
 
 class TabFormatter(logging.Formatter):
-    """A message of columns, as it is: its tabs are ours."""
+    """Keeps the tabs of a message, which separate its columns."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\t".join(one_line(column) for column in record.getMessage().split("\t"))
 
 
 def one_line(text: str) -> str:
-    """``text`` without anything that could begin a new line or move a terminal's cursor."""
+    """Replace everything that could start a new line or move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def places(error: BaseException) -> str:
-    """Where an error came from, innermost last, without its message: that may quote input."""
+    """Return the innermost frames of ``error`` as file:line. Its message may quote input and is left out."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
 
 
 class _ToWriters(logging.Handler):
-    """Makes a line of a record in the caller's thread, and hands it to threads that write."""
+    """Formats a record in the caller's thread and queues the line for the writers."""
 
     def __init__(self, formatter: logging.Formatter, *writers: Writer) -> None:
         super().__init__()
@@ -76,16 +76,16 @@ class _ToWriters(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception as error:  # arguments that do not fit their message
+        except Exception as error:  # arguments do not fit the message
             line = f"UNPRINTABLE | ERROR={type(error).__name__} | LOGGER={record.name}"
         for writer in self._writers:
             writer.put(line)
 
 
 class _Libraries(_ToWriters):
-    """What libraries log, without their messages, which may quote input: ``LIBRARY | LOGGER=…``.
+    """Writes ``LIBRARY | LOGGER=…`` for a library's record, whose message may quote input.
 
-    The same of one logger is written once in REPEATED seconds; what others send us must not fill the log.
+    Equal lines are written once in REPEATED seconds, so that clients cannot fill the log.
     """
 
     def __init__(self, formatter: logging.Formatter, *writers: Writer) -> None:
@@ -103,16 +103,16 @@ class _Libraries(_ToWriters):
             self._seen.clear()
         self._seen[kind] = now, 0
         place = f"{record.filename}:{record.lineno}"
-        told = fields(logger=record.name, at=place, error=error, left_out=left_out or None)
+        more = fields(logger=record.name, at=place, error=error, left_out=left_out or None)
         ours = logging.LogRecord(
-            "service.telemetry.logs", record.levelno, "", 0, f"LIBRARY{told}", None, record.exc_info
+            "service.telemetry.logs", record.levelno, "", 0, f"LIBRARY{more}", None, record.exc_info
         )
         super().emit(ours)
 
 
 class Logs:
-    """The log files and the console of one process: ``open`` before the first line, ``close`` after the last.
-    ``level`` is that of our own loggers; of libraries we write warnings and worse."""
+    """The log files and the console of one process. ``level`` applies to our own loggers; of libraries,
+    warnings and errors are written."""
 
     def __init__(
         self,
@@ -137,13 +137,13 @@ class Logs:
         self._handlers: dict[str | None, logging.Handler] = {
             **dict.fromkeys(LOGGERS, ours),
             SLOW_LOGGER: _ToWriters(columns, self._slow),
-            None: _Libraries(lines, self._file, self._console),  # the root, where libraries' lines arrive
+            None: _Libraries(lines, self._file, self._console),  # the root logger
         }
         self._thread_hook = threading.excepthook
 
     def open(self, *, must_write: bool = False) -> None:
-        """Begin to write. Raises SettingsError with ``must_write`` if the run directory is not writable for
-        this user at all; a full disk is no reason not to serve."""
+        """Start logging. With ``must_write``, raises SettingsError if this user may not write to the run
+        directory; a full disk never stops the service."""
         try:
             self._log_file.open()
         except OSError as error:
@@ -163,11 +163,11 @@ class Logs:
         _log.info("STARTED | PID=%d", os.getpid())
 
     def flush(self, seconds: float = STOP_LOGS) -> None:
-        """Wait until everything so far is written, ``seconds`` at most."""
+        """Wait up to ``seconds`` until all lines are written."""
         _each(self._writers, seconds, Writer.flush)
 
     def close(self) -> None:
-        """Write what is left, within STOP_LOGS."""
+        """Write the remaining lines within STOP_LOGS and stop logging."""
         threading.excepthook = self._thread_hook
         for name, handler in self._handlers.items():
             logger = logging.getLogger(name)
@@ -183,39 +183,39 @@ class Logs:
         return self._file, self._slow, self._console
 
 
-#: What is open in this process: for health, and for an end that nobody announces.
+#: The open writers of this process, for health and for an abrupt exit.
 _open_files: Final[set[Writer]] = set()
 _open_writers: Final[set[Writer]] = set()
 
 
 def unwritable(run_dir: Path, error: OSError) -> SettingsError | None:
-    """The refusal to start where this user may not write; None for an error that may pass, as a full disk."""
+    """Return the refusal to start when this user may not write here; None for an error that may pass."""
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
         return None
     return SettingsError(
         f"The run directory {run_dir} cannot be written: {error.strerror}.",
-        remedy="Give this user the right to, or set another with --run-dir (OFA_RUN_DIR).",
+        remedy="Make it writable for this user, or pass another with --run-dir (OFA_RUN_DIR).",
         code="run_dir_unwritable",
     )
 
 
 def lost_lines() -> int:
-    """Lines that could not be written to this process's files since they were opened."""
+    """Return how many lines could not be written to the open files."""
     return sum(writer.lost for writer in list(_open_files))
 
 
 def failing() -> str | None:
-    """Why lines cannot be written to this process's files now: the name of an errno, or BLOCKED."""
+    """Return why the open files cannot be written now: the name of an errno, BLOCKED, or None."""
     return next((writer.failing for writer in list(_open_files) if writer.failing), None)
 
 
 def flush() -> None:
-    """Write what is on its way in this process, within STOP_LOGS."""
+    """Write all queued lines of this process within STOP_LOGS."""
     _each(list(_open_writers), STOP_LOGS, Writer.flush)
 
 
 def _each(writers: Sequence[Writer], seconds: float, act: Callable[[Writer, float], None]) -> None:
-    """Do it to all of them in ``seconds`` at most."""
+    """Call ``act`` for each within ``seconds`` together."""
     end = time.monotonic() + seconds
     for writer in writers:
         act(writer, max(0.0, end - time.monotonic()))
@@ -231,7 +231,7 @@ def _line_of(formatter: logging.Formatter) -> Callable[[str], str]:
 
 
 def _thread_died(args: threading.ExceptHookArgs) -> None:
-    """Python would print the error's own text, which may quote input."""
+    """Log a thread's death. Python would print the error's text, which may quote input."""
     name = args.thread.name if args.thread is not None else "?"
     if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
         info = (args.exc_type, args.exc_value, args.exc_traceback)
