@@ -13,9 +13,9 @@ import pytest
 from service.contract.causes import ExitCode
 from service.settings import DEFAULT_MODEL, flag, options
 from tests.hub.server import Hub
+from tests.inference.hostile import CASES, POINTER, copy
 from tests.instance import ROOT, Instance
 from tests.ports import free_ports
-from tests.service.hostile import CASES, POINTER, copy
 
 CONFIGURATION = 78
 LOAD_FAILED = 1
