@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from lab.faults.fault import Afterwards
+from lab.faults.hostile_pictures import SET
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
-from tests.hostile_pictures import SET
 
 STRANGERS = 64
 ENOUGH_SECONDS = 240.0

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from lab.faults.fault import Afterwards
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
-from tests.channel import ask
-from tests.guardian.harness import ROOT
+from lab.instances.channel import ask
+from lab.instances.instance import ROOT
 
 CHANNEL_SECONDS = 0.05
 ADDRESSES = [f"127.0.0.{n}" for n in range(2, 10)]

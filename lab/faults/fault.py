@@ -11,7 +11,7 @@ from typing import Literal
 from lab.faults.scenes import Scene, Setting, demo
 from lab.faults.service import Service
 from lab.faults.users import Users, told
-from tests.guardian.harness import wait_for
+from lab.instances.guarded import wait_for
 
 SETTLING_SECONDS = 5.0
 """How long the service is watched after a fault that must not end in a restart."""

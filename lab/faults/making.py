@@ -20,7 +20,7 @@ from lab.faults import scenes
 from lab.faults.fault import Afterwards
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
-from tests.guardian.harness import stat_of, wait_for
+from lab.instances.guarded import stat_of, wait_for
 
 
 def send(number: int) -> Callable[[Service, Scene], None]:

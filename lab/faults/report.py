@@ -29,7 +29,7 @@ from lab.faults.fault import Fault
 from lab.faults.scenes import Missing
 from lab.faults.service import Service
 from lab.faults.soak import in_words, soak
-from tests import reaper
+from lab.instances import reaper
 
 TIMES = 5.0  # the overload of a soak, in what the instance can answer
 

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.instances.hub import Hub
 from service.hub.resolve import DEMO_FOLDER
-from tests.hub.server import Hub
 
 HUB_ID = "hub-of-faults/demo"  # no folder of this repository: that would be taken instead
 CGROUPS = Path("/sys/fs/cgroup")

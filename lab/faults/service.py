@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.faults.watcher import fetch
-from tests.guardian.harness import ROOT, Guarded, wait_for
+from lab.instances.guarded import Guarded, wait_for
+from lab.instances.instance import ROOT
 
 NAIVE = Path(__file__).resolve().parent / "naive.sh"
 LAUNCHER = Path(__file__).resolve().parent / "inside.py"

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service.contract.causes import ExitCode
 from tests.inference.hostile import CASES, copy
-from tests.instance import ROOT
 
 Load = Callable[[Path], dict[str, Any]]
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.instances.instance import ROOT
 from lab.parity.folders import SMALL, write_folder
 from ofa import converted
 from ofa.converted import Conversion
 from ofa.model import EntailmentModel, Pair
-from tests.instance import ROOT
 
 
 @pytest.fixture(autouse=True)

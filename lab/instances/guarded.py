@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-import pytest
 
-from tests.ports import free_ports
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from lab.instances.instance import ROOT
+from lab.instances.ports import free_ports
 
 # A bound for a broken run on a busy machine, never a measurement.
 PATIENCE = 240.0
@@ -203,6 +201,3 @@ class Guarded:
             return guardian.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the guardian does not end:\n{self.output}") from None
-
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, namespaces or cgroups")

@@ -16,9 +16,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.ports import free_ports
+from lab.instances.ports import free_ports
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Bounds for a broken run on a busy machine, never measurements.
 START_SECONDS = 480.0
