@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 
 import torch
 
+from lab import ROOT
 from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
 from lab.bench.latency import latency, pictures, together
@@ -31,7 +32,7 @@ from lab.bench.plot import draw
 from lab.bench.polling import polling
 from lab.bench.reading import reading
 from lab.bench.report import kind_of, markdown, merge, read, write
-from lab.bench.sides import ROOT, Subject, published
+from lab.bench.sides import Subject, published
 from lab.bench.stages import stages
 from lab.bench.start import start
 from ofa.precision import MARGINS, best_dtype

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import torch
 
+from lab import ROOT
 from lab.bench.cases import random_pairs
-from lab.bench.sides import ROOT, Subject
+from lab.bench.sides import Subject
 from lab.demo_training.pairs import RENDERERS, held_out
 from lab.demo_training.sentences import CATEGORIES
 from ofa.model import EntailmentModel, Pair

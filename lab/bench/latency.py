@@ -8,8 +8,9 @@ from typing import Any, Final
 from PIL import Image
 
 from lab.bench.cases import mixed, photograph, sentence
-from lab.bench.sides import FP32, REFERENCE, Judge, ReferenceFailed, ReferenceSide, Subject
+from lab.bench.sides import FP32, REFERENCE, Judge, Subject
 from lab.bench.timing import Side, Spread, alternate, ratio, timed
+from lab.reference.process import ReferenceFailed, ReferenceProcess
 from ofa.model import Pair
 
 #: Our calls are shorter, so that more of them fit between two of ModelScope's.
@@ -41,7 +42,7 @@ def latency(subject: Subject, others: Mapping[str, Judge] | None = None) -> dict
     return result
 
 
-def _reference_call(reference: ReferenceSide, subject: Subject) -> Side:
+def _reference_call(reference: ReferenceProcess, subject: Subject) -> Side:
     def call(turn: int) -> float:
         picture = subject.pictures[turn % len(subject.pictures)]
         reply = reference.ask("judge", picture=str(picture), text=sentence(turn))
@@ -116,7 +117,7 @@ def together(subject: Subject) -> dict[str, Any]:
     return result
 
 
-def _reference_batch(reference: ReferenceSide, subject: Subject) -> str:
+def _reference_batch(reference: ReferenceProcess, subject: Subject) -> str:
     """What ModelScope makes of eight: how many a second, or its error."""
     paths = [str(subject.pictures[index % len(subject.pictures)]) for index in range(TOGETHER)]
     try:

@@ -14,10 +14,11 @@ from typing import Any
 from PIL import Image
 
 from health_api import Sidecar
+from lab import ROOT
 from lab.bench.cases import photograph, sentence
 from lab.bench.poller import ENDPOINTS
 from lab.bench.processes import cpu_seconds, free_port, get, running, wait_for
-from lab.bench.sides import ROOT, Subject
+from lab.bench.sides import Subject
 from lab.bench.timing import bounds
 from service.application import Application
 from service.build import build

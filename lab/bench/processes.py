@@ -13,8 +13,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
+from lab import ROOT
 from lab.bench.poller import ask
-from lab.bench.sides import ROOT
 
 LOOK_SECONDS: Final = 0.01
 END_SECONDS: Final = 60.0

@@ -7,24 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol
 
 import torch
 
 from lab.bench.cases import write_photograph
 from lab.bench.machine import name_of
 from lab.parity.folders import SPECS, write_folder
+from lab.reference.process import ReferenceProcess
 from ofa.model import EntailmentModel, Pair
 from ofa.precision import GuardedModel, best_dtype
 from ofa.vision import CancelPoint
-from service.inference.modelscope.process import ChildProcess
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 REFERENCE: Final = "ModelScope"
 FP32: Final = "fp32"
-LOAD_SECONDS: Final = 600.0
-CALL_SECONDS: Final = 300.0
 PICTURES: Final = 4
 
 
@@ -44,42 +40,6 @@ class Judge(Protocol):
     def judge(
         self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None
     ) -> list[dict[str, float]]: ...
-
-
-class ReferenceFailed(Exception):
-    """ModelScope could not do what it was asked; the message is its own."""
-
-
-class ReferenceSide:
-    """ModelScope in a child process; use as a context manager."""
-
-    def __init__(self, python: Path) -> None:
-        self._child = ChildProcess([str(python), "-m", "lab.bench.reference"], folder=ROOT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._child.close(5.0)
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def ask(self, op: str, **request: Any) -> dict[str, Any]:
-        """One answer. Raises ReferenceFailed, ChildEnded, ChildSilent."""
-        reply = self._child.ask({"op": op, **request}, LOAD_SECONDS if op == "load" else CALL_SECONDS)
-        if not reply["ok"]:
-            raise ReferenceFailed(reply["error"])
-        return reply
-
-    def load(self, folder: Path, device: str) -> dict[str, Any]:
-        return self.ask("load", folder=str(folder), device=device, threads=torch.get_num_threads())
 
 
 @dataclass
@@ -106,7 +66,7 @@ class Subject:
     rounds: int
     closer_than: float
     versions: Mapping[str, str] = field(default_factory=dict)
-    _reference: ReferenceSide | None = None
+    _reference: ReferenceProcess | None = None
 
     @property
     def low(self) -> torch.dtype:
@@ -122,12 +82,12 @@ class Subject:
         return f"{self.low_name}, guard on"
 
     @cached_property
-    def reference(self) -> ReferenceSide | None:
+    def reference(self) -> ReferenceProcess | None:
         """ModelScope with the folder loaded, until :meth:`close`."""
         if self.python is None:
             return None
-        self._reference = ReferenceSide(self.python)
-        self.versions = self._reference.load(self.folder, self.device)["versions"]
+        self._reference = ReferenceProcess(self.python)
+        self.versions = self._reference.load(self.folder, self.device, torch.get_num_threads())["versions"]
         return self._reference
 
     def close(self) -> None:

@@ -7,8 +7,9 @@ import time
 from typing import Any, Final
 
 from lab.bench.processes import MemoryWatch, free_port, running, wait_for, warm
-from lab.bench.sides import FP32, REFERENCE, ReferenceSide, Subject
+from lab.bench.sides import FP32, REFERENCE, Subject
 from lab.bench.timing import Spread
+from lab.reference.process import ReferenceProcess
 
 HEALTHY_SECONDS: Final = 300.0
 SETTLE_SECONDS: Final = 15.0
@@ -88,7 +89,7 @@ def _healthy(subject: Subject, flags: list[str], watch: float) -> dict[str, Any]
 def _reference(subject: Subject) -> dict[str, Any]:
     assert subject.python is not None
     began = time.monotonic()
-    with ReferenceSide(subject.python) as reference, MemoryWatch(reference.pid) as memory:
+    with ReferenceProcess(subject.python) as reference, MemoryWatch(reference.pid) as memory:
         reference.load(subject.folder, subject.device)
         reference.ask("judge", picture=str(subject.pictures[0]), text="a photo")
         seconds = time.monotonic() - began

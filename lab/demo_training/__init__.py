@@ -3,4 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-DEMO: Final = Path(__file__).resolve().parents[2] / "models" / "demo"
+from lab import ROOT
+
+DEMO: Final = ROOT / "models" / "demo"

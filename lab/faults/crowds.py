@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from lab import ROOT
 from lab.faults.fault import Afterwards
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
 from lab.instances.channel import ask
-from lab.instances.instance import ROOT
 
 CHANNEL_SECONDS = 0.05
 ADDRESSES = [f"127.0.0.{n}" for n in range(2, 10)]

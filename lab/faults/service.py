@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab import ROOT
 from lab.faults.watcher import fetch
 from lab.instances.guarded import Guarded, wait_for
-from lab.instances.instance import ROOT
 
 NAIVE = Path(__file__).resolve().parent / "naive.sh"
 LAUNCHER = Path(__file__).resolve().parent / "inside.py"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+from lab import ROOT
 from lab.faults.catalogue import FAULTS
 from lab.faults.soak import in_words
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = ROOT / "docs"
 KEPT = DOCS / "faults.json"
 PAGE = DOCS / "operations.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

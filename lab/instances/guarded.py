@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from lab.instances.instance import ROOT
+from lab import ROOT
 from lab.instances.ports import free_ports
 
 # A bound for a broken run on a busy machine, never a measurement.

@@ -16,9 +16,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from lab import ROOT
 from lab.instances.ports import free_ports
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Bounds for a broken run on a busy machine, never measurements.
 START_SECONDS = 480.0

@@ -13,19 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab import ROOT
 from lab.parity.backend import compare_backend
-from lab.parity.compare import (
-    ROOT,
-    TOLERANCE,
-    FolderResult,
-    ReferenceFailed,
-    ReferenceProcess,
-    compare_folder,
-)
+from lab.parity.compare import TOLERANCE, FolderResult, compare_folder
 from lab.parity.folders import PUBLISHED, SMALL, SPECS, FolderSpec, random_weights, write_folder
 from lab.parity.goldens import write_golden, write_pictures_golden
 from lab.parity.pairs import PAIRS, card_pairs, pairs_for, write_pictures
 from lab.parity.report import HEAD, record, record_note, row
+from lab.reference.process import ReferenceFailed, ReferenceProcess
 from ofa.checkpoint import WEIGHT_FILES
 from ofa.config import TaskConfig
 from ofa.errors import OFAError

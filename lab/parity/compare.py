@@ -6,49 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lab.parity.pairs import TextPair
+from lab.reference.process import ReferenceFailed, ReferenceProcess
 from ofa.checkpoint import is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
 from ofa.model import EntailmentModel, Pair
 from ofa.network import OFA
 from ofa.tokenizer import build_source
-from service.inference.modelscope.process import ChildProcess
 
-ROOT = Path(__file__).resolve().parents[2]
 #: The promise: fp32 on CPU, every probability of every pair.
 TOLERANCE = 1e-5
-LOAD_SECONDS = 600.0
-PAIR_SECONDS = 300.0
-
-
-class ReferenceFailed(Exception):
-    """ModelScope could not do what it was asked; the message is its own."""
-
-
-class ReferenceProcess:
-    """ModelScope in its own environment; see parity.reference for what it answers."""
-
-    def __init__(self, python: Path) -> None:
-        self._child = ChildProcess([str(python), "-m", "lab.parity.reference"], folder=ROOT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._child.close(5.0)
-
-    def ask(self, seconds: float, **request: Any) -> dict[str, Any]:
-        """One answer. Raises ReferenceFailed, ChildEnded, ChildSilent."""
-        reply = self._child.ask(request, seconds)
-        if not reply["ok"]:
-            raise ReferenceFailed(f"{request['op']}: {reply['error']}")
-        return reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +102,13 @@ def compare_folder(
 ) -> FolderResult:
     """Judge `pairs` (whose pictures lie in `pictures`) with both. Raises ReferenceFailed and ofa's errors."""
     started = time.monotonic()
-    loaded = reference.ask(LOAD_SECONDS, op="load", folder=str(folder))
+    loaded = reference.load(folder)
     labels = _labels(folder)
     theirs = []
     loaded_at = time.monotonic()
     for pair in pairs:
         picture = str(pictures / pair.picture)
-        theirs.append(
-            reference.ask(PAIR_SECONDS, op="compare", picture=picture, text=pair.text, premise=pair.premise)
-        )
+        theirs.append(reference.ask("compare", picture=picture, text=pair.text, premise=pair.premise))
     answered_at = time.monotonic()
     model = EntailmentModel.load(folder)
     opened = [open_picture(pictures / pair.picture, transparency="dropped") for pair in pairs]  # as there
@@ -148,7 +116,7 @@ def compare_folder(
     alone = [model.judge([question])[0] for question in questions]
     ours_at = time.monotonic()
     batched = model.judge(questions)
-    keys = reference.ask(LOAD_SECONDS, op="keys", folder=str(folder))
+    keys = reference.ask("keys", folder=str(folder))
     results = [
         PairResult(
             pair=pair,

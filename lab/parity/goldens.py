@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from lab import ROOT
 from lab.parity.compare import FolderResult
 from lab.parity.pairs import pixel_digest
 from ofa.image import open_picture
 
-GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "parity" / "goldens"
+GOLDENS = ROOT / "tests" / "parity" / "goldens"
 PICTURES = "pictures.json"
 
 

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lab.parity.compare import ROOT, TOLERANCE, FolderResult
+from lab import ROOT
+from lab.parity.compare import TOLERANCE, FolderResult
 from lab.parity.folders import SPECS
 
 DOCUMENT = ROOT / "docs" / "lab.parity.md"

@@ -26,11 +26,12 @@ from typing import Any, Final
 
 import torch
 
+from lab import ROOT
 from lab.bench.gpu.faults import faults
 from lab.bench.gpu.precision import precision
 from lab.bench.gpu.speed import speed
 from lab.bench.machine import describe
-from lab.bench.sides import ROOT, Subject, published
+from lab.bench.sides import Subject, published
 from ofa.precision import MARGINS, best_dtype
 
 Figures = dict[str, Any]

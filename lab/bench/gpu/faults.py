@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from lab import ROOT
 from lab.bench.processes import free_port, running, wait_for
-from lab.bench.sides import ROOT, Subject
+from lab.bench.sides import Subject
 from service.contract.causes import ExitCode
 from service.contract.request import LABELS
 from service.inference.modelscope.process import ChildProcess
