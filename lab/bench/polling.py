@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image
 
-from health_api import Sidecar
 from lab import ROOT
 from lab.bench.cases import photograph, sentence
 from lab.bench.poller import ENDPOINTS
@@ -22,6 +21,7 @@ from lab.bench.sides import Subject
 from lab.bench.timing import bounds
 from service.application import Application
 from service.build import build
+from service.health.api import Sidecar
 from service.listening import listen
 from service.settings import Settings
 

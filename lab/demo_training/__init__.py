@@ -1,6 +1,5 @@
 """Makes the bundled model: its world, pictures, sentences, training and evaluation."""
 
-from pathlib import Path
 from typing import Final
 
 from lab import ROOT
