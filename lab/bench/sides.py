@@ -1,4 +1,4 @@
-"""What is compared: ModelScope's pipeline in its own process, and our model in its precisions."""
+"""The compared sides: ModelScope's pipeline in its own process, and our model in each precision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURES: Final = 4
 
 
 def published(name: str, work: Path) -> Path:
-    """A published size with random weights, made once and kept in ``work``."""
+    """Return a folder of a published size with random weights, made once and kept in ``work``."""
     folder = work / name
     if not (folder / "complete").exists():
         print(f"Making {folder} with random weights", file=sys.stderr, flush=True)
@@ -35,7 +35,7 @@ def published(name: str, work: Path) -> Path:
 
 
 class Judge(Protocol):
-    """Our model, guarded or not."""
+    """Our model, with or without the precision guard."""
 
     def judge(
         self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None
@@ -44,15 +44,15 @@ class Judge(Protocol):
 
 @dataclass
 class Subject:
-    """The folder that is measured, where, and against what. Models are loaded once, when first asked for.
+    """What is measured, on which device, against what. Each model is loaded once, on first use.
 
     Attributes:
-        folder: ModelScope's format; the large size unless quick.
-        small: the one for a thousand pairs, smaller so that they take minutes.
-        scratch: a folder for pictures and run-time files, gone afterwards.
+        folder: model folder; the large size unless quick.
+        small: a smaller folder for the thousand pairs of the agreement.
+        scratch: temporary folder for pictures and run directories.
         cache: where child processes keep converted weights.
-        python: of ModelScope's environment; None leaves its rows out.
-        versions: of the packages that decide ModelScope's numbers, once it is loaded.
+        python: Python of ModelScope's environment; None leaves its rows out.
+        versions: packages that decide ModelScope's numbers, once it is loaded.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class Subject:
 
     @property
     def low(self) -> torch.dtype:
-        """The fastest format here."""
+        """The fastest number format on this device."""
         return best_dtype(self.device)
 
     @property
@@ -83,7 +83,7 @@ class Subject:
 
     @cached_property
     def reference(self) -> ReferenceProcess | None:
-        """ModelScope with the folder loaded, until :meth:`close`."""
+        """ModelScope with the folder loaded; None without its Python."""
         if self.python is None:
             return None
         self._reference = ReferenceProcess(self.python)
@@ -91,7 +91,7 @@ class Subject:
         return self._reference
 
     def close(self) -> None:
-        """End ModelScope's process."""
+        """Stop ModelScope's process."""
         if self._reference is not None:
             self._reference.close()
 
@@ -105,7 +105,7 @@ class Subject:
 
     @cached_property
     def fast(self) -> EntailmentModel:
-        """In the fastest format, without a guard; the exact model itself where that is fp32."""
+        """The model in the fastest format without a guard; the fp32 model where that is the fastest."""
         if self.low == torch.float32:
             return self.exact
         return EntailmentModel.load(self.folder, self.device, self.low)
@@ -115,7 +115,7 @@ class Subject:
         return GuardedModel(self.fast, lambda: self.exact, self.closer_than)
 
     def ours(self) -> dict[str, Judge]:
-        """Our side by name: fp32, and where there is something faster, that with and without its guard."""
+        """Return our sides by name: fp32, and a faster format without and with its guard."""
         sides: dict[str, Judge] = {FP32: self.exact}
         if self.low != torch.float32:
             sides |= {self.low_name: self.fast, self.guarded_name: self.guarded}
