@@ -15,8 +15,8 @@ from lab import ROOT
 from lab.parity.compare import TOLERANCE, FolderResult
 from lab.parity.folders import SPECS
 
-DOCUMENT = ROOT / "docs" / "lab.parity.md"
-RECORD = ROOT / "docs" / "lab.parity.json"
+DOCUMENT = ROOT / "docs" / "parity.md"
+RECORD = ROOT / "docs" / "parity.json"
 HEAD = ("folder", "pairs", "max abs Δp", "in a batch", "labels", "tokens", "parameters", "p from … to", "")
 
 
