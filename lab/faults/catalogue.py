@@ -266,7 +266,7 @@ FAULTS = (
             ("idle", "2,000 idle connections on each port for two minutes", "idle", 2000, ("page", "health")),
             (
                 "heads",
-                "500 incomplete request headers on each port for two minutes",
+                "500 incomplete headers on each port for two minutes",
                 "heads",
                 500,
                 ("page", "health"),

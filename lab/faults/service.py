@@ -22,7 +22,7 @@ HEALTHY_SECONDS = 480.0
 
 
 class Service(Guarded):
-    """Guarded with the product's default times. The instance runs under lab/faults/inside.py unless ``plain``;
+    """Guarded with the product's default times. Unless ``plain``, the instance runs under lab/faults/inside.py;
     ``prefix`` comes before the guardian's command line."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Service(Guarded):
         return time.monotonic()
 
     def wait_until_watched(self) -> None:
-        """Wait until the guardian has seen it healthy: from then on silence counts as a hang, not a slow start."""
+        """Wait until the guardian has seen it healthy; before, silence counts as a slow start."""
         wait_for("the guardian to see it", lambda: "] healthy " in self.output, lambda: self.output)
 
     def hold_port(self) -> subprocess.Popen[bytes]:

@@ -7,8 +7,8 @@ import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-# The kernel uses ports of this range for outgoing connections. None is chosen from it, since a connection could
-# take the port before the server starts.
+# The kernel uses ports of this range for outgoing connections. None is chosen from it, since a
+# connection could take the port before the server starts.
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST = 10_240
 
