@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from service.contract.errors import OutOfMemory, ServiceError
@@ -44,6 +45,11 @@ class Clock:
 
     def move(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 class FakePredictor:
@@ -209,6 +215,11 @@ class FakeEvents(Listener):
 
 
 PICTURE = Image.new("RGB", (8, 6), (200, 10, 10))
+
+
+@pytest.fixture
+def events() -> FakeEvents:
+    return FakeEvents()
 
 
 def ask(

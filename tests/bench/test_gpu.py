@@ -105,7 +105,7 @@ def test_a_lost_context_is_seen_by_its_exit_code(
 IMPORTS = """
 import sys
 from importlib.metadata import packages_distributions
-import lab.bench.gpu.__main__, bench.gpu.service, health_api, service.build, lab.faults.inside
+import lab.bench.gpu.__main__, lab.bench.gpu.service, health_api, service.build, lab.faults.inside
 from service.process.exit_file import exit_now
 from service.settings import Settings
 application = service.build.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))

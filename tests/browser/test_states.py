@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from lab.instances.instance import ROOT
 from tests.browser.conftest import Visit
-from tests.instance import ROOT
 from tests.web.client import Page, serving
 
 Open = Callable[..., Visit]

@@ -16,12 +16,12 @@ import yaml
 from PIL import Image
 
 from health_api import Sidecar
+from lab.instances.instance import ROOT, Instance
 from service.build import Application, build
 from service.listening import listen
 from service.settings import Settings
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.fakes import PATIENCE, FakeGpuModel
-from tests.instance import ROOT, Instance
 
 GRAFANA = ROOT / "deploy" / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "visual-entailment.json").read_text(encoding="utf-8"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from doctor.report import table
+from lab.instances.instance import ROOT
 from tests.doctor.record import LOGS
-from tests.instance import ROOT
 
 
 def doctor(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service.telemetry.gauges import read_restarts
 from tests.doctor.coverage import table
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import COMPUTED, RECORDINGS, RESTARTS, UP, Recording
-from tests.instance import ROOT
 
 FAULTS = [one for one in RECORDINGS if one.names]
 #: What Prometheus sees by itself, and what no single scrape shows: how a figure went over time.

@@ -16,11 +16,11 @@ import pytest
 from doctor import examine, live, read
 from doctor.english import AILMENTS
 from health_api import Sidecar
+from lab.instances.instance import ROOT
 from service.listening import listen
 from service.main import lock_run_dir
 from tests.doctor.test_courses import START, line
 from tests.health.test_api import SERVING, Told
-from tests.instance import ROOT
 
 
 def codes(folder: Path) -> list[str]:

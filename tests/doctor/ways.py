@@ -24,11 +24,11 @@ from PIL import Image
 
 from lab.faults.service import Service
 from lab.faults.users import Outcome, ask, red_circle
-from tests.guardian.harness import wait_for
+from lab.instances.guarded import wait_for
+from lab.instances.hub import Hub
+from lab.instances.instance import Instance
+from lab.instances.ports import free_ports
 from tests.hub.conftest import MODEL, WEIGHTS, fake_model
-from tests.hub.server import Hub
-from tests.instance import Instance
-from tests.ports import free_ports
 
 TEXT = "there is a red circle"
 GIVING_UP_SECONDS = 900.0  # several starts on a busy machine

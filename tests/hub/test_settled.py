@@ -15,6 +15,7 @@ from PIL import Image
 
 import ofa.converted
 import service.hub.manifest
+from lab.instances.hub import Hub
 from lab.parity.folders import SMALL, write_folder
 from service.build import build
 from service.contract.errors import DamagedFile
@@ -24,7 +25,6 @@ from service.inference.native import NativePredictor
 from service.settings import Settings
 from tests.fakes import go_on, until
 from tests.hub.conftest import MODEL, WEIGHTS
-from tests.hub.server import Hub
 
 QUESTION = [Pair(Image.new("RGB", (64, 64), "red"), "a photo")]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service import main
 from service.contract.causes import ExitCode
 from service.contract.errors import SettingsError
@@ -18,7 +19,6 @@ from service.health.prober import Prober
 from service.health.resources import Resources, Sampler
 from tests.applications import Build
 from tests.fakes import PATIENCE, until
-from tests.instance import ROOT
 
 
 @dataclass

@@ -16,10 +16,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from lab.instances.instance import ROOT, Instance
 from page.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
 from page.operations import GUARDED, LOGIN, OperationsCalls
 from service.contract.status import Snapshot
-from tests.instance import ROOT, Instance
 from tests.web.application import READY, FakeOperationsService
 from tests.web.client import Page, serving
 

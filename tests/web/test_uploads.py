@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from page import uploads as module
 from page.shares import NoneLeft, ShareUsed
 from page.uploads import AGE, LEAST_BYTES, SHARES, Incoming, Uploads
 from tests.fakes import Clock
-from tests.instance import ROOT
 
 PORT = 65001
 SHARE = 4 * LEAST_BYTES

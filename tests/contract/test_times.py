@@ -6,11 +6,11 @@ import inspect
 import re
 
 from health_api import Sidecar
+from lab.instances.instance import ROOT
 from service.contract import times
 from service.health.channel import Channel
 from service.hub import resolve as hub
 from service.settings import Settings
-from tests.instance import ROOT
 
 
 def guardians(name: str) -> float:

@@ -1,4 +1,4 @@
-"""Free TCP ports for servers that tests start."""
+"""Find free TCP ports."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-# Seconds pass between the choice of a port and the start of its server. The kernel gives ports of this range
-# to outgoing connections, such as those that ask whether the server is there yet: none is taken from it.
+# The kernel uses ports of this range for outgoing connections. None is chosen from it, since a
+# connection could take the port before the server starts.
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST = 10_240
 
@@ -16,9 +16,9 @@ _given: set[int] = set()
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different ports on 127.0.0.1, free now and not given out before in this run.
+    """Return ``count`` different ports on 127.0.0.1, free now and not returned before in this process.
 
-    All are held until the last is found, so that a run beside this one is not given the same.
+    All are held until the last is found, so that a concurrent run does not get the same ones.
     """
     ports: list[int] = []
     with ExitStack() as held:
@@ -39,5 +39,5 @@ def _candidates() -> list[int]:
         first = int(EPHEMERAL.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         first = 32_768
-    # A machine may have widened the kernel's range down to the lowest ports; then there is no other choice.
+    # On a machine whose ephemeral range starts very low there is no port below it to choose.
     return [port for port in range(LOWEST, first if first > LOWEST + 1000 else 60_000) if port not in _given]

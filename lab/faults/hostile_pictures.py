@@ -1,6 +1,6 @@
-"""Picture files that cost far more to read than to send, generated: none is kept in the repository.
+"""Generate picture files that are cheap to send and expensive to decode; none is in the repository.
 
-``SET`` has one of each kind. At ``share`` 1 a file is as large as the service takes, and as expensive.
+``SET`` has one of each kind. At ``share`` 1 a file has the largest size and cost that the service accepts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SLOW: Final = "too_slow_to_read"
 
 @dataclass(frozen=True)
 class Hostile:
-    """``make`` builds the file for a share of the largest size; ``codes`` are what may come of reading it."""
+    """``make`` builds the file for a share of the largest size; ``codes`` are the allowed outcomes."""
 
     name: str
     make: Callable[[float], bytes]
@@ -42,14 +42,14 @@ def png_head(width: int, height: int, depth: int = 8, colours: int = 2, interlac
 
 
 def zeros(count: int) -> bytes:
-    """So many zero bytes, compressed a thousandfold."""
+    """Return ``count`` zero bytes, compressed about 1000:1."""
     packer, block = zlib.compressobj(9), bytes(MEGABYTE)
     parts = [packer.compress(block[: min(MEGABYTE, left)]) for left in range(count, 0, -MEGABYTE)]
     return b"".join([*parts, packer.flush()])
 
 
 def rows(width: int, height: int, bits: int, interlaced: int) -> int:
-    """Bytes of the pixels before they are compressed, a filter byte for each row."""
+    """Return the bytes of uncompressed pixels, with one filter byte per row."""
     steps = (
         [(0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2)]
         if interlaced
@@ -84,7 +84,7 @@ def text_bomb(kind: bytes, head: bytes) -> Callable[[float], bytes]:
 
 
 def side_for(share: float) -> int:
-    """Of a square of so much of 64 megapixels."""
+    """Return the side of a square with a share of 64 megapixels."""
     return max(16, int(8000 * share**0.5))
 
 
@@ -103,7 +103,7 @@ FRAME: Final = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\
 
 
 def gif(before: bytes, last: bytes = b"\0") -> Callable[[float], bytes]:
-    """A comment in many blocks, or many blocks, in front of the frame."""
+    """Build a comment of many blocks, or many blocks, before the frame."""
     return lambda share: GIF + b"!\xfe" + before * int(share * MOST_BYTES / len(before)) + last + FRAME + b";"
 
 
@@ -117,7 +117,7 @@ def saved(mode: str, side: int, format: str, **options: object) -> bytes:
 
 
 def segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker codes and whole segments; a scan with its data."""
+    """Yield marker codes and whole segments, a scan with its data."""
     at = 2
     while jpeg[at + 1] != 0xD9:
         code, start = jpeg[at + 1], at
@@ -128,7 +128,7 @@ def segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def many_scans(share: float) -> bytes:
-    """The cheapest scan of a progressive picture, again and again: each costs a pass over all pixels."""
+    """Repeat the cheapest scan of a progressive picture: each costs a pass over all pixels."""
     parts = list(segments(saved("L", side_for(share), "JPEG", progressive=True)))
     scans = [
         (parts[index - 1][1] if parts[index - 1][0] == 0xC4 else b"", whole)
@@ -151,7 +151,7 @@ def bmp(width: int, height: int, data: bytes, compression: int = 1, bits: int = 
 
 
 def runs(side: int) -> bytes:
-    """All pixels of a square, in runs."""
+    """Encode all pixels of a square as runs."""
     row = b"".join(bytes((min(255, side - start), 0)) for start in range(0, side, 255))
     return (row + b"\0\0") * side + b"\0\1"
 
@@ -181,7 +181,7 @@ def long(tag: int, value: int) -> Tag:
 
 
 def plain(width: int, height: int, compression: int = 1, offset: int = 8, size: int = 1) -> list[Tag]:
-    """The tags of a grey picture in one strip."""
+    """Return the tags of a grey picture in one strip."""
     fields = {256: width, 257: height, 258: 8, 259: compression, 262: 1, 273: offset, 277: 1, 279: size}
     return [long(tag, value) for tag, value in (fields | {278: height}).items()]
 
@@ -211,7 +211,7 @@ def one_large_strip(share: float) -> bytes:
 
 
 def turned_with(kind: int, bytes_each: int) -> Callable[[float], bytes]:
-    """Turned, with a tag of millions of numbers that nobody needs."""
+    """Build a rotated picture with an unused tag of millions of numbers."""
 
     def make(share: float) -> bytes:
         count = int(share * MOST_BYTES / bytes_each) - 100
@@ -222,7 +222,7 @@ def turned_with(kind: int, bytes_each: int) -> Callable[[float], bytes]:
 
 
 UNSUPPORTED: Final = ("image_unsupported",)
-PARTS: Final = (OK, SLOW)  # by their number
+PARTS: Final = (OK, SLOW)  # sorted by number
 SET: Final = (
     Hostile("comment.gif", gif(b"\xff" + b"c" * 255)),
     Hostile("many_comments.gif", gif(b"!\xfe\x01c\0", b"!\xfe\0"), PARTS),

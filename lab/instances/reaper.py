@@ -1,7 +1,7 @@
-"""Ends what a run of tests started when the run itself was killed and could not.
+"""Kill all processes that a run started when the run itself is killed.
 
-Every process inherits the environment of the run, which bears a mark. A small process waits for the end of a
-pipe that the run holds open, which ends however the run ends, and then kills whoever still bears the mark.
+Every process inherits a mark in its environment. A watcher process waits for the end of a pipe held by the
+run, which closes however the run ends, and then kills all processes with the mark.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _REAP = """
 import os, pathlib, signal, sys, time
 mark = sys.argv[1].encode()
 sys.stdin.read()
-for _ in range(100):  # until none is left: one may be starting another while we look
+for _ in range(100):  # until none is left, since one may be starting another
     left = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -36,7 +36,7 @@ for _ in range(100):  # until none is left: one may be starting another while we
 
 
 def watch() -> subprocess.Popen[bytes]:
-    """Mark this process's environment and wait, in another process, for its end. Keep what is returned."""
+    """Mark this process's environment and start the watcher. Keep a reference to the returned process."""
     mark = f"{MARK}={uuid.uuid4()}"
     os.environ[MARK] = mark.partition("=")[2]
     return subprocess.Popen(

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service.contract.causes import ExitCode
-from tests.instance import ROOT
-from tests.service.hostile import CASES, copy
+from tests.inference.hostile import CASES, copy
 
 Load = Callable[[Path], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def load() -> Iterator[Load]:
-    command = [sys.executable, "-m", "tests.service.loading_child"]
+    command = [sys.executable, "-m", "tests.inference.loading_child"]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tests.instance import ROOT
+from lab.instances.instance import ROOT
 
 DEMO = ROOT / "models" / "demo"
 WEIGHTS = "pytorch_model.bin"

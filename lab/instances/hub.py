@@ -1,10 +1,10 @@
-"""A model hub on loopback that speaks what the pinned ModelScope client asks for, and can misbehave.
+"""A model hub on loopback with the protocol of the pinned ModelScope client and injectable faults.
 
     GET /api/v1/models/<namespace>/<name>/repo/files?Revision=&Recursive=True    the file list
     GET /api/v1/models/<namespace>/<name>/repo?Revision=&FilePath=               a file
 
-As at the real hub, a large file is answered with a redirect to its storage, which honours Range, and a
-small one directly, whatever Range says.
+Like the real hub, it redirects large files to a storage that honours Range, and sends small ones directly,
+ignoring Range.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK = 16 * 1024
 
 @dataclass(frozen=True)
 class Seen:
-    """A request for a file: its name and the Range header, if any."""
+    """A request for a file: its name and Range header."""
 
     file: str
     range: str | None
@@ -33,14 +33,14 @@ class Seen:
 
 @dataclass
 class Faults:
-    """What goes wrong, per file; each entry of a list is used up by one answer."""
+    """Faults per file; each answer consumes one entry of a list."""
 
     list_status: list[int] = field(default_factory=list)
     list_body: bytes | None = None
     list_without_checksums: bool = False
     file_status: dict[str, list[int]] = field(default_factory=dict)
-    cut_after: dict[str, list[int]] = field(default_factory=dict)  # bytes sent, then the line is cut
-    flipped: dict[str, int] = field(default_factory=dict)  # answers with one wrong byte
+    cut_after: dict[str, list[int]] = field(default_factory=dict)  # bytes sent before the connection is cut
+    flipped: dict[str, int] = field(default_factory=dict)  # number of answers with one wrong byte
     before: dict[str, Callable[[], None]] = field(default_factory=dict)  # called before the first byte
     halfway: dict[str, Callable[[], None]] = field(default_factory=dict)  # called after half of the bytes
     pause: float = 0.0  # seconds before each chunk of a file
@@ -48,7 +48,7 @@ class Faults:
 
 
 class Hub:
-    """Serves ``repositories``: (model, revision) -> {path: content}. Use it as a context manager."""
+    """Serve ``repositories``: (model, revision) -> {path: content}. Use it as a context manager."""
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -59,7 +59,7 @@ class Hub:
         self.user_agents: set[str] = set()
         self.sent: defaultdict[str, int] = defaultdict(int)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.server.daemon_threads = False  # closing joins them: none outlives its test
+        self.server.daemon_threads = False  # closing joins the threads
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), name="hub")
         self.running = False
 
@@ -68,7 +68,7 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def requested(self) -> list[str]:
-        """The names of the files asked for, in order, each once."""
+        """Return the names of the requested files, in order, without repetition."""
         return list(dict.fromkeys(seen.file for seen in self.files))
 
     def ranges(self, file: str) -> list[str | None]:
@@ -117,7 +117,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     hub.strays.append(self.path)
                     self.refuse(404)
             except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # the client went away; tests make it do so
+                self.close_connection = True  # the client disconnected
 
         def list_files(self, model: str, revision: str) -> None:
             hub.listings += 1
@@ -187,7 +187,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     faults.halfway.pop(path)()
                 block = content[position : min(position + CHUNK, end)]
                 time.sleep(faults.pause)
-                hub.sent[path] += len(block)  # before: who has read the last block may look at once
+                hub.sent[path] += len(block)  # before writing: a client may check right after the last block
                 self.wfile.write(block)
 
         def refuse(self, status: int) -> None:

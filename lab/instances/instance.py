@@ -1,4 +1,4 @@
-"""A real process of the service, driven from outside: its command line, its ports, its signals, its logs."""
+"""Drive a real process of the service: command line, ports, signals, logs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.ports import free_ports
+from lab import ROOT
+from lab.instances.ports import free_ports
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# Bounds for a broken run on a busy machine, never measurements.
+# Bounds for a failed run on a busy machine.
 START_SECONDS = 480.0
 EXIT_SECONDS = 300.0
 
 
 class Instance:
-    """One process and where to reach it; use it as a context manager, so that it cannot outlive its test."""
+    """One process and its ports. Use it as a context manager, which kills the process at the end."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Instance:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the process and everything it started, whatever state they are in."""
+        """Kill the process and everything it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(EXIT_SECONDS)
@@ -79,7 +78,7 @@ class Instance:
 
     @property
     def output(self) -> str:
-        """What it wrote to its console so far."""
+        """Its console output so far."""
         return self.output_path.read_text(encoding="utf-8", errors="replace")
 
     @property
@@ -90,24 +89,24 @@ class Instance:
 
     @property
     def ops_password(self) -> str:
-        """The password that the instance made for its operations tab."""
+        """The generated password of the operations tab."""
         path = self.run_dir / "ops_password"
         self.wait_for("the operations tab", path.exists)
         return path.read_text(encoding="utf-8").strip()
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of the health sidecar's answer; status 0 while nobody answers."""
+        """Return status and body from the health API; status 0 without an answer."""
         try:
             with urllib.request.urlopen(self.health + path, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
-        except (OSError, HTTPException):  # a busy import may keep it silent for long
+        except (OSError, HTTPException):  # an import may hold the GIL for long
             return 0, ""
 
     def judge(self, picture: bytes, text: str, premise: str | None = None) -> dict[str, Any]:
-        """The page's API as a script uses it: upload, ask, read the answer."""
+        """Send one request through the page's API: upload, call, read the answer."""
         boundary = "--a-boundary-of-the-tests"
         head = (
             'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png'
@@ -129,25 +128,25 @@ class Instance:
             return json.load(answer)
 
     def wait_for(self, what: str, happened: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Returns when ``happened()`` does; a process that has ended, or the bound, ends the test."""
+        """Wait until ``happened()``. Raises AssertionError when the process exits or on timeout."""
         give_up = time.monotonic() + seconds
         while not happened():
             code = self.process.poll()
-            assert code is None, f"ended with {code} while waiting for {what}:\n{self.output}"
-            assert time.monotonic() < give_up, f"waited in vain for {what}:\n{self.output}"
+            assert code is None, f"exited with {code} while waiting for {what}:\n{self.output}"
+            assert time.monotonic() < give_up, f"timeout while waiting for {what}:\n{self.output}"
             time.sleep(0.05)
 
     def wait_healthy(self) -> None:
         self.wait_for("health", lambda: self.get("/health/simple")[0] == 200)
 
     def terminate(self) -> int:
-        """SIGTERM, and the exit code that follows."""
+        """Send SIGTERM and return the exit code."""
         self.process.terminate()
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """The exit code of a process that ends by itself."""
+        """Wait for the process to exit and return its exit code."""
         try:
             return self.process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"did not end:\n{self.output}") from None
+            raise AssertionError(f"did not exit:\n{self.output}") from None

@@ -1,4 +1,4 @@
-"""The real guardian.sh driven from outside: a run folder, its guardian, and the instances it started."""
+"""Drive the real guardian.sh: a run directory, its guardian, and the instances it started."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-import pytest
 
-from tests.ports import free_ports
+from lab import ROOT
+from lab.instances.ports import free_ports
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-# A bound for a broken run on a busy machine, never a measurement.
+# Seconds; a bound for a failed run on a busy machine.
 PATIENCE = 240.0
 
-# Times in seconds. The limit of a look is long, so that a busy machine is not taken for a hung instance.
+# Seconds. CHECK_TIMEOUT is long, so that a busy machine does not look like a hung instance.
 QUICK: Mapping[str, str] = {
     "WATCH_INTERVAL": "0.05",
     "CHECK_INTERVAL": "0.1",
@@ -42,13 +40,13 @@ class Launch(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether that very process lives and is no zombie."""
+        """Whether this process still runs (same PID and start time, not a zombie)."""
         fields = stat_of(self.pid)
         return bool(fields) and fields[0] not in "ZX" and int(fields[19]) == self.start_ticks
 
 
 def stat_of(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on, or nothing."""
+    """Return the fields of /proc/PID/stat from the state on; empty without the process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -56,15 +54,15 @@ def stat_of(pid: int) -> list[str]:
 
 
 def wait_for(what: str, happened: Callable[[], Any], seen: Callable[[], object] = str) -> None:
-    """Returns when ``happened()`` is true; ``seen()`` is shown when it never is."""
+    """Wait until ``happened()``; on timeout raise AssertionError with ``seen()``."""
     give_up = time.monotonic() + PATIENCE
     while not happened():
-        assert time.monotonic() < give_up, f"waited in vain for {what}:\n{seen()}"
+        assert time.monotonic() < give_up, f"timeout while waiting for {what}:\n{seen()}"
         time.sleep(0.02)
 
 
 class Guarded:
-    """One run folder with its guardian and its instances, all gone when the context ends."""
+    """One run directory with its guardians and instances, all killed when the context ends."""
 
     def __init__(
         self, run_dir: Path, interpreter: Path, times: Mapping[str, str] = QUICK, **settings: object
@@ -101,7 +99,7 @@ class Guarded:
                 os.kill(pid, signal.SIGKILL)
 
     def _left(self) -> list[int]:
-        """What still runs on behalf of this folder, however it was started."""
+        """Return the PIDs of all processes started for this run directory."""
         mark = f"OFA_RUN_DIR={self.run_dir}".encode()
         found = []
         for process in psutil.process_iter():
@@ -111,13 +109,13 @@ class Guarded:
         return found
 
     def order(self, **orders: object) -> None:
-        """Orders for the instances, from now on; what was ordered before is forgotten."""
+        """Replace the orders for the stand-in instances."""
         part = self.run_dir / "orders.part"
         part.write_text(json.dumps(orders))
         part.replace(self.run_dir / "orders.json")
 
     def plan(self, *orders: dict[str, object]) -> None:
-        """Orders for each launch in turn."""
+        """Set the orders of each launch in turn."""
         (self.run_dir / "plan.json").write_text(json.dumps(orders))
 
     def guard(
@@ -127,7 +125,7 @@ class Guarded:
         program: Path = ROOT / "guardian.sh",
         **settings: object,
     ) -> subprocess.Popen[str]:
-        """A guardian in the foreground of a session of its own; its output goes to ``output``."""
+        """Start a guardian in its own session; its console is ``output``."""
         environment = {**self.environment, **{name: str(value) for name, value in settings.items()}}
         with self._output_path.open("ab") as output:
             guardian = subprocess.Popen(
@@ -143,7 +141,7 @@ class Guarded:
         return guardian
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of guardian.sh to its end."""
+        """Run a command of guardian.sh to its end."""
         return subprocess.run(
             [ROOT / "guardian.sh", *arguments],
             env=self.environment,
@@ -165,7 +163,7 @@ class Guarded:
     def text(self, name: str) -> str:
         try:
             return (self.run_dir / name).read_text()
-        except FileNotFoundError:  # not there yet, or rotated at this moment
+        except FileNotFoundError:  # not written yet, or being rotated
             return ""
 
     @property
@@ -187,22 +185,19 @@ class Guarded:
         self.wait(f"launch {count}", lambda: len(self.launches) >= count)
 
     def wait_healthy(self, launches: int = 1) -> Launch:
-        """Until the guardian has seen launch number ``launches`` healthy."""
+        """Wait until the guardian has seen launch number ``launches`` healthy."""
         self.wait_launches(launches)
         instance = self.launches[launches - 1]
         self.wait("health", lambda: f"after its start: process {instance.pid}," in self.output)
         return instance
 
     def wait_checks(self, count: int = 8, path: str = "/guardian") -> None:
-        """Until the guardian has asked ``path`` so many times more."""
+        """Wait for ``count`` more checks of ``path`` by the guardian."""
         asked = self.text("requests").splitlines().count(path)
-        self.wait(f"{count} looks", lambda: self.text("requests").splitlines().count(path) >= asked + count)
+        self.wait(f"{count} checks", lambda: self.text("requests").splitlines().count(path) >= asked + count)
 
     def wait_exit(self, guardian: subprocess.Popen[str]) -> int:
         try:
             return guardian.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the guardian does not end:\n{self.output}") from None
-
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, namespaces or cgroups")
+            raise AssertionError(f"the guardian does not exit:\n{self.output}") from None

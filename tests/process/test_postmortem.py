@@ -8,9 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
+from lab.instances.instance import ROOT
 from service.process import postmortem
 from tests.fakes import PATIENCE
-from tests.instance import ROOT
 
 STALLED = """
 import ctypes, pathlib, sys

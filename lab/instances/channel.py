@@ -1,4 +1,4 @@
-"""The guardian's channel as the guardian asks it."""
+"""A client of the guardian's channel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.health.channel import SOCKET
 
 
 def ask(run_dir: Path) -> dict[str, str]:
-    """What the guardian is told. Raises OSError where nobody answers."""
+    """Return the status that the guardian gets. Raises OSError without an answer."""
     folder = os.open(run_dir, os.O_RDONLY)
     try:
         with socket.socket(socket.AF_UNIX) as sock:

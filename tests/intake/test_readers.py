@@ -17,12 +17,12 @@ import psutil
 import pytest
 from PIL import Image
 
+from lab.faults.hostile_pictures import OK, SET, SLOW, large_png
 from ofa.picture import File
 from service.contract.errors import DeadlineExceeded
 from service.intake.reader_process import START, ReaderProcess, command
 from service.intake.readers import Readers
 from tests.fakes import PATIENCE, until
-from tests.hostile_pictures import OK, SET, SLOW, large_png
 from tests.reading import SMALL, Make, code_of, pids, read, saved
 from tests.stand_in_reader import running
 
@@ -250,7 +250,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from ofa.picture import File
 from service.intake.readers import Readers
-from tests.hostile_pictures import SET
+from lab.faults.hostile_pictures import SET
 (slow,) = [one for one in SET if one.name == "odd_maximum.ppm"]
 readers = Readers(count=2)
 def load():
