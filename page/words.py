@@ -7,21 +7,17 @@ language. Texts are plain: they are escaped where they are put into HTML.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
-Language = Literal["en", "zh"]
-LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
+from service.texts import LANGUAGES, Language, load_texts
+
+__all__ = ["DEFAULT", "DYNAMIC", "LANGUAGES", "STATIC", "Language", "has", "language_of", "say"]
+
 DEFAULT: Final[Language] = "en"
-
-_TEXTS: Final = {
-    language: json.loads((Path(__file__).parent / "text" / f"{language}.json").read_text(encoding="utf-8"))
-    for language in LANGUAGES
-}
-STATIC: Final[Mapping[Language, Mapping[str, str]]] = {name: _TEXTS[name]["static"] for name in LANGUAGES}
-DYNAMIC: Final[Mapping[Language, Mapping[str, str]]] = {name: _TEXTS[name]["dynamic"] for name in LANGUAGES}
+TEXTS: Final = Path(__file__).parent / "text"
+STATIC: Final = load_texts(TEXTS, "static")
+DYNAMIC: Final = load_texts(TEXTS, "dynamic")
 
 
 def language_of(accept_language: str | None) -> Language:

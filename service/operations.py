@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from service.contract.protocols import Model, MultiDevice
 from service.contract.status import Snapshot, Status
@@ -20,11 +20,12 @@ from service.process import restart_log as restarts
 from service.process.restart_log import Restart
 from service.telemetry.history import Change, Ended, History, Sample
 from service.telemetry.reporter import Reporter
+from service.texts import Language
 
 FINDINGS_SECONDS: Final = 60.0  # the age at which findings are renewed: they take reading the logs
 
 
-class Words(Protocol):
+class FindingText(Protocol):
     """A finding in one language."""
 
     @property
@@ -36,15 +37,15 @@ class Words(Protocol):
         """The problem in a sentence or two."""
 
     @property
-    def cure(self) -> str:
+    def fix(self) -> str:
         """What to do."""
 
 
 class Finding(Protocol):
     """A finding of the doctor. Holds no user text."""
 
-    def told(self, language: Literal["en", "zh"]) -> Words:
-        """What is wrong and what to do, in English or Chinese."""
+    def text(self, language: Language) -> FindingText:
+        """What is wrong and how to fix it."""
 
     @property
     def severity(self) -> str:
@@ -63,8 +64,8 @@ class Finding(Protocol):
         """When it was last seen."""
 
     @property
-    def over(self) -> bool:
-        """Whether it has passed."""
+    def resolved(self) -> bool:
+        """Whether later lines show its end."""
 
 
 Examine = Callable[[], Sequence[Finding]]
