@@ -14,7 +14,7 @@ import gradio as gr
 
 from page import verdicts
 from page.card import Card, Example
-from page.judging import Application, Judging
+from page.handlers import Application, Handlers
 from page.log_limit import LogLimit
 from page.picture import Picture
 from page.uploads import Uploads
@@ -106,7 +106,7 @@ def build(
 ) -> gr.Blocks:
     """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds,
     ``operations`` says whether there is a tab for operators, ``callers`` whose a request is."""
-    judging = Judging(
+    judging = Handlers(
         application,
         intake=intake,
         limit=limit,
@@ -136,7 +136,7 @@ def build(
     return page
 
 
-def _ask(judging: Judging, uploads: Uploads, say: gr.I18n, card: Card) -> None:
+def _ask(judging: Handlers, uploads: Uploads, say: gr.I18n, card: Card) -> None:
     """What a person fills in, the answer, and examples to try."""
     with gr.Row(elem_id="desk", equal_height=False):
         with gr.Column(scale=5, min_width=320):
@@ -197,7 +197,7 @@ def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
 
 
 def _wire(
-    judging: Judging,
+    judging: Handlers,
     say: gr.I18n,
     inputs: list[Any],
     answer: gr.HTML,

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Final
 
 from page import banner, pending
-from page.plots import Line, Points, bucketed, figure
+from page.operations.plots import Line, Points, bucketed, figure
 from page.verdicts import device_name, seconds
 from page.words import Language, has, say
 from service.contract.status import Activity, Phase

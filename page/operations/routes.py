@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from page import calls, panel
-from page.access import Access, TooManyGuesses, WrongPassword, own_password
+from page import calls
+from page.operations import panel
+from page.operations.access import Access, TooManyGuesses, WrongPassword, generated_password
 from page.bodies import Refused
 from page.headers import is_form_of_json
 from page.log_limit import LogLimit
@@ -68,7 +69,7 @@ def access_of(settings: Settings) -> Access | None:
         log.info("OPERATIONS | TAB=on | PASSWORD=given")
         return Access(password)
     try:
-        password, path = own_password(settings.run_dir)
+        password, path = generated_password(settings.run_dir)
     except OSError as error:
         log.warning("OPERATIONS | TAB=off | ERROR=%s | MSG=No password could be kept.", type(error).__name__)
         return None
@@ -76,7 +77,7 @@ def access_of(settings: Settings) -> Access | None:
     return Access(password)
 
 
-class OperationsCalls:
+class OperationsRoutes:
     """The calls over one service. ``port`` names the cookie: browsers give a host's cookies to all its ports.
     ``root_path`` is the part of the path that a proxy puts before ours."""
 

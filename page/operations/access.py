@@ -104,7 +104,7 @@ class Access:
             self._wrong.popitem(last=False)
 
 
-def own_password(run_dir: Path) -> tuple[str, Path]:
+def generated_password(run_dir: Path) -> tuple[str, Path]:
     """The password that an instance in ``run_dir`` made for itself, and its file: kept while nobody else can
     have read or written it, else made again. Raises OSError."""
     path = run_dir / PASSWORD_FILE

@@ -20,7 +20,7 @@ import gradio as gr
 
 from page import pending, verdicts
 from page.card import Example
-from page.operations import OperationsService
+from page.operations.routes import OperationsService
 from page.picture import Refusal
 from page.words import Language, language_of
 from service.callers import UNKNOWN, Callers
@@ -56,7 +56,7 @@ class Application(Protocol):
     def operations(self) -> OperationsService: ...
 
 
-class Judging:
+class Handlers:
     """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds,
     ``intake`` the threads in which it checks input and waits for pictures, ``callers`` tells whose a request
     is, and ``in_use`` keeps a picture while it is read."""
