@@ -175,7 +175,7 @@ async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained
 
 
 async def _drain(body: Body, limit: int) -> int:
-    """Read and drop messages until ``limit`` bytes have come, for DRAINED_SECONDS at most; return the count."""
+    """Drop up to about ``limit`` bytes, within DRAINED_SECONDS; return how many came."""
     read = 0
     with suppress(TimeoutError, ClientDisconnected, Refused):
         async with asyncio.timeout(DRAINED_SECONDS):

@@ -1,7 +1,7 @@
 """Validation of calls to Gradio's queue: each body is parsed, checked and rebuilt from the fields it needs.
 
-Gradio does not validate the fields of a body, and an unexpected one ends in a traceback that quotes the input.
-Only events with a server function can be called, and only fields that the page and its API use are passed on.
+Gradio does not validate the fields of a body, and an unexpected one ends in a traceback that quotes the
+input. Only events with a server function can be called, and only the fields in use are passed on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ASGI middleware in front of Gradio: path allowlist, request validation, security headers.
 
-Gradio has more endpoints than a page needs: it fetches URLs for callers, shows usage, edits its own code. Only
-the paths that the page and its API use are open. Framing, headers, queries and bodies are validated first.
+Gradio has more endpoints than a page needs: it fetches URLs for callers, shows usage, edits its own code.
+Only the paths in use are open, and framing, headers, queries and bodies are validated first.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ QUERIES: Final = {
 STREAM: Final = re.compile(rf"/gradio_api/(?:call/(?:v2/)?judge/({_ID})|queue/data)")
 
 JSON_BYTES: Final = 1_048_576
-# Uploads are received up to this many times the service's limit, so that the page can refuse the picture in the
-# user's language; a larger upload is refused at the connection.
+# Uploads are received up to this many times the service's limit, so that the page can refuse the picture in
+# the user's language; a larger upload is refused at the connection.
 UPLOAD_SLACK: Final = 4
 MULTIPART_BYTES: Final = 65_536
 
@@ -150,7 +150,9 @@ class Gate:
                 with self._sessions.reading(session):
                     await self._pass_on(scope, receive, send)
             except AlreadyRead:
-                raise Refused(409, "Another connection already reads this session's answers.", code=CODE) from None
+                raise Refused(
+                    409, "Another connection already reads this session's answers.", code=CODE
+                ) from None
         else:
             await self._pass_on(scope, receive, send)
 

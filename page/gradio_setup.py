@@ -1,7 +1,7 @@
 """What Gradio and its libraries need before they serve: environment, logging, document, queue limits.
 
-Their own tracebacks and warnings quote what callers sent. Here they become log lines with the error's class and
-its places, without its message.
+Their own tracebacks and warnings quote input. Here they become log lines with the error's class and traceback,
+without its message.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def prepare_environment(upload_folder: Path) -> None:
 def _ignore_proxies() -> None:
     """Keep httpx from reading proxies and certificates from the environment.
 
-    Gradio creates httpx clients at import, and the page uses none of them. An unknown kind of proxy, an invalid
-    no_proxy or a missing certificate file would fail the import. The model download uses another library.
+    Gradio creates httpx clients at import, none of them used here. An unknown kind of proxy, an invalid
+    no_proxy or a missing certificate file would fail the import. The model download does not use httpx.
     """
     import httpx
 
@@ -59,7 +59,7 @@ def _ignore_proxies() -> None:
         kind.__init__ = without_env  # type: ignore[method-assign, assignment]
 
 
-# ---- logging -------------------------------------------------------------------------------------------------
+# ---- logging -----------------------------------------------------------------------------------------------
 
 
 def redirect_output() -> None:
@@ -101,7 +101,7 @@ class _ServerLog(logging.Handler):
             log.warning("REQUEST_UNREADABLE | MORE=%d", self._warnings.suppressed())
 
 
-# ---- Gradio's page -------------------------------------------------------------------------------------------
+# ---- Gradio's page -----------------------------------------------------------------------------------------
 
 
 def remove_link_previews() -> None:
@@ -123,8 +123,8 @@ def remove_link_previews() -> None:
 def set_queue_limits(page: gr.Blocks, concurrent: int) -> None:
     """Let Gradio run ``concurrent`` requests at once, and keep as many sessions.
 
-    Mounting has no parameters for these. By default 40 events run and others wait outside our deadline; 10,000
-    sessions of 40 KB are kept, one for every API call; an idle queue is polled every millisecond.
+    Mounting has no parameters for these. By default 40 events run and others wait outside our deadline;
+    10,000 sessions of 40 KB are kept, one for every API call; an idle queue is polled every millisecond.
     """
     page.max_threads = page.state_session_capacity = concurrent
     queue = page._queue

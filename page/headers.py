@@ -1,7 +1,7 @@
 """Request headers: which are refused, which reach Gradio, whose request it is.
 
-Gradio builds URLs from Host and X-Forwarded-*, and a malformed one raises inside it. So Host is validated, and
-X-Forwarded-* counts only from a trusted proxy.
+Gradio builds URLs from Host and X-Forwarded-*, and a malformed one raises inside it. So Host is validated,
+and X-Forwarded-* counts only from a trusted proxy.
 """
 
 from __future__ import annotations

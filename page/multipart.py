@@ -50,7 +50,7 @@ def boundary_of(content_type: str) -> bytes:
     found = _CONTENT_TYPE.fullmatch(content_type.strip())
     if found is None:
         raise FormError(
-            "Send the picture as a form, with Content-Type: multipart/form-data; boundary=… and no other parameter."
+            "Send the picture as a form: Content-Type: multipart/form-data; boundary=…, no other parameter."
         )
     return (found[1] or found[2]).encode("ascii")
 

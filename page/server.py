@@ -1,7 +1,7 @@
 """The page's HTTP server: socket, thread, start and stop.
 
-The socket listens before anything slow happens, so that a port in use is reported at once and an early browser
-waits instead of being refused. ``start`` imports Gradio, which takes seconds.
+The socket listens before anything slow happens, so that a port in use is reported at once and an early
+browser waits instead of being refused. ``start`` imports Gradio, which takes seconds.
 """
 
 from __future__ import annotations

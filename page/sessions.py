@@ -1,8 +1,8 @@
 """The sessions of Gradio's queue: one reader each, bounded, never evicted while in use.
 
-Clients choose the session's name. Gradio keeps 2,000 and evicts the oldest, even one with a pending answer; it
-never evicts the lists of events; a second read of delivered answers blocks forever; concurrent readers each get
-a part of the answers.
+Clients choose the session's name. Gradio keeps 2,000 and evicts the oldest, even one with a pending answer;
+it never evicts the lists of events; a second read of delivered answers blocks forever; concurrent readers
+each get a part of the answers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sessions:
 
     @contextmanager
     def reading(self, session: str) -> Iterator[None]:
-        """Register a reader; drop the session at the end if all answers were delivered. Raises AlreadyRead."""
+        """Register a reader; at the end, drop a session without open answers. Raises AlreadyRead."""
         if session in self._being_read:
             raise AlreadyRead
         self._being_read.add(session)
@@ -48,7 +48,9 @@ class Sessions:
     def _in_use(self, session: str) -> bool:
         """Whether the session has a reader or an unfinished event."""
         events = self._queue.pending_event_ids_session.get(session, ())
-        return session in self._being_read or any(event in self._queue.event_ids_to_events for event in events)
+        return session in self._being_read or any(
+            event in self._queue.event_ids_to_events for event in events
+        )
 
 
 class _Bounded(OrderedDict[str, Any]):

@@ -1,7 +1,7 @@
 """The HTTP routes for pictures: upload, upload progress, download of an uploaded file.
 
-They replace Gradio's and answer in the same form, so that its page and its clients work. Gradio's own keep form
-fields in memory, decode them with any character set the caller names, and have no quota.
+They replace Gradio's and answer in the same form, so that its page and its clients work. Gradio's own keep
+form fields in memory, decode them with any character set the caller names, and have no quota.
 """
 
 from __future__ import annotations

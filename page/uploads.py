@@ -60,7 +60,7 @@ class _File:
 class Uploads:
     """The uploads of the page on ``port``; ``largest`` is the size limit of one upload in bytes.
 
-    Create after binding the port: folders of earlier processes on it are removed. Safe to call from any thread.
+    Create after binding the port: folders of earlier processes on it are removed. Thread-safe.
     """
 
     def __init__(self, port: int, *, largest: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +90,7 @@ class Uploads:
     # ---- writing -------------------------------------------------------------------------------------------
 
     def create(self, caller: str, name: str = "") -> Incoming:
-        """Return a file to write an upload to, with the suffix of ``name``. Raises NoCapacity and QuotaExceeded."""
+        """Return a new upload with the suffix of ``name``. Raises NoCapacity and QuotaExceeded."""
         suffix = Path(name).suffix
         with _full_disk_is_no_capacity():
             self._ensure_folder()
@@ -299,8 +299,8 @@ def _full_disk_is_no_capacity() -> Iterator[None]:
 
 
 def _make(prefix: str, path: Path | None = None) -> tuple[Path, int]:
-    """Create a private folder, at ``path`` if given; return it and the descriptor of its lock. It is renamed only
-    when locked, so that no other process removes it as abandoned. Raises OSError."""
+    """Create a private folder, at ``path`` if given; return it and the descriptor of its lock. It is renamed
+    only when locked, so that no other process removes it as abandoned. Raises OSError."""
     new = Path(tempfile.mkdtemp(prefix=f".{prefix}")).resolve()
     lock = os.open(new / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -319,7 +319,12 @@ def _remove_abandoned(prefix: str) -> None:
     """Remove the folders that killed processes on this port left behind."""
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(OSError):
-            if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid() and _is_unlocked(left):
+            if (
+                left.is_dir()
+                and not left.is_symlink()
+                and left.stat().st_uid == os.getuid()
+                and _is_unlocked(left)
+            ):
                 shutil.rmtree(left, ignore_errors=True)
 
 

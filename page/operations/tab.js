@@ -1,6 +1,6 @@
-// The operations tab: asks while it can be seen, and puts in place what has changed. `element` is its host.
-const EVERY = 5000, FINDINGS = 60000;
-let asked = 0, examined = 0, busy = false, away = false, awayWords = '';
+// The operations tab: polls while it is visible and replaces the parts that changed. `element` is its host.
+const POLL_MS = 5000, FINDINGS_MS = 60000;
+let polledAt = 0, findingsAt = 0, busy = false, offline = false, offlineText = '';
 const shown = new Map();
 
 const call = (name, body) => fetch('ops/' + name, {
@@ -11,61 +11,61 @@ const call = (name, body) => fetch('ops/' + name, {
   }),
 });
 
-const tell = (words) => {
-  const line = element.querySelector('[data-told]');
-  if (line) line.textContent = words || '';
+const setMessage = (text) => {
+  const line = element.querySelector('[data-message]');
+  if (line) line.textContent = text || '';
 };
 
-// All HTML here is made by our server, which escapes what is not its own.
-const begin = (kind, html) => {
+// All HTML comes from our server, which escapes foreign text.
+const setFrame = (kind, html) => {
   const host = element.querySelector('#ops');
   if (host.dataset.kind === kind) return;
   host.dataset.kind = kind;
   host.innerHTML = html;
   shown.clear();
-  examined = 0;
+  findingsAt = 0;
 };
 
-const fill = (parts) => {
+const setParts = (parts) => {
   for (const [name, html] of Object.entries(parts)) {
     const place = element.querySelector(`[data-part="${name}"]`);
     if (!place || shown.get(name) === html) continue;
-    const held = place.contains(document.activeElement) && document.activeElement.dataset.do;
+    const focused = place.contains(document.activeElement) && document.activeElement.dataset.do;
     place.innerHTML = html;
     shown.set(name, html);
-    if (held) place.querySelector(`[data-do="${held}"]`)?.focus();
+    if (focused) place.querySelector(`[data-do="${focused}"]`)?.focus();
   }
 };
 
-// Reading whole logs takes its time: it is asked for seldom, and nothing waits for it.
-const examine = async () => {
-  if (Date.now() - examined < FINDINGS) return;
-  examined = Date.now();
+// The server reads whole logs for this, which is slow: poll rarely, and do not wait for it.
+const pollFindings = async () => {
+  if (Date.now() - findingsAt < FINDINGS_MS) return;
+  findingsAt = Date.now();
   try {
     const answer = await call('findings');
-    if (answer.ok) fill((await answer.json()).parts);
+    if (answer.ok) setParts((await answer.json()).parts);
   } catch (error) {
-    examined = 0;
+    findingsAt = 0;
   }
 };
 
-const ask = async () => {
+const poll = async () => {
   if (busy) return;
   busy = true;
-  asked = Date.now();
+  polledAt = Date.now();
   try {
     const answer = await call('panel');
-    const told = await answer.json();
-    if (away) tell('');
-    away = false;
-    if (!answer.ok) return begin('closed', told.html);
-    awayWords = told.away;
-    begin('open', told.frame);
-    fill(told.parts);
-    examine();
+    const content = await answer.json();
+    if (offline) setMessage('');
+    offline = false;
+    if (!answer.ok) return setFrame('login', content.html);
+    offlineText = content.offline;
+    setFrame('panel', content.frame);
+    setParts(content.parts);
+    pollFindings();
   } catch (error) {
-    away = true;
-    tell(awayWords);
+    offline = true;
+    setMessage(offlineText);
   } finally {
     busy = false;
   }
@@ -76,12 +76,12 @@ element.addEventListener('click', async (event) => {
   if (!button) return;
   button.disabled = true;
   try {
-    tell((await (await call(button.dataset.do, {})).json()).told);
+    setMessage((await (await call(button.dataset.do, {})).json()).message);
   } catch (error) {
-    tell(awayWords);
+    setMessage(offlineText);
   } finally {
     button.disabled = false;
-    asked = 0;
+    polledAt = 0;
   }
 });
 
@@ -90,15 +90,15 @@ element.addEventListener('submit', async (event) => {
   const field = event.target.elements.password;
   try {
     const answer = await call('login', {password: field.value});
-    tell((await answer.json()).told);
+    setMessage((await answer.json()).message);
     if (!answer.ok) field.select();
   } finally {
-    asked = 0;
+    polledAt = 0;
   }
 });
 
-const look = setInterval(() => {
-  if (!element.isConnected) return clearInterval(look);
-  if (element.offsetParent && !document.hidden && Date.now() - asked > EVERY) ask();
+const timer = setInterval(() => {
+  if (!element.isConnected) return clearInterval(timer);
+  if (element.offsetParent && !document.hidden && Date.now() - polledAt > POLL_MS) poll();
 }, 250);
-ask();
+poll();

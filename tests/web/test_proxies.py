@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from page.access import WRONG_PER_CALLER
-from page.operations import LOGIN
+from page.operations.access import WRONG_PER_CALLER
+from page.operations.routes import LOGIN
 from tests.fakes import until
 from tests.instance import EXIT_SECONDS, ROOT
 from tests.ports import free_ports

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from page.operations import GUARDED, LOGIN
+from page.operations.routes import GUARDED, LOGIN
 from tests.instance import START_SECONDS
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
