@@ -26,10 +26,15 @@ def tone(snapshot: Snapshot) -> str:
     return "degraded" if word == "ready" and snapshot.degraded else word
 
 
+def state(snapshot: Snapshot, language: Language) -> str:
+    """Return the state as HTML."""
+    return say_html(language, f"state.{tone(snapshot)}", device=device_name(snapshot.device))
+
+
 def render(snapshot: Snapshot, language: Language) -> str:
     """Return the line's HTML."""
     word = tone(snapshot)
-    parts = [f'<strong class="state-word">{say_html(language, f"state.{word}")}</strong>']
+    parts = [f'<strong class="state-word">{state(snapshot, language)}</strong>']
     if word in ("ready", "degraded"):
         parts.append(f'<span class="state-facts">{escape(_facts(snapshot))}</span>')
         if waiting := pending.queue(snapshot.activity, language):

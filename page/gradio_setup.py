@@ -1,6 +1,6 @@
 """What Gradio and its libraries need before they serve: environment, logging, document, queue limits.
 
-Their own tracebacks and warnings quote input. Here they become log lines with the error's class and traceback,
+Their tracebacks and warnings quote input. Here they become log lines with the error's class and traceback,
 without its message.
 """
 

@@ -24,7 +24,7 @@ def card(queue_estimate: QueueEstimate | None, language: Language, *, limit: flo
         if queue_estimate.ahead:
             parts.append(_count("pending.ahead", queue_estimate.ahead, language))
         if queue_estimate.seconds is not None:
-            parts.append(about(min(queue_estimate.seconds, limit), language))
+            parts.append(wait(min(queue_estimate.seconds, limit), language))
     return _card(" · ".join(parts), language)
 
 
@@ -49,7 +49,7 @@ def queue(activity: Activity, language: Language) -> str:
         return f"{say(language, 'none.busy')} {again}"
     parts = [_count("queue.waiting", activity.depth, language)]
     if activity.expected_seconds is not None:
-        parts.append(say(language, "queue.answer", about=about(activity.expected_seconds, language)))
+        parts.append(wait(activity.expected_seconds, language))
     return " · ".join(parts)
 
 
@@ -59,6 +59,11 @@ def about(duration: float, language: Language) -> str:
         return say(language, "about.minutes", m=round(duration / 60))
     whole = max(1, round(duration)) if duration < 10 else 5 * round(duration / 5)
     return say(language, "about.seconds", s=whole)
+
+
+def wait(duration: float, language: Language) -> str:
+    """Return the estimated wait as plain text."""
+    return say(language, "queue.wait", about=about(duration, language))
 
 
 def _count(key: str, count: int, language: Language) -> str:

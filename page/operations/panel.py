@@ -113,7 +113,7 @@ def _facts(view: View, language: Language) -> str:
 
 
 def _state(view: View, language: Language) -> str:
-    parts = [say_html(language, f"state.{banner.tone(view.snapshot)}")]
+    parts = [banner.state(view.snapshot, language)]
     details = view.report.details
     if not view.report.healthy:
         parts.append(f"<code>model: {escape(details['model'])}</code>")
@@ -134,7 +134,7 @@ def _queue(activity: Activity, language: Language) -> str:
         )
     ]
     if activity.expected_seconds is not None:
-        parts.append(say(language, "queue.answer", about=pending.about(activity.expected_seconds, language)))
+        parts.append(pending.wait(activity.expected_seconds, language))
     return " · ".join(parts)
 
 
@@ -252,7 +252,7 @@ def findings(found: Sequence[Finding] | None, language: Language) -> str:
 
 def _finding(one: Finding, language: Language) -> str:
     words = one.told(language)
-    kind = "over" if one.over else one.severity
+    kind = "resolved" if one.over else one.severity
     notes = [say(language, f"ops.findings.{kind}")]
     if one.since:
         notes.append(one.since if one.since == one.until else f"{one.since} – {one.until}")
@@ -278,16 +278,11 @@ def _restarts(found: Sequence[Restart], language: Language) -> str:
 def _changes(found: Sequence[Change], language: Language) -> str:
     if not found:
         return _nothing(language, "changes.none")
-    rows = (
-        (
-            _clock(one.unix),
-            one.state.phase,
-            one.state.inference,
-            device_name(one.state.device) or "–",
-            say(language, "state.degraded") if one.state.degraded else "",
-        )
-        for one in found
-    )
+    rows = []
+    for one in found:
+        device = device_name(one.state.device) or "–"
+        note = say(language, "state.degraded", device=device) if one.state.degraded else ""
+        rows.append((_clock(one.unix), one.state.phase, one.state.inference, device, note))
     return _table(("time", "model", "inference", "device", "remark"), rows, language)
 
 
