@@ -22,21 +22,21 @@ def text_of(html: str) -> str:
 @pytest.mark.parametrize(
     ("queue_estimate", "english", "chinese"),
     [
-        (None, "Judging …", "正在判断……"),
-        (QueueEstimate(0), "Judging …", "正在判断……"),
-        (QueueEstimate(0, 2.2), "Judging … about 2 s", "正在判断…… 大约 2 秒"),
+        (None, "Handlers …", "正在判断……"),
+        (QueueEstimate(0), "Handlers …", "正在判断……"),
+        (QueueEstimate(0, 2.2), "Handlers … about 2 s", "正在判断…… 大约 2 秒"),
         (
             QueueEstimate(1, 4.0),
-            "Judging … 1 request is ahead of yours · about 4 s",
+            "Handlers … 1 request is ahead of yours · about 4 s",
             "正在判断…… 前面还有 1 个请求 · 大约 4 秒",
         ),
         (
             QueueEstimate(3, 6.1),
-            "Judging … 3 requests are ahead of yours · about 6 s",
+            "Handlers … 3 requests are ahead of yours · about 6 s",
             "正在判断…… 前面还有 3 个请求 · 大约 6 秒",
         ),
-        (QueueEstimate(2), "Judging … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
-        (QueueEstimate(0, 80.0), "Judging … about 15 s", "正在判断…… 大约 15 秒"),
+        (QueueEstimate(2), "Handlers … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
+        (QueueEstimate(0, 80.0), "Handlers … about 15 s", "正在判断…… 大约 15 秒"),
     ],
 )
 def test_who_waits_is_told_how_many_are_ahead_and_about_how_long_it_takes(

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from lab.instances.instance import START_SECONDS
-from page.operations import GUARDED, LOGIN
+from page.operations.routes import GUARDED, LOGIN
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
 

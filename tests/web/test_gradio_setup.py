@@ -14,7 +14,7 @@ from types import ModuleType
 import gradio
 import pytest
 
-from page import quiet
+from page import gradio_setup
 
 SECRET = "xylophonist"
 # Parts of Gradio that print, too, and that nothing here runs.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from page import judging, pending
+from page import handlers, pending
 from page.server import PageServer, _at_once
 from page.words import LANGUAGES
 from service.callers import UNKNOWN, Callers, networks
@@ -50,7 +50,7 @@ def intake() -> Iterator[ThreadPoolExecutor]:
 
 
 def ask(application: FakeApplication, intake: ThreadPoolExecutor, text: str) -> dict[str, object]:
-    handlers = judging.Judging(application, intake=intake, limit=0.05, examples=())
+    handlers = judging.Handlers(application, intake=intake, limit=0.05, examples=())
     return asyncio.run(handlers.for_programs("picture.png", text))
 
 
@@ -96,7 +96,7 @@ class Conversation:
     def __init__(
         self, application: FakeApplication, intake: ThreadPoolExecutor, language: str = "en"
     ) -> None:
-        handlers = judging.Judging(application, intake=intake, limit=15.0, examples=())
+        handlers = judging.Handlers(application, intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={"accept-language": language})
         self._answers = handlers.for_page("picture.png", "a circle", None, request)
         self.leave = self._answers.aclose
@@ -217,7 +217,7 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
             return super().submit(*arguments, **more)
 
     callers = Callers(networks("10.0.0.0/8"))
-    handlers = judging.Judging(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
+    handlers = judging.Handlers(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
     for peer, headers in [("192.0.2.7", {}), ("10.1.2.3", {"x-forwarded-for": "192.0.2.9"}), ("", {})]:
         request: Any = SimpleNamespace(client=SimpleNamespace(host=peer), headers=headers)
         free = threading.Event()
@@ -251,7 +251,7 @@ def test_input_that_cannot_be_judged_is_told_without_a_card_that_waits(
     monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
 
     async def conversation() -> None:
-        handlers = judging.Judging(FakeApplication(), intake=intake, limit=15.0, examples=())
+        handlers = judging.Handlers(FakeApplication(), intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={})
         shown = [html async for html in handlers.for_page(None, "a circle", None, request)]
         assert len(shown) == 1

@@ -14,8 +14,8 @@ import pytest
 
 from page import uploads as store
 from page.gate import Gate
-from page.receiving import UPLOAD, UPLOAD_MEMORY, Receiving
-from page.shares import Shares
+from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
+from page.quota import Quota
 from page.uploads import LEAST_BYTES, SHARES, Uploads
 from service.callers import Callers, networks
 from tests.fakes import until
@@ -33,7 +33,7 @@ class Service:
     def __init__(self, memory: int = 16 * UPLOAD_MEMORY) -> None:
         self.uploads = Uploads(65002)
         callers = Callers(networks("127.0.0.1"))
-        self.receiving = Receiving(self.uploads, callers, Shares(memory, memory // 2))
+        self.receiving = UploadRoutes(self.uploads, callers, Quota(memory, memory // 2))
         self.gate = Gate(None, max_bytes=1 << 20, receiving=self.receiving, callers=callers)  # type: ignore[arg-type]
 
     def run(self, conversation: Conversation[T]) -> T:
