@@ -6,7 +6,7 @@
     python -m lab.faults.report --only kill,stop   these faults; recorded only with --write
 
 Rows are printed as they are measured. What was measured is kept in docs/faults.json, and the tables of
-docs/operations.md are made from that. Exit status 1 if anything was not as it must be; the naive watchdog's
+docs/fault-measurements.md are made from that. Exit status 1 if anything was not as it must be; the naive watchdog's
 failures are figures.
 """
 
