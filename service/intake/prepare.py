@@ -1,6 +1,6 @@
-"""From what was sent to a request that can wait: texts cleaned, picture read and made small, all checked.
+"""Turn submitted input into a Request: texts cleaned, picture decoded and resized, everything checked.
 
-Runs in the callers' threads. A picture file is read by a process of its own; a PIL picture is converted here.
+Runs in the callers' threads. Picture files are decoded by reader processes, PIL images here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from service.intake.image import Picture
 from service.intake.readers import Readers
 from service.settings import Settings
 
-_UNSEEN: Final = Image.new("RGB", (1, 1))  # in place of a picture that was not read yet
+_UNREAD: Final = Image.new("RGB", (1, 1))  # placeholder for a picture that has not been read
 
 
 class Intake:
-    """Safe to call from any number of threads."""
+    """Thread-safe."""
 
     def __init__(self, settings: Settings, model: Model, journal: Journal, readers: Readers) -> None:
         self._settings = settings
@@ -41,17 +41,16 @@ class Intake:
         caller: str,
         wanted: VerdictFuture,
     ) -> tuple[Request, dict[str, int]]:
-        """The request with clean texts and the square the model sees, and what was removed from the texts.
+        """Return the request with cleaned texts and converted picture, and the removed characters by kind.
 
-        ``caller`` is whose it is; cancelling ``wanted`` ends the reading of a file.
+        ``caller`` identifies the client; cancelling ``wanted`` stops the reading of a file.
 
-        Raises InputError, DeadlineExceeded when the picture was not read in time, MemoryError, and what else
-        ``Readers.read`` raises.
+        Raises InputError, MemoryError, and what ``Readers.read`` raises, such as DeadlineExceeded.
         """
         began = time.monotonic()
         texts = text.prepare(hypothesis, premise, self._settings.max_chars)
         self._check_premise(texts.premise)
-        unread = replace(frame, pair=Pair(_UNSEEN, texts.hypothesis, texts.premise))
+        unread = replace(frame, pair=Pair(_UNREAD, texts.hypothesis, texts.premise))
         try:
             picture = self._picture(image, unread, caller, wanted)
         except DeadlineExceeded:
@@ -84,24 +83,22 @@ class Intake:
         takes = self._model.takes_premise
         if takes is False and premise is not None:
             raise InputError(
-                "This model's prompt has no place for a premise.",
+                "This model does not take a premise.",
                 code="premise_refused",
-                remedy="Leave the premise out.",
+                remedy="Remove the premise.",
             )
         if takes is True and premise is None:
-            raise InputError(
-                "This model compares two texts.", code="premise_needed", remedy="Give a premise as well."
-            )
+            raise InputError("This model requires a premise.", code="premise_needed", remedy="Add a premise.")
 
 
 def raw_pair(hypothesis: object, premise: object) -> Pair:
-    """What was sent, before anything of it was looked at: what is no text is none."""
+    """The submitted texts unchecked, with a placeholder picture; what is not a string counts as empty."""
     first, second = (sent if isinstance(sent, str) else "" for sent in (hypothesis, premise))
-    return Pair(_UNSEEN, first, second or None)
+    return Pair(_UNREAD, first, second or None)
 
 
 def with_image_size(request: Request, error: InputError) -> Request:
-    """The refused request with the size of its picture, if the error was found in a picture that has one."""
+    """The refused request with the size of its picture, if the error tells it."""
     width, height = error.facts.get("width"), error.facts.get("height")
     if isinstance(width, int) and isinstance(height, int):
         return replace(request, size=(width, height))
