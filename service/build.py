@@ -171,7 +171,7 @@ def build(
 def _look(sample: resources.Resources, vitals: Vitals, memory_limit: MemoryLimit) -> None:
     """Called by the sampler's thread with each sample."""
     vitals.look(sample)
-    memory_limit.look(sample)
+    memory_limit.check(sample)
 
 
 def _ladder_of(

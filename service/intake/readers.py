@@ -302,7 +302,7 @@ class Readers:
         if status == -signal.SIGPROF:
             return ImageError("The picture takes too long to read.", "too_slow_to_read")
         if status == -signal.SIGKILL:  # by the kernel's OOM killer, which selects readers first
-            return OutOfMemory("The machine is out of memory.")
+            return OutOfMemory("The machine's memory is full.")
         return ImageError("The picture is damaged.")
 
     # ---- the maintenance thread --------------------------------------------------------------------------
