@@ -69,7 +69,7 @@ def build(
         [settings.run_dir, Path(tempfile.gettempdir())],
         model.gpu,
         readers=readers.pids,
-        on_sample=[vitals.sample, memory_limit.look],
+        on_sample=[vitals.sample, memory_limit.check],
     )
     request_log, metrics = RequestLog(), Metrics()
     history = History(status.snapshot, sampler.latest, evidence_ttl=settings.evidence_ttl)

@@ -242,7 +242,7 @@ def test_a_process_that_outgrows_its_limit_drains_and_leaves_with_75(start: Star
     assert code == 75
     assert reason.startswith("The resident memory is ")
     assert f"over the limit of {limit} MiB" in reason
-    emptied, ended = instance.log.index("the caches are emptied"), instance.log.index("RESTART_NEEDED")
+    emptied, ended = instance.log.index("MEMORY_LIMIT |"), instance.log.index("RESTART_NEEDED")
     assert emptied < ended
 
 

@@ -281,7 +281,7 @@ class Limited:
 def test_over_its_limit_the_caches_are_emptied_first() -> None:
     limited = Limited(rss=100)
     for rss in (100, 101, 99, 101, 50):
-        limited.limit.look(sample(rss))
+        limited.limit.check(sample(rss))
     assert limited.did == ["emptied", "emptied"]
 
 
@@ -290,7 +290,7 @@ def test_what_an_emptied_cache_does_not_mend_ends_the_process_once(limits: dict[
     limited = Limited(**limits)
     limited.held = 200 << 20
     for _ in range(4):
-        limited.limit.look(sample(200 << 20))
+        limited.limit.check(sample(200 << 20))
     emptied, reached = limited.did
     assert emptied == "emptied"
     assert isinstance(reached, MemoryLimitReached)
@@ -301,8 +301,8 @@ def test_what_an_emptied_cache_does_not_mend_ends_the_process_once(limits: dict[
 def test_without_a_limit_nothing_is_done() -> None:
     limited = Limited()
     limited.held = 1 << 40
-    limited.limit.look(sample(1 << 40))
-    limited.limit.look(sample(1 << 40))
+    limited.limit.check(sample(1 << 40))
+    limited.limit.check(sample(1 << 40))
     assert limited.did == []
 
 

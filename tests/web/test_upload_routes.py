@@ -14,8 +14,8 @@ import pytest
 
 from page import uploads as store
 from page.gate import Gate
-from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
 from page.quota import Quota
+from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
 from page.uploads import LEAST_BYTES, SHARES, Uploads
 from service.callers import Callers, networks
 from tests.fakes import until
