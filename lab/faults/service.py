@@ -22,8 +22,8 @@ HEALTHY_SECONDS = 480.0
 
 
 class Service(Guarded):
-    """Guarded with the product's default times. Unless ``plain``, the instance runs under lab/faults/inside.py;
-    ``prefix`` comes before the guardian's command line."""
+    """Guarded with the product's default times. The instance runs under lab/faults/inside.py, except when
+    ``plain``; ``prefix`` comes before the guardian's command line."""
 
     def __init__(
         self,

@@ -144,8 +144,8 @@ def as_markdown(figures: dict[str, Any]) -> str:
     )
     saw = ", ".join(f"{count} {word}" for word, count in outcomes.items())
     grown = (
-        f"{memory['warm_mib']} MiB after two minutes, {memory['end_mib']} at the end, peak {memory['most_mib']}"
-        f"; linear growth {memory['growth_mib_per_minute']} MiB per minute"
+        f"{memory['warm_mib']} MiB after two minutes, {memory['end_mib']} at the end, "
+        f"peak {memory['most_mib']}; linear growth {memory['growth_mib_per_minute']} MiB per minute"
     )
     rows = [
         ("offered", offered),
