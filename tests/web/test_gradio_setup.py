@@ -14,6 +14,8 @@ from types import ModuleType
 import gradio
 import pytest
 
+from page import gradio_setup
+
 SECRET = "xylophonist"
 # Parts of Gradio that print, too, and that nothing here runs.
 NOT_USED = {"gradio.cli", "gradio.exceptions", "gradio.screen_recording_utils"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from page import pending
+from page import handlers, pending
 from page.server import PageServer, _at_once
 from page.words import LANGUAGES
 from service.callers import UNKNOWN, Callers, networks
