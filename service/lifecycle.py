@@ -93,11 +93,11 @@ class Supervisor:
 
     def load(self) -> bool:
         """Load the model with its retries, or wait while another thread does. True once it is loaded."""
-        if self._status.phase is Phase.LOADED:
+        if self._loaded():
             return True
         self._start_threads()
         with self._loading:
-            if self._status.phase is Phase.LOADED:
+            if self._loaded():
                 return True
             began = time.monotonic()
             return self._move(Phase.LOADING, fatal=None) and self._load(began)
@@ -129,6 +129,9 @@ class Supervisor:
             for part in (parts.engine, parts.sampler, parts.prober, parts.history, parts.fallback):
                 part.start()
 
+    def _loaded(self) -> bool:
+        return self._status.phase is Phase.LOADED
+
     def _load(self, began: float, verify: str | None = None) -> bool:
         try:
             replaced = self._parts.loader.run(verify)
@@ -158,7 +161,7 @@ class Supervisor:
     def inference_succeeded(self, now: float) -> None:
         """A user got a finite answer at ``now`` (monotonic)."""
         self._ever_finite = True
-        self._parts.prober.proven(now)
+        self._parts.prober.inference_succeeded(now)
         self._parts.converter.begin()
 
     def probe_passed(self) -> None:
