@@ -20,9 +20,9 @@ __all__ = ["Sidecar", "create_app"]
 
 if __name__ == "__main__":
     from service.main import main
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
 
-    leave(
+    exit_now(
         main(
             sys.argv[1:],
             prog="health_api.py",

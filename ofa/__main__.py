@@ -130,7 +130,7 @@ def _load(settings: Settings) -> NativePredictor:
     try:
         model.load(_folder(settings, "quick"))
     except DamagedFile as error:
-        if settings.model == "demo" or Path(settings.model).expanduser().is_dir():
+        if hub.local_folder(settings.model) is not None:
             raise DamagedFolder(error.message) from error
         model.load(_folder(settings, "full"))  # finds what size and time hid, and fetches it again
     return model

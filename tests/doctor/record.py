@@ -12,8 +12,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from lab.instances.instance import ROOT
 from tests.doctor.recordings import RECORDINGS, Recording
-from tests.instance import ROOT
 
 LOGS = Path(__file__).resolve().parent / "logs"
 KEPT = (

@@ -12,9 +12,9 @@ import pytest
 
 from doctor.findings import PROBLEMS
 from doctor.report import table
+from lab.instances.instance import ROOT
 from tests.doctor.coverage import documents
 from tests.doctor.record import LOGS
-from tests.instance import ROOT
 
 
 def doctor(

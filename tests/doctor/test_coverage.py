@@ -6,11 +6,11 @@ import re
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service.telemetry.gauges import read_restarts
 from tests.doctor.coverage import documents, table
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import COMPUTED, RECORDINGS, RESTARTS, UP, Recording
-from tests.instance import ROOT
 
 FAULTS = [one for one in RECORDINGS if one.names]
 #: Series of Prometheus itself, and trends that no single scrape shows.

@@ -6,9 +6,9 @@ import pytest
 
 from doctor import examine
 from doctor.findings import SEVERITIES
+from lab.instances.instance import ROOT
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import RECORDINGS, Recording
-from tests.instance import ROOT
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda one: one.name)

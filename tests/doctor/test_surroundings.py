@@ -16,11 +16,11 @@ import pytest
 from doctor import examine, live, read
 from doctor.findings import SEVERITIES
 from health_api import Sidecar
+from lab.instances.instance import ROOT
 from service.listening import listen
 from service.main import lock_run_dir
 from tests.doctor.test_trends import EXIT, HEALTH, START, line
 from tests.health.test_api import SERVING, Told
-from tests.instance import ROOT
 
 
 def codes(folder: Path) -> list[str]:
@@ -88,7 +88,7 @@ def test_a_run_directory_that_is_not_writable_is_found(tmp_path: Path) -> None:
         ("LOG_REOPENED | FILE=web_app.log | REASON=moved", "log-moved"),
         ("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=ENOSPC", "converted-not-kept"),
         ("FILES_DAMAGED | FILES=pytorch_model.bin", "file-damaged"),
-        ("BROKEN | MSG=a thread died | THREAD=settler | ERROR=KeyError", "unforeseen"),
+        ("BROKEN | MSG=a thread died | THREAD=converter | ERROR=KeyError", "unforeseen"),
     ],
 )
 def test_a_line_is_a_finding(tmp_path: Path, message: str, code: str) -> None:

@@ -14,7 +14,7 @@ from doctor import examine, read
 from doctor.findings import SEVERITIES
 from doctor.patterns import PATTERNS
 from tests.doctor.record import LOGS
-from tests.instance import ROOT
+from lab.instances.instance import ROOT
 
 START = 1_795_000_000.0
 

@@ -24,11 +24,11 @@ from PIL import Image
 
 from lab.faults.service import Service
 from lab.faults.users import Outcome, ask, red_circle
-from tests.guardian.harness import wait_for
+from lab.instances.guarded import wait_for
+from lab.instances.hub import Hub
+from lab.instances.instance import Instance
+from lab.instances.ports import free_ports
 from tests.hub.conftest import MODEL, WEIGHTS, fake_model
-from tests.hub.server import Hub
-from tests.instance import Instance
-from tests.ports import free_ports
 
 TEXT = "there is a red circle"
 GIVING_UP_SECONDS = 900.0  # several starts on a busy machine
@@ -92,7 +92,7 @@ def _load(run_dir: Path, hub: Hub | None, cache: Path, *arguments: str, model: s
     endpoint = hub.endpoint if hub is not None else f"http://127.0.0.1:{port}"
     with Instance(
         run_dir,
-        *("--model", model, "--load-attempts", "2", "--load-pause", "0.1", *arguments),
+        *("--model", model, "--load-attempts", "2", *arguments),
         program="health_api.py",
         environment={"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_CACHE": str(cache)},
     ) as instance:
@@ -243,7 +243,7 @@ def gap(run_dir: Path) -> None:
 
 def _pretended(run_dir: Path, fault: str, count: int = 3, **environment: str) -> None:
     """Requests to an instance with a simulated GPU and an injected fault."""
-    with _instance(run_dir, INSIDE, PRETEND_CUDA="1", OFA_TRIAL_PAUSE="0.5", **environment) as instance:
+    with _instance(run_dir, INSIDE, PRETEND_CUDA="1", RETRY_GPU_PAUSE="0.5", **environment) as instance:
         _ask(instance, 2)
         _order(run_dir, fault)
         _ask(instance, count)
@@ -266,7 +266,7 @@ def memory(run_dir: Path) -> None:
 
 
 def unstable(run_dir: Path) -> None:
-    often = {"PROBE_INTERVAL": "0.5", "OFA_GOLDEN_INTERVAL": "0.5"}
+    often = {"PROBE_INTERVAL": "0.5", "BASELINE_INTERVAL": "0.5"}
     with _instance(run_dir, INSIDE, OFA_DTYPE="fp32", **often) as instance:
         _order(run_dir, '{"kind": "nan", "times": 3}')
         instance.wait_for("the reload", lambda: instance.log.count("MODEL_LOADED") == 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import Guarded
+from lab.instances.guarded import PATIENCE, Guarded
 
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
 
@@ -37,6 +37,26 @@ def folder(tmp_path: Path, interpreter: Path) -> Iterator[Callable[..., Guarded]
 @pytest.fixture
 def guarded(folder: Callable[..., Guarded]) -> Guarded:
     return folder()
+
+
+@pytest.fixture
+def in_pid_namespace(guarded: Guarded) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command as process 1 of a new PID namespace with its own /proc, in the guardian's environment."""
+
+    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *command],
+            env=guarded.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        if "Operation not permitted" in done.stderr:
+            pytest.skip("no PID namespaces here")
+        return done
+
+    return run
 
 
 @pytest.fixture

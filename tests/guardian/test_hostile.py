@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import ROOT, Guarded, as_root
+from lab.instances.guarded import Guarded
+from lab.instances.instance import ROOT
+from tests.marks import as_root
 
 #: Behaves like an NFS client: an exclusive lock requires write access, or there are no locks.
 FLOCK = """
@@ -156,8 +158,10 @@ kill -0 "$bystander" && echo unharmed
 
 
 @as_root
-def test_a_pid_file_that_names_process_1_kills_no_process(guarded: Guarded) -> None:
-    done = guarded.in_pid_namespace("bash", "-c", PID_1, "x", ROOT / "guardian.sh")
+def test_a_pid_file_that_names_process_1_kills_no_process(
+    in_pid_namespace: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = in_pid_namespace("bash", "-c", PID_1, "x", ROOT / "guardian.sh")
     assert done.stdout.splitlines()[-1] == "unharmed", done.stdout + done.stderr
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import ROOT, Guarded, as_root, stat_of
+from lab.instances.guarded import Guarded, stat_of
+from lab.instances.instance import ROOT
+from tests.marks import as_root
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -139,8 +141,10 @@ print("unharmed" if again.poll() is None else "signalled")
 
 
 @as_root
-def test_a_reused_pid_is_never_signalled(guarded: Guarded) -> None:
-    done = guarded.in_pid_namespace(sys.executable, "-c", PID_REUSE, ROOT / "guardian.sh")
+def test_a_reused_pid_is_never_signalled(
+    in_pid_namespace: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = in_pid_namespace(sys.executable, "-c", PID_REUSE, ROOT / "guardian.sh")
     assert done.stdout.splitlines()[-1] == "unharmed", done.stdout + done.stderr
     assert "which is a different process now" in done.stdout
 

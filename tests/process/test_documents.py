@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.instance import ROOT, Instance
+from lab.instances.instance import ROOT, Instance
 
 
 def snippet(language: str, containing: str, document: str = "README.md") -> str:

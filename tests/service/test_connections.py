@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service.health.wsgi import ServerThread
 from service.listening import Connections, Limits, listen
 from tests.fakes import PATIENCE, until
-from tests.instance import ROOT
 
 QUICK = Limits(connections=40, first_byte=0.5, keep_alive=0.7, head=0.5, body=1.5, stall=0.8)
 BODY = 300_000
@@ -167,7 +167,7 @@ def test_a_kept_alive_connection_is_used_again_and_closed_when_idle(server: Runn
 def test_a_crowd_of_one_caller_never_keeps_it_from_being_served(server: Running) -> None:
     crowd = [server.connect() for _ in range(60)]
     assert server.status() == 200
-    assert server.connections.count <= QUICK.of_a_caller
+    assert server.connections.count <= QUICK.per_caller
     assert server.connections.dropped["cap"] > 0
     for sock in crowd:
         sock.close()

@@ -2,8 +2,8 @@
 
 ``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
 (from now on; one that is not there breaks the page), ``tell`` (what the application was handed), ``together
-N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an estimate of N ahead and S seconds, and
-no answer until somebody says ``release``, or it ends), anything else a Yes.
+N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an estimate of N ahead and S seconds,
+and no answer until somebody says ``release``, or it ends), anything else a Yes.
 """
 
 from __future__ import annotations
