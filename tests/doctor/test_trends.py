@@ -13,8 +13,8 @@ import pytest
 from doctor import examine, read
 from doctor.findings import SEVERITIES
 from doctor.patterns import PATTERNS
-from tests.doctor.record import LOGS
 from lab.instances.instance import ROOT
+from tests.doctor.record import LOGS
 
 START = 1_795_000_000.0
 
