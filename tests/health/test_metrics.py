@@ -203,7 +203,7 @@ def test_a_cause_that_is_not_known_makes_no_series_of_its_own(tmp_path: Path) ->
 
 def test_two_applications_in_one_process_count_apart(make: Build) -> None:
     first, second = make(), make()
-    first.load()
+    first.supervisor.load()
     first.submit(PICTURE, "a red").result(PATIENCE)
     until_told(first, 1, "ofa_requests_total", source="api", outcome="answered")
     assert scrape(second)("ofa_requests_total", source="api", outcome="answered") == 0
