@@ -48,7 +48,7 @@ def part(visitor: Visit, name: str) -> str:
 def test_the_tab_opens_to_the_password_and_to_nothing_else(visit: Open, locked: Page) -> None:
     visitor = visit(locked.base)
     enter(visitor, "Operations", "not the one")
-    expect(visitor.page.locator("#ops [data-told]")).to_have_text("This is not the password.")
+    expect(visitor.page.locator("#ops [data-message]")).to_have_text("This is not the password.")
     assert visitor.page.locator("#ops .ops-facts").count() == 0
     visitor.page.fill("#ops input[name=password]", PASSWORD)
     visitor.page.keyboard.press("Enter")
@@ -63,7 +63,7 @@ def test_the_tab_opens_to_the_password_and_to_nothing_else(visit: Open, locked: 
 
     expect(visitor.page.get_by_role("button", name="Empty GPU cache")).to_be_disabled()
     visitor.page.get_by_role("button", name="Probe now").click()
-    expect(visitor.page.locator("#ops .ops-told")).to_have_text("A probe is on its way.")
+    expect(visitor.page.locator("#ops .ops-message")).to_have_text("A probe is on its way.")
     visitor.page.get_by_role("button", name="Log out").click()
     visitor.page.locator("#ops input[name=password]").wait_for()
     assert visitor.page.locator("#ops .ops-facts").count() == 0
@@ -93,7 +93,7 @@ def test_the_tab_is_chinese_for_those_who_read_it_and_fits_a_small_screen(visit:
     lines = visitor.page.locator("#ops .finding pre").first
     assert lines.evaluate("pre => pre.scrollWidth <= pre.clientWidth"), "evidence wraps"
     visitor.page.get_by_role("button", name="立即探测").click()
-    expect(visitor.page.locator("#ops .ops-told")).to_have_text("探测已开始。")
+    expect(visitor.page.locator("#ops .ops-message")).to_have_text("探测已开始。")
 
 
 def test_the_tab_opens_to_the_password_that_the_instance_made_and_keeps_itself_up_to_date(

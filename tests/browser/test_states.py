@@ -223,7 +223,7 @@ def test_no_verdict_stands_beside_a_question_that_nobody_takes(
 @pytest.mark.parametrize(
     ("locale", "told", "yes"),
     [
-        ("en-US", ["Handlers …", "3 requests are ahead of yours", "about 15 s"], "Yes"),
+        ("en-US", ["Judging …", "3 requests are ahead of yours", "about 15 s"], "Yes"),
         ("zh-CN", ["正在判断……", "前面还有 3 个请求", "大约 15 秒"], "是"),
     ],
 )

@@ -12,9 +12,9 @@ from page.operations.access import (
     CALLERS,
     GUESS_SECONDS,
     IDLE_SECONDS,
+    MAX_SESSIONS,
     PASSWORD_FILE,
     SESSION_SECONDS,
-    SESSIONS,
     WRONG_PER_CALLER,
     Access,
     TooManyGuesses,
@@ -69,8 +69,8 @@ def test_a_session_ends_when_it_is_not_used_and_in_any_case_after_a_while(
 
 
 def test_sessions_are_bounded_and_the_oldest_goes(access: Access) -> None:
-    tokens = [access.log_in(PASSWORD, "203.0.113.7") for _ in range(SESSIONS + 1)]
-    assert [access.admits(token) for token in tokens] == [False] + [True] * SESSIONS
+    tokens = [access.log_in(PASSWORD, "203.0.113.7") for _ in range(MAX_SESSIONS + 1)]
+    assert [access.admits(token) for token in tokens] == [False] + [True] * MAX_SESSIONS
 
 
 def test_after_some_guesses_the_right_password_is_not_looked_at_either(access: Access, clock: Clock) -> None:

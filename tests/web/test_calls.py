@@ -17,12 +17,12 @@ ASKED = {"data": [PICTURE, "a circle", None], "fn_index": 3, "session_hash": "s-
 
 
 def passed(path: str, content: Any) -> Any:
-    return json.loads(CallValidator([1, 3]).checked(path, json.dumps(content).encode()))
+    return json.loads(CallValidator([1, 3]).validated(path, json.dumps(content).encode()))
 
 
 def status(path: str, body: bytes) -> int:
     with pytest.raises(Refused) as caught:
-        CallValidator([1, 3]).checked(path, body)
+        CallValidator([1, 3]).validated(path, body)
     assert caught.value.code == "bad_call"
     return caught.value.status
 

@@ -23,7 +23,7 @@ NOT_USED = {"gradio.cli", "gradio.exceptions", "gradio.screen_recording_utils"}
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
-    modules = [importlib.import_module(name) for name in quiet.PRINTING]
+    modules = [importlib.import_module(name) for name in gradio_setup.PRINTING]
     server = logging.getLogger("uvicorn.error")
     before = [module.traceback for module in modules], server.handlers, server.propagate
     yield
@@ -48,14 +48,14 @@ def test_every_module_that_prints_tracebacks_is_known() -> None:
         spec = found.module_finder.find_spec(found.name)  # type: ignore[call-arg]
         if spec and spec.origin and "traceback.print" in Path(spec.origin).read_text(encoding="utf-8"):
             printing.add(found.name)
-    assert printing - NOT_USED == set(quiet.PRINTING)
+    assert printing - NOT_USED == set(gradio_setup.PRINTING)
 
 
-@pytest.mark.parametrize("name", quiet.PRINTING)
+@pytest.mark.parametrize("name", gradio_setup.PRINTING)
 def test_a_traceback_of_gradios_is_a_line_without_its_words(
     name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    quiet.take_over()
+    gradio_setup.redirect_output()
     module: ModuleType = importlib.import_module(name)
     try:
         raise failing()
@@ -67,14 +67,14 @@ def test_a_traceback_of_gradios_is_a_line_without_its_words(
 
 
 def test_an_error_of_the_servers_is_a_line_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
-    quiet.take_over()
+    gradio_setup.redirect_output()
     logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=failing())
     assert "BROKEN | MSG=Exception in ASGI application | ERROR=ValueError" in caplog.text
     assert SECRET not in caplog.text
 
 
 def test_requests_that_cannot_be_read_are_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    quiet.take_over()
+    gradio_setup.redirect_output()
     for _ in range(100):
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     assert [record.getMessage() for record in caplog.records] == ["REQUEST_UNREADABLE | MORE=0"]
@@ -87,7 +87,7 @@ def test_an_error_that_nobody_waited_for_is_a_line_without_its_words(
         raise failing()
 
     async def forget() -> None:
-        quiet.take_over_loop(asyncio.get_running_loop())
+        gradio_setup.log_loop_errors(asyncio.get_running_loop())
         task = asyncio.create_task(fail())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -95,5 +95,5 @@ def test_an_error_that_nobody_waited_for_is_a_line_without_its_words(
         gc.collect()
 
     asyncio.run(forget())
-    assert "BROKEN | MSG=Exception in the event loop | ERROR=ValueError" in caplog.text
+    assert "BROKEN | MSG=Exception in event loop | ERROR=ValueError" in caplog.text
     assert SECRET not in caplog.text + "".join(capfd.readouterr())

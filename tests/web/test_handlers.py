@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from page import handlers, pending
-from page.server import PageServer, _at_once
+from page.server import PageServer, max_concurrent
 from page.words import LANGUAGES
 from service.callers import UNKNOWN, Callers, networks
 from service.contract.request import QueueEstimate, VerdictFuture
@@ -50,14 +50,14 @@ def intake() -> Iterator[ThreadPoolExecutor]:
 
 
 def ask(application: FakeApplication, intake: ThreadPoolExecutor, text: str) -> dict[str, object]:
-    handlers = judging.Handlers(application, intake=intake, limit=0.05, examples=())
-    return asyncio.run(handlers.for_programs("picture.png", text))
+    answering = handlers.Handlers(application, intake=intake, limit=0.05, examples=())
+    return asyncio.run(answering.for_programs("picture.png", text))
 
 
 def test_a_request_the_application_forgets_is_answered_all_the_same(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "SPARE_SECONDS", 0.05)
+    monkeypatch.setattr(handlers, "SPARE_SECONDS", 0.05)
     assert ask(Silent(), intake, "a circle")["reason"] == "timeout"
 
 
@@ -96,9 +96,9 @@ class Conversation:
     def __init__(
         self, application: FakeApplication, intake: ThreadPoolExecutor, language: str = "en"
     ) -> None:
-        handlers = judging.Handlers(application, intake=intake, limit=15.0, examples=())
+        answering = handlers.Handlers(application, intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={"accept-language": language})
-        self._answers = handlers.for_page("picture.png", "a circle", None, request)
+        self._answers = answering.for_page("picture.png", "a circle", None, request)
         self.leave = self._answers.aclose
 
     async def shown(self) -> str:
@@ -113,10 +113,10 @@ class Conversation:
         return await asyncio.wait_for(anext(self._answers, None), PATIENCE) is None
 
 
-def test_who_is_answered_at_once_is_shown_the_answer_alone(
+def test_who_is_answeredmax_concurrent_is_shown_the_answer_alone(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
+    monkeypatch.setattr(handlers, "NOTICE_SECONDS", PATIENCE)
 
     async def conversation() -> None:
         asked = Conversation(FakeApplication(), intake)
@@ -161,7 +161,7 @@ def test_before_anything_was_measured_no_time_is_told(intake: ThreadPoolExecutor
 def test_what_takes_longer_than_was_told_is_said_to(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "LEAST_PATIENCE", 0.05)
+    monkeypatch.setattr(pending, "MIN_LATE_SECONDS", 0.05)
 
     async def conversation() -> None:
         application = Held(QueueEstimate(0, 0.01))
@@ -217,7 +217,7 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
             return super().submit(*arguments, **more)
 
     callers = Callers(networks("10.0.0.0/8"))
-    handlers = judging.Handlers(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
+    answering = handlers.Handlers(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
     for peer, headers in [("192.0.2.7", {}), ("10.1.2.3", {"x-forwarded-for": "192.0.2.9"}), ("", {})]:
         request: Any = SimpleNamespace(client=SimpleNamespace(host=peer), headers=headers)
         free = threading.Event()
@@ -225,7 +225,7 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
             intake.submit(free.wait, PATIENCE)
 
         async def conversation(request: Any = request, free: threading.Event = free) -> float:
-            call = asyncio.create_task(handlers.for_programs("picture.png", "a circle", None, request))
+            call = asyncio.create_task(answering.for_programs("picture.png", "a circle", None, request))
             await asyncio.sleep(0.01)
             freed = time.monotonic()
             free.set()
@@ -240,7 +240,7 @@ def test_as_many_threads_may_wait_for_pictures_as_requests_may_run() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = PageServer(FakeApplication(), Settings(queue_size=7), listener)
         try:
-            assert server._intake._max_workers == _at_once(7) == 71
+            assert server._intake._max_workers == max_concurrent(7) == 71
         finally:
             server._intake.shutdown()
 
@@ -248,12 +248,12 @@ def test_as_many_threads_may_wait_for_pictures_as_requests_may_run() -> None:
 def test_input_that_cannot_be_judged_is_told_without_a_card_that_waits(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
+    monkeypatch.setattr(handlers, "NOTICE_SECONDS", PATIENCE)
 
     async def conversation() -> None:
-        handlers = judging.Handlers(FakeApplication(), intake=intake, limit=15.0, examples=())
+        answering = handlers.Handlers(FakeApplication(), intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={})
-        shown = [html async for html in handlers.for_page(None, "a circle", None, request)]
+        shown = [html async for html in answering.for_page(None, "a circle", None, request)]
         assert len(shown) == 1
         assert "There is no picture." in shown[0]
 

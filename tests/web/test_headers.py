@@ -10,7 +10,7 @@ from gradio.route_utils import get_root_url
 from starlette.requests import Request as StarletteRequest
 
 from page.bodies import Refused
-from page.headers import SINGLE, check_headers, for_gradio, is_form_of_json, is_host
+from page.headers import SINGLE, check_headers, for_gradio, is_host, is_json
 
 
 def refused(*headers: tuple[bytes, bytes]) -> int | None:
@@ -151,7 +151,7 @@ def test_a_hop_that_was_added_in_a_line_of_its_own_is_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_json"),
+    ("kind", "expected"),
     [
         (b"application/json", True),
         (b"Application/JSON; charset=utf-8", True),
@@ -163,5 +163,5 @@ def test_a_hop_that_was_added_in_a_line_of_its_own_is_the_last() -> None:
         (b"", False),
     ],
 )
-def test_json_is_said_to_be_json(kind: bytes, is_json: bool) -> None:
-    assert is_form_of_json([(b"content-type", kind)]) is is_json
+def test_json_is_said_to_be_json(kind: bytes, expected: bool) -> None:
+    assert is_json([(b"content-type", kind)]) is expected

@@ -53,7 +53,9 @@ def client(locked: Page) -> Iterator[httpx.Client]:
         yield client
 
 
-def within(access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]) -> list[httpx.Response]:
+def local_answers(
+    access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]
+) -> list[httpx.Response]:
     """The answers to calls made in this process, where no guess of another test counts."""
     app = FastAPI(openapi_url=None)
     calls = OperationsRoutes(FakeOperationsService(lambda: snapshot), access, 7860)
@@ -141,7 +143,7 @@ for name in sys.argv[2:]:
     ids=lambda body: repr(body)[:40],
 )
 def test_only_the_password_is_the_password(body: str | bytes) -> None:
-    answer, right = within(
+    answer, right = local_answers(
         Access(PASSWORD), READY, (LOGIN, body), (LOGIN, json.dumps({"password": PASSWORD}))
     )
     assert answer.status_code == 401
@@ -237,9 +239,9 @@ def test_the_tab_speaks_the_browsers_language(operator: httpx.Client) -> None:
 
 def test_a_session_may_ask_for_a_probe_and_hears_that_there_is_no_gpu(operator: httpx.Client) -> None:
     asked = ask(operator, "/ops/probe")
-    assert (asked.status_code, asked.json()["told"]) == (200, "A probe is on its way.")
+    assert (asked.status_code, asked.json()["message"]) == (200, "A probe is on its way.")
     refused = ask(operator, "/ops/cache")
-    assert (refused.status_code, refused.json()["told"]) == (
+    assert (refused.status_code, refused.json()["message"]) == (
         409,
         "There is no GPU whose cache could be emptied.",
     )
@@ -271,7 +273,7 @@ def test_guessing_is_slowed_down_and_written_down_without_the_guesses(
         answer = log_in(other)
         assert answer.status_code == 429
         assert 0 < int(answer.headers["retry-after"]) <= GUESS_SECONDS
-        assert "TOO_MANY_GUESSES | FROM=127.0.0.2 | SECONDS=" in locked.output
+        assert "ACTION=too_many_guesses | FROM=127.0.0.2 | SECONDS=" in locked.output
     assert ask(operator, "/ops/panel").status_code == 200, "who is in stays in"
     assert log_in(operator).status_code == 200, "who did not guess may come in"
     assert "guess number" not in locked.output
@@ -291,7 +293,7 @@ def test_what_a_caller_says_of_its_address_counts_for_nothing(locked: Page) -> N
             other.post(LOGIN, json={"password": "no"}, headers={"x-forwarded-for": "10.9.9.9"}).status_code
             == 429
         )
-    assert "WRONG_PASSWORD | FROM=127.0.0.3\n" in locked.output
+    assert "ACTION=wrong_password | FROM=127.0.0.3\n" in locked.output
     assert "forged" not in locked.output
     assert "10.0.0." not in locked.output
 
@@ -310,7 +312,7 @@ def test_behind_a_trusted_proxy_each_caller_has_guesses_of_its_own(tmp_path: Pat
                 assert guess("no", f"198.51.100.{number}", "203.0.113.7").status_code == 401
             assert guess(PASSWORD, "198.51.100.77, 203.0.113.7").status_code == 429
             assert guess(PASSWORD, "203.0.113.7, 203.0.113.8").status_code == 200
-        assert "WRONG_PASSWORD | FROM=203.0.113.7\n" in page.output
+        assert "ACTION=wrong_password | FROM=203.0.113.7\n" in page.output
 
 
 @pytest.mark.parametrize(
@@ -336,12 +338,12 @@ def test_behind_tls_the_cookie_is_for_tls_alone(
 
 
 def test_a_gpus_cache_can_be_emptied() -> None:
-    login, answer = within(
+    login, answer = local_answers(
         *(Access(PASSWORD), replace(READY, device="cuda:0")),
         *((LOGIN, json.dumps({"password": PASSWORD})), ("/ops/cache", "{}")),
     )
     assert login.status_code == 200
-    assert (answer.status_code, answer.json()["told"]) == (200, "5 MB were given back.")
+    assert (answer.status_code, answer.json()["message"]) == (200, "5 MB were given back.")
 
 
 # ---- the password that an instance makes itself --------------------------------------------------------

@@ -197,5 +197,5 @@ def test_a_caller_is_who_the_proxy_saw(proxied: tuple[str, Page]) -> None:
     answer = converse(address, log_in, operator)
     assert answer.status_code == 200
     assert f"Path={PATH if address.endswith(PATH) else '/'};" in answer.headers["set-cookie"]
-    assert f"WRONG_PASSWORD | FROM={stranger}\n" in page.output
+    assert f"ACTION=wrong_password | FROM={stranger}\n" in page.output
     assert "10.1.1." not in page.output

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from page.sessions import MOST, AlreadyRead, Sessions
+from page.sessions import MAX_SESSIONS, AlreadyRead, Sessions
 
 
 @pytest.fixture
@@ -32,21 +32,21 @@ def test_of_many_sessions_those_are_forgotten_that_nobody_waits_for(queue: Any) 
     join(queue, "asked", done=False)
     join(queue, "read")
     with sessions.reading("read"):
-        for number in range(2 * MOST):
+        for number in range(2 * MAX_SESSIONS):
             join(queue, f"another {number}")
         for kept in (queue.pending_messages_per_session, queue.pending_event_ids_session):
-            assert len(kept) == MOST
+            assert len(kept) == MAX_SESSIONS
             assert [name in kept for name in ("old", "asked", "read")] == [False, True, True]
 
 
 def test_when_all_are_waited_for_none_is_forgotten(queue: Any) -> None:
     Sessions(queue)
-    for number in range(MOST + 5):
+    for number in range(MAX_SESSIONS + 5):
         join(queue, str(number), done=False)
-    assert len(queue.pending_messages_per_session) == MOST + 5
+    assert len(queue.pending_messages_per_session) == MAX_SESSIONS + 5
     queue.event_ids_to_events.clear()
     join(queue, "one more")
-    assert len(queue.pending_messages_per_session) == MOST
+    assert len(queue.pending_messages_per_session) == MAX_SESSIONS
 
 
 def test_a_session_has_one_reader_and_is_forgotten_when_all_was_given(queue: Any) -> None:

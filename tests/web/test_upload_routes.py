@@ -14,9 +14,9 @@ import pytest
 
 from page import uploads as store
 from page.gate import Gate
-from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
 from page.quota import Quota
-from page.uploads import LEAST_BYTES, SHARES, Uploads
+from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
+from page.uploads import FULL_QUOTAS, LEAST_BYTES, Uploads
 from service.callers import Callers, networks
 from tests.fakes import until
 from tests.web.raw import form
@@ -33,8 +33,8 @@ class Service:
     def __init__(self, memory: int = 16 * UPLOAD_MEMORY) -> None:
         self.uploads = Uploads(65002)
         callers = Callers(networks("127.0.0.1"))
-        self.receiving = UploadRoutes(self.uploads, callers, Quota(memory, memory // 2))
-        self.gate = Gate(None, max_bytes=1 << 20, receiving=self.receiving, callers=callers)  # type: ignore[arg-type]
+        self.routes = UploadRoutes(self.uploads, callers, Quota(memory, memory // 2))
+        self.gate = Gate(None, max_bytes=1 << 20, uploads=self.routes, callers=callers)  # type: ignore[arg-type]
 
     def run(self, conversation: Conversation[T]) -> T:
         async def inner() -> T:
@@ -51,14 +51,14 @@ class Service:
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(store, "SHARE_BYTES", FILES * LEAST_BYTES)
+    monkeypatch.setattr(store, "CALLER_BYTES", FILES * LEAST_BYTES)
 
 
 @contextmanager
 def service(**options: Any) -> Iterator[Service]:
     one = Service(**options)
     yield one
-    one.receiving.close()
+    one.routes.close()
     one.uploads.stop()
 
 
@@ -95,7 +95,9 @@ def test_more_than_a_share_at_once_is_refused_in_words_and_leaves_nothing(
 
 def test_when_others_read_everything_there_is_no_room(caplog: pytest.LogCaptureFixture) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[list[int], httpx.Response]:
-        filled = [await put(client, f"203.0.113.{1 + number // FILES}") for number in range(SHARES * FILES)]
+        filled = [
+            await put(client, f"203.0.113.{1 + number // FILES}") for number in range(FULL_QUOTAS * FILES)
+        ]
         held = [one.uploads.in_use(Path(answer.json()[0])) for answer in filled]
         for use in held:
             use.__enter__()

@@ -17,7 +17,7 @@ import pytest
 
 from page import uploads as module
 from page.quota import NoCapacity, QuotaExceeded
-from page.uploads import AGE, LEAST_BYTES, SHARES, Incoming, Uploads
+from page.uploads import AGE, FULL_QUOTAS, LEAST_BYTES, Incoming, Uploads
 from tests.fakes import Clock
 from tests.instance import ROOT
 
@@ -28,7 +28,7 @@ SHARE = 4 * LEAST_BYTES
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(module, "SHARE_BYTES", SHARE)
+    monkeypatch.setattr(module, "CALLER_BYTES", SHARE)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_what_is_read_or_written_makes_no_room(uploads: Uploads) -> None:
 
 
 def test_when_all_is_taken_the_least_recently_used_goes_first(uploads: Uploads) -> None:
-    paths = [put(uploads, f"caller {number}") for number in range(4 * SHARES)]
+    paths = [put(uploads, f"caller {number}") for number in range(4 * FULL_QUOTAS)]
     uploads.find(paths[0])
     with uploads.in_use(paths[1]):
         put(uploads, "another")
@@ -145,7 +145,7 @@ def test_when_all_is_taken_the_least_recently_used_goes_first(uploads: Uploads) 
 
 
 def test_when_all_is_in_use_there_is_none_left(uploads: Uploads) -> None:
-    begun = [uploads.create(f"caller {number}") for number in range(4 * SHARES)]
+    begun = [uploads.create(f"caller {number}") for number in range(4 * FULL_QUOTAS)]
     with pytest.raises(NoCapacity):
         uploads.create("another")
     begun.pop().discard()
@@ -160,7 +160,7 @@ def test_what_is_deleted_gives_its_place_back(uploads: Uploads, clock: Clock) ->
         uploads.create("b").discard()
     clock.move(AGE)
     uploads.sweep()
-    assert uploads._shares.used() == 0
+    assert uploads._quota.used() == 0
     assert files(uploads) == []
 
 
@@ -210,7 +210,7 @@ def test_a_full_disk_is_no_room_and_leaves_nothing(
         with pytest.raises(NoCapacity):
             uploads.create("a")
     assert files(uploads) == []
-    assert uploads._shares.used() == 0
+    assert uploads._quota.used() == 0
 
 
 # ---- the folder ------------------------------------------------------------------------------------------
