@@ -1,4 +1,4 @@
-"""The proxies of docs/proxies.md, with the very blocks that stand there, in front of a page."""
+"""The proxies of docs/proxies.md, with the configuration blocks of that page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from page import bodies
 from page.operations.access import WRONG_PER_CALLER
 from page.operations.routes import LOGIN
 from tests.fakes import until
@@ -137,7 +138,7 @@ def converse(address: str, conversation: Callable[[httpx.AsyncClient], Any], cal
     return asyncio.run(inner())
 
 
-def test_a_page_behind_a_proxy_works_as_without(proxied: tuple[str, Page]) -> None:
+def test_the_page_works_behind_a_proxy(proxied: tuple[str, Page]) -> None:
     address, _ = proxied
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -150,12 +151,12 @@ def test_a_page_behind_a_proxy_works_as_without(proxied: tuple[str, Page]) -> No
         assert (event, answer["scores"]) == ("complete", SCORES)
         large = await client.post("/gradio_api/upload", files={"files": ("large.png", b"x" * 4_200_000)})
         assert large.status_code == 413
-        assert "Make the picture smaller" in large.text
+        assert large.text == bodies.too_large().text
 
     converse(address, conversation)
 
 
-def test_an_event_is_there_before_the_answer(proxied: tuple[str, Page]) -> None:
+def test_events_are_streamed_before_the_answer(proxied: tuple[str, Page]) -> None:
     address, _ = proxied
 
     async def conversation(client: httpx.AsyncClient) -> list[str]:
@@ -174,8 +175,8 @@ def test_an_event_is_there_before_the_answer(proxied: tuple[str, Page]) -> None:
     assert "process_completed" in converse(address, conversation)
 
 
-def test_a_caller_is_who_the_proxy_saw(proxied: tuple[str, Page]) -> None:
-    """Whatever it says itself; and an operator behind the same proxy is not locked out by it."""
+def test_a_caller_is_the_address_that_the_proxy_saw(proxied: tuple[str, Page]) -> None:
+    """Not the one it claims; and it cannot lock out an operator behind the same proxy."""
     address, page = proxied
     password = (page.temporary.parent / "ops_password").read_text().strip()
     origin = {"origin": address.removesuffix(PATH)}
