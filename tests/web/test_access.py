@@ -71,9 +71,7 @@ def test_sessions_are_bounded_and_the_oldest_goes(access: Access) -> None:
     assert [access.admits(token) for token in tokens] == [False] + [True] * MAX_SESSIONS
 
 
-def test_after_some_wrong_passwords_even_the_right_one_is_refused_for_a_while(
-    access: Access, clock: Clock
-) -> None:
+def test_wrong_passwords_block_even_the_right_one_for_a_while(access: Access, clock: Clock) -> None:
     for _ in range(WRONG_PER_CALLER):
         guess(access)
     with pytest.raises(TooManyGuesses) as caught:

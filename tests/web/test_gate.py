@@ -1,4 +1,4 @@
-"""The layer in front of Gradio: closed paths, bounded bodies, headers that keep the browser at home."""
+"""The gate in front of Gradio: allowed paths, bounded bodies, security headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ask(
     closing: bool = False,
     root_path: str = "",
 ) -> tuple[int, dict[str, str]]:
-    """Status and headers of the answer; the application behind the gate answers 200 to everything."""
+    """Return status and headers; the application behind the gate always answers 200."""
     sent: list[Any] = []
 
     async def behind(scope: Any, receive: Any, send: Any) -> None:
@@ -64,7 +64,7 @@ def ask(
         "/gradio_api/file=/tmp/uploads/x/red circle.png",
     ],
 )
-def test_what_the_page_uses_is_open(path: str) -> None:
+def test_paths_in_use_are_open(path: str) -> None:
     assert ask("GET", path)[0] == 200
     assert ask("HEAD", path)[0] == 200
 
@@ -88,7 +88,7 @@ def test_what_the_page_uses_is_open(path: str) -> None:
         "/gradio_api/dev/reload",
     ],
 )
-def test_what_the_page_does_not_use_is_closed(path: str) -> None:
+def test_other_paths_are_not_found(path: str) -> None:
     assert ask("GET", path)[0] == 404
 
 
@@ -96,13 +96,13 @@ def test_what_the_page_does_not_use_is_closed(path: str) -> None:
     "path",
     ["/gradio_api/run/judge", "/gradio_api/process_recording", "/gradio_api/vibe-edit", "/login", "/status"],
 )
-def test_posts_are_closed_except_those_the_page_makes(path: str) -> None:
+def test_other_posts_are_not_found(path: str) -> None:
     assert ask("POST", path, {"content-length": "2"})[0] == 404
     assert ask("POST", "/gradio_api/call/judge", {"content-length": "2"})[0] == 200
 
 
 @pytest.mark.parametrize(("path", "method"), [*GUARDED.items(), (LOGIN, "POST")])
-def test_the_operators_paths_are_open_only_where_there_is_a_tab(path: str, method: str) -> None:
+def test_operations_paths_are_open_only_with_the_tab(path: str, method: str) -> None:
     bodies = {"POST": {"content-length": "2"}, "GET": {}}
     assert ask(method, path, bodies[method])[0] == 404
     assert ask(method, path, bodies[method], operations=True)[0] == 200
@@ -112,7 +112,7 @@ def test_the_operators_paths_are_open_only_where_there_is_a_tab(path: str, metho
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_other_methods_are_closed(method: str) -> None:
+def test_other_methods_are_not_allowed(method: str) -> None:
     assert ask(method, "/")[0] == 405
 
 
@@ -123,7 +123,7 @@ def test_other_methods_are_closed(method: str) -> None:
         ("/gradio_api/upload", MAX_BYTES * UPLOAD_SLACK + MULTIPART_BYTES),
     ],
 )
-def test_bodies_are_bounded_before_they_are_read(path: str, limit: int) -> None:
+def test_bodies_over_the_limit_are_refused_before_they_are_read(path: str, limit: int) -> None:
     assert ask("POST", path, {"content-length": str(limit)})[0] == 200
     assert ask("POST", path, {"content-length": str(limit + 1)})[0] == 413
 
@@ -139,18 +139,18 @@ def test_bodies_are_bounded_before_they_are_read(path: str, limit: int) -> None:
     ],
     ids=str,
 )
-def test_it_must_be_certain_where_a_body_ends(headers: dict[str, str], status: int) -> None:
+def test_ambiguous_framing_is_refused(headers: dict[str, str], status: int) -> None:
     assert ask("POST", "/gradio_api/upload", headers)[0] == status
 
 
 @pytest.mark.parametrize("headers", [{"content-length": "2"}, {"transfer-encoding": "chunked"}])
-def test_a_question_without_a_body_has_none(headers: dict[str, str]) -> None:
+def test_a_get_with_a_body_is_refused(headers: dict[str, str]) -> None:
     assert ask("GET", "/status", headers)[0] == 400
     assert ask("GET", "/status", {"content-length": "0"})[0] == 200
 
 
 def test_a_refused_body_is_read_within_bounds() -> None:
-    """An endless one, which a header says nothing about."""
+    """An endless body without Content-Length."""
     read = 0
 
     async def receive() -> Any:
@@ -169,8 +169,8 @@ def test_a_refused_body_is_read_within_bounds() -> None:
     assert read <= DRAINED_BYTES + 65536
 
 
-def test_a_refused_body_that_has_an_end_is_read_before_the_answer() -> None:
-    """A proxy closes its caller's connection when it has the whole answer, in the middle of sending."""
+def test_a_refused_finite_body_is_read_before_the_answer() -> None:
+    """A proxy that has the whole answer closes the connection to a client that is still sending."""
     events: list[str] = []
 
     async def receive() -> Any:
@@ -187,7 +187,7 @@ def test_a_refused_body_that_has_an_end_is_read_before_the_answer() -> None:
     assert "read" not in events[10:]
 
 
-def test_a_body_that_stops_coming_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_body_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "DRAINED_SECONDS", 0.05)
 
     async def receive() -> Any:
@@ -202,9 +202,9 @@ def test_a_body_that_stops_coming_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     assert sent[-1].get("more_body", False) is False
 
 
-def test_who_waits_for_leave_to_send_is_refused_without_it() -> None:
+def test_expect_100_continue_is_refused_without_reading() -> None:
     async def receive() -> Any:
-        raise AssertionError("this gives leave")
+        raise AssertionError("this would send 100 Continue")
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -227,12 +227,12 @@ def test_who_waits_for_leave_to_send_is_refused_without_it() -> None:
         ("", "/vqa/status", 404),
     ],
 )
-def test_what_a_proxy_puts_before_our_paths_may_be_left_in_them(root: str, path: str, status: int) -> None:
+def test_the_root_path_may_be_left_in_or_removed_by_the_proxy(root: str, path: str, status: int) -> None:
     assert ask("GET", path, root_path=root)[0] == status
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing"])
-def test_every_answer_tells_the_browser_to_stay_at_home(path: str) -> None:
+def test_every_answer_has_the_security_headers(path: str) -> None:
     headers = ask("GET", path)[1]
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'self'"
@@ -242,7 +242,7 @@ def test_every_answer_tells_the_browser_to_stay_at_home(path: str) -> None:
     assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_gate_that_closes_takes_no_question_and_lets_answers_out() -> None:
+def test_a_closing_gate_refuses_calls_and_delivers_answers() -> None:
     for path in ("/gradio_api/upload", "/gradio_api/call/judge", "/gradio_api/queue/join"):
         assert ask("POST", path, {"Content-Length": "2"})[0] == 200
         assert ask("POST", path, {"Content-Length": "2"}, closing=True)[0] == 503
@@ -250,7 +250,7 @@ def test_a_gate_that_closes_takes_no_question_and_lets_answers_out() -> None:
 
 
 def raised_through(error: Exception) -> list[Any]:
-    """What is sent when the application behind raises ``error`` after its answer has begun."""
+    """Return what is sent when the application raises ``error`` after its answer started."""
     sent: list[Any] = []
 
     async def behind(scope: Any, receive: Any, send: Any) -> None:
@@ -266,13 +266,13 @@ def raised_through(error: Exception) -> list[Any]:
 
 
 def late(status: int) -> RuntimeError:
-    """As Starlette raises it when an answer that has begun turns out to be a refusal."""
+    """Return the error that Starlette raises for an HTTPException after the answer started."""
     error = RuntimeError("Caught handled exception, but response already started.")
     error.__cause__ = HTTPException(status)
     return error
 
 
-def test_what_callers_do_is_no_error_and_what_we_do_is_one() -> None:
+def test_late_client_errors_end_the_answer_and_server_errors_are_raised() -> None:
     assert raised_through(late(404))[-1] == {"type": "http.response.body", "body": b""}
     for ours in (late(500), RuntimeError("ours"), HTTPException(404), OSError()):
         with pytest.raises(type(ours)):

@@ -208,7 +208,7 @@ def test_a_same_origin_call_is_answered(operator: httpx.Client, origin: str, hos
     assert ask(operator, "/ops/probe", {**JSON, **headers}).status_code == 200
 
 
-# ---- with a session -------------------------------------------------------------------------------------------
+# ---- with a session --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

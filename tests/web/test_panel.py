@@ -36,16 +36,16 @@ def test_values_of_one_bucket_are_joined_and_the_newest_come_last() -> None:
 
 def test_missing_values_are_a_gap() -> None:
     assert runs([1.0, None, 2.0, 3.0, None]) == [[(0, 1.0)], [(2, 2.0), (3, 3.0)]]
-    drawn = figure("t", [Line("n", 1, [1.0, None, 2.0, 3.0])], times=[], shown=str, least=1)
+    drawn = figure("t", [Line("n", 1, [1.0, None, 2.0, 3.0])], times=[], unit=str, least=1)
     (path,) = re.findall(r'class="plot-line tone-1" d="([^"]*)"', drawn)
     assert path == "M0 80.0h0M2 60.0L3 40.0"
 
 
 def test_a_plot_has_a_text_alternative() -> None:
-    drawn = figure("Queue", [Line("waiting", 1, [1.0, 3.0])], times=["then", "now"], shown=str, least=1)
+    drawn = figure("Queue", [Line("waiting", 1, [1.0, 3.0])], times=["then", "now"], unit=str, least=1)
     assert 'aria-label="Queue. waiting: 3.0"' in drawn
     assert "5.0" in drawn
-    assert figure("Queue", [Line("waiting", 1, [None])], times=[], shown=str, least=1).count("–") == 2
+    assert figure("Queue", [Line("waiting", 1, [None])], times=[], unit=str, least=1).count("–") == 2
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -97,9 +97,7 @@ def test_more_than_the_quota_at_once_is_refused_and_leaves_no_file(
 
 def test_when_all_files_are_in_use_an_upload_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[list[int], httpx.Response]:
-        filled = [
-            await put(client, f"203.0.113.{1 + number // FILES}") for number in range(FULL_QUOTAS * FILES)
-        ]
+        filled = [await put(client, f"203.0.113.{1 + number // FILES}") for number in range(TOTAL)]
         held = [one.uploads.in_use(Path(answer.json()[0])) for answer in filled]
         for use in held:
             use.__enter__()
