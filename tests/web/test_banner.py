@@ -13,7 +13,7 @@ from tests.web.application import READY
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "tone"),
+    ("snapshot", "state"),
     [
         (replace(READY, phase=Phase.UNINITIALIZED), "loading"),
         (replace(READY, phase=Phase.LOADING), "loading"),
@@ -24,9 +24,9 @@ from tests.web.application import READY
     ],
 )
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_state_has_a_line(snapshot: banner.Snapshot, tone: str, language: Language) -> None:
-    assert banner.tone(snapshot) == tone
-    assert f"state-{tone}" in banner.render(snapshot, language)
+def test_every_state_has_a_line(snapshot: banner.Snapshot, state: str, language: Language) -> None:
+    assert banner.state_of(snapshot) == state
+    assert f"state-{state}" in banner.render(snapshot, language)
 
 
 def test_ready_names_model_device_and_precision() -> None:

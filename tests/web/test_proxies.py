@@ -164,13 +164,13 @@ def test_events_are_streamed_before_the_answer(proxied: tuple[str, Page]) -> Non
         asks = next(event["id"] for event in events if event["backend_fn"])
         asked = {"data": [await upload(client, b"x"), "hold", None], "fn_index": asks, "session_hash": "s"}
         assert (await client.post("/gradio_api/queue/join", json=asked)).status_code == 200
-        told = []
+        messages = []
         async with client.stream("GET", "/gradio_api/queue/data?session_hash=s") as stream:
             async for line in stream.aiter_lines():
-                told += re.findall(r'"msg": ?"(\w+)"', line)
-                if told[-1:] == ["process_generating"]:  # what is shown while the answer is awaited
+                messages += re.findall(r'"msg": ?"(\w+)"', line)
+                if messages[-1:] == ["process_generating"]:  # the pending card
                     await call(client, await upload(client, b"x"), "release", None)
-        return told
+        return messages
 
     assert "process_completed" in converse(address, conversation)
 
@@ -193,10 +193,10 @@ def test_a_caller_is_the_address_that_the_proxy_saw(proxied: tuple[str, Page]) -
         return await client.post(LOGIN, json={"password": password}, headers=origin)
 
     number = urlsplit(address).port or 0
-    stranger, operator = (f"127.{number >> 8}.{number & 255}.{last}" for last in (3, 4))
-    assert converse(address, guess, stranger)[-1] == 429
+    other, operator = (f"127.{number >> 8}.{number & 255}.{last}" for last in (3, 4))
+    assert converse(address, guess, other)[-1] == 429
     answer = converse(address, log_in, operator)
     assert answer.status_code == 200
     assert f"Path={PATH if address.endswith(PATH) else '/'};" in answer.headers["set-cookie"]
-    assert f"ACTION=wrong_password | FROM={stranger}\n" in page.output
+    assert f"ACTION=wrong_password | FROM={other}\n" in page.output
     assert "10.1.1." not in page.output

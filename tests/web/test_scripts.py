@@ -40,7 +40,7 @@ def run(script: str, *arguments: str) -> Any:
 def test_the_names_judge_in_a_process_without_servers(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFA_MODEL", "demo")
     monkeypatch.setenv("OFA_TIMEOUT", "120")
-    told = run(
+    result = run(
         """
 import json, psutil, sys
 from PIL import Image
@@ -63,7 +63,7 @@ print(json.dumps([before, loaded, answers, refused, health_check()["model"], len
 """,
         str(picture),
     )
-    before, loaded, answers, refused, after, listening, gradio = told
+    before, loaded, answers, refused, after, listening, gradio = result
     assert (before, loaded, after) == ("uninitialized", True, "loaded")
     assert [answer["label"] for answer in answers] == ["Yes", "No"]
     assert all(set(answer) == {"label", "score", "scores", "reason"} for answer in answers)
@@ -72,7 +72,7 @@ print(json.dumps([before, loaded, answers, refused, health_check()["model"], len
     assert (listening, gradio) == (0, False)
 
 
-def test_predict_loads_the_model_if_nobody_has(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_loads_the_model_if_needed(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFA_MODEL", "demo")
     monkeypatch.setenv("OFA_TIMEOUT", "120")
     script = "import json, sys; from web_app import predict; print(json.dumps(predict(*sys.argv[1:])))"
@@ -108,8 +108,8 @@ def test_a_script_without_a_main_guard_is_run_once_and_leaves_no_process(
         timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    once, told = done.stdout.splitlines()
-    before, label, readers = json.loads(told)
+    once, result = done.stdout.splitlines()
+    before, label, readers = json.loads(result)
     assert (once, before, label) == ("once", 0, "Yes")
     assert readers
     assert not [pid for pid in readers if psutil.pid_exists(pid)]

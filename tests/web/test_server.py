@@ -232,10 +232,10 @@ def test_gradio_clients_from_1_4_on_can_parse_the_api_description(page: Page) ->
                 yield inner
                 yield from schemas(inner)
 
-    told = page.run(conversation)
-    found = [one for parameter in told["parameters"] for one in schemas(parameter["type"])]
+    api = page.run(conversation)
+    found = [one for parameter in api["parameters"] for one in schemas(parameter["type"])]
     assert {"string", "object"} <= {one["type"] for one in found}
-    assert [parameter["parameter_name"] for parameter in told["parameters"]] == ["image", "text", "premise"]
+    assert [parameter["parameter_name"] for parameter in api["parameters"]] == ["image", "text", "premise"]
 
 
 def test_the_document_names_no_foreign_host(page: Page) -> None:

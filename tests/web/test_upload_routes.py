@@ -30,7 +30,7 @@ TOTAL = FULL_QUOTAS * FILES
 
 
 class Service:
-    """A gate over uploads; callers are told apart by X-Forwarded-For."""
+    """A gate over uploads; callers are distinguished by X-Forwarded-For."""
 
     def __init__(self, memory: int = 16 * UPLOAD_MEMORY) -> None:
         self.uploads = Uploads(65002)
