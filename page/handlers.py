@@ -120,8 +120,8 @@ class Handlers:
             submitted = await self._submit(submit)
             return (await self._answer(asyncio.wrap_future(submitted))).as_dict()
         except InputError as error:
-            text = verdicts.refusal_text(error, _language(request))
-            raise gr.Error(text, title=error.code, print_exception=False) from None
+            message = verdicts.refusal_text(error, _language(request))
+            raise gr.Error(message, title=error.code, print_exception=False) from None
         finally:
             future.cancel()
 
