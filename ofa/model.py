@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from ofa.fold import fold
 from ofa.image import to_pixels
 from ofa.memory import keep_freed_tensors
 from ofa.network import OFA, EncoderOutput, blank
+from ofa.pair import Pair
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import Tokenizer, build_source
 from ofa.vision import CancelPoint
@@ -30,15 +30,6 @@ _PICTURES = 2 << 20
 _TEXTS = 8 << 10
 #: Texts are decoded together if the longest is at most this many times as long as the shortest.
 _MAX_PADDING = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An image and a hypothesis to judge, with an optional premise."""
-
-    image: Image.Image
-    hypothesis: str
-    premise: str | None = None
 
 
 class EntailmentModel:

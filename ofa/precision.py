@@ -15,7 +15,8 @@ import torch
 
 from ofa.config import TaskConfig
 from ofa.converted import Checksums
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.vision import CancelPoint
 
 #: Margins in log-probability below which a pair is judged again in fp32. With random weights of every

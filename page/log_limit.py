@@ -1,4 +1,4 @@
-"""Lines that strangers can cause are written now and then, and counted meanwhile."""
+"""Rate limit for log lines that any client can cause."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class LogLimit:
-    """Allows one line each ``seconds``. Safe to call from any thread."""
+    """Allows one line per ``seconds``. Safe to call from any thread."""
 
     def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -18,7 +18,7 @@ class LogLimit:
         self._suppressed = 0
 
     def allows(self) -> bool:
-        """Whether a line may be written now; one that may not is counted."""
+        """Whether a line may be written now; count it otherwise."""
         with self._lock:
             now = self._clock()
             if self._last is not None and now - self._last < self._seconds:
@@ -28,7 +28,7 @@ class LogLimit:
             return True
 
     def suppressed(self) -> int:
-        """How many were not written since this was asked last."""
+        """Return and reset the count of lines not written."""
         with self._lock:
             count, self._suppressed = self._suppressed, 0
             return count

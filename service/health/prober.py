@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 
 from service.contract.errors import NotFinite, ServiceError
-from service.contract.events import UNOBSERVED, Observer
+from service.contract.events import NO_EVENTS, Listener
 from service.contract.request import Verdict
 from service.contract.status import Evidence, Failure
 
@@ -42,13 +42,13 @@ class Prober:
         timeout: float,
         on_probe_failing: Callable[[], None] = lambda: None,
         on_probe_passed: Callable[[], None] = lambda: None,
-        observer: Observer = UNOBSERVED,
+        events: Listener = NO_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._on_probe_failing = on_probe_failing
         self._on_probe_passed = on_probe_passed
-        self._observer = observer
+        self._events = events
         self._interval = interval
         self._baseline_interval = baseline_interval
         self._timeout = timeout
@@ -167,7 +167,7 @@ class Prober:
             # busy, stopping, loading: the probe did not run
             self._evidence = known
         wrong = known.unstable > before.unstable
-        self._observer.probed("unstable" if wrong else verdict.code or "success", now - started)
+        self._events.probed("unstable" if wrong else verdict.code or "success", now - started)
         _log_change(before, known, verdict, now - started)
         if known.unstable == UNSTABLE_LIMIT and before.unstable < UNSTABLE_LIMIT:
             self._on_probe_failing()

@@ -110,7 +110,7 @@ def queue_state(snapshot: Snapshot) -> str:
     activity = snapshot.activity
     if snapshot.phase is Phase.STOPPING:
         return "stopping"
-    if activity.orphaned or activity.hung or not activity.alive:
+    if activity.not_cancelling or activity.hung or not activity.alive:
         return "wedged"
     if activity.full:
         return "full"
@@ -210,8 +210,8 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "computing": activity.computing,
             "capacity": activity.capacity,
             "running_seconds": _rounded(activity.running_for) if activity.running else None,
-            "progress_age_seconds": _rounded(activity.beat_age),
-            "orphaned": activity.orphaned,
+            "progress_age_seconds": _rounded(activity.progress_age),
+            "orphaned": activity.not_cancelling,
             "seconds_per_request": _rounded(activity.service_seconds),
             "totals": dict(activity.counts),
         },

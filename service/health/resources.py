@@ -55,7 +55,8 @@ GpuReader = Callable[[], tuple[str, int, int] | None]
 
 class Sampler:
     """Keeps the latest sample. ``gpu`` returns (name, used, total) of the device in use, None without one;
-    ``readers`` the process ids of idle and of other readers. The sampling thread calls ``on_sample``."""
+    ``readers`` the process ids of idle and of other readers. The sampling thread calls each of
+    ``on_sample`` with every sample."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Sampler:
         period: float = 2.0,
         cgroups: Path = CGROUPS,
         readers: Callable[[], tuple[Iterable[int], Iterable[int]]] = lambda: ((), ()),
-        on_sample: Callable[[Resources], None] = lambda sample: None,
+        on_sample: Sequence[Callable[[Resources], None]] = (),
     ) -> None:
         self._folders = tuple(folders)
         self._gpu = gpu
@@ -122,7 +123,8 @@ class Sampler:
         while not self._stop.is_set():
             with suppress(Exception):  # the last sample stays and its age grows
                 self._latest = self.sample()
-                self._on_sample(self._latest)
+                for receive in self._on_sample:
+                    receive(self._latest)
             self._stop.wait(self._period)
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
+from lab.instances.instance import ROOT, Instance
 from tests.browser.conftest import Visit
-from tests.instance import ROOT, Instance
 
 Open = Callable[..., Visit]
 

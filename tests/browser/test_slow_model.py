@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.instance import Instance
 from tests.browser.conftest import Visit
-from tests.instance import Instance
 
 Open = Callable[..., Visit]
 SECONDS = 3.0  # what each computation takes more, so that the card is there for long enough to be seen

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from lab.instances.instance import ROOT
 from tests.browser.conftest import Visit
-from tests.instance import ROOT
 from tests.web.client import Page, serving
 
 Open = Callable[..., Visit]
@@ -223,7 +223,7 @@ def test_no_verdict_stands_beside_a_question_that_nobody_takes(
 @pytest.mark.parametrize(
     ("locale", "told", "yes"),
     [
-        ("en-US", ["Judging …", "3 requests are ahead of yours", "about 15 s"], "Yes"),
+        ("en-US", ["Handlers …", "3 requests are ahead of yours", "about 15 s"], "Yes"),
         ("zh-CN", ["正在判断……", "前面还有 3 个请求", "大约 15 秒"], "是"),
     ],
 )

@@ -21,7 +21,7 @@ import torch
 
 from lab.faults import making, scenes
 from lab.faults.scenes import Scene
-from tests.instance import Instance
+from lab.instances.instance import Instance
 from tests.process.conftest import red_circle
 
 __all__ = ["red_circle"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.hub import Hub
 from service.hub import model_folder
 from service.hub.resolve import DEMO_FOLDER
-from tests.hub.server import Hub
 
 MODEL = "iic/fake_visual-entailment"
 WEIGHTS = "pytorch_model.bin"

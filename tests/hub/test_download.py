@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lab.instances.hub import Hub
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from service.contract.errors import HubUnavailable
 from service.hub.resolve import Progress, resolve
 from tests.hub.conftest import MODEL, NEEDED, WEIGHTS, fake_model
-from tests.hub.server import Hub
 
 
 def test_exactly_the_needed_files_are_fetched(hub: Hub, cache: Path) -> None:

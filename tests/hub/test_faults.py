@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.hub import Hub
 from service.contract.errors import (
     DamagedFile,
     DiskFull,
@@ -22,7 +23,6 @@ from service.contract.errors import (
 )
 from service.hub.resolve import resolve
 from tests.hub.conftest import MODEL, PATIENCE, WEIGHTS, fake_model, wait_for_partial
-from tests.hub.server import Hub
 
 SIZE = len(fake_model()[WEIGHTS])
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.instances.hub import Hub
 from service.hub.resolve import resolve
 from tests.hub.conftest import MODEL, NEEDED, PATIENCE, WEIGHTS, fake_model, wait_for_partial
-from tests.hub.server import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = """

@@ -15,6 +15,7 @@ from PIL import Image
 
 import ofa.converted
 import service.hub.manifest
+from lab.instances.hub import Hub
 from lab.parity.folders import SMALL, write_folder
 from service.build import build
 from service.contract.errors import DamagedFile
@@ -24,7 +25,6 @@ from service.inference.native import NativePredictor
 from service.settings import Settings
 from tests.fakes import go_on, until
 from tests.hub.conftest import MODEL, WEIGHTS
-from tests.hub.server import Hub
 
 QUESTION = [Pair(Image.new("RGB", (64, 64), "red"), "a photo")]
 
@@ -116,12 +116,12 @@ def test_a_service_that_starts_from_converted_weights_hashes_nothing(
 
     def serve() -> None:
         application = build(settings, model=predictor)
-        application.start()
+        application.supervisor.start()
         try:
             until(lambda: application.report().healthy)
             until(lambda: any(record.getMessage().startswith("SETTLED") for record in caplog.records))
         finally:
-            until(lambda: application.stop(0.0))
+            until(lambda: application.supervisor.stop(0.0))
 
     for expected in (1, 0):
         read.clear()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ofa.checkpoint import is_ignored, read_state
 from ofa.errors import CheckpointError
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 State = dict[str, Tensor]
 Change = Callable[[State], object]

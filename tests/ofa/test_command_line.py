@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from lab.instances.hub import Hub
+from lab.instances.instance import ROOT
 from service.contract.errors import SettingsError
 from service.settings import Settings
-from tests.hub.server import Hub
-from tests.instance import ROOT
 
 CONFIGURATION = 78
 PIPE_CLOSED = 141

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.instances.instance import ROOT
 from lab.parity.folders import SMALL, write_folder
 from ofa import converted
 from ofa.converted import Conversion
-from ofa.model import EntailmentModel, Pair
-from tests.instance import ROOT
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from lab.parity.folders import SMALL, write_folder
 from ofa.errors import TextError
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import build_source
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from lab.faults.hostile_pictures import bmp, chunk, plain, png_head, tiff
 from ofa.errors import ImageError
 from ofa.image import open_picture
 from ofa.picture import of_image, read, to_rgb
-from tests.hostile_pictures import bmp, chunk, plain, png_head, tiff
 from tests.odd_pictures import (
     BLUE,
     END,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import GuardedModel, margin
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.hub import Hub
+from lab.instances.instance import ROOT, Instance
+from lab.instances.ports import free_ports
 from service.contract.causes import ExitCode
 from service.settings import DEFAULT_MODEL, flag, options
-from tests.hub.server import Hub
-from tests.instance import ROOT, Instance
-from tests.ports import free_ports
-from tests.service.hostile import CASES, POINTER, copy
+from tests.inference.hostile import CASES, POINTER, copy
 
 CONFIGURATION = 78
 LOAD_FAILED = 1

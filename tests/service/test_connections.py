@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from service.health.wsgi import ServerThread
 from service.listening import Connections, Limits, listen
 from tests.fakes import PATIENCE, until
-from tests.instance import ROOT
 
 QUICK = Limits(connections=40, first_byte=0.5, keep_alive=0.7, head=0.5, body=1.5, stall=0.8)
 BODY = 300_000

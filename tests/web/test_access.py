@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from page.access import (
+from page.operations.access import (
     CALLERS,
     GUESS_SECONDS,
     IDLE_SECONDS,
@@ -19,9 +19,9 @@ from page.access import (
     Access,
     TooManyGuesses,
     WrongPassword,
-    own_password,
+    generated_password,
 )
-from page.operations import access_of
+from page.operations.routes import access_of
 from service.settings import Settings
 from tests.fakes import Clock
 
@@ -104,11 +104,11 @@ def test_callers_are_remembered_within_bounds(access: Access, clock: Clock) -> N
 
 
 def test_a_password_is_made_once_and_only_we_can_read_it(tmp_path: Path) -> None:
-    password, path = own_password(tmp_path / "run")
+    password, path = generated_password(tmp_path / "run")
     assert path == tmp_path / "run" / PASSWORD_FILE
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(password) >= 32
-    assert own_password(tmp_path / "run") == (password, path)
+    assert generated_password(tmp_path / "run") == (password, path)
     assert [entry.name for entry in path.parent.iterdir()] == [PASSWORD_FILE]
 
 
@@ -134,9 +134,9 @@ def _fifo(path: Path) -> None:
 def test_a_password_that_others_may_know_is_made_again(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    before, path = own_password(tmp_path)
+    before, path = generated_password(tmp_path)
     change(path)
-    after, _ = own_password(tmp_path)
+    after, _ = generated_password(tmp_path)
     assert after != before
     assert path.is_file()
     assert not path.is_symlink()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from page.bodies import Refused
-from page.calls import ARGUMENTS, DEPTH, VALUES, Calls, read
+from page.calls import ARGUMENTS, DEPTH, VALUES, CallValidator, read
 
 JOIN = "/gradio_api/queue/join"
 JUDGE = "/gradio_api/call/judge"
@@ -17,12 +17,12 @@ ASKED = {"data": [PICTURE, "a circle", None], "fn_index": 3, "session_hash": "s-
 
 
 def passed(path: str, content: Any) -> Any:
-    return json.loads(Calls([1, 3]).checked(path, json.dumps(content).encode()))
+    return json.loads(CallValidator([1, 3]).checked(path, json.dumps(content).encode()))
 
 
 def status(path: str, body: bytes) -> int:
     with pytest.raises(Refused) as caught:
-        Calls([1, 3]).checked(path, body)
+        CallValidator([1, 3]).checked(path, body)
     assert caught.value.code == "bad_call"
     return caught.value.status
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from page import bodies
 from page.bodies import DRAINED_BYTES
 from page.gate import JSON_BYTES, MULTIPART_BYTES, UPLOAD_SLACK, Gate
-from page.operations import GUARDED, LOGIN
+from page.operations.routes import GUARDED, LOGIN
 
 MAX_BYTES = 1000
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from page.multipart import FIELD_BYTES, HEADER_BYTES, PART_HEADERS, PARTS, Form, FormFault, boundary_of
+from page.multipart import FIELD_BYTES, HEADER_BYTES, PART_HEADERS, PARTS, Form, FormError, boundary_of
 
 
 class Sink:
@@ -40,7 +40,7 @@ def read(body: bytes, size: int = 1 << 16) -> list[Sink]:
         for start in range(0, len(body), size):
             form.feed(body[start : start + size])
         assert form.finish() == [Path(f"/{sink.name}") for sink in sinks]
-    except FormFault:
+    except FormError:
         form.discard()
         assert all(sink.discarded for sink in sinks)
         raise
@@ -124,7 +124,7 @@ def test_what_a_part_says_about_its_encoding_makes_nobody_decode_it(more: str) -
 def test_everything_else_is_refused_and_leaves_nothing(
     body: bytes, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(FormFault):
+    with pytest.raises(FormError):
         read(body, size)
     assert caplog.text == ""
 
@@ -165,5 +165,5 @@ def test_the_boundary_is_read(header: str, boundary: bytes) -> None:
     ids=lambda header: header[:40],
 )
 def test_nothing_but_a_boundary_may_be_said_of_a_form(header: str) -> None:
-    with pytest.raises(FormFault):
+    with pytest.raises(FormError):
         boundary_of(header)

@@ -16,10 +16,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from page.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
-from page.operations import GUARDED, LOGIN, OperationsCalls
+from lab.instances.instance import ROOT, Instance
+from page.operations.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
+from page.operations.routes import GUARDED, LOGIN, OperationsRoutes
 from service.contract.status import Snapshot
-from tests.instance import ROOT, Instance
 from tests.web.application import READY, FakeOperationsService
 from tests.web.client import Page, serving
 
@@ -56,7 +56,7 @@ def client(locked: Page) -> Iterator[httpx.Client]:
 def within(access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]) -> list[httpx.Response]:
     """The answers to calls made in this process, where no guess of another test counts."""
     app = FastAPI(openapi_url=None)
-    calls = OperationsCalls(FakeOperationsService(lambda: snapshot), access, 7860)
+    calls = OperationsRoutes(FakeOperationsService(lambda: snapshot), access, 7860)
     calls.add_to(app)
 
     async def conversation() -> list[httpx.Response]:

@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 
 from doctor.findings import Severity
-from page import panel
-from page.plots import Line, bucketed, ceiling, figure, runs
+from page.operations import panel
+from page.operations.plots import Line, bucketed, ceiling, figure, runs
 from page.words import LANGUAGES, Language, has, say
 from service.contract.causes import InputCode, Outcome, Refusal
 from service.contract.status import Phase

@@ -22,21 +22,21 @@ def text_of(html: str) -> str:
 @pytest.mark.parametrize(
     ("queue_estimate", "english", "chinese"),
     [
-        (None, "Judging …", "正在判断……"),
-        (QueueEstimate(0), "Judging …", "正在判断……"),
-        (QueueEstimate(0, 2.2), "Judging … about 2 s", "正在判断…… 大约 2 秒"),
+        (None, "Handlers …", "正在判断……"),
+        (QueueEstimate(0), "Handlers …", "正在判断……"),
+        (QueueEstimate(0, 2.2), "Handlers … about 2 s", "正在判断…… 大约 2 秒"),
         (
             QueueEstimate(1, 4.0),
-            "Judging … 1 request is ahead of yours · about 4 s",
+            "Handlers … 1 request is ahead of yours · about 4 s",
             "正在判断…… 前面还有 1 个请求 · 大约 4 秒",
         ),
         (
             QueueEstimate(3, 6.1),
-            "Judging … 3 requests are ahead of yours · about 6 s",
+            "Handlers … 3 requests are ahead of yours · about 6 s",
             "正在判断…… 前面还有 3 个请求 · 大约 6 秒",
         ),
-        (QueueEstimate(2), "Judging … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
-        (QueueEstimate(0, 80.0), "Judging … about 15 s", "正在判断…… 大约 15 秒"),
+        (QueueEstimate(2), "Handlers … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
+        (QueueEstimate(0, 80.0), "Handlers … about 15 s", "正在判断…… 大约 15 秒"),
     ],
 )
 def test_who_waits_is_told_how_many_are_ahead_and_about_how_long_it_takes(
@@ -93,7 +93,7 @@ def test_patience_ends_at_about_twice_what_was_told_and_only_where_something_was
             "Too many requests are waiting. Try again in about 12 seconds.",
             "排队的请求太多了。 请在大约 12 秒后再试。",
         ),
-        (Activity(depth=3, capacity=9, orphaned=True, expected_seconds=2.0), "", ""),
+        (Activity(depth=3, capacity=9, not_cancelling=True, expected_seconds=2.0), "", ""),
     ],
 )
 def test_a_queue_is_told_before_anybody_asks(activity: Activity, english: str, chinese: str) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.instance import ROOT, Instance
+from lab.instances.instance import ROOT, Instance
 
 SECONDS = 400.0  # a bound for a broken run on a busy machine, never a measurement
 

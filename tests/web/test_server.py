@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from page.operations import GUARDED, LOGIN
-from tests.instance import START_SECONDS
+from lab.instances.instance import START_SECONDS
+from page.operations.routes import GUARDED, LOGIN
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from page.sessions import MOST, HasReader, Sessions
+from page.sessions import MOST, AlreadyRead, Sessions
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_when_all_are_waited_for_none_is_forgotten(queue: Any) -> None:
 def test_a_session_has_one_reader_and_is_forgotten_when_all_was_given(queue: Any) -> None:
     sessions = Sessions(queue)
     join(queue, "a")
-    with sessions.reading("a"), pytest.raises(HasReader), sessions.reading("a"):
+    with sessions.reading("a"), pytest.raises(AlreadyRead), sessions.reading("a"):
         pass
     assert "a" in queue.pending_messages_per_session, "its answer was not given"
     with sessions.reading("a"):

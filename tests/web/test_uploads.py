@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from page import uploads as module
-from page.shares import NoneLeft, ShareUsed
+from page.quota import NoCapacity, QuotaExceeded
 from page.uploads import AGE, LEAST_BYTES, SHARES, Incoming, Uploads
 from tests.fakes import Clock
-from tests.instance import ROOT
 
 PORT = 65001
 SHARE = 4 * LEAST_BYTES
@@ -125,10 +125,10 @@ def test_one_caller_has_a_share_and_its_oldest_files_make_room(uploads: Uploads)
 
 def test_what_is_read_or_written_makes_no_room(uploads: Uploads) -> None:
     read, begun = put(uploads, "a"), [uploads.create("a") for _ in range(3)]
-    with uploads.in_use(read), pytest.raises(ShareUsed):
+    with uploads.in_use(read), pytest.raises(QuotaExceeded):
         uploads.create("a")
     assert read.exists()
-    with uploads.in_use(read), pytest.raises(ShareUsed):
+    with uploads.in_use(read), pytest.raises(QuotaExceeded):
         begun[0].write(b"x" * (LEAST_BYTES + 1))
     for incoming in begun:
         incoming.discard()
@@ -146,7 +146,7 @@ def test_when_all_is_taken_the_least_recently_used_goes_first(uploads: Uploads) 
 
 def test_when_all_is_in_use_there_is_none_left(uploads: Uploads) -> None:
     begun = [uploads.create(f"caller {number}") for number in range(4 * SHARES)]
-    with pytest.raises(NoneLeft):
+    with pytest.raises(NoCapacity):
         uploads.create("another")
     begun.pop().discard()
     put(uploads, "another")
@@ -183,7 +183,7 @@ def test_the_file_system_keeps_a_reserve(uploads: Uploads, monkeypatch: pytest.M
     new = put(uploads)
     assert (old.exists(), new.exists()) == (False, True)
     free["bytes"] = -LEAST_BYTES
-    with pytest.raises(NoneLeft):
+    with pytest.raises(NoCapacity):
         uploads.create("a")
     assert files(uploads) == []
 
@@ -200,14 +200,14 @@ def test_a_full_disk_is_no_room_and_leaves_nothing(
         assert incoming._file is not None
         incoming._file.close()
         patched.setattr(incoming, "_file", SimpleNamespace(write=full, close=full))
-        with pytest.raises(NoneLeft):
+        with pytest.raises(NoCapacity):
             incoming.write(b"x")
-        with pytest.raises(NoneLeft):
+        with pytest.raises(NoCapacity):
             incoming.finish()
         incoming.discard()
     with monkeypatch.context() as patched:
         patched.setattr(Incoming, "open", full)
-        with pytest.raises(NoneLeft):
+        with pytest.raises(NoCapacity):
             uploads.create("a")
     assert files(uploads) == []
     assert uploads._shares.used() == 0

@@ -1,0 +1,99 @@
+"""What libraries would print, and do not."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import gradio
+import pytest
+
+from page import gradio_setup
+
+SECRET = "xylophonist"
+# Parts of Gradio that print, too, and that nothing here runs.
+NOT_USED = {"gradio.cli", "gradio.exceptions", "gradio.screen_recording_utils"}
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    modules = [importlib.import_module(name) for name in quiet.PRINTING]
+    server = logging.getLogger("uvicorn.error")
+    before = [module.traceback for module in modules], server.handlers, server.propagate
+    yield
+    for module, traceback in zip(modules, before[0], strict=True):
+        module.traceback = traceback
+    server.handlers, server.propagate = before[1], before[2]
+
+
+def failing() -> Exception:
+    """An error as it was raised."""
+    try:
+        raise ValueError(SECRET)
+    except ValueError as error:
+        return error
+
+
+def test_every_module_that_prints_tracebacks_is_known() -> None:
+    printing = set()
+    for found in pkgutil.walk_packages(gradio.__path__, "gradio."):
+        if found.name.split(".")[1] in ("cli", "_simple_templates", "templates") or found.ispkg:
+            continue
+        spec = found.module_finder.find_spec(found.name)  # type: ignore[call-arg]
+        if spec and spec.origin and "traceback.print" in Path(spec.origin).read_text(encoding="utf-8"):
+            printing.add(found.name)
+    assert printing - NOT_USED == set(quiet.PRINTING)
+
+
+@pytest.mark.parametrize("name", quiet.PRINTING)
+def test_a_traceback_of_gradios_is_a_line_without_its_words(
+    name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quiet.take_over()
+    module: ModuleType = importlib.import_module(name)
+    try:
+        raise failing()
+    except ValueError:
+        module.traceback.print_exc()
+    assert "BROKEN | MSG=Exception in Gradio | ERROR=ValueError" in caplog.text
+    assert "in failing" in caplog.text, "where it came from"
+    assert SECRET not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_an_error_of_the_servers_is_a_line_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    quiet.take_over()
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=failing())
+    assert "BROKEN | MSG=Exception in ASGI application | ERROR=ValueError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_requests_that_cannot_be_read_are_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    quiet.take_over()
+    for _ in range(100):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    assert [record.getMessage() for record in caplog.records] == ["REQUEST_UNREADABLE | MORE=0"]
+
+
+def test_an_error_that_nobody_waited_for_is_a_line_without_its_words(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def fail() -> None:
+        raise failing()
+
+    async def forget() -> None:
+        quiet.take_over_loop(asyncio.get_running_loop())
+        task = asyncio.create_task(fail())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    asyncio.run(forget())
+    assert "BROKEN | MSG=Exception in the event loop | ERROR=ValueError" in caplog.text
+    assert SECRET not in caplog.text + "".join(capfd.readouterr())
