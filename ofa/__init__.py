@@ -19,6 +19,7 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.bias`        a cache of the attention bias
 * :mod:`ofa.memory`      malloc tuning, to reuse freed memory
 * :mod:`ofa.converted`   folded weights cached in a memory-mapped file
+* :mod:`ofa.pair`        an image and a hypothesis, the input of the model
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
 * :mod:`ofa.precision`   bf16 and fp16 with close calls decided in fp32
