@@ -1,5 +1,4 @@
-"""Checks and prepares the input of a request: clean texts, and the picture as the square that the model
-needs.
+"""Check and prepare the input of a request: clean the texts, convert the picture to the model's square.
 
 Runs in the callers' threads. A picture file is decoded by a reader process; a PIL image is converted here.
 """
