@@ -219,7 +219,7 @@ def test_a_probe_that_cannot_even_be_asked_is_a_failed_one(prober: Prober, model
     assert failure.word == "failed: KeyError in the probe"
 
 
-def test_the_thread_probes_by_itself_and_stops_when_told(model: Model) -> None:
+def test_the_thread_probes_and_stops(model: Model) -> None:
     probed = threading.Event()
 
     def answer() -> Verdict:

@@ -83,7 +83,7 @@ def test_what_is_neither_a_folder_nor_an_id_is_refused(model: str, tmp_path: Pat
         resolve(model, cache_dir=tmp_path, endpoint=NOWHERE)
 
 
-def test_a_file_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_instead_of_a_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     with pytest.raises(ModelNotFound, match="is a file"):
         resolve("model/vocab.json", endpoint=NOWHERE)

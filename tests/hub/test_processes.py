@@ -62,7 +62,7 @@ def gate(hub: Hub) -> Iterator[tuple[threading.Event, threading.Event]]:
         go_on.set()
 
 
-def test_the_client_brings_no_model_zoo_calls_only_the_hub_and_leaves_no_trace_of_the_user(
+def test_the_client_imports_no_model_zoo_contacts_only_the_hub_and_sends_no_identifier(
     hub: Hub, cache: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -99,7 +99,7 @@ def test_two_processes_fetch_a_model_once(hub: Hub, cache: Path) -> None:
     assert hub.listings == 3  # all of them the first one's
 
 
-def test_a_killed_download_leaves_no_lock_and_goes_on_where_it_stopped(hub: Hub, cache: Path) -> None:
+def test_a_killed_download_leaves_no_lock_and_resumes(hub: Hub, cache: Path) -> None:
     with gate(hub) as (reached, _):
         process = start(FETCH, hub, cache)
         assert reached.wait(PATIENCE)

@@ -147,7 +147,7 @@ def test_damaged_weights_are_found_when_they_are_converted(
 
 
 @pytest.mark.parametrize("harm", [hidden, lambda path: os.truncate(path, path.stat().st_size - 1)])
-def test_a_full_check_removes_a_damaged_converted_file_and_reads_the_weights_no_second_time(
+def test_a_full_check_removes_a_damaged_converted_file_without_reading_the_weights_twice(
     folder: Path,
     predictor: NativePredictor,
     cache: Path,

@@ -193,7 +193,7 @@ def test_no_picture_is_named_as_such(tmp_path: Path) -> None:
     assert refused("a\0b").code == "image_unreadable"
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_input_that_is_not_a_picture_is_refused(tmp_path: Path) -> None:
     for name, data in [("a.png", b"hello"), ("b.jpg", b""), ("c.gif", b"%PDF-1.7 ..."), ("d.svg", b"<svg/>")]:
         (tmp_path / name).write_bytes(data)
         assert refused(tmp_path / name).code == "not_an_image"

@@ -154,7 +154,7 @@ def test_a_deadline_that_has_passed_reads_nothing(crowd: Crowd) -> None:
 
 
 @pytest.mark.parametrize("reading", [True, False], ids=["being read", "waiting"])
-def test_a_caller_who_goes_away_frees_his_place(crowd: Crowd, reading: bool) -> None:
+def test_a_cancelled_read_frees_its_place(crowd: Crowd, reading: bool) -> None:
     first = [Future(), Future()] if reading else [Future(), Future(), Future()]  # type: ignore[var-annotated]
     asked = [crowd.ask(f"a{index}", "A", wanted=wanted) for index, wanted in enumerate(first)]
     until(lambda: len(crowd.reading()) == 2)
@@ -167,7 +167,7 @@ def test_a_caller_who_goes_away_frees_his_place(crowd: Crowd, reading: bool) -> 
         until(lambda: "next" in crowd.reading())
 
 
-def test_who_was_away_before_is_not_read(crowd: Crowd) -> None:
+def test_a_picture_cancelled_before_reading_is_not_read(crowd: Crowd) -> None:
     wanted: Future[Any] = Future()
     wanted.cancel()
     with pytest.raises(Abandoned):

@@ -38,7 +38,7 @@ def prepared(before: str) -> Callable[[], ReaderProcess]:
 # ---- what a picture may cost -----------------------------------------------------------------------------
 
 
-def test_hostile_pictures_end_in_a_code_and_cost_no_reader_for_good(make_readers: Make) -> None:
+def test_hostile_pictures_are_refused_with_a_code_and_lose_no_reader(make_readers: Make) -> None:
     readers = make_readers(count=2)
     ended = {one.name: code_of(readers, one.make(SHARE)) for one in SET}
     assert {name: code for name, code in ended.items() if code not in codes_of(name)} == {}
@@ -128,7 +128,7 @@ def test_nothing_is_started_before_the_first_picture(make_readers: Make) -> None
     until(lambda: readers.state().idle == 2)
 
 
-def test_an_idle_reader_that_is_killed_is_replaced_and_costs_no_picture(make_readers: Make) -> None:
+def test_an_idle_reader_that_is_killed_is_replaced_without_failing_a_picture(make_readers: Make) -> None:
     readers = make_readers(count=1)
     assert code_of(readers, SMALL) == OK
     for _ in range(3):
@@ -197,7 +197,7 @@ def test_readers_that_cannot_be_started_are_missed_and_tried_again(
     until(lambda: readers.state().left == 2)
 
 
-def test_a_reader_whose_program_fails_blames_no_picture(make_readers: Make) -> None:
+def test_a_reader_that_cannot_start_does_not_blame_the_picture(make_readers: Make) -> None:
     readers = make_readers(count=1, make=lambda: ReaderProcess([sys.executable, "-c", "raise SystemExit(1)"]))
     with pytest.raises(DeadlineExceeded):
         read(readers, SMALL, seconds=0.5)

@@ -198,7 +198,7 @@ def test_it_runs_from_another_folder_as_the_readme_says(tmp_path: Path, picture_
     assert [answer["reason"] for answer in answers_of(done)] == [None]
 
 
-def test_a_folder_that_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported_in_one_line(tmp_path: Path) -> None:
     done = run("--model", str(tmp_path))
     assert done.returncode == CONFIGURATION
     assert len(done.stderr.strip().splitlines()) == 1

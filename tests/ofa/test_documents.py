@@ -29,7 +29,9 @@ def test_what_is_within_the_bounds_is_read_as_it_is(tmp_path: Path) -> None:
     ],
     ids=["pipe", "device", "large", "latin-1"],
 )
-def test_what_is_no_text_file_of_that_size_is_refused(make: Callable[[Path], object], tmp_path: Path) -> None:
+def test_anything_but_a_small_regular_text_file_is_refused(
+    make: Callable[[Path], object], tmp_path: Path
+) -> None:
     make(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"not|larger"):
         documents.read_text(tmp_path / "a.json", 100)

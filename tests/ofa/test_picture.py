@@ -97,7 +97,7 @@ def test_a_transparent_colour_of_16_bits_is_white() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE"])
-def test_a_damaged_header_is_damage_and_no_other_format(kind: bytes) -> None:
+def test_a_damaged_header_is_reported_as_damage_not_as_another_format(kind: bytes) -> None:
     data = bytearray(encoded(drawing("P"), "PNG"))
     data[data.index(kind) + 6] ^= 0xFF
     assert code_of(bytes(data)) == "image_unreadable"
@@ -176,7 +176,7 @@ def test_a_tiff_keeps_its_pixels_and_loses_its_metadata(options: dict[str, objec
     assert header.pixels().tobytes() == noise.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
-def test_formats_that_are_not_offered_are_no_pictures() -> None:
+def test_unsupported_formats_are_refused() -> None:
     heic = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(64)
     for data in (b"", b"hello", heic, encoded(drawing(), "ICO"), encoded(drawing(), "JPEG2000")):
         assert code_of(data) == "not_an_image"
@@ -185,7 +185,7 @@ def test_formats_that_are_not_offered_are_no_pictures() -> None:
 # ---- orientation and transparency ------------------------------------------------------------------------
 
 
-def test_metadata_that_browsers_do_not_look_at_turns_no_picture() -> None:
+def test_orientation_metadata_that_browsers_ignore_is_ignored() -> None:
     """XMP and ImageMagick's profile have an orientation, too."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')

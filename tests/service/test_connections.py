@@ -148,7 +148,7 @@ def test_an_answer_that_takes_longer_than_any_limit_is_given(server: Running) ->
     assert server.connections.dropped["slow"] == 0
 
 
-def test_an_answer_that_nobody_takes_is_closed(server: Running) -> None:
+def test_an_answer_that_is_not_read_is_closed(server: Running) -> None:
     sock = server.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     with sock:
         until(lambda: server.connections.dropped["slow"] == 1)
