@@ -1,4 +1,4 @@
-"""The times on which the service and its guardian agree."""
+"""Times shared by the service and its guardian."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When probes run and what they show, with a clock that is moved by hand."""
+"""Scheduling and results of probes, with a manual clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import PATIENCE, YES, Clock
 
 
 class Model:
-    """Answers probes with what it was told to."""
+    """Answers probes as configured."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

@@ -1,4 +1,4 @@
-"""Good downloads with the real client against a hub on loopback, and what is fetched of them later."""
+"""Successful downloads with the real client from a loopback hub, and later verification of the copy."""
 
 from __future__ import annotations
 

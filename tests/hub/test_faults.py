@@ -1,4 +1,4 @@
-"""What a hub, a line and a disk do to a download, and what is left to start from afterwards."""
+"""Faults of hub, connection and disk during a download, and resuming afterwards."""
 
 from __future__ import annotations
 

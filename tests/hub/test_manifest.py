@@ -1,4 +1,4 @@
-"""The manifest on its own: what it notices, what it survives."""
+"""The manifest: which changes it detects and which faults it survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client in a process of its own: what it imports, sends and leaves; two processes; one killed."""
+"""The client in child processes: imports, requests, two downloads at once, a killed download."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print(json.dumps({
 
 
 def start(program: str, hub: Hub, cache: Path, **more: str) -> subprocess.Popen[str]:
-    """A process told all by its environment, as the client's users know it."""
+    """A process configured by environment variables alone."""
     environment = os.environ | {"MODELSCOPE_ENDPOINT": hub.endpoint, "MODELSCOPE_CACHE": str(cache)} | more
     command = [sys.executable, "-c", program, MODEL]
     pipe = subprocess.PIPE
@@ -48,7 +48,7 @@ def start(program: str, hub: Hub, cache: Path, **more: str) -> subprocess.Popen[
 
 @contextmanager
 def gate(hub: Hub) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Hold the weights back after half of their bytes: (reached, let go on)."""
+    """Pause the weights halfway. Returns (reached, proceed)."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -1,4 +1,4 @@
-"""The meter that adds up parallel downloads, and the bar of a terminal."""
+"""The meter of parallel downloads, and the progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetched weights and their converted form: what is hashed, when, and what becomes of damaged ones."""
+"""Fetched and converted weights: what is hashed when, and how damage is handled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUESTION = [Pair(Image.new("RGB", (64, 64), "red"), "a photo")]
 
 @pytest.fixture
 def folder(hub: Hub, cache: Path, tmp_path: Path) -> Path:
-    """The local copy of a small model that the hub really holds."""
+    """The local copy of a small model on the hub."""
     made = write_folder(tmp_path / "made", SMALL["scaled-shared-resnet34"])
     hub.repositories[MODEL, "master"] = {path.name: path.read_bytes() for path in made.iterdir()}
     return resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
@@ -71,7 +71,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def hidden(path: Path) -> None:
-    """Spoil one byte and leave size and time as they were."""
+    """Change one byte but not size and time."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,4 +1,4 @@
-"""Real files, odd and damaged ones, through real readers."""
+"""Unusual and damaged files through real readers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """A PNG with a declared size and almost no data."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -255,7 +255,7 @@ def test_a_side_is_limited_as_well(tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_is_refused_wherever_the_damage_is(save: Save) -> None:
-    """Every byte of a small picture is spoilt in turn: a picture or an InputError comes out, nothing else."""
+    """Change every byte of a small picture in turn: the result is a picture or an InputError."""
     for name in ("a.png", "a.gif", "a.jpg", "a.bmp", "a.tiff"):
         path = save(halves(size=(12, 8)), name)
         data = bytearray(path.read_bytes())

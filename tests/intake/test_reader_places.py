@@ -1,4 +1,4 @@
-"""Who waits for whom: places in the readers, by caller and by what a picture promises."""
+"""The order in which pictures get readers, by caller and by declared memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stand_in_reader import Desk, stand_in
 
 
 class Crowd(Desk):
-    """Callers of stand-in readers, whose pictures are read when the test says so."""
+    """Callers of stand-in readers, whose progress the test controls."""
 
     def __init__(self, readers: Readers, folder: Path) -> None:
         super().__init__(folder)
@@ -34,7 +34,7 @@ class Crowd(Desk):
         seconds: float = PATIENCE,
         wanted: Future[Any] | None = None,
     ) -> Future[Any]:
-        """A picture called ``name``. It is waiting, or being read, when this returns."""
+        """Submit a picture called ``name``. Returns when it is waiting or being read."""
         data, before = self.picture(name, promise).read_bytes() + b" " * padding, self._known()
         asked = self._pool.submit(read, self._readers, data, seconds=seconds, caller=caller, wanted=wanted)
         until(lambda: asked.done() or self._known() > before)

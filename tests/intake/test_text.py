@@ -1,4 +1,4 @@
-"""What is cleaned out of a text, what is kept, and what is refused."""
+"""Characters removed from texts, characters kept, and refused texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checksums in torch's own weight files, on files that torch wrote."""
+"""The checksums in weight files written by torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m ofa`` as a person types it."""
+"""``python -m ofa`` as a child process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(
 
 
 def answers_of(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
-    """The answers, after nothing but them was said."""
+    """The answers; checks that nothing else was printed."""
     assert done.stderr == b""
     return [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
 
@@ -70,7 +70,7 @@ def test_one_pair_gives_one_line(random_folder: Path, picture_file: Path) -> Non
 
 
 def test_a_lines_trouble_is_its_own_error(random_folder: Path, picture_file: Path) -> None:
-    """Whatever a line holds, and whatever the file it names is, the lines around it are judged."""
+    """A bad line or a bad file does not affect other lines."""
     good = {"image": str(picture_file), "text": "a circle"}
     here = picture_file.parent
     os.mkfifo(here / "pipe.png")

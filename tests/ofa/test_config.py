@@ -1,4 +1,4 @@
-"""A configuration is honoured or refused by name, never computed wrongly."""
+"""Unsupported configuration values are refused by field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A document of unknown origin is read within its bounds, or refused by a ValueError."""
+"""Untrusted documents are read within limits or refused with a ValueError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same kind of pixels."""
+"""Conversion of pictures to pixels."""
 
 from __future__ import annotations
 

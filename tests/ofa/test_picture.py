@@ -1,4 +1,4 @@
-"""Odd files are read as a browser shows them, and what would be read wrongly is refused by a code."""
+"""Unusual files are decoded as browsers do; files that would be decoded wrongly are refused with a code."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def like(pixel: object, colour: tuple[int, int, int], tolerance: int = 30) -> bo
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_picture_is_read(name: str) -> None:
-    """In tests/browser each is held against what a browser shows."""
+    """tests/browser compares each with a real browser."""
     header = read(ODD[name]())
     image = header.pixels()
     assert image.mode == "RGB"
@@ -186,7 +186,7 @@ def test_unsupported_formats_are_refused() -> None:
 
 
 def test_orientation_metadata_that_browsers_ignore_is_ignored() -> None:
-    """XMP and ImageMagick's profile have an orientation, too."""
+    """XMP and ImageMagick's profile contain an orientation as well."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     info.add_text("Raw profile type exif", "\nexif\n 26\n" + exif(6).hex())
@@ -195,7 +195,7 @@ def test_orientation_metadata_that_browsers_ignore_is_ignored() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white_at_full_size_and_to_the_last_bit(mode: str) -> None:
-    """As composing the whole picture at once would do: strips change nothing."""
+    """Strips give the same result as compositing the whole picture."""
     values = np.random.default_rng(2).integers(0, 255, (700, 1700, 4), dtype=np.uint8)
     image = Image.fromarray(values).convert(mode)
     ground = Image.new("RGBA", image.size, "white")

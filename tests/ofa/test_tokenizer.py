@@ -1,4 +1,4 @@
-"""Texts become ids as in ModelScope, except that no text can spell a control token."""
+"""Token ids equal ModelScope's, except that text cannot produce control tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The post-mortem file, and the dump that needs no running Python; the latter in a process of its own."""
+"""The post-mortem file, and the native stack dump of a stalled process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ dump.stop()
 
 
 def stall(run_dir: Path, seconds: float, limit: float = 0.5) -> Path:
-    """Nothing of Python runs for ``seconds``; more than ``limit`` of them are to be noticed."""
+    """A process in which no Python runs for ``seconds``; a stall is detected after ``limit``."""
     arguments = [str(run_dir), str(seconds), str(limit)]
     subprocess.run([sys.executable, "-c", STALLED, *arguments], cwd=ROOT, check=True, timeout=240)
     return run_dir / postmortem.STALL_FILE

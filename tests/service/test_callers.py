@@ -1,4 +1,4 @@
-"""Who a request counts for: peers, trusted proxies, forged headers."""
+"""The caller of a request: peers, trusted proxies, forged headers."""
 
 from __future__ import annotations
 

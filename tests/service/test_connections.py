@@ -1,4 +1,4 @@
-"""Both servers over real sockets: what is slow goes, what is answered stays, and descriptors may run out."""
+"""Both servers over real sockets: slow connections, connections in use, exhausted descriptors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Running]:
 
 
 def gone(sock: socket.socket) -> bool:
-    """Whether the other side closes the connection; waits for it."""
+    """Wait until the peer closes the connection; return whether it did."""
     with sock:
         try:
             while sock.recv(65_536):

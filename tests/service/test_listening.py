@@ -1,4 +1,4 @@
-"""Ports that cannot be had, descriptors, and who keeps a connection when there are too many."""
+"""Unavailable ports, descriptor limits, and which connections are closed at a limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMITS = Limits(connections=8, first_byte=10, keep_alive=20, head=5, body=30, st
 
 
 class Held:
-    """A connection that is in the phase it is told to be in."""
+    """A connection with a configurable phase."""
 
     def __init__(self, peer: str, now: float, phase: Phase = Phase.IDLE) -> None:
         self.watch = Watch(peer, now)

@@ -1,4 +1,4 @@
-"""Settings from flags and environment: what is read, what wins, what is refused and in which words."""
+"""Settings from flags and environment: precedence, validation and error messages."""
 
 from __future__ import annotations
 
