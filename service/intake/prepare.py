@@ -71,7 +71,7 @@ class Intake:
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
         with image_input.opened(image, settings.max_bytes) as file:
-            pixels, size = self._readers.read(
+            return self._readers.read(
                 file,
                 side=side,
                 max_pixels=settings.max_pixels,
@@ -79,7 +79,6 @@ class Intake:
                 caller=caller,
                 wanted=wanted,
             )
-        return Picture(pixels, size)
 
     def _check_premise(self, premise: str | None) -> None:
         takes = self.takes_premise

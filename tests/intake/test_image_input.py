@@ -44,7 +44,7 @@ def read(
         return converted(source, side=side, max_pixels=max_pixels)
     with opened(source, max_bytes) as file:
         deadline = time.monotonic() + PATIENCE
-        return Picture(*_READERS[0].read(file, side=side, max_pixels=max_pixels, deadline=deadline))
+        return _READERS[0].read(file, side=side, max_pixels=max_pixels, deadline=deadline)
 
 
 def refused(source: object, **limits: int) -> InputError:
