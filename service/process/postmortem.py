@@ -22,7 +22,7 @@ from typing import Final, TextIO
 from service.contract.request import Request
 from service.contract.status import Snapshot
 from service.health.resources import Resources
-from service.telemetry.logs import Recent
+from service.telemetry.request_log import Recent
 
 KEPT: Final = 5
 STALL_SECONDS: Final = 10.0
