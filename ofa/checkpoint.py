@@ -110,18 +110,18 @@ def _share_embedding(state: dict[str, Tensor], with_output: bool) -> None:
 
 def _compare(state: dict[str, Tensor], network: OFA) -> None:
     """Refuse missing, unknown and mismatched keys, naming the first five."""
-    wanted = network.state_dict()
-    for key in wanted:
+    expected = network.state_dict()
+    for key in expected:
         if key.endswith(_COUNTER):
             state.setdefault(key, torch.zeros((), dtype=torch.int64))
-    problems = [f"missing {key}" for key in wanted if key not in state]
-    problems += [f"unknown {shown(key)}" for key in state if key not in wanted]
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {shown(key)}" for key in state if key not in expected]
     for key, value in state.items():
-        if key in wanted and value.shape != wanted[key].shape:
-            problems.append(f"{key} is {shown(tuple(value.shape))}, not {tuple(wanted[key].shape)}")
-        elif key in wanted and value.is_floating_point() != wanted[key].is_floating_point():
+        if key in expected and value.shape != expected[key].shape:
+            problems.append(f"{key} is {shown(tuple(value.shape))}, not {tuple(expected[key].shape)}")
+        elif key in expected and value.is_floating_point() != expected[key].is_floating_point():
             problems.append(f"{key} is {value.dtype}")
-        elif key in wanted and (value.layout is not torch.strided or value.is_meta or value.is_quantized):
+        elif key in expected and (value.layout is not torch.strided or value.is_meta or value.is_quantized):
             problems.append(f"{key} is not a plain tensor")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -268,11 +268,11 @@ def image_grid(patch_image_size: int) -> int:
     return size
 
 
-def _typed(name: str, value: object, wanted: type) -> object:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+def _typed(name: str, value: object, expected: type) -> object:
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not wanted:
-        raise UnsupportedConfig(f"config.json: {name}", value, _TYPE_NAMES[wanted])
+    if type(value) is not expected:
+        raise UnsupportedConfig(f"config.json: {name}", value, _TYPE_NAMES[expected])
     return value
 
 

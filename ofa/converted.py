@@ -115,8 +115,8 @@ class Conversion:
         for name in _copies(config):
             if "encoder.embed_tokens.weight" in state:
                 state[name] = state["encoder.embed_tokens.weight"]
-        wanted = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
-        if wanted != {name: (value.shape, value.dtype) for name, value in state.items()}:
+        expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+        if expected != {name: (value.shape, value.dtype) for name, value in state.items()}:
             return None
         network.load_state_dict(state, strict=True, assign=True)
         network.tie_embeddings()
