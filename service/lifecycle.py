@@ -158,7 +158,7 @@ class Supervisor:
     def inference_succeeded(self, now: float) -> None:
         """A user got a finite answer at ``now`` (monotonic)."""
         self._ever_finite = True
-        self._parts.prober.proven(now)
+        self._parts.prober.inference_succeeded(now)
         self._parts.converter.begin()
 
     def probe_passed(self) -> None:
