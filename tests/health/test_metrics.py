@@ -203,7 +203,7 @@ def test_an_unknown_cause_adds_no_series(tmp_path: Path) -> None:
 
 def test_two_applications_in_one_process_count_apart(make: Build) -> None:
     first, second = make(), make()
-    first.load()
+    first.supervisor.load()
     first.submit(PICTURE, "a red").result(PATIENCE)
     until_told(first, 1, "ofa_requests_total", source="api", outcome="answered")
     assert scrape(second)("ofa_requests_total", source="api", outcome="answered") == 0

@@ -66,7 +66,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(module, function, count)
 
     counted(ofa.converted, "_sha256", lambda path, *_: path.name)
-    counted(service.manifest, "_record", lambda folder, name, *_: name)
+    counted(service.hub.manifest, "_record", lambda folder, name, *_: name)
     return hashed
 
 
