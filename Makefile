@@ -65,7 +65,7 @@ help:
 	@echo 'make setup   make the environment and run nothing, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, a real browser included (ARGS="-k name" for some of them)'
 	@echo 'make test-all   the same and what is long: collections of pictures, proxies'
-	@echo 'make lint    ruff, mypy, shellcheck'
+	@echo 'make lint    ruff, mypy, import-linter, shellcheck'
 	@echo 'make format  put the code into the form that lint asks for'
 	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
 	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference for ModelScope's as well)"
@@ -99,6 +99,7 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	@rm -f page/*.pyi # Gradio writes them when the page is imported, and mypy would read them in place of the code
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 
 format: $(DEV)
@@ -134,7 +135,7 @@ $(RUNTIME): requirements.txt constraints.txt
 	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-latency.txt $(RUNTIME)
+$(DEV): requirements-dev.txt $(RUNTIME)
 	@echo 'Installing what tests and lint need (requirements-dev.txt)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@

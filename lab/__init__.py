@@ -1,1 +1,6 @@
-"""What measures the product and makes its model. The product imports nothing from here."""
+"""What measures the product and makes its demo model; the product imports nothing from here."""
+
+from pathlib import Path
+
+#: The project's folder.
+ROOT = Path(__file__).resolve().parent.parent

@@ -42,7 +42,7 @@ def late(language: Language, *, limit: float) -> str:
 
 def queue(activity: Activity, language: Language) -> str:
     """Return the queue's length and the wait of a new request, as plain text; "" for an empty queue."""
-    if not activity.depth or activity.orphaned:
+    if not activity.depth or activity.not_cancelling:
         return ""
     if activity.full:
         again = say(language, "none.busy.do", seconds=math.ceil(activity.retry_after))

@@ -6,25 +6,21 @@ picked here by Accept-Language. Both lead to the same language. Texts are plain:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header
 
-Language = Literal["en", "zh"]
-LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
-DEFAULT: Final[Language] = "en"
+from service.texts import LANGUAGES, Language, load_texts
 
-_TEXTS: Final = {
-    language: json.loads((Path(__file__).parent / "text" / f"{language}.json").read_text(encoding="utf-8"))
-    for language in LANGUAGES
-}
-STATIC: Final[Mapping[Language, Mapping[str, str]]] = {name: _TEXTS[name]["static"] for name in LANGUAGES}
-DYNAMIC: Final[Mapping[Language, Mapping[str, str]]] = {name: _TEXTS[name]["dynamic"] for name in LANGUAGES}
+__all__ = ["DEFAULT", "DYNAMIC", "LANGUAGES", "STATIC", "Language", "has", "language_of", "say", "say_html"]
+
+DEFAULT: Final[Language] = "en"
+TEXTS: Final = Path(__file__).parent / "text"
+STATIC: Final = load_texts(TEXTS, "static")
+DYNAMIC: Final = load_texts(TEXTS, "dynamic")
 
 
 def language_of(accept_language: str | None) -> Language:

@@ -22,8 +22,8 @@ import psutil
 import pytest
 import tqdm
 
+from lab.instances import reaper
 from service.settings import options
-from tests import reaper
 
 SETTLING_SECONDS = 30.0  # a bound for a busy machine: what ends by itself is gone in a moment
 

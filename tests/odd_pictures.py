@@ -10,7 +10,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
-from tests.hostile_pictures import chunk, png_head, saved, text_bomb
+from lab.faults.hostile_pictures import chunk, png_head, saved, text_bomb
 
 RED: Final = (220, 20, 20)
 BLUE: Final = (20, 20, 220)

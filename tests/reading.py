@@ -1,4 +1,4 @@
-"""Readers as tests want them, stopped when a test is over, and pictures for them."""
+"""Readers and pictures for tests; readers are stopped after each test."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lab.faults.hostile_pictures import OK
 from ofa.errors import ImageError
 from ofa.picture import File
 from service.intake.readers import Readers
 from tests.fakes import PATIENCE
-from tests.hostile_pictures import OK
 
 
 def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.instance import Instance
+from lab.instances.instance import Instance
 
 
 class _Shared:

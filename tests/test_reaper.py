@@ -11,7 +11,7 @@ from pathlib import Path
 
 RUN = """
 import subprocess, sys, time
-from tests import reaper
+from lab.instances import reaper
 reaper.watch()
 child = subprocess.Popen([sys.executable, "-SEc", "import time; time.sleep(600)"], start_new_session=True)
 print(child.pid, flush=True)

@@ -1,4 +1,1 @@
-"""Measures this service beside ModelScope's pipeline: `make bench`, or `python -m lab.bench --help`.
-
-Imports nothing here, since bench.reference runs with the Python of ModelScope's own environment.
-"""
+"""Measure this service and ModelScope's pipeline: `make bench`, or `python -m lab.bench --help`."""

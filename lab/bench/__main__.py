@@ -1,8 +1,8 @@
-"""The command line; `make bench` runs it.
+"""Command line of the benchmark; `make bench` runs it.
 
-The whole of it takes about three quarters of an hour on two processors, ModelScope's side included. Sections
-can be measured one by one with --only: their results are merged into those of earlier runs. Exit status 0
-when everything asked for was measured, 1 when a section failed (the others are measured all the same).
+A full run takes about 45 minutes on two processors with ModelScope's side. --only measures single sections
+and merges them into the results of earlier runs. Exit status 0 when every requested section was measured, 1
+when one failed; the others are still measured.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 
 import torch
 
+from lab import ROOT
 from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
 from lab.bench.latency import latency, pictures, together
@@ -31,7 +32,7 @@ from lab.bench.plot import draw
 from lab.bench.polling import polling
 from lab.bench.reading import reading
 from lab.bench.report import kind_of, markdown, merge, read, write
-from lab.bench.sides import ROOT, Subject, published
+from lab.bench.sides import Subject, published
 from lab.bench.stages import stages
 from lab.bench.start import start
 from ofa.precision import MARGINS, best_dtype
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             data["seconds_to_measure"] = round(time.monotonic() - began, 1)
             merge(results, subject.device, name, data, {**machine, "model": subject.folder.name})
-            write(results, out)  # after each: a run that is cut short has not been for nothing
+            write(results, out)  # after each section, so that an interrupted run keeps its results
             if name == "load":
                 kind = kind_of(subject.device)
                 draw(results[kind][name], out / f"load-{kind}.png")
@@ -89,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """Ended from outside: the processes that were started are ended on the way out."""
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    """Exit on SIGTERM through the context managers, which stop the child processes."""
     raise SystemExit(128 + number)
 
 
@@ -100,25 +101,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="the 33 M size, few runs: under two minutes")
     parser.add_argument(
-        "--only", type=_sections, metavar="A,B", help=f"some of the sections: {', '.join(SECTIONS)}"
+        "--only", type=_sections, metavar="A,B", help=f"only these sections: {', '.join(SECTIONS)}"
     )
     parser.add_argument("--skip", type=_sections, metavar="A,B", help="all but these sections")
-    parser.add_argument("--model", type=Path, help="a model folder; made with random weights unless given")
-    parser.add_argument("--small", type=Path, help="the folder for the random pairs; likewise")
+    parser.add_argument("--model", type=Path, help="a model folder (default: random weights)")
+    parser.add_argument("--small", type=Path, help="folder for the random pairs (default: random weights)")
     parser.add_argument(
         "--reference",
         type=Path,
         nargs="?",
         const=ROOT / ".venv-modelscope" / "bin" / "python",
         metavar="PYTHON",
-        help="measure ModelScope's pipeline as well, with the Python of its environment (make builds one)",
+        help="also measure ModelScope's pipeline, with the Python of its environment (make builds one)",
     )
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 uses torch's default")
     parser.add_argument("--pairs", type=int, help="pairs of the agreement (1000; 40 when quick)")
     parser.add_argument("--rounds", type=int, help="rounds of the latency (9; 3 when quick)")
-    parser.add_argument("--closer-than", type=float, help="another margin of the guard than the service's")
-    parser.add_argument("--out", type=Path, help="a folder for the results: bench/, or build/bench/quick")
+    parser.add_argument(
+        "--closer-than", type=float, help="margin of the precision guard (default: service's)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the results (lab/bench, or build/bench/quick)")
     return parser
 
 
@@ -147,5 +150,5 @@ def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit)
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""What each step gives: the same request with one step switched off, beside the one with all of them.
+"""Measure what each optimisation saves: one request with it and without it.
 
-Steps are switched off from outside, by replacing the function that does them, so that the product carries no
-switches for it. Weights are loaded anew for each: folding happens while loading.
+Optimisations are disabled by patching their function, so that the product needs no switches. The weights are
+loaded again for each one, since folding happens while loading.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from lab.bench.sides import Subject
 from lab.bench.timing import alternate, ratio, timed
 from ofa import onednn
 from ofa.layers import Attention
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 Change = Callable[[EntailmentModel], None]
 
 
 def _nothing(*_: object) -> None:
-    """In place of a step that is switched off."""
+    """Replacement for a disabled step."""
 
 
 def _fuses_nothing(_: object) -> bool:
@@ -37,7 +38,7 @@ def _fuses_nothing(_: object) -> bool:
 
 
 def _channels_last(model: EntailmentModel) -> None:
-    """Which folding would have done as well."""
+    """The conversion that folding would have done."""
     model.network.encoder.embed_images.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -50,13 +51,13 @@ def _row_major(model: EntailmentModel) -> None:
 
 
 def every_pass(model: EntailmentModel) -> None:
-    """One decoder pass for each answer, as ModelScope does."""
+    """Run one decoder pass per answer, as ModelScope does."""
     model.scorer.single_pass = False
     model._bias = ofa.bias.BiasCache(model.network, model._bias._grid, model.scorer.forced)
 
 
 def no_cache(model: EntailmentModel) -> None:
-    """The bias is computed anew for each request."""
+    """Compute the attention bias again for each request."""
     of = model._bias.of
 
     def anew(length: int) -> ofa.bias.Bias:
@@ -66,7 +67,7 @@ def no_cache(model: EntailmentModel) -> None:
     model._bias.of = anew  # type: ignore[method-assign]
 
 
-#: name → functions replaced while the weights are loaded and used, and a change to the loaded model.
+#: name → functions patched while the weights are loaded and used, and a change to the loaded model.
 STEPS: Final[Mapping[str, tuple[Mapping[tuple[Any, str], Any], Change]]] = {
     "BatchNorm folded": ({(ofa.fold, "_fold_norms"): _nothing}, _channels_last),
     "head scales folded": ({(ofa.fold, "_fold_heads"): _nothing}, _nothing),
@@ -81,7 +82,7 @@ STEPS: Final[Mapping[str, tuple[Mapping[tuple[Any, str], Any], Change]]] = {
 
 
 def ablation(subject: Subject) -> dict[str, Any]:
-    """Seconds of one request with each step off, in the fastest format, and with that format off."""
+    """Measure one request without each step in the fastest format, and once in fp32."""
     rows: dict[str, Any] = {}
     for name, (replaced, change) in STEPS.items():
         rows[name] = _compare(subject, replaced, change)

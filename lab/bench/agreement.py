@@ -1,4 +1,4 @@
-"""Whether low precision changes an answer: labels against fp32, without the guard and with it."""
+"""Count labels that low precision changes against fp32, without and with the precision guard."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from typing import Any, Final
 
 import torch
 
+from lab import ROOT
 from lab.bench.cases import random_pairs
-from lab.bench.sides import ROOT, Subject
+from lab.bench.sides import Subject
 from lab.demo_training.pairs import RENDERERS, held_out
 from lab.demo_training.sentences import CATEGORIES
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import GuardedModel
 from ofa.vision import CancelPoint
 
 DEMO: Final = ROOT / "models" / "demo"
-DEMO_PAIRS: Final = 2000  # with each renderer, as lab.demo_training.evaluate takes them
+DEMO_PAIRS: Final = 2000  # per renderer, as in lab.demo_training.evaluate
 BATCH: Final = 8
 SEED: Final = 20_261_122
 Scores = dict[str, float]
 
 
 class Remembering:
-    """A model that keeps what it answered, so that one pass gives the answers without and with the guard."""
+    """Record a model's answers, so that one pass gives those without and with the guard."""
 
     def __init__(self, model: EntailmentModel) -> None:
         self._model = model
@@ -36,7 +38,7 @@ class Remembering:
 
 
 def agreement(subject: Subject) -> dict[str, Any]:
-    """Random pairs on random weights, and the demo model's held-out pairs."""
+    """Compare random pairs on random weights, and the demo model's held-out pairs."""
     if subject.low == torch.float32:
         return {"side": "fp32", "skipped": "nothing faster than fp32 here"}
     return {
@@ -48,7 +50,7 @@ def agreement(subject: Subject) -> dict[str, Any]:
 
 
 def demo_pairs(count: int) -> list[Pair]:
-    """The demo model's held-out pairs, ``count`` with each renderer."""
+    """Return ``count`` held-out pairs of the demo model per renderer."""
     return [
         Pair(one.picture, one.sentence.text)
         for renderer in RENDERERS
@@ -59,7 +61,7 @@ def demo_pairs(count: int) -> list[Pair]:
 def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, Any]:
     exact_model = EntailmentModel.load(folder, subject.device, torch.float32)
     fast = Remembering(EntailmentModel.load(folder, subject.device, subject.low))
-    guard = GuardedModel(fast, lambda: exact_model, subject.closer_than)  # type: ignore[arg-type]  # it only judges
+    guard = GuardedModel(fast, lambda: exact_model, subject.closer_than)  # type: ignore[arg-type]  # only `judge` is used
     exact: list[Scores] = []
     guarded: list[Scores] = []
     for start in range(0, len(pairs), BATCH):

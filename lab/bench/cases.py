@@ -1,4 +1,4 @@
-"""What is asked while measuring: pictures like photographs and sentences of many lengths, from seeds."""
+"""Seeded test inputs: pictures with the statistics of photographs, sentences of many lengths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ofa.model import Pair
+from ofa.pair import Pair
 
-#: Of the length people write, and some of up to three times that.
+#: Typical lengths, and some of up to three times that.
 SENTENCES = (
     "a dog",
     "two men are talking",
@@ -33,10 +33,7 @@ _WORDS = (
 
 
 def photograph(seed: int, width: int = 640, height: int = 480) -> Image.Image:
-    """RGB: coarse patches, finer ones on top, and some grain; smooth here and sharp there, as a photo is.
-
-    Any ``seed``.
-    """
+    """Return an RGB picture of coarse and fine patches with grain: smooth and sharp areas, as in a photo."""
     generator = np.random.default_rng(abs(seed))
     picture = np.zeros((height, width, 3), dtype=np.float32)
     for patch, weight in ((160, 0.5), (40, 0.3), (8, 0.15)):
@@ -49,28 +46,28 @@ def photograph(seed: int, width: int = 640, height: int = 480) -> Image.Image:
 
 
 def write_photograph(path: Path, seed: int, width: int = 640, height: int = 480) -> Path:
-    """A JPEG file of :func:`photograph`."""
+    """Write :func:`photograph` as a JPEG file and return its path."""
     photograph(seed, width, height).save(path, quality=90)
     return path
 
 
 def sentence(number: int) -> str:
-    """One of SENTENCES; any number, negative ones too."""
+    """Return one of SENTENCES, cyclically."""
     return SENTENCES[number % len(SENTENCES)]
 
 
 def random_sentence(dice: random.Random) -> str:
-    """Words in no order, 2 to 16 of them."""
+    """Return 2 to 16 random words."""
     return " ".join(dice.choices(_WORDS.split(), k=dice.randint(2, 16)))
 
 
 def mixed(count: int, seed: int = 0) -> list[Pair]:
-    """Pairs that all differ in picture and sentence."""
+    """Return pairs that all differ in picture and sentence."""
     return [Pair(photograph(seed + index), sentence(index)) for index in range(count)]
 
 
 def random_pairs(count: int, seed: int, per_picture: int = 4) -> list[Pair]:
-    """Random words about random pictures; some have a premise as well."""
+    """Return random words about random pictures, some with a premise."""
     dice = random.Random(seed)
     pairs: list[Pair] = []
     while len(pairs) < count:

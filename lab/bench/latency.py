@@ -1,4 +1,4 @@
-"""One request at a time, second sentences about one picture, and eight requests at once."""
+"""Latency of single requests, of further sentences about one picture, and of eight requests at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any, Final
 from PIL import Image
 
 from lab.bench.cases import mixed, photograph, sentence
-from lab.bench.sides import FP32, REFERENCE, Judge, ReferenceFailed, ReferenceSide, Subject
+from lab.bench.sides import FP32, REFERENCE, Judge, Subject
 from lab.bench.timing import Side, Spread, alternate, ratio, timed
-from ofa.model import Pair
+from lab.reference.process import ReferenceFailed, ReferenceProcess
+from ofa.pair import Pair
 
-#: Our calls are shorter, so that more of them fit between two of ModelScope's.
+#: Calls of our side per call of ModelScope's, which takes longer.
 OFTEN: Final = 3
 TOGETHER: Final = 8
 
 
 def latency(subject: Subject, others: Mapping[str, Judge] | None = None) -> dict[str, Any]:
-    """Batch of one, every side on the same picture and sentence in every round; ``others`` beside ours."""
+    """Measure batches of one; in each round every side gets the same picture and sentence."""
     sides: dict[str, Side] = {}
     result: dict[str, Any] = {}
     if (reference := subject.reference) is not None:
@@ -41,7 +42,7 @@ def latency(subject: Subject, others: Mapping[str, Judge] | None = None) -> dict
     return result
 
 
-def _reference_call(reference: ReferenceSide, subject: Subject) -> Side:
+def _reference_call(reference: ReferenceProcess, subject: Subject) -> Side:
     def call(turn: int) -> float:
         picture = subject.pictures[turn % len(subject.pictures)]
         reply = reference.ask("judge", picture=str(picture), text=sentence(turn))
@@ -52,7 +53,7 @@ def _reference_call(reference: ReferenceSide, subject: Subject) -> Side:
 
 def _call(model: Judge, pictures: list[Image.Image], device: str) -> Side:
     def call(turn: int) -> float:
-        # A copy, since a picture that was seen before would not be looked at again.
+        # A copy: the cache of encoded pictures would skip one that was seen before.
         pair = Pair(pictures[turn % len(pictures)].copy(), sentence(turn))
         return timed(lambda: model.judge([pair]), device)
 
@@ -60,7 +61,7 @@ def _call(model: Judge, pictures: list[Image.Image], device: str) -> Side:
 
 
 def pictures(subject: Subject) -> dict[str, Any]:
-    """What a sentence costs when its picture has been seen: the second one, and each of many."""
+    """Measure sentences about a cached picture: the second one, and each of many."""
     many = 8 if subject.quick else 50
     turns = 3 if subject.quick else 7
 
@@ -91,7 +92,7 @@ def _seconds(subject: Subject, pairs: list[Pair]) -> float:
 
 
 def together(subject: Subject) -> dict[str, Any]:
-    """Eight different pictures and sentences: at once, and one after the other."""
+    """Measure eight different pictures and sentences, in one batch and one after the other."""
     pairs = mixed(TOGETHER)
 
     def at_once(_: int) -> float:
@@ -116,8 +117,8 @@ def together(subject: Subject) -> dict[str, Any]:
     return result
 
 
-def _reference_batch(reference: ReferenceSide, subject: Subject) -> str:
-    """What ModelScope makes of eight: how many a second, or its error."""
+def _reference_batch(reference: ReferenceProcess, subject: Subject) -> str:
+    """Return ModelScope's rate for a batch of eight, or its error."""
     paths = [str(subject.pictures[index % len(subject.pictures)]) for index in range(TOGETHER)]
     try:
         reply = reference.ask("batch", pictures=paths, texts=[sentence(index) for index in range(TOGETHER)])

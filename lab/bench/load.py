@@ -1,4 +1,4 @@
-"""Throughput and latency through the engine, with 1 to 64 callers who ask again as soon as answered."""
+"""Throughput and latency through the engine with 1 to 64 callers in a closed loop."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from lab.bench.machine import card_memory, matrix_peaks, name_of
 from lab.bench.sides import PICTURES, Judge, Subject
 from lab.bench.stages import count_operations
 from lab.bench.timing import Spread, ratio
-from ofa.model import Pair as NetworkPair
+from service.contract.events import NO_EVENTS
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, Verdict
 from service.inference.engine import Engine
 from service.inference.jobs import Limits
-from service.telemetry.logs import RequestLog
 
 CALLERS: Final = (1, 2, 4, 8, 16, 32, 64)
 BATCHES: Final = (1, 2, 4, 8, 16)
-LONG: Final = 3600.0  # seconds: no deadline is measured here
+LONG: Final = 3600.0  # seconds; no request runs into its deadline
 
 
 class Adapter:
-    """Our model as the engine asks it."""
+    """Our model behind the engine's protocol."""
 
     def __init__(self, model: Judge, device: str, dtype: str) -> None:
         self._model = model
@@ -38,14 +37,12 @@ class Adapter:
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
         self.sizes.append(len(pairs))
-        return self._model.judge(
-            [NetworkPair(pair.image, pair.hypothesis, pair.premise) for pair in pairs], cancel_point
-        )
+        return self._model.judge(pairs, cancel_point)
 
 
 def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, Any]:
-    """Each number of callers in turn, with the engine's own choice of batches; beside it what ModelScope
-    does one by one, which is all it can."""
+    """Measure each number of callers with the engine's own batch sizes, and ModelScope one by one, since its
+    batches fail."""
     numbers = numbers or (CALLERS[:3] if subject.quick else CALLERS)
     levels = [_level(subject, callers, _requests(subject, callers)) for callers in numbers]
     peak = matrix_peaks(subject.device, subject.quick)[subject.low_name]
@@ -66,7 +63,7 @@ def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, An
 
 
 def _reference_rate(subject: Subject) -> float | None:
-    """Answers a second of ModelScope's pipeline; None without it."""
+    """Return answers per second of ModelScope's pipeline; None without it."""
     if (reference := subject.reference) is None:
         return None
     asked = [(str(subject.pictures[turn % PICTURES]), sentence(turn)) for turn in range(4)]
@@ -75,7 +72,7 @@ def _reference_rate(subject: Subject) -> float | None:
 
 
 def batches(subject: Subject) -> dict[str, Any]:
-    """Eight callers with different limits on the size of a batch: what the default stands on."""
+    """Measure eight callers with different batch limits; the default limit is chosen from this."""
     sizes = BATCHES[:3] if subject.quick else BATCHES
     callers = 4 if subject.quick else 64 if subject.device.startswith("cuda") else 8
     return {
@@ -89,21 +86,21 @@ def batches(subject: Subject) -> dict[str, Any]:
 
 
 def _requests(subject: Subject, callers: int) -> int:
-    """Enough for a steady state, and no more than a slow machine can do in half a minute."""
+    """Return how many requests give a steady state within about half a minute."""
     if subject.device.startswith("cuda"):
         return max(200, 20 * callers)
     return max(6 if subject.quick else 12, callers * (1 if callers > 16 else 2))
 
 
 def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict[str, Any]:
-    """``callers`` share ``requests``; pictures are small already, as those that wait in the engine are."""
+    """Let ``callers`` share ``requests``, with pictures in the model's size, as in the engine's queue."""
     adapter = Adapter(subject.fast, subject.device, name_of(subject.fast.dtype))
-    engine = Engine(adapter, RequestLog(), Limits(queue_size=10_000, **limits))
+    engine = Engine(adapter, NO_EVENTS, Limits(queue_size=10_000, **limits))
     side = subject.fast.task.patch_image_size
     pictures = [photograph(seed, side, side) for seed in range(8)]
     engine.start()
     try:
-        _ask(engine, pictures[0], 0).result(LONG)  # nothing is warmed up at the expense of the first
+        _ask(engine, pictures[0], 0).result(LONG)  # warm up before the first measurement
         adapter.sizes.clear()
         with card_memory(subject.device) as memory:
             latencies, seconds = _drive(engine, pictures, callers, requests)
@@ -125,9 +122,9 @@ def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict
 def _drive(
     engine: Engine, pictures: Sequence[Image.Image], callers: int, requests: int
 ) -> tuple[list[float], float]:
-    """Seconds that each request took, and all of them together."""
+    """Return the seconds of each request and of all together."""
     left = iter(range(requests))
-    lock = threading.Lock()  # guards left and latencies
+    lock = threading.Lock()  # guards `left` and `latencies`
     latencies: list[float] = []
 
     def caller() -> None:

@@ -1,4 +1,4 @@
-"""The machine that was measured on, and the most it can do: the fastest of several large matrix products."""
+"""Describe the machine and measure its peak: the fastest of several large matrix products."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Processor, its instruction sets, memory, torch, and how busy the machine is now."""
+    """Return processor, instruction sets, memory, versions and the current load average."""
     model, flags = _processor()
-    told: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "processor": model,
         "cpus": len(os.sched_getaffinity(0)),
         "instructions": [flag for flag in FLAGS if flag in flags],
@@ -33,9 +33,9 @@ def describe(device: str) -> dict[str, Any]:
         "packages": {name: version(name) for name in ("numpy", "pillow", "tokenizers", "safetensors")},
     }
     if device.startswith("cuda"):
-        told["gpu"] = torch.cuda.get_device_name(device)
-        told["cuda"] = torch.version.cuda
-    return told
+        machine["gpu"] = torch.cuda.get_device_name(device)
+        machine["cuda"] = torch.version.cuda
+    return machine
 
 
 def _processor() -> tuple[str, set[str]]:
@@ -55,7 +55,7 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def matrix_peaks(device: str, quick: bool) -> dict[str, float]:
-    """Floating-point operations a second that a product of two large square matrices reaches, by format."""
+    """Return FLOP/s of the product of two large square matrices, by number format."""
     side = 1024 if quick else 8192 if device.startswith("cuda") else 3072
     formats = dict.fromkeys((torch.float32, best_dtype(device)))
     return {name_of(dtype): _peak(device, dtype, side, 3 if quick else 8) for dtype in formats}
@@ -63,16 +63,16 @@ def matrix_peaks(device: str, quick: bool) -> dict[str, float]:
 
 @contextmanager
 def card_memory(device: str) -> Iterator[dict[str, int]]:
-    """Peak megabytes of a card while the block runs: in tensors, and reserved for them. Empty on a CPU."""
-    told: dict[str, int] = {}
+    """Yield a dict that receives the peak GPU memory of the block in MB; it stays empty on a CPU."""
+    peak: dict[str, int] = {}
     card = device.startswith("cuda")
     if card:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    yield told
+    yield peak
     if card:
-        told["card_allocated_mb"] = torch.cuda.max_memory_allocated(device) // 10**6
-        told["card_reserved_mb"] = torch.cuda.max_memory_reserved(device) // 10**6
+        peak["card_allocated_mb"] = torch.cuda.max_memory_allocated(device) // 10**6
+        peak["card_reserved_mb"] = torch.cuda.max_memory_reserved(device) // 10**6
 
 
 def name_of(dtype: torch.dtype) -> str:

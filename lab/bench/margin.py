@@ -1,8 +1,8 @@
-"""What the guard's margin has to bridge: how far low precision moves the lead of a best answer.
+"""Measure how far low precision moves a lead: the figures behind the precision guard's margin.
 
-A lead is the difference of two answers' log-probabilities. A verdict can only differ from fp32's where the
-error of a lead is larger than the lead itself, so a margin is safe that is larger than every error of a small
-lead. Random weights lead by little, which is what makes them the ones to measure.
+A lead is the difference of two answers' log-probabilities. A verdict differs from fp32's only where the error
+of a lead exceeds the lead, so a margin above every error of a small lead is safe. Random weights give small
+leads.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from lab.bench.machine import name_of
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
 from ofa.config import TaskConfig
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import MARGINS
 
 FORMATS: Final = tuple(dtype for dtype in MARGINS if dtype != torch.float32)
 CANDIDATES: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
-SEEDS: Final = 3  # of the weights of each small configuration
-PAIRS: Final = 100  # with each of them
-PUBLISHED_PAIRS: Final = {"small": 100, "folder": 24}  # with the two published sizes, which take longest
-SMALL_LEAD: Final = 1.0  # whatever moves a larger one, it stays the larger
+SEEDS: Final = 3  # seeds of the weights per small configuration
+PAIRS: Final = 100  # pairs per seed
+PUBLISHED_PAIRS: Final = {"small": 100, "folder": 24}  # pairs of the two published sizes, which take longest
+SMALL_LEAD: Final = 1.0  # larger leads stay larger whatever the error
 BATCH: Final = 8
 SEED: Final = 20_261_123
 _LEAST: Final = 1e-300
@@ -38,12 +39,12 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One pair in low precision beside fp32.
+    """One pair in low precision against fp32.
 
     Attributes:
-        lead: of the best answer in low precision over the second.
-        error: the most by which its lead over another answer is larger than in fp32.
-        differs: whether another answer is the best in fp32.
+        lead: best minus second answer in low precision.
+        error: largest excess of a lead over the same lead in fp32.
+        differs: whether fp32 has another best answer.
     """
 
     lead: float
@@ -52,7 +53,7 @@ class Moved:
 
 
 def moved(exact: Scores, low: Scores) -> Moved | None:
-    """None where low precision found no finite scores: the guard asks fp32 then, whatever its margin."""
+    """Return None where scores are not finite: the guard then computes in fp32 whatever its margin."""
     lead = ofa.precision.margin(low)
     if math.isnan(lead):
         return None
@@ -66,7 +67,7 @@ def _lead(scores: Scores, first: str, second: str) -> float:
 
 
 def margin(subject: Subject) -> dict[str, Any]:
-    """Every format that the guard has a margin for, over every configuration."""
+    """Measure every format that has a margin, over every configuration."""
     found: dict[torch.dtype, dict[str, list[Moved | None]]] = {dtype: {} for dtype in FORMATS}
     for name, folder, pairs in _configurations(subject):
         exact = answers(folder, subject.device, torch.float32, pairs)
@@ -78,7 +79,7 @@ def margin(subject: Subject) -> dict[str, Any]:
 
 
 def summed_up(by_name: Mapping[str, Sequence[Moved | None]], guard: float) -> dict[str, Any]:
-    """Figures of one number format, whose guard has the margin ``guard``: each configuration's, and all."""
+    """Return one number format's figures with the margin ``guard``, by configuration and in all."""
     seen = [one for ones in by_name.values() for one in ones]
     return {
         "margin": guard,
@@ -89,7 +90,7 @@ def summed_up(by_name: Mapping[str, Sequence[Moved | None]], guard: float) -> di
 
 
 def _configurations(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
-    """Name, folder and questions: every small configuration with several seeds, then the published sizes."""
+    """Yield name, folder and questions: small configurations with several seeds, then published sizes."""
     seeds, count = (1, subject.pairs) if subject.quick else (SEEDS, PAIRS)
     for name, spec in list(SMALL.items())[: 2 if subject.quick else None]:
         for turn in range(seeds):
@@ -103,7 +104,7 @@ def _configurations(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
 
 
 def answers(folder: Path, device: str, dtype: torch.dtype, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-    """Scores of ``pairs``, judged in batches by a folder's model that is loaded for them."""
+    """Load a folder's model and return its scores for ``pairs``."""
     model = EntailmentModel.load(folder, device, dtype)
     asked = [_fitting(pair, index, model.task) for index, pair in enumerate(pairs)]
     batches = [asked[start : start + BATCH] for start in range(0, len(asked), BATCH)]
@@ -111,7 +112,7 @@ def answers(folder: Path, device: str, dtype: torch.dtype, pairs: Sequence[Pair]
 
 
 def _fitting(pair: Pair, index: int, task: TaskConfig) -> Pair:
-    """With a premise where the configured prompt has two slots, without where it has one."""
+    """Add a premise where the configured prompt has two slots, drop it where it has one."""
     if task.prompt_slots is None:
         return pair
     return replace(pair, premise=(pair.premise or sentence(index)) if task.prompt_slots == 2 else None)
@@ -135,7 +136,7 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def _recomputed(seen: Sequence[Moved | None]) -> dict[str, float]:
-    """The share that each candidate for the margin would compute again."""
+    """Return the share of requests that each candidate margin would recompute."""
     return {
         str(one): round(sum(pair is None or pair.lead < one for pair in seen) / len(seen), 4)
         for one in CANDIDATES

@@ -1,4 +1,4 @@
-"""Latency against load as a picture; needs matplotlib, which only the bench uses."""
+"""Plot latency against load; needs matplotlib, which only the bench uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def draw(section: dict[str, Any], path: Path) -> None:
-    """Answers a second over callers, and the latency that they see."""
+    """Plot answers per second and latency over the number of callers."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display

@@ -1,4 +1,4 @@
-"""A monitor in its own process: `python -m lab.bench.poller PORT` asks three endpoints once a second each."""
+"""A monitor process: `python -m lab.bench.poller PORT` polls three endpoints at 1 Hz each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDPOINTS: Final = ("/health/simple", "/livez", "/readyz")
 
 
 def ask(port: int, path: str) -> int:
-    """The status of one answer, on a connection of its own as most monitors make it. Raises OSError."""
+    """Return the status of one answer on a new connection, as most monitors do. Raises OSError."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
@@ -23,7 +23,7 @@ def ask(port: int, path: str) -> int:
 
 
 def main() -> None:
-    """Ask until ended, the three spread over the second."""
+    """Poll forever, the three endpoints spread over the second."""
     port = int(sys.argv[1])
     print("asking", flush=True)
     while True:

@@ -1,4 +1,4 @@
-"""What it costs to be asked about one's health, once a second at each of three endpoints."""
+"""Measure the cost of health polls at 1 Hz on each of three endpoints."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from typing import Any
 
 from PIL import Image
 
-from health_api import Sidecar
+from lab import ROOT
 from lab.bench.cases import photograph, sentence
 from lab.bench.poller import ENDPOINTS
-from lab.bench.processes import cpu_seconds, free_port, get, running, wait_for
-from lab.bench.sides import ROOT, Subject
+from lab.bench.processes import cpu_seconds, get, running, wait_for
+from lab.bench.sides import Subject
 from lab.bench.timing import bounds
+from lab.instances.ports import free_ports
 from service.application import Application
 from service.build import build
+from service.health.api import Sidecar
 from service.listening import listen
 from service.settings import Settings
 
 
 def polling(subject: Subject) -> dict[str, Any]:
-    """Processor time of one answer, and the throughput of a polled service against one that is not."""
+    """Measure the CPU time of one answer, and throughput with and without polls."""
     each = _cpu_per_call(subject)
     cpus = len(os.sched_getaffinity(0))
     return {
@@ -37,9 +39,9 @@ def polling(subject: Subject) -> dict[str, Any]:
 
 
 def _cpu_per_call(subject: Subject) -> dict[str, float]:
-    """Of a service that has nothing else to do; what it uses while nobody asks is taken off."""
+    """Measure an idle service; its CPU time without polls is subtracted."""
     calls = 100 if subject.quick else 400
-    port = free_port()
+    (port,) = free_ports(1)
     command = [
         *(sys.executable, "health_api.py", "--model", "demo", "--device", "cpu"),
         *("--health-host", "127.0.0.1", "--health-port", str(port)),
@@ -61,16 +63,16 @@ def _cpu_per_call(subject: Subject) -> dict[str, float]:
 
 
 def _lost(subject: Subject) -> dict[str, Any]:
-    """One caller's requests through the whole application, in alternating windows with and without polls.
+    """Send one caller's requests through the application in alternating windows with and without polls.
 
-    What polls cost is small beside what one request takes more than the next, so each is compared with the
-    same request of the other window, and the median comes with the bounds between which it is known."""
+    The cost of polls is small against the spread of requests, so each request is compared with the same one
+    of the other window; the median comes with its confidence bounds."""
     requests, rounds = (4, 2) if subject.quick else (6, 20)
     settings = Settings(
         model=str(subject.folder),
         device=subject.device,
         dtype=subject.low_name,
-        # What is done in the background after the first verdict would be measured as well.
+        # Wait for the background work after the first verdict, which would be measured too.
         precision_guard="off",
         converted_cache="off",
         run_dir=subject.scratch / "run",
@@ -81,7 +83,7 @@ def _lost(subject: Subject) -> dict[str, Any]:
     sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     windows: dict[bool, list[float]] = {False: [], True: []}
     try:
-        if not application.load():
+        if not application.supervisor.load():
             raise RuntimeError("the model could not be loaded")
         sidecar.start()
         pictures = [photograph(seed) for seed in range(requests)]
@@ -93,7 +95,7 @@ def _lost(subject: Subject) -> dict[str, Any]:
                     windows[polled] += window
     finally:
         sidecar.stop()
-        application.stop(5.0)
+        application.supervisor.stop(5.0)
     lost = [1 - alone / polled for alone, polled in zip(windows[False], windows[True], strict=True)]
     low, high = bounds(lost)
     return {
@@ -114,7 +116,7 @@ def _asked(application: Application, picture: Image.Image, turn: int) -> float:
 
 @contextmanager
 def _polled(port: int, polled: bool) -> Iterator[None]:
-    """Another process asks while the block runs, as a monitor does; it uses this machine's processors."""
+    """Run a monitor process, which shares this machine's processors, while the block runs."""
     if not polled:
         yield
         return
@@ -123,7 +125,7 @@ def _polled(port: int, polled: bool) -> Iterator[None]:
     )
     try:
         assert poller.stdout is not None
-        poller.stdout.readline()  # its own start is not what is measured
+        poller.stdout.readline()  # do not measure its start
         yield
     finally:
         poller.terminate()

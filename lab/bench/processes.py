@@ -1,9 +1,8 @@
-"""Processes that are measured from outside: their memory, their processor time, their end."""
+"""Measure child processes from outside: memory, CPU time, exit."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -13,8 +12,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
+from lab import ROOT
 from lab.bench.poller import ask
-from lab.bench.sides import ROOT
 
 LOOK_SECONDS: Final = 0.01
 END_SECONDS: Final = 60.0
@@ -22,7 +21,7 @@ _FIELDS: Final = ("RssAnon", "RssFile", "RssShmem")
 
 
 class MemoryWatch:
-    """The most resident memory of a process, seen a hundred times a second. Use as a context manager."""
+    """Sample a process's peak RSS 100 times per second. Use as a context manager."""
 
     def __init__(self, pid: int) -> None:
         self._path = Path(f"/proc/{pid}/status")
@@ -41,8 +40,8 @@ class MemoryWatch:
         self._thread.join()
 
     def as_dict(self) -> dict[str, float]:
-        """Megabytes at the moment of the most: the process's own, and pages of files that the kernel may drop
-        and read again; ``own_peak`` is the most of its own at any moment."""
+        """Return MB at the moment of peak RSS, split into anonymous and memory-mapped pages; ``own_peak`` is
+        the peak of the anonymous part."""
         own = self._peak["RssAnon"] + self._peak["RssShmem"]
         return {
             "resident_mb": round((own + self._peak["RssFile"]) / 1000),
@@ -58,7 +57,7 @@ class MemoryWatch:
             except OSError:
                 return
             now = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(_FIELDS)}
-            found = {name: int(now.get(name, 0)) * 1024 // 1000 for name in _FIELDS}  # kB of 1000
+            found = {name: int(now.get(name, 0)) * 1024 // 1000 for name in _FIELDS}  # KiB to kB
             self._most = max(self._most, found["RssAnon"] + found["RssShmem"])
             if sum(found.values()) > sum(self._peak.values()):
                 self._peak = found
@@ -67,7 +66,7 @@ class MemoryWatch:
 
 @contextmanager
 def running(command: Sequence[str], scratch: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A child of ours, ended with the block: asked first, killed when it does not listen."""
+    """Run a child process; send SIGTERM at the end of the block, then SIGKILL."""
     with (scratch / "child.log").open("a", encoding="utf-8") as log:
         child = subprocess.Popen(
             list(command),
@@ -90,19 +89,13 @@ def running(command: Sequence[str], scratch: Path, **environment: str) -> Iterat
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, its own and the kernel's for it."""
+    """Return the CPU seconds of a process, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def get(port: int, path: str) -> int | None:
-    """The status of one answer; None when nobody listens or answers."""
+    """Return the status of one answer; None when there is none."""
     try:
         return ask(port, path)
     except (OSError, HTTPException):
@@ -110,7 +103,7 @@ def get(port: int, path: str) -> int | None:
 
 
 def wait_for(child: subprocess.Popen[str], port: int, path: str, seconds: float) -> float:
-    """Seconds until ``path`` answers 200. Raises RuntimeError when it does not, or the child ends."""
+    """Return the seconds until ``path`` answers 200. Raises RuntimeError on timeout or exit."""
     began = time.monotonic()
     while (spent := time.monotonic() - began) < seconds:
         if get(port, path) == 200:
@@ -122,7 +115,7 @@ def wait_for(child: subprocess.Popen[str], port: int, path: str, seconds: float)
 
 
 def warm(folder: Path) -> None:
-    """Read a folder's files, so that the disk is no part of what is measured next."""
+    """Read a folder's files into the page cache."""
     for path in folder.rglob("*"):
         with suppress(OSError), path.open("rb") as file:
             while file.read(1 << 24):

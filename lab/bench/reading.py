@@ -1,4 +1,4 @@
-"""What it costs that a picture is read by a process of its own, beside reading it in the caller's thread."""
+"""Compare decoding a picture in a reader process with decoding it in the caller's thread."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lab.bench.timing import alternate, timed
 from service.intake import image as image_input
 from service.intake.readers import Readers
 
-_SIDE = 480  # of the published models
+_SIDE = 480  # picture size of the published models
 _MAX_PIXELS = 64_000_000
 _MAX_BYTES = 1 << 25
 _SECONDS = 60.0
 
 
 def reading(subject: Subject) -> dict[str, Any]:
-    """Both sides on the same JPEG of about 100 KB, in turn."""
+    """Measure both sides alternately on one JPEG of about 100 KB."""
     path = write_photograph(subject.scratch / "hundred.jpg", 1, 800, 600)
 
     def in_thread() -> object:

@@ -1,4 +1,4 @@
-"""Results on disk: JSON into which parts of a long run are merged, and the Markdown tables made from it."""
+"""Results on disk: JSON into which sections are merged, and Markdown tables made from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def kind_of(device: str) -> str:
 
 
 def read(path: Path) -> Results:
-    """What earlier runs left; empty when there are none."""
+    """Return the results of earlier runs, or an empty dict."""
     if not path.exists():
         return {}
     found: Results = json.loads(path.read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ def read(path: Path) -> Results:
 
 
 def merge(results: Results, device: str, section: str, data: Section, machine: Section) -> None:
-    """Put one section's figures in the place of older ones; each says when and where it was measured."""
+    """Replace one section's figures and add when and where they were measured."""
     results.setdefault(kind_of(device), {})[section] = {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": dict(machine),
@@ -36,7 +36,7 @@ def merge(results: Results, device: str, section: str, data: Section, machine: S
 
 
 def write(results: Results, folder: Path) -> None:
-    """``results.json`` and ``results.md``."""
+    """Write ``results.json`` and ``results.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -44,21 +44,21 @@ def write(results: Results, folder: Path) -> None:
 
 
 def markdown(results: Results) -> str:
-    """All tables."""
-    lines = ["# What was measured", "", "Made by `make bench`; see docs/performance.md for what it means."]
+    """Return all tables as Markdown."""
+    lines = ["# Measurements", "", "Made by `make bench`; docs/performance.md explains the tables."]
     for kind, sections in results.items():
         lines += ["", f"## {'CPU' if kind == 'cpu' else 'GPU'}", *_machines(sections)]
         for name, tables in TABLES.items():
             if name in sections:
                 try:
                     lines += ["", *tables(sections[name])]
-                except KeyError:  # kept by an older bench, which did not measure all that is shown now
-                    lines += ["", f"### {name}", "", "Measured by an older version: measure it again."]
+                except KeyError:  # written by an older bench without all of today's figures
+                    lines += ["", f"### {name}", "", "Measured by an older version; run this section again."]
     return "\n".join(lines) + "\n"
 
 
 def _machines(sections: Mapping[str, Section]) -> Iterator[str]:
-    told: dict[str, list[str]] = {}
+    sections_by_machine: dict[str, list[str]] = {}
     for name, section in sections.items():
         machine = dict(section["machine"])
         load = machine.pop("load_average")
@@ -67,13 +67,13 @@ def _machines(sections: Mapping[str, Section]) -> Iterator[str]:
             for key, value in machine.items()
             if not isinstance(value, dict)
         )
-        told.setdefault(words, []).append(f"{name} ({section['measured']}, load {load})")
-    for words, names in told.items():
-        yield from ("", f"{words}. Measured there: {', '.join(names)}.")
+        sections_by_machine.setdefault(words, []).append(f"{name} ({section['measured']}, load {load})")
+    for words, names in sections_by_machine.items():
+        yield from ("", f"{words}. Sections: {', '.join(names)}.")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A Markdown table; None is an empty cell."""
+    """Return a Markdown table; None is an empty cell."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     ruled = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(row) + " |" for row in (list(head), ruled, *cells)]
@@ -172,7 +172,7 @@ def _stages(section: Section) -> list[str]:
     return [
         "### Where the time goes",
         "",
-        f"Measured matrix peak: {peaks}. Decoding ({section['picture']}) is done by a reader.",
+        f"Measured matrix peak: {peaks}. Decoding ({section['picture']}) runs in a reader process.",
         "",
         *table(head, rows),
     ]
@@ -191,7 +191,7 @@ def _start(section: Section) -> list[str]:
             )
             for name, one in section[key].items()
         ]
-        head = (title, "median", "most resident", "of that its own", "mapped files")
+        head = (title, "median", "peak RSS", "anonymous", "memory-mapped")
         lines += ["", *table(head, rows)]
     return lines
 
@@ -209,7 +209,7 @@ def _polling(section: Section) -> list[str]:
             ),
         ),
     ]
-    return ["### Being polled", "", *table(("what", "cost"), rows)]
+    return ["### Health polls", "", *table(("what", "cost"), rows)]
 
 
 def _reading(section: Section) -> list[str]:
@@ -218,8 +218,8 @@ def _reading(section: Section) -> list[str]:
         for name, one in section["sides"].items()
     ]
     title = f"### Reading a picture ({section['picture']})"
-    cost = f"A process of its own costs {section['cost_ms']:.2f} ms at the median."
-    return [title, "", *table(("where", "p50", "p95", "runs"), rows), "", cost]
+    cost = f"The reader process costs {section['cost_ms']:.2f} ms at the median."
+    return [title, "", *table(("decoded in", "p50", "p95", "runs"), rows), "", cost]
 
 
 def _agreement(section: Section) -> list[str]:
@@ -254,18 +254,18 @@ def _margin(section: Section) -> list[str]:
             )
             for configuration, seen in {**one["configurations"], "all": one["all"]}.items()
         ]
-        title = f"### How far {name} moves a lead (the guard's margin: {one['margin']})"
-        small = f"of leads under {section['small_lead']:g} (so many)"
+        title = f"### Error of a lead in {name} (margin of the guard: {one['margin']})"
+        small = f"of leads under {section['small_lead']:g} (count)"
         head = ("random weights", "pairs", "largest error", small, "labels differ", "largest lead of those")
         lines += [title, "", *table(head, rows), ""]
         if one["all"]["not_finite"]:
-            lines += [f"Not finite, and computed again whatever the margin: {one['all']['not_finite']}.", ""]
+            lines += [f"Not finite, recomputed with any margin: {one['all']['not_finite']}.", ""]
     formats = section["formats"]
     shares = [
         (candidate, *(f"{one['recomputed'][candidate]:.1%}" for one in formats.values()))
         for candidate in next(iter(formats.values()))["recomputed"]
     ]
-    return [*lines, *table(("margin", *(f"{name} would compute again" for name in formats)), shares)]
+    return [*lines, *table(("margin", *(f"{name} recomputed" for name in formats)), shares)]
 
 
 def _ablation(section: Section) -> list[str]:
@@ -273,7 +273,7 @@ def _ablation(section: Section) -> list[str]:
         (name, f"{1000 * one['with']:.0f} ms", f"{1000 * one['without']:.0f} ms", _times(one["gain"]))
         for name, one in section["steps"].items()
     ]
-    title = f"### What each step gives ({section['side']}, one request)"
+    title = f"### Gain of each optimisation ({section['side']}, one request)"
     return [title, "", *table(("step", "with", "without", "gain"), rows)]
 
 

@@ -1,4 +1,4 @@
-"""What is compared: ModelScope's pipeline in its own process, and our model in its precisions."""
+"""The compared sides: ModelScope's pipeline in its own process, and our model in each precision."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol
 
 import torch
 
 from lab.bench.cases import write_photograph
 from lab.bench.machine import name_of
 from lab.parity.folders import SPECS, write_folder
-from ofa.model import EntailmentModel, Pair
+from lab.reference.process import ReferenceProcess
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import GuardedModel, best_dtype
 from ofa.vision import CancelPoint
-from service.inference.modelscope.process import ChildProcess
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 REFERENCE: Final = "ModelScope"
 FP32: Final = "fp32"
-LOAD_SECONDS: Final = 600.0
-CALL_SECONDS: Final = 300.0
 PICTURES: Final = 4
 
 
 def published(name: str, work: Path) -> Path:
-    """A published size with random weights, made once and kept in ``work``."""
+    """Return a folder of a published size with random weights, made once and kept in ``work``."""
     folder = work / name
     if not (folder / "complete").exists():
         print(f"Making {folder} with random weights", file=sys.stderr, flush=True)
@@ -39,60 +36,24 @@ def published(name: str, work: Path) -> Path:
 
 
 class Judge(Protocol):
-    """Our model, guarded or not."""
+    """Our model, with or without the precision guard."""
 
     def judge(
         self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None
     ) -> list[dict[str, float]]: ...
 
 
-class ReferenceFailed(Exception):
-    """ModelScope could not do what it was asked; the message is its own."""
-
-
-class ReferenceSide:
-    """ModelScope in a child process; use as a context manager."""
-
-    def __init__(self, python: Path) -> None:
-        self._child = ChildProcess([str(python), "-m", "lab.bench.reference"], folder=ROOT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._child.close(5.0)
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def ask(self, op: str, **request: Any) -> dict[str, Any]:
-        """One answer. Raises ReferenceFailed, ChildEnded, ChildSilent."""
-        reply = self._child.ask({"op": op, **request}, LOAD_SECONDS if op == "load" else CALL_SECONDS)
-        if not reply["ok"]:
-            raise ReferenceFailed(reply["error"])
-        return reply
-
-    def load(self, folder: Path, device: str) -> dict[str, Any]:
-        return self.ask("load", folder=str(folder), device=device, threads=torch.get_num_threads())
-
-
 @dataclass
 class Subject:
-    """The folder that is measured, where, and against what. Models are loaded once, when first asked for.
+    """What is measured, on which device, against what. Each model is loaded once, on first use.
 
     Attributes:
-        folder: ModelScope's format; the large size unless quick.
-        small: the one for a thousand pairs, smaller so that they take minutes.
-        scratch: a folder for pictures and run-time files, gone afterwards.
+        folder: model folder; the large size unless quick.
+        small: a smaller folder for the thousand pairs of the agreement.
+        scratch: temporary folder for pictures and run directories.
         cache: where child processes keep converted weights.
-        python: of ModelScope's environment; None leaves its rows out.
-        versions: of the packages that decide ModelScope's numbers, once it is loaded.
+        python: Python of ModelScope's environment; None leaves its rows out.
+        versions: packages that decide ModelScope's numbers, once it is loaded.
     """
 
     folder: Path
@@ -106,11 +67,11 @@ class Subject:
     rounds: int
     closer_than: float
     versions: Mapping[str, str] = field(default_factory=dict)
-    _reference: ReferenceSide | None = None
+    _reference: ReferenceProcess | None = None
 
     @property
     def low(self) -> torch.dtype:
-        """The fastest format here."""
+        """The fastest number format on this device."""
         return best_dtype(self.device)
 
     @property
@@ -122,16 +83,16 @@ class Subject:
         return f"{self.low_name}, guard on"
 
     @cached_property
-    def reference(self) -> ReferenceSide | None:
-        """ModelScope with the folder loaded, until :meth:`close`."""
+    def reference(self) -> ReferenceProcess | None:
+        """ModelScope with the folder loaded; None without its Python."""
         if self.python is None:
             return None
-        self._reference = ReferenceSide(self.python)
-        self.versions = self._reference.load(self.folder, self.device)["versions"]
+        self._reference = ReferenceProcess(self.python)
+        self.versions = self._reference.load(self.folder, self.device, torch.get_num_threads())["versions"]
         return self._reference
 
     def close(self) -> None:
-        """End ModelScope's process."""
+        """Stop ModelScope's process."""
         if self._reference is not None:
             self._reference.close()
 
@@ -145,7 +106,7 @@ class Subject:
 
     @cached_property
     def fast(self) -> EntailmentModel:
-        """In the fastest format, without a guard; the exact model itself where that is fp32."""
+        """The model in the fastest format without a guard; the fp32 model where that is the fastest."""
         if self.low == torch.float32:
             return self.exact
         return EntailmentModel.load(self.folder, self.device, self.low)
@@ -155,7 +116,7 @@ class Subject:
         return GuardedModel(self.fast, lambda: self.exact, self.closer_than)
 
     def ours(self) -> dict[str, Judge]:
-        """Our side by name: fp32, and where there is something faster, that with and without its guard."""
+        """Return our sides by name: fp32, and a faster format without and with its guard."""
         sides: dict[str, Judge] = {FP32: self.exact}
         if self.low != torch.float32:
             sides |= {self.low_name: self.fast, self.guarded_name: self.guarded}

@@ -1,4 +1,4 @@
-"""Where the time of one request goes, what each part computes, and the share of the machine's best."""
+"""Time and FLOP of each stage of one request, and its share of the machine's peak."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from lab.bench.sides import Subject
 from lab.bench.timing import synchronize
 from ofa import onednn
 from ofa.image import open_picture, to_rgb
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 PARTS: Final = ("features", "encoder", "decoder")
 
 
 def stages(subject: Subject) -> dict[str, Any]:
-    """Every precision of ours: milliseconds, GFLOP and share of the matrix peak of each part."""
+    """Return ms, GFLOP and share of the matrix peak of each stage, in every precision."""
     peaks = matrix_peaks(subject.device, subject.quick)
     picture = subject.scratch / "large.jpg"
     photograph(1, 1600, 1200).save(picture, quality=90)
@@ -53,8 +54,8 @@ def _of(model: EntailmentModel, subject: Subject, picture: Path, peak: float) ->
 
 
 def _measure(model: EntailmentModel, picture: Path, device: str, runs: int) -> dict[str, float]:
-    """Medians of seconds: decode (in the caller's thread), each part, what is between them, and the whole
-    without decoding."""
+    """Return median seconds: decode (in the caller's thread), each stage, the rest, and the total without
+    decoding."""
     side = model.task.patch_image_size
     rows: list[dict[str, float]] = []
     for turn in range(-2, runs):
@@ -72,15 +73,15 @@ def _measure(model: EntailmentModel, picture: Path, device: str, runs: int) -> d
 
 
 def count_operations(model: EntailmentModel) -> dict[str, float]:
-    """Floating-point operations of each part for a sentence of average length, two for each product."""
+    """Return the FLOP of each stage for a sentence of average length, two per multiply-add."""
     side = model.task.patch_image_size
     counted: dict[str, float] = dict.fromkeys((*PARTS, "whole"), 0.0)
 
     def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
         def counted_call(*args: Any, **kwargs: Any) -> Any:
-            # Written out as products, attention is seen by the counter whatever the device's own kernel is,
-            # and so is what would be fused.
+            # Attention written out as products is visible to the counter whatever kernel the device has;
+            # so are operations that would be fused.
             apart = patch.object(onednn, "fuses", lambda x: False)
             with apart, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 result = call(*args, **kwargs)
@@ -97,7 +98,7 @@ def count_operations(model: EntailmentModel) -> dict[str, float]:
 
 @contextmanager
 def clocked(model: EntailmentModel, device: str) -> Iterator[dict[str, float]]:
-    """Seconds spent in each part while the block runs."""
+    """Collect the seconds spent in each stage while the block runs."""
     spent = dict.fromkeys(PARTS, 0.0)
 
     def timing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,7 +121,7 @@ def clocked(model: EntailmentModel, device: str) -> Iterator[dict[str, float]]:
 def wrapped(
     model: EntailmentModel, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    """The calls in which a request passes from one part to the next, each seen by ``wrap``."""
+    """Wrap the calls at the boundaries between stages with ``wrap``."""
     places: dict[str, tuple[Any, str]] = {
         "features": (model.network.encoder, "see"),
         "encoder": (model.network.encoder, "forward"),
@@ -133,4 +134,4 @@ def wrapped(
             yield
     finally:
         for owner, attribute in places.values():
-            delattr(owner, attribute)  # the class's own is there again
+            delattr(owner, attribute)  # uncovers the class's own method

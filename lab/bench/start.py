@@ -1,4 +1,4 @@
-"""From a process's start to its first verdict or to being healthy, and its memory; warm disk cache."""
+"""Measure start to first verdict, start to healthy, and peak RSS, with a warm page cache."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import sys
 import time
 from typing import Any, Final
 
-from lab.bench.processes import MemoryWatch, free_port, running, wait_for, warm
-from lab.bench.sides import FP32, REFERENCE, ReferenceSide, Subject
+from lab.bench.processes import MemoryWatch, running, wait_for, warm
+from lab.bench.sides import FP32, REFERENCE, Subject
 from lab.bench.timing import Spread
+from lab.instances.ports import free_ports
+from lab.reference.process import ReferenceProcess
 
 HEALTHY_SECONDS: Final = 300.0
 SETTLE_SECONDS: Final = 15.0
 
 
 def start(subject: Subject) -> dict[str, Any]:
-    """`python -m ofa` and the web app, each in every precision, and ModelScope's pipeline."""
+    """Measure `python -m ofa` and the web app in every precision, and ModelScope's pipeline."""
     runs = 1 if subject.quick else 3
     warm(subject.folder)
     sides = {FP32: ["--dtype", FP32]}
@@ -26,11 +28,10 @@ def start(subject: Subject) -> dict[str, Any]:
     first: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     web: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     references: list[dict[str, Any]] = []
-    # The first start of all writes the converted weights, and does not count.
+    # The first turn writes the converted weights and is not counted.
     for turn in range(0 if subject.quick else -1, runs):
         for name, flags in sides.items():
-            # What the web app does once it is healthy, such as loading what guards the precision, is seen in
-            # the last run alone.
+            # Work after the web app is healthy, such as loading the guard's fp32 weights, is watched once.
             watch = SETTLE_SECONDS if turn == runs - 1 and not subject.quick else 0.0
             command_line, web_app = _first_verdict(subject, flags), _healthy(subject, flags, watch)
             if turn >= 0:
@@ -58,19 +59,19 @@ def _first_verdict(subject: Subject, flags: list[str]) -> dict[str, Any]:
             assert child.stdout is not None
             line = child.stdout.readline()
             seconds = time.monotonic() - began
-        if not line or child.wait(HEALTHY_SECONDS) != 0:  # it may have weights to keep for the next start
+        if not line or child.wait(HEALTHY_SECONDS) != 0:  # it may still write converted weights
             raise RuntimeError(f"no verdict came: {' '.join(command[1:])}")
     return {"seconds": seconds, **memory.as_dict()}
 
 
 def _cache(subject: Subject) -> dict[str, str]:
-    """Converted weights are kept with the bench's other files."""
+    """Keep converted weights with the bench's other files."""
     return {"MODELSCOPE_CACHE": str(subject.cache)}
 
 
 def _healthy(subject: Subject, flags: list[str], watch: float) -> dict[str, Any]:
-    """``watch``: seconds for which the memory is watched once it is healthy."""
-    health, page = free_port(), free_port()
+    """Measure the web app; watch its memory for ``watch`` seconds after it is healthy."""
+    health, page = free_ports(2)
     command = [
         *(sys.executable, "web_app.py", "--model", str(subject.folder), "--device", subject.device),
         *("--host", "127.0.0.1", "--port", str(page)),
@@ -88,7 +89,7 @@ def _healthy(subject: Subject, flags: list[str], watch: float) -> dict[str, Any]
 def _reference(subject: Subject) -> dict[str, Any]:
     assert subject.python is not None
     began = time.monotonic()
-    with ReferenceSide(subject.python) as reference, MemoryWatch(reference.pid) as memory:
+    with ReferenceProcess(subject.python) as reference, MemoryWatch(reference.pid) as memory:
         reference.load(subject.folder, subject.device)
         reference.ask("judge", picture=str(subject.pictures[0]), text="a photo")
         seconds = time.monotonic() - began

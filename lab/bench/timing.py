@@ -1,4 +1,4 @@
-"""Seconds, measured so that two sides can be compared: alternating in one run, summed up by their median."""
+"""Comparable timings: sides alternate in one run and are summed up by their median."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-#: A call to measure: takes the number of the round, so that all sides get the same question, returns seconds.
+#: A measured call: takes the number of the round, so that all sides get the same question; returns seconds.
 Side = Callable[[int], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What repeated measurements of one thing gave, in seconds."""
+    """Repeated measurements in seconds."""
 
     seconds: Sequence[float]
 
@@ -26,7 +26,7 @@ class Spread:
 
     @property
     def p95(self) -> float:
-        """The smallest measurement that 95 % are not above; with less than 20 of them, the largest."""
+        """The 95th percentile; with fewer than 20 measurements, the largest."""
         return sorted(self.seconds)[max(0, -(-95 * len(self.seconds) // 100) - 1)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Spread:
 
 
 def timed(call: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds that one call took, and what it gave ``device`` to do."""
+    """Return the seconds of one call, including its work on ``device``."""
     synchronize(device)
     began = time.perf_counter()
     call()
@@ -48,7 +48,7 @@ def timed(call: Callable[[], object], device: str = "cpu") -> float:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
@@ -56,12 +56,11 @@ def synchronize(device: str) -> None:
 def alternate(
     sides: Mapping[str, Side], rounds: int, *, warm: int = 1, often: Mapping[str, int] | None = None
 ) -> dict[str, Spread]:
-    """Measure all sides round by round, forwards and backwards in turn, so that a machine that grows slower
-    or busier is no side's advantage.
+    """Measure all sides round by round, in alternating order, so that drift of the machine favours no side.
 
     Args:
-        warm: rounds before, that do not count.
-        often: how many times a side is called in each round, when not once.
+        warm: uncounted rounds before.
+        often: calls of a side per round; 1 unless given.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-warm, rounds):
@@ -75,12 +74,12 @@ def alternate(
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Between which the median is, 95 times of a hundred, whatever the values' distribution."""
+    """Return a distribution-free 95 % confidence interval of the median."""
     ranked = sorted(values)
     skipped = max(0, int(len(ranked) / 2 - 0.98 * len(ranked) ** 0.5))
     return ranked[skipped], ranked[-1 - skipped]
 
 
 def ratio(slow: float, fast: float) -> float:
-    """How many times as fast, to two decimals."""
+    """Return the speed-up, to two decimals."""
     return round(slow / fast, 2) if fast > 0 else float("inf")

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from lab import ROOT
 from lab.demo_training import DEMO, parallel, vision_stage
 from lab.demo_training import folder as model_folder
 from lab.demo_training.curriculum import STAGES
@@ -37,7 +38,7 @@ SHARED_EMBEDDING = (
     "decoder.output_projection.weight",
 )
 
-TRAINING: Final = Path(__file__).resolve().parents[2] / "build" / "demo_training"
+TRAINING: Final = ROOT / "build" / "demo_training"
 
 
 def small_network(tokenizer: Tokenizer) -> OFA:

@@ -1,6 +1,6 @@
-"""Sixty-four strangers who send pictures that cost far more to read than to send, all at once.
+"""64 clients that send decompression bombs and other expensive pictures at once.
 
-The memory of the whole tree of processes is sampled meanwhile, shared pages shared out (PSS).
+Samples the PSS of the whole process tree meanwhile.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pathlib import Path
 import psutil
 
 from lab.faults.fault import Afterwards
+from lab.faults.hostile_pictures import SET
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
-from tests.hostile_pictures import SET
 
-STRANGERS = 64
+CLIENTS = 64
 ENOUGH_SECONDS = 240.0
 REST_SECONDS = 60.0
 BOUNDARY = "a-boundary-of-the-tests"
 
 
 def bombs(service: Service, scene: Scene) -> Afterwards:
-    """Each picture of the hostile set at its largest, one a stranger, each at an address of his own."""
+    """Send each hostile picture at its largest, one per client, each client with its own address."""
     waiting: queue.Queue[tuple[int, bytes]] = queue.Queue()
-    for number in range(STRANGERS):
+    for number in range(CLIENTS):
         waiting.put((number, SET[number % len(SET)].make(1.0)))
     rest = tree_bytes(service.pid)
     memory = Memory(service.pid)
     memory.start()
-    told: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     seconds: list[float] = []
     lock = threading.Lock()  # guards the two above
 
-    def stranger() -> None:
+    def client() -> None:
         number, picture = waiting.get()
         began = time.monotonic()
         try:
@@ -49,23 +49,23 @@ def bombs(service: Service, scene: Scene) -> Afterwards:
         except (OSError, ValueError, HTTPException) as error:
             word = type(error).__name__
         with lock:
-            told[word] += 1
+            outcomes[word] += 1
             seconds.append(time.monotonic() - began)
 
-    strangers = [threading.Thread(target=stranger, daemon=True) for _ in range(STRANGERS)]
-    for one in strangers:
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(CLIENTS)]
+    for one in clients:
         one.start()
 
     def over() -> None:
         give_up = time.monotonic() + ENOUGH_SECONDS
-        for one in strangers:
+        for one in clients:
             one.join(max(0.0, give_up - time.monotonic()))
         time.sleep(REST_SECONDS)
         memory.stop()
-        answered = ", ".join(f"{count} {word}" for word, count in sorted(told.items()))
-        scene.notes.append(f"strangers: {answered}; the longest after {max(seconds, default=0):.1f} s")
+        answered = ", ".join(f"{count} {word}" for word, count in sorted(outcomes.items()))
+        scene.notes.append(f"senders: {answered}; the longest after {max(seconds, default=0):.1f} s")
         scene.notes.append(
-            f"memory of the tree {(memory.peak - rest) / 1e9:.2f} GB above rest at most, "
+            f"peak PSS of the process tree {(memory.peak - rest) / 1e9:.2f} GB above idle, "
             f"{(tree_bytes(service.pid) - rest) / 1e6:.0f} MB a minute later"
         )
 
@@ -73,7 +73,7 @@ def bombs(service: Service, scene: Scene) -> Afterwards:
 
 
 def judge(port: int, address: str, picture: bytes) -> str:
-    """What came of one question: verdict, an error's code, or the status that refused it."""
+    """Send one request; return `verdict`, an error code, or the HTTP status of a refusal."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'.encode()
     body = head + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
     status, answer = _ask(
@@ -81,17 +81,17 @@ def judge(port: int, address: str, picture: bytes) -> str:
     )
     if status != 200:
         return f"status {status}"
-    data = [{"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}, "there is a circle", None]
-    question = json.dumps({"data": data}).encode()
+    image = {"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}
+    question = json.dumps({"data": [image, "there is a circle", None]}).encode()
     status, answer = _ask(port, address, "/gradio_api/call/judge", question, "application/json")
     if status != 200:
         return f"status {status}"
     status, stream = _ask(port, address, f"/gradio_api/call/judge/{json.loads(answer)['event_id']}", None, "")
     lines = stream.decode().splitlines()
-    told = json.loads(lines[-1 if lines[-1] else -2].removeprefix("data: "))
-    if isinstance(told, dict):
-        return str(told.get("title", "error"))
-    return str(told[0].get("code") or "verdict")
+    data = json.loads(lines[-1 if lines[-1] else -2].removeprefix("data: "))
+    if isinstance(data, dict):
+        return str(data.get("title", "error"))
+    return str(data[0].get("code") or "verdict")
 
 
 def _ask(port: int, address: str, path: str, body: bytes | None, kind: str) -> tuple[int, bytes]:
@@ -104,7 +104,7 @@ def _ask(port: int, address: str, path: str, body: bytes | None, kind: str) -> t
 
 
 class Memory(threading.Thread):
-    """The most that the tree of ``pid`` took, looked at twice a second."""
+    """The peak PSS of the process tree of ``pid``, sampled twice a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -122,7 +122,7 @@ class Memory(threading.Thread):
 
 
 def tree_bytes(pid: int) -> int:
-    """Bytes of a process and all below it, shared pages shared out."""
+    """Return the PSS in bytes of a process and all its descendants."""
     return sum(_pss(one) for one in _tree(pid))
 
 

@@ -1,4 +1,4 @@
-"""The faults. Each that must end in a restart has beside it one of its kind that must not."""
+"""The faults. Each one that must cause a restart has a similar one that must not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.faults.making import (
     deaf,
     fill_cache,
     fill_logs,
-    gap_told,
+    gap_logged,
     hub_cuts,
     hub_down,
     hub_not_needed,
@@ -60,13 +60,11 @@ FAULTS = (
         naive=True,
         check=ONE,
     ),
-    Fault(
-        "stop", "process stopped for good (SIGSTOP)", "restarted", send(signal.SIGSTOP), naive=True, check=ONE
-    ),
+    Fault("stop", "process stopped (SIGSTOP)", "restarted", send(signal.SIGSTOP), naive=True, check=ONE),
     Fault("pause", "process stopped for 5 s", "unharmed", stop_for(5)),
     Fault(
         "gil",
-        "a thread holds the interpreter's lock for good",
+        "a thread holds the GIL forever",
         "restarted",
         ordered("gil"),
         naive=True,
@@ -75,7 +73,7 @@ FAULTS = (
     Fault("gil-moment", "the same for 5 s", "unharmed", ordered("gil", times=1, **{"for": 5}), lasts=8),
     Fault(
         "forward",
-        f"a forward pass that never returns and ignores cancelling ({LIMITS})",
+        f"a forward pass that never returns and ignores cancellation ({LIMITS})",
         "restarted",
         ordered("stuck"),
         IMPATIENT,
@@ -84,7 +82,7 @@ FAULTS = (
     ),
     Fault(
         "late",
-        f"one that ignores cancelling and returns after 12 s ({LIMITS})",
+        f"a forward pass that ignores cancellation and returns after 12 s ({LIMITS})",
         "unharmed",
         ordered("stuck", times=1, **{"for": 12}),
         IMPATIENT,
@@ -103,7 +101,7 @@ FAULTS = (
     ),
     Fault(
         "deaf",
-        "a restart is asked for, and the process ignores TERM (STOP_TIMEOUT=5)",
+        "a restart is requested and the process ignores SIGTERM (STOP_TIMEOUT=5)",
         "restarted",
         deaf,
         sign="CAUSE=not_leaving",
@@ -111,15 +109,21 @@ FAULTS = (
     ),
     Fault(
         "orphan",
-        "killed, and a child of it stays in its process group",
+        "process killed, its child stays in the process group",
         "restarted",
         orphan,
         check=both(orphan_gone, ONE),
     ),
-    Fault("port", "killed, and a stranger takes its port", "restarted", take_port, sign="CAUSE=port_taken"),
+    Fault(
+        "port",
+        "process killed, another process takes its port",
+        "restarted",
+        take_port,
+        sign="CAUSE=port_taken",
+    ),
     Fault(
         "other-port",
-        "killed, and a stranger listens on the same port of another address",
+        "process killed, another process listens on the same port of another address",
         "restarted",
         take_port_elsewhere,
         check=ONE,
@@ -128,7 +132,7 @@ FAULTS = (
     Fault("guardians", "a second guardian is started", "unharmed", second_guardian),
     Fault(
         "pid",
-        "guardian and process killed, the process's number used again by another",
+        "guardian and process killed, the PID reused by another process",
         "restarted",
         reuse_pid,
         scenes.own_pids,
@@ -156,10 +160,10 @@ FAULTS = (
     ),
     Fault(
         "oom-once",
-        "the GPU's memory is full, once",
+        "GPU out of memory, once",
         "unharmed",
         ordered("oom", times=1),
-        scenes.pretended_gpu,
+        scenes.simulated_gpu,
         sign="RUNG=cache emptied",
     ),
     Fault(
@@ -167,7 +171,7 @@ FAULTS = (
         "the same three times",
         "unharmed",
         ordered("oom", times=3, on="cuda"),
-        scenes.pretended_gpu,
+        scenes.simulated_gpu,
         sign="RUNG=cache emptied",
     ),
     Fault(
@@ -175,7 +179,7 @@ FAULTS = (
         "the same for a minute",
         "unharmed",
         ordered("oom", on="cuda"),
-        scenes.pretended_gpu,
+        scenes.simulated_gpu,
         sign="DEGRADED",
         lasts=60,
     ),
@@ -184,7 +188,7 @@ FAULTS = (
         "a device-side assert",
         "restarted",
         ordered("assert"),
-        scenes.pretended_gpu,
+        scenes.simulated_gpu,
         naive=True,
         check=ONE,
     ),
@@ -199,14 +203,14 @@ FAULTS = (
     ),
     Fault(
         "swell",
-        "one question needs a gigabyte beyond the limit for a moment",
+        "one request exceeds the memory limit by 1 GiB for a moment",
         "unharmed",
         ordered("swell", times=1),
         with_settings("--max-rss", "1500M"),
     ),
     Fault(
         "cgroup",
-        "a leak reaches the cgroup's limit, and the kernel kills",
+        "a leak reaches the cgroup's limit (OOM killer)",
         "restarted",
         ordered("grow"),
         scenes.little_memory,
@@ -215,7 +219,7 @@ FAULTS = (
     ),
     Fault(
         "nan",
-        "weights that are no numbers, in the hub's cache; killed",
+        "weights that only produce NaN in the hub cache; process killed",
         "restarted",
         damage(spoil),
         scenes.fetched,
@@ -233,7 +237,7 @@ FAULTS = (
     Fault("missing", "the same, missing", "restarted", damage(remove), scenes.fetched, check=ONE),
     Fault(
         "own-nan",
-        "weights that are no numbers, in a folder of one's own; killed",
+        "weights that only produce NaN in a local folder; process killed",
         "halted",
         damage(spoil),
         scenes.copied,
@@ -260,16 +264,22 @@ FAULTS = (
         Fault(name, title, "unharmed", crowd(kind, count, *ports), lasts=CROWD_SECONDS)
         for name, title, kind, count, ports in (
             ("idle", "2,000 idle connections on each port for two minutes", "idle", 2000, ("page", "health")),
-            ("heads", "500 half heads on each port for two minutes", "heads", 500, ("page", "health")),
-            ("bodies", "500 bodies that drip into the page for two minutes", "bodies", 500, ("page",)),
-            ("alive", "500 kept-alive connections that ask for ever", "alive", 500, ("page",)),
+            (
+                "heads",
+                "500 incomplete headers on each port for two minutes",
+                "heads",
+                500,
+                ("page", "health"),
+            ),
+            ("bodies", "500 slow request bodies to the page for two minutes", "bodies", 500, ("page",)),
+            ("alive", "500 keep-alive connections with endless requests", "alive", 500, ("page",)),
             ("parts", "uploads of a form with 1,000 parts, 4 at a time", "parts", 4, ("page",)),
         )
     ),
-    Fault("bombs", "64 pictures at once that cost far more to read than to send", "unharmed", bombs),
+    Fault("bombs", "64 expensive pictures (decompression bombs) at once", "unharmed", bombs),
     Fault(
         "hub-down",
-        "killed, the cache empty and the hub out of order",
+        "process killed, cache empty, hub down",
         "restarted",
         hub_down,
         scenes.fetched,
@@ -277,7 +287,7 @@ FAULTS = (
     ),
     Fault(
         "hub-down-whole",
-        "the same with the cache whole",
+        "the same with a complete cache",
         "restarted",
         hub_not_needed,
         scenes.fetched,
@@ -285,7 +295,7 @@ FAULTS = (
     ),
     Fault(
         "hub-slow",
-        "killed, the cache empty and the hub slow",
+        "process killed, cache empty, hub slow",
         "restarted",
         hub_slow,
         scenes.fetched,
@@ -294,7 +304,7 @@ FAULTS = (
     ),
     Fault(
         "hub-cut",
-        "the same, and it cuts the line twice",
+        "the same, and the hub cuts the connection twice",
         "restarted",
         hub_cuts,
         scenes.fetched,
@@ -302,16 +312,16 @@ FAULTS = (
     ),
     Fault(
         "disk-logs",
-        "the disk of the logs is full",
+        "log disk full",
         "unharmed",
         fill_logs,
         scenes.logging_to_small_disk,
         lasts=8,
-        check=gap_told,
+        check=gap_logged,
     ),
     Fault(
         "disk-cache",
-        "killed, the cache empty and its disk full",
+        "process killed, cache empty, cache disk full",
         "restarted",
         fill_cache,
         scenes.fetched_to_small_disk,

@@ -1,7 +1,7 @@
-"""Crowds of connections from strangers: idle, half a head, a dripping body, kept alive, a form of many parts.
+"""Floods of connections: idle, incomplete headers, slow bodies, keep-alive, forms with many parts.
 
-Each crowd is a process of its own, at addresses that no user of the suite has (127.0.0.2 to 127.0.0.9), and
-comes back as often as it is thrown out. The guardian's channel is timed meanwhile.
+Each flood runs in its own process with its own client addresses (127.0.0.2 to 127.0.0.9) and reconnects
+whenever it is disconnected. The latency of the guardian's channel is measured meanwhile.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from lab import ROOT
 from lab.faults.fault import Afterwards
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
-from tests.channel import ask
-from tests.guardian.harness import ROOT
+from lab.instances.channel import ask
 
 CHANNEL_SECONDS = 0.05
 ADDRESSES = [f"127.0.0.{n}" for n in range(2, 10)]
@@ -41,24 +41,24 @@ DRIPS = {"heads": b"x", "bodies": b"x", "alive": SENT["alive"], "parts": SENT["p
 
 
 def crowd(kind: str, count: int, *ports: str) -> Callable[[Service, Scene], Afterwards]:
-    """``count`` connections of one kind to each of the ports (``page``, ``health``), until it is over."""
+    """Hold ``count`` connections of one kind to each of the ports (``page``, ``health``)."""
 
     def make(service: Service, scene: Scene) -> Afterwards:
         known = {"page": service.port, "health": service.health_port}
         numbers = [str(known[port]) for port in ports]
-        strangers = subprocess.Popen(
+        flood = subprocess.Popen(
             [sys.executable, "-m", "lab.faults.crowds", kind, str(count), *numbers], cwd=ROOT
         )
         timed = ChannelTimes(service)
         timed.start()
 
         def over() -> None:
-            strangers.kill()
-            strangers.wait()
+            flood.kill()
+            flood.wait()
             timed.stop()
             scene.notes.append(f"channel at most {1000 * max(timed.seconds, default=0.0):.0f} ms")
             if timed.failed:
-                scene.notes.append(f"{timed.failed} of {len(timed.seconds)} asked of it in vain")
+                scene.notes.append(f"{timed.failed} of {len(timed.seconds)} channel requests failed")
 
         return over
 
@@ -66,7 +66,7 @@ def crowd(kind: str, count: int, *ports: str) -> Callable[[Service, Scene], Afte
 
 
 class ChannelTimes(threading.Thread):
-    """Asks the guardian's channel every second."""
+    """Time a request to the guardian's channel every second."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(daemon=True)
@@ -90,7 +90,7 @@ class ChannelTimes(threading.Thread):
 
 
 def main(kind: str, count: int, ports: list[int]) -> None:
-    """The crowd's process: as many connections as there shall be, opened again when they are closed."""
+    """Keep ``count`` connections per port open, and reopen closed ones."""
     waiting = selectors.DefaultSelector()
     addresses = itertools.cycle(ADDRESSES)
     open_now: dict[int, int] = dict.fromkeys(ports, 0)

@@ -1,4 +1,4 @@
-"""A fault: how it is made, what must come of it, and what is measured of it."""
+"""A fault: how it is injected, its required outcome, and what is measured."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Literal
 
 from lab.faults.scenes import Scene, Setting, demo
 from lab.faults.service import Service
-from lab.faults.users import Users, told
-from tests.guardian.harness import wait_for
+from lab.faults.users import Users, summary
+from lab.instances.guarded import wait_for
 
 SETTLING_SECONDS = 5.0
-"""How long the service is watched after a fault that must not end in a restart."""
+"""How long the service is watched after a fault that must not cause a restart."""
 PATIENCE = 300.0
 NAIVE_PATIENCE = 100.0
-"""The naive watchdog looks every 30 s and a start takes it 18: what it has not seen by then it never sees."""
+"""The naive watchdog checks every 30 s and a start takes 18 s: what it misses until then it never detects."""
 
 Afterwards = Callable[[], None]
 Ending = Literal["restarted", "unharmed", "halted"]
@@ -25,8 +25,7 @@ Ending = Literal["restarted", "unharmed", "halted"]
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds from the fault on; None where there was nothing to measure. ``wrong`` is what was not as it
-    must be."""
+    """Times are seconds since the fault, None if not applicable. ``wrong`` lists violated requirements."""
 
     users_saw: str
     detection: float | None
@@ -39,11 +38,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Fault:
-    """``make`` brings the fault about and returns when it has; what it returns ends it and is called once the
-    fault was detected, or after ``lasts`` seconds where nothing is to be detected.
+    """``make`` injects the fault and returns a function that removes it, called when the fault is detected,
+    or after ``lasts`` seconds.
 
-    ``sign`` is what the guardian or web_app.log says of it, by which it counts as detected; unless given that
-    is the first restart. ``restarts`` is how many there must be at least, none when it must end unharmed.
+    ``sign`` is text in the guardian's output or web_app.log that marks the detection; without it, the first
+    restart does. ``check`` returns violated requirements at the end.
     """
 
     name: str
@@ -61,8 +60,11 @@ class Fault:
     check: Callable[[Service, Scene], list[str]] = lambda service, scene: []
 
     def measure(self, folder: Path, *, naive: bool = False, **settings: object) -> Result:
-        """``settings`` are more of the environment. Raises Missing when this machine cannot make the fault,
-        AssertionError when the service never got as far as that."""
+        """Start a service, inject the fault and measure. ``settings`` are more environment variables.
+
+        Raises Missing when this machine cannot inject the fault, AssertionError when the service does not
+        start.
+        """
         with (
             self.scene(folder) as scene,
             Service(
@@ -77,7 +79,7 @@ class Fault:
             return self.run(service, scene, naive=naive)
 
     def run(self, service: Service, scene: Scene, *, naive: bool = False) -> Result:
-        """Brings the fault upon a healthy, asked instance and measures."""
+        """Inject the fault into a healthy instance under load, and measure."""
         service.wait_until_healthy()
         if not naive:
             service.wait_until_watched()
@@ -89,7 +91,7 @@ class Fault:
 
 
 class _Trial:
-    """One fault upon one service."""
+    """One fault injected into one service."""
 
     def __init__(self, fault: Fault, service: Service, scene: Scene, users: Users, naive: bool) -> None:
         self._fault, self._service, self._scene, self._users = fault, service, scene, users
@@ -114,7 +116,7 @@ class _Trial:
             if afterwards is not None:
                 afterwards()
         if self._naive and self._detected is None and fault.ending == "restarted":
-            self._wrong.append(f"not noticed within {self._patience:g} s")
+            self._wrong.append(f"not detected within {self._patience:g} s")
             return
         {"restarted": self._restarted, "unharmed": self._unharmed, "halted": self._halted}[fault.ending]()
         if not self._naive:
@@ -137,18 +139,18 @@ class _Trial:
         else:
             self._answered(healthy)
         if self._service.pid != self._pid or self._service.alerts != self._alerts:
-            self._wrong.append("restarted without need")
+            self._wrong.append("restarted unnecessarily")
 
     def _halted(self) -> None:
         guardian = self._service.guardians[-1]
         if self._when(lambda: guardian.poll() is not None) is None:
             self._wrong.append("the guardian did not halt")
         elif guardian.returncode != 78:
-            self._wrong.append(f"the guardian left with {guardian.returncode}")
+            self._wrong.append(f"the guardian exited with {guardian.returncode}")
 
     def _answered(self, since: float) -> None:
         if not self._when(lambda: any(o.kind == "verdict" and o.asked > since for o in self._users.outcomes)):
-            self._wrong.append("healthy, but no question was answered")
+            self._wrong.append("healthy, but no request was answered")
 
     def _count(self) -> int:
         sign = self._fault.sign
@@ -160,7 +162,7 @@ class _Trial:
         return self._service.alerts > self._alerts
 
     def _when(self, happened: Callable[[], bool]) -> float | None:
-        """When it happened, monotonic; None if it did not in time."""
+        """Wait for ``happened``; return the monotonic time, or None on timeout."""
         give_up = time.monotonic() + self._patience
         while not happened():
             if time.monotonic() > give_up:
@@ -179,7 +181,7 @@ class _Trial:
         wrong += [f"{invented} verdicts differ from the first"] if invented else []
         wrong += [f"{lost} lost"] if lost and fault.ending == "unharmed" else []
         return Result(
-            told([o for o in outcomes if o.ended > self._began and o.asked < until]),
+            summary([o for o in outcomes if o.ended > self._began and o.asked < until]),
             None if self._detected is None else self._detected - self._began,
             None if self._healthy is None else self._healthy - self._began,
             lost,

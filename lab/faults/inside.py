@@ -1,29 +1,30 @@
-"""Starts the service with faults raised at the lowest seam: in torch's CUDA functions and the network itself.
+"""Start the service with faults injected at the lowest level: torch's CUDA functions and the network.
 
     python lab/faults/inside.py web_app.py --model demo …
 
-Everything of ours runs as it is, its mapping of foreign errors included. On a machine without CUDA one is
-pretended: torch says that there is a GPU, and the network that was asked for on it computes on the CPU. With
-CUDA there, the device is the real one and so are its errors: an allocation of a petabyte, an index out of
-range in a kernel.
+The service itself is unchanged, including its mapping of foreign errors. Without CUDA a GPU is simulated:
+torch reports one, and the network computes on the CPU. With CUDA the device and its errors are real: an
+allocation of 1 PiB, an index out of range in a kernel.
 
-``fault.json`` in the run folder orders a fault and may be replaced at any time: {"kind", "times" or "seconds"
-(without either, for good), "on": the device it is bound to, "pid": the process, "for": seconds it lasts}.
-``FAULT`` in the environment is the same for the start. Each is made by a forward pass:
+``fault.json`` in the run directory selects a fault and may be replaced at any time: {"kind", "times" or
+"seconds" (default: forever), "on": device, "pid": process, "for": duration in seconds}. ``FAULT`` in the
+environment does the same at the start. ``LOAD_PAUSE``, ``RETRY_GPU_PAUSE`` and ``BASELINE_INTERVAL`` there replace
+the constants of service.build. The next forward pass executes the fault:
 
-    oom, assert   the GPU's memory is full; a device-side assert
-    need          it needs 4 GiB of a real GPU
-    nan, memory   its scores are no numbers; the machine's memory is full
-    stuck         it never returns and hears no cancel point; with "for" it returns late
-    slow          it takes half a second more
-    gil           it keeps the interpreter's lock
-    grow, swell   it leaks 64 MiB; it needs a gigabyte for a moment
-    deaf, orphan  the process ignores SIGTERM from then on; it leaves a child in its process group
+    oom, assert   GPU out of memory; device-side assert
+    need          allocates 4 GiB on a real GPU
+    nan, memory   NaN scores; MemoryError
+    stuck         never returns and ignores cancellation; with "for" it returns late
+    slow          takes half a second longer
+    gil           holds the GIL
+    grow, swell   leaks 64 MiB; allocates 1 GiB for a moment
+    deaf, orphan  ignores SIGTERM from then on; leaves a child in the process group
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -38,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402  # the path has to be there first
+import torch  # noqa: E402  # after the path
 
 from ofa.model import EntailmentModel  # noqa: E402
 
@@ -51,7 +52,7 @@ leaked: list[bytearray] = []
 
 
 class Order:
-    """The fault that is ordered now, and whether it is still on."""
+    """The selected fault, and whether it is still active."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -60,7 +61,7 @@ class Order:
         self.done = 0
 
     def kind(self, device: str) -> str:
-        """What to do to this forward pass; "" for nothing."""
+        """Return the fault for this forward pass, or ""."""
         text = ORDER.read_text() if ORDER.exists() else os.environ.get("FAULT", "{}")
         if text != self.text:
             self.text, self.fault = text, json.loads(text)
@@ -88,7 +89,7 @@ def judge(self: EntailmentModel, pairs: Any, cancel_point: Any = None) -> Any:
 
 
 def out_of_memory() -> None:
-    """The real error of a real GPU, or the same without one."""
+    """Raise the real error of a real GPU, or the same error without one."""
     if REAL:
         torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -119,7 +120,7 @@ def slow() -> None:
 
 
 def gil() -> None:
-    ctypes.PyDLL(None).sleep(order.fault.get("for", 3600))  # PyDLL keeps the lock while it calls
+    ctypes.PyDLL(None).sleep(order.fault.get("for", 3600))  # PyDLL holds the GIL during the call
 
 
 def grow() -> None:
@@ -133,7 +134,7 @@ def swell() -> None:
 
 
 def deaf() -> None:
-    ctypes.CDLL(None).signal(signal.SIGTERM, 1)  # SIG_IGN, which Python sets from its main thread alone
+    ctypes.CDLL(None).signal(signal.SIGTERM, 1)  # SIG_IGN; Python could set it only from the main thread
 
 
 def orphan() -> None:
@@ -166,8 +167,8 @@ def pretend_cuda() -> None:
     answers = {
         "is_available": True,
         "device_count": 1,
-        "get_device_name": "a pretended GPU",
-        "get_device_capability": (6, 1),  # one that computes in fp32, as the CPU behind it does
+        "get_device_name": "a simulated GPU",
+        "get_device_capability": (6, 1),  # a GPU that computes in fp32, like the CPU behind it
         "mem_get_info": (6 * GIB, 8 * GIB),
         "memory_reserved": GIB,
         "memory_allocated": GIB,
@@ -177,12 +178,19 @@ def pretend_cuda() -> None:
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
 
 
+def replace_constants() -> None:
+    """In service.build, by the environment."""
+    for name in ("LOAD_PAUSE", "RETRY_GPU_PAUSE", "BASELINE_INTERVAL"):
+        if name in os.environ:
+            setattr(importlib.import_module("service.build"), name, float(os.environ[name]))
+
+
 if __name__ == "__main__":
+    replace_constants()
     if not REAL and os.environ.get("PRETEND_CUDA") == "1":
         pretend_cuda()
     if "FAKETIME_TIMESTAMP_FILE" in os.environ:
-        # libfaketime before 0.9.11 breaks the system call that Python sleeps with, when told to leave the
-        # monotonic clock alone.
+        # With a real monotonic clock, libfaketime before 0.9.11 breaks the system call of time.sleep.
         time.sleep = lambda seconds: select.select([], [], [], seconds)  # type: ignore[assignment]
     EntailmentModel.judge = judge  # type: ignore[method-assign]
     EntailmentModel.load = classmethod(load)  # type: ignore[assignment, method-assign]

@@ -1,4 +1,4 @@
-"""On what machine something was measured, and how much others used of it meanwhile."""
+"""Describe the machine of a measurement and its load by other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.5
 
 
 def described() -> str:
-    """Processor, memory, versions, and the day in UTC."""
+    """Return processor, memory, versions and the UTC date."""
     names = [
         line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")
     ]
@@ -35,21 +35,21 @@ def _lines(path: str) -> list[str]:
 
 
 class Busy:
-    """What others used of the machine's processors at moments when nothing of ours ran."""
+    """CPU use by other processes, sampled while nothing of the suite runs."""
 
     def __init__(self) -> None:
         self._shares: list[float] = []
 
-    def look(self) -> None:
+    def sample(self) -> None:
         self._shares.append(psutil.cpu_percent(LOOK_SECONDS))
 
-    def told(self) -> str:
+    def summary(self) -> str:
         if not self._shares:
             return ""
         low, high = min(self._shares), max(self._shares)
         middle = statistics.median(self._shares)
         quiet = "a quiet machine" if middle < 10 else "a busy machine, so the times are upper bounds"
         return (
-            f"Others used {low:.0f} to {high:.0f} % of the processors before each fault, {middle:.0f} % "
-            f"in the middle: {quiet}."
+            f"Other processes used {low:.0f} to {high:.0f} % of the CPUs before each fault (median "
+            f"{middle:.0f} %): {quiet}."
         )

@@ -1,6 +1,7 @@
-"""Ways to bring faults about, and to see afterwards whether all was well.
+"""Functions that inject faults, and checks of the outcome.
 
-All take the service and its scene; what a maker returns ends its fault, what a check returns was not well.
+All take the service and its scene. An injector may return a function that removes the fault; a check returns
+a list of violated requirements.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lab.faults import scenes
 from lab.faults.fault import Afterwards
 from lab.faults.scenes import Scene
 from lab.faults.service import Service
-from tests.guardian.harness import stat_of, wait_for
+from lab.instances.guarded import stat_of, wait_for
 
 
 def send(number: int) -> Callable[[Service, Scene], None]:
@@ -28,7 +29,7 @@ def send(number: int) -> Callable[[Service, Scene], None]:
 
 
 def ordered(kind: str, **more: object) -> Callable[[Service, Scene], Afterwards]:
-    """A fault inside this very process, made by its next forward pass, until it is over."""
+    """Inject a fault into the next forward passes of the current process."""
 
     def make(service: Service, _: Scene) -> Afterwards:
         order(service, kind=kind, pid=service.pid, **more)
@@ -38,7 +39,7 @@ def ordered(kind: str, **more: object) -> Callable[[Service, Scene], Afterwards]
 
 
 def order(service: Service, **fault: object) -> None:
-    """See lab/faults/inside.py; none without keywords."""
+    """Select a fault of lab/faults/inside.py; none without keywords."""
     part = service.run_dir / "fault.part"
     part.write_text(json.dumps(fault))
     part.rename(service.run_dir / "fault.json")
@@ -67,7 +68,7 @@ def kill_guardian(service: Service, _: Scene) -> None:
 
 def second_guardian(service: Service, _: Scene) -> None:
     second = service.command()
-    assert second.returncode == 3, f"a second guardian left with {second.returncode}: {second.stderr}"
+    assert second.returncode == 3, f"a second guardian exited with {second.returncode}: {second.stderr}"
 
 
 def take_port(service: Service, _: Scene) -> Afterwards:
@@ -77,13 +78,13 @@ def take_port(service: Service, _: Scene) -> Afterwards:
         alive = stranger.poll() is None
         stranger.kill()
         stranger.communicate()
-        assert alive, "the stranger was killed"
+        assert alive, "the other process was killed"
 
     return release
 
 
 def take_port_elsewhere(service: Service, _: Scene) -> Afterwards:
-    """A listener on the same port of another address, which is no hindrance."""
+    """Listen on the same port of another address, which must not matter."""
     at = f"('127.0.0.9', {service.health_port})"
     listen = f"import socket, time; s = socket.create_server({at}); time.sleep(3600)"
     stranger = subprocess.Popen([sys.executable, "-SEc", listen])
@@ -99,7 +100,7 @@ def take_port_elsewhere(service: Service, _: Scene) -> Afterwards:
 def reuse_pid(service: Service, _: Scene) -> None:
     (service.run_dir / "reuse").touch()
     wait_for(
-        "the number's second use",
+        "the reuse of the PID",
         lambda: service.text("reused").endswith("\n"),
         lambda: service.output,
     )
@@ -108,14 +109,14 @@ def reuse_pid(service: Service, _: Scene) -> None:
 def unharmed_stranger(service: Service, _: Scene) -> list[str]:
     first, again = service.text("reused").split()
     (service.run_dir / "look").touch()
-    wait_for("a look at the stranger", lambda: service.text("looked").endswith("\n"))
-    wrong = [] if first == again else ["the number could not be used again"]
-    return wrong + ([] if service.text("looked") == "unharmed\n" else ["a stranger was signalled"])
+    wait_for("the check of the other process", lambda: service.text("looked").endswith("\n"))
+    wrong = [] if first == again else ["the PID could not be reused"]
+    return wrong + ([] if service.text("looked") == "unharmed\n" else ["another process was signalled"])
 
 
 def deaf(service: Service, _: Scene) -> None:
     order(service, kind="deaf", pid=service.pid)
-    wait_for("deafness", lambda: ignores_term(service.pid))
+    wait_for("SIGTERM to be ignored", lambda: ignores_term(service.pid))
     order(service)
     assert service.command("restart").returncode == 0
 
@@ -133,7 +134,7 @@ def orphan(service: Service, _: Scene) -> None:
 
 
 def orphan_gone(service: Service, _: Scene) -> list[str]:
-    return [] if stat_of(int(service.text("orphan")))[:1] in ([], ["Z"]) else ["the orphan lives"]
+    return [] if stat_of(int(service.text("orphan")))[:1] in ([], ["Z"]) else ["the orphan still runs"]
 
 
 def step_clock(*offsets: str) -> Callable[[Service, Scene], None]:
@@ -142,7 +143,7 @@ def step_clock(*offsets: str) -> Callable[[Service, Scene], None]:
             (scene.folder / "clock.part").write_text(offset)
             (scene.folder / "clock.part").rename(scene.folder / "clock")
             answered = service.log.count("REQUEST_END")
-            time.sleep(6.0)  # longer than a look of the guardian
+            time.sleep(6.0)  # longer than the guardian's check interval
             wait_for(
                 f"two answers after a step to {offset}",
                 lambda before=answered: service.log.count("REQUEST_END") > before + 1,
@@ -154,7 +155,7 @@ def step_clock(*offsets: str) -> Callable[[Service, Scene], None]:
 
 def clock_was_read(service: Service, _: Scene) -> list[str]:
     days = {line[:10] for line in service.log.splitlines() if line[:2] == "20"}
-    return [] if len(days) > 2 else ["the instance did not see the clock's steps"]
+    return [] if len(days) > 2 else ["the instance did not see the clock steps"]
 
 
 # ---- models and where they come from ---------------------------------------------------------------------
@@ -176,7 +177,7 @@ def remove(scene: Scene) -> None:
 
 
 def spoil(scene: Scene) -> None:
-    """Weights that can be read and are no numbers."""
+    """Write readable weights that only produce NaN."""
     state = torch.load(scene.weights, weights_only=True)
     name = next(name for name, value in state.items() if value.is_floating_point() and value.dim() > 1)
     state[name] = torch.full_like(state[name], float("nan"))
@@ -186,19 +187,19 @@ def spoil(scene: Scene) -> None:
 
 
 def cut_in_place(_: Service, scene: Scene) -> None:
-    """Half of the file goes away under the process that has it mapped."""
+    """Truncate the file that the process has memory-mapped."""
     os.truncate(scene.weights, scene.weights.stat().st_size // 2)
 
 
 def replace(scene: Scene, content: bytes | bytearray) -> None:
-    """In a new file: the running process has the old one mapped."""
+    """Write a new file, since the running process has the old one memory-mapped."""
     part = scene.weights.with_name("part")
     part.write_bytes(content)
     part.replace(scene.weights)
 
 
 def damage(how: Callable[[Scene], None]) -> Callable[[Service, Scene], None]:
-    """The files are damaged, and the instance dies and has to load them again."""
+    """Damage the files and kill the instance, so that the next one loads them."""
 
     def make(service: Service, scene: Scene) -> None:
         how(scene)
@@ -214,7 +215,7 @@ def fetched_once(service: Service, scene: Scene) -> list[str]:
 
 
 def forget(service: Service, scene: Scene) -> None:
-    """An empty cache, and an instance that has to fill it."""
+    """Empty the cache and kill the instance, so that the next one fills it."""
     assert scene.hub is not None
     scene.hub.forget()
     for path in sorted(scene.model.parent.rglob("*"), reverse=True):
@@ -241,7 +242,7 @@ def hub_not_needed(service: Service, scene: Scene) -> Afterwards:
 
 def hub_slow(service: Service, scene: Scene) -> None:
     assert scene.hub is not None
-    scene.hub.faults.pause = 0.02  # 18 MB in 16 KiB each: a minute or half of it
+    scene.hub.faults.pause = 0.02  # 18 MB in chunks of 16 KiB: at least 20 s
     forget(service, scene)
 
 
@@ -287,6 +288,6 @@ def fill_cache(service: Service, scene: Scene) -> Afterwards:
     return (disk / "filler").unlink
 
 
-def gap_told(service: Service, _: Scene) -> list[str]:
-    wait_for("a line about the lost ones", lambda: "LOG_GAP | LOST=" in service.log, lambda: service.log)
+def gap_logged(service: Service, _: Scene) -> list[str]:
+    wait_for("LOG_GAP", lambda: "LOG_GAP | LOST=" in service.log, lambda: service.log)
     return []

@@ -1,12 +1,12 @@
-"""``python -m lab.faults.report``: brings each fault upon a real instance and writes what came of it.
+"""``python -m lab.faults.report``: inject each fault into a real instance and record the outcome.
 
-    python -m lab.faults.report                    every fault, under guardian.sh
-    python -m lab.faults.report --naive            some, under the naive watchdog (naive.sh)
+    python -m lab.faults.report                    all faults, under guardian.sh
+    python -m lab.faults.report --naive            some faults, under the naive watchdog (naive.sh)
     python -m lab.faults.report --soak 30          30 minutes of overload under guardian.sh
-    python -m lab.faults.report --only kill,stop   some; written only with --write
+    python -m lab.faults.report --only kill,stop   these faults; recorded only with --write
 
 Rows are printed as they are measured. What was measured is kept in docs/faults.json, and the tables of
-docs/operations.md are made from that. Exit status 1 if anything was not as it must be; the naive watchdog's
+docs/fault-measurements.md are made from that. Exit status 1 if anything was not as it must be; the naive watchdog's
 failures are figures.
 """
 
@@ -28,15 +28,15 @@ from lab.faults.catalogue import FAULTS
 from lab.faults.fault import Fault
 from lab.faults.scenes import Missing
 from lab.faults.service import Service
-from lab.faults.soak import in_words, soak
-from tests import reaper
+from lab.faults.soak import as_markdown, soak
+from lab.instances import reaper
 
-TIMES = 5.0  # the overload of a soak, in what the instance can answer
+TIMES = 5.0  # overload of a soak, as a multiple of the capacity
 
 
 def main(argv: Sequence[str]) -> int:
     options = _options(argv)
-    keeper = reaper.watch()  # or the instances would outlive us, should we be killed
+    keeper = reaper.watch()  # kills the instances if this process is killed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return _soak(options) if options.soak else _faults(options)
@@ -54,26 +54,26 @@ def _faults(options: argparse.Namespace) -> int:
     began, busy = time.monotonic(), machine.Busy()
     print(machine.described() + "\n\n" + tables.HEAD, flush=True)
     for fault in (fault for fault in FAULTS if fault.name in names):
-        busy.look()
+        busy.sample()
         rows[fault.name] = _measured(fault, options.naive)
         print(tables.row(fault.title, rows[fault.name]), flush=True)
-    told = {
+    conditions = {
         "machine": machine.described(),
-        "others": busy.told(),
+        "others": busy.summary(),
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
-    print(f"\n{told['others']} {told['minutes']} minutes in all.")
+    print(f"\n{conditions['others']} {conditions['minutes']} minutes in all.")
     if options.write or not options.only:
         kept = tables.load()
-        who = "naive" if options.naive else "guardian"
-        before = kept.get(who, {}).get("rows", {}) if options.only else {}
-        kept[who] = {**told, "rows": {**before, **rows}}
+        watchdog = "naive" if options.naive else "guardian"
+        before = kept.get(watchdog, {}).get("rows", {}) if options.only else {}
+        kept[watchdog] = {**conditions, "rows": {**before, **rows}}
         tables.save(kept)
     return int(not options.naive and any(row.get("wrong") for row in rows.values()))
 
 
 def _measured(fault: Fault, naive: bool) -> dict[str, Any]:
-    """A row: the result's fields, ``skipped`` with the reason in place of them, or ``wrong`` alone."""
+    """Return a row: the result's fields, or only ``skipped`` with the reason, or only ``wrong``."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         try:
             return asdict(fault.measure(Path(folder), naive=naive))
@@ -90,7 +90,7 @@ def _soak(options: argparse.Namespace) -> int:
     with Service(folder / "run", "--model", "demo", plain=True) as service:
         figures = soak(service, options.soak, TIMES)
         stopped = service.command("stop").returncode
-    print(in_words(figures), flush=True)
+    print(as_markdown(figures), flush=True)
     if options.write or options.soak >= 30:
         kept = tables.load()
         kept["soak"] = {"machine": machine.described(), **figures}
@@ -103,20 +103,20 @@ def _soak(options: argparse.Namespace) -> int:
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", default="", metavar="NAMES", help=", ".join(fault.name for fault in FAULTS))
-    parser.add_argument("--naive", action="store_true", help="the naive watchdog in place of guardian.sh")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="overload in place of faults")
-    parser.add_argument("--keep", metavar="FOLDER", help="where a soak leaves its logs")
-    parser.add_argument("--write", action="store_true", help="write docs/ whatever is measured")
+    parser.add_argument("--naive", action="store_true", help="use the naive watchdog instead of guardian.sh")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="overload instead of faults")
+    parser.add_argument("--keep", metavar="FOLDER", help="folder for the logs of a soak")
+    parser.add_argument("--write", action="store_true", help="update docs/ even with --only or a short soak")
     return parser.parse_args(argv)
 
 
-def _with_mounts_of_our_own(argv: Sequence[str]) -> None:
-    """Start again in a mount namespace, if we may: then no small disk outlives us."""
+def _enter_mount_namespace(argv: Sequence[str]) -> None:
+    """Restart in a mount namespace if root, so that no test mount remains."""
     if os.geteuid() == 0 and "FAULTS_UNSHARED" not in os.environ:
         os.environ["FAULTS_UNSHARED"] = "1"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "lab.faults.report", *argv])
 
 
 if __name__ == "__main__":
-    _with_mounts_of_our_own(sys.argv[1:])
+    _enter_mount_namespace(sys.argv[1:])
     sys.exit(main(sys.argv[1:]))

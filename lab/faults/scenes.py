@@ -1,7 +1,7 @@
-"""What surrounds a guarded instance: its model and where that comes from, its disks, clock, memory, GPU.
+"""Environments of a guarded instance: model source, disks, clock, memory, GPU.
 
-A scene is a context manager over a folder of its own. It yields the command line and environment of the
-instance, and what a fault needs to get at. ``Missing`` says why a scene cannot be had on this machine.
+A scene is a context manager over a folder. It yields the command line and environment of the instance, and
+what a fault needs. ``Missing`` says why this machine cannot provide the scene.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.instances.hub import Hub
 from service.hub.resolve import DEMO_FOLDER
-from tests.hub.server import Hub
 
-HUB_ID = "hub-of-faults/demo"  # no folder of this repository: that would be taken instead
+HUB_ID = "hub-of-faults/demo"  # must not be an existing folder, which would be used instead
 CGROUPS = Path("/sys/fs/cgroup")
 MEMORY_BYTES = 1400 << 20
 
 
 class Missing(Exception):
-    """This machine lacks what the scene needs."""
+    """This machine cannot provide the scene; the message says why."""
 
 
 @dataclass
 class Scene:
-    """``model`` is the folder whose files a fault may damage: the cache's, of a hub's model, or its own."""
+    """``model`` is the folder whose files a fault may damage: in the hub cache, or a local copy."""
 
     folder: Path
     arguments: tuple[str, ...] = ("--model", "demo")
     settings: dict[str, object] = field(default_factory=dict)
-    prefix: tuple[str, ...] = ()  # of the guardian
+    prefix: tuple[str, ...] = ()  # command before the guardian's
     hub: Hub | None = None
     model: Path = DEMO_FOLDER
     disk: Path | None = None  # a small file system
-    notes: list[str] = field(default_factory=list)  # what a fault measured by itself
+    notes: list[str] = field(default_factory=list)  # figures of the fault itself
 
     @property
     def weights(self) -> Path:
@@ -54,12 +54,12 @@ Setting = Callable[[Path], AbstractContextManager[Scene]]
 
 @contextmanager
 def demo(folder: Path) -> Iterator[Scene]:
-    """The bundled model."""
+    """Use the bundled model."""
     yield Scene(folder)
 
 
 def with_settings(*arguments: str, **settings: object) -> Setting:
-    """The bundled model, and more on the command line and in the environment."""
+    """Use the bundled model with more flags and environment variables."""
 
     @contextmanager
     def scene(folder: Path) -> Iterator[Scene]:
@@ -70,7 +70,7 @@ def with_settings(*arguments: str, **settings: object) -> Setting:
 
 @contextmanager
 def copied(folder: Path) -> Iterator[Scene]:
-    """The bundled model's files in a folder of their own, given with --model."""
+    """Use a copy of the bundled model, given with --model."""
     model = folder / "model"
     shutil.copytree(DEMO_FOLDER, model, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     yield Scene(folder, ("--model", str(model)), {"PROBE_INTERVAL": 2}, model=model)
@@ -78,7 +78,7 @@ def copied(folder: Path) -> Iterator[Scene]:
 
 @contextmanager
 def fetched(folder: Path) -> Iterator[Scene]:
-    """The same files from a hub on this machine, in a cache of their own."""
+    """Download the same files from a local hub into an empty cache."""
     with Hub() as hub:
         hub.repositories[HUB_ID, "master"] = {
             str(path.relative_to(DEMO_FOLDER)): path.read_bytes()
@@ -98,7 +98,7 @@ def fetched(folder: Path) -> Iterator[Scene]:
 
 @contextmanager
 def fetched_to_small_disk(folder: Path) -> Iterator[Scene]:
-    """As ``fetched``, the cache on a disk that has just room for it."""
+    """As ``fetched``, with the cache on a disk just large enough."""
     with fetched(folder) as scene, _small_disk(folder / "cache", "40m"):
         scene.disk = folder / "cache"
         yield scene
@@ -106,7 +106,7 @@ def fetched_to_small_disk(folder: Path) -> Iterator[Scene]:
 
 @contextmanager
 def logging_to_small_disk(folder: Path) -> Iterator[Scene]:
-    """The run-time folder on a disk of its own."""
+    """Put the run directory on a small disk."""
     scene = Scene(folder, disk=folder / "run")
     scene.run_dir.mkdir()
     with _small_disk(scene.run_dir, "4m"):
@@ -118,7 +118,7 @@ def _small_disk(path: Path, size: str) -> Iterator[None]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Missing(f"a small disk needs root and the right to mount ({done.stderr.strip()})")
+        raise Missing(f"a small disk needs root and permission to mount ({done.stderr.strip()})")
     try:
         yield
     finally:
@@ -126,7 +126,7 @@ def _small_disk(path: Path, size: str) -> Iterator[None]:
 
 
 def fill(disk: Path) -> None:
-    """Leave no byte free."""
+    """Fill the disk completely."""
     with (disk / "filler").open("wb", buffering=0) as filler:
         try:
             while filler.write(bytes(4096)):
@@ -137,7 +137,7 @@ def fill(disk: Path) -> None:
 
 @contextmanager
 def faked_clock(folder: Path) -> Iterator[Scene]:
-    """Instance and guardian read the time of day from the file ``clock``; the monotonic clock stays true."""
+    """Take the wall clock of instance and guardian from the file ``clock``; the monotonic clock is real."""
     found = glob.glob("/usr/lib*/*/faketime/libfaketimeMT.so.1") + glob.glob("/usr/*/lib/faketime/*MT.so.1")
     if not found:
         raise Missing("libfaketime is not installed (Debian: apt-get install faketime)")
@@ -156,14 +156,14 @@ def faked_clock(folder: Path) -> Iterator[Scene]:
 
 
 @contextmanager
-def pretended_gpu(folder: Path) -> Iterator[Scene]:
-    """A GPU: the real one, or one that torch is made to believe in."""
-    yield Scene(folder, settings={"PRETEND_CUDA": 1, "OFA_TRIAL_PAUSE": 2})
+def simulated_gpu(folder: Path) -> Iterator[Scene]:
+    """Use a GPU, real or simulated."""
+    yield Scene(folder, settings={"PRETEND_CUDA": 1, "RETRY_GPU_PAUSE": 2})
 
 
 @contextmanager
 def little_memory(folder: Path) -> Iterator[Scene]:
-    """A cgroup whose memory the kernel limits, around guardian and instance."""
+    """Run guardian and instance in a cgroup with a memory limit."""
     v1 = CGROUPS / "memory"
     group = (v1 if v1.is_dir() else CGROUPS) / f"faults-{os.getpid()}"
     limit = "memory.limit_in_bytes" if v1.is_dir() else "memory.max"
@@ -171,7 +171,7 @@ def little_memory(folder: Path) -> Iterator[Scene]:
         group.mkdir()
         (group / limit).write_text(str(MEMORY_BYTES))
     except OSError as error:
-        raise Missing(f"no memory cgroup can be made here ({error.strerror})") from error
+        raise Missing(f"cannot create a memory cgroup ({error.strerror})") from error
     try:
         enter = f'echo $$ > {group}/cgroup.procs; exec "$@"'
         yield Scene(folder, prefix=("sh", "-c", enter, "sh"))
@@ -180,7 +180,7 @@ def little_memory(folder: Path) -> Iterator[Scene]:
 
 
 def _empty(group: Path) -> None:
-    """Remove a cgroup; its last processes, killed a moment ago, may still be on their way out."""
+    """Remove a cgroup; retry while its killed processes exit."""
     for _ in range(200):
         try:
             group.rmdir()
@@ -191,15 +191,15 @@ def _empty(group: Path) -> None:
 
 @contextmanager
 def own_pids(folder: Path) -> Iterator[Scene]:
-    """A PID namespace, in which the next number can be chosen; see FIRST_PROCESS."""
+    """Run in a PID namespace, in which the next PID can be chosen; see FIRST_PROCESS."""
     namespace = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     tried = subprocess.run([*namespace, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        raise Missing(f"no PID namespace can be made here ({tried.stderr.strip()})")
+        raise Missing(f"cannot create a PID namespace ({tried.stderr.strip()})")
     yield Scene(folder, prefix=(*namespace, "sh", "-c", FIRST_PROCESS, "sh"))
 
 
-# Reaps whatever ends here, and when told takes the number of the instance that just died for another process.
+# PID 1: on request kills the instance and starts another process with the same PID.
 FIRST_PROCESS = """
 "$@" &
 guardian=$!

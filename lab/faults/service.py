@@ -1,4 +1,4 @@
-"""A real instance under a real guardian, or under the naive watchdog it is compared with."""
+"""A real instance under guardian.sh, or under the naive watchdog for comparison."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab import ROOT
 from lab.faults.watcher import fetch
-from tests.guardian.harness import ROOT, Guarded, wait_for
+from lab.instances.guarded import Guarded, wait_for
 
 NAIVE = Path(__file__).resolve().parent / "naive.sh"
 LAUNCHER = Path(__file__).resolve().parent / "inside.py"
@@ -21,8 +22,8 @@ HEALTHY_SECONDS = 480.0
 
 
 class Service(Guarded):
-    """Guarded with the times of the product, not of the quick tests. The instance takes orders for faults
-    (lab/faults/inside.py) unless it is ``plain``; ``prefix`` comes before the guardian's command line."""
+    """Guarded with the product's default times. The instance runs under lab/faults/inside.py, except when
+    ``plain``; ``prefix`` comes before the guardian's command line."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Service(Guarded):
 
     @property
     def pid(self) -> int:
-        """The instance that the PID file names; 0 when there is none."""
+        """The PID in the PID file; 0 without one."""
         return int((self.text("web_app.pid").split() or ["0"])[0])
 
     @property
@@ -66,14 +67,14 @@ class Service(Guarded):
 
     @property
     def alerts(self) -> int:
-        """How often the watchdog has restarted the instance by itself."""
+        """Number of restarts by the watchdog."""
         return len(re.findall(r"\[ALERT\] CAUSE=\w+ (?:[A-Z]+=\S+ )*restart ", self.restart_log))
 
     def healthy(self) -> bool:
         return fetch(f"{self.health}/health/simple", 5)[0] == 200
 
     def wait_until_healthy(self, other_than: int = 0, seconds: float = HEALTHY_SECONDS) -> float:
-        """Until an instance is healthy that is not ``other_than``; the time it was, monotonic."""
+        """Wait for a healthy instance with another PID than ``other_than``; return the monotonic time."""
         give_up = time.monotonic() + seconds
         while self.pid in (0, other_than) or not self.healthy():
             given_up = self.guardians[-1].poll() is not None or time.monotonic() > give_up
@@ -82,11 +83,11 @@ class Service(Guarded):
         return time.monotonic()
 
     def wait_until_watched(self) -> None:
-        """Until the guardian has seen it healthy: from then on its silence is a hang and no slow start."""
+        """Wait until the guardian has seen it healthy; before, silence counts as a slow start."""
         wait_for("the guardian to see it", lambda: "] healthy " in self.output, lambda: self.output)
 
     def hold_port(self) -> subprocess.Popen[bytes]:
-        """Kills the instance and takes its health port before the next one can."""
+        """Kill the instance and take its health port before the next instance does."""
         code = (
             "import socket, sys, time\n"
             "while True:\n"
@@ -94,10 +95,10 @@ class Service(Guarded):
             "    except OSError: time.sleep(0.001)\n"
             "print(flush=True); time.sleep(3600)\n"
         )
-        stranger = subprocess.Popen(
+        holder = subprocess.Popen(
             [sys.executable, "-SEc", code, str(self.health_port)], stdout=subprocess.PIPE
         )
         os.kill(self.pid, signal.SIGKILL)
-        assert stranger.stdout is not None
-        stranger.stdout.readline()
-        return stranger
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        return holder

@@ -1,10 +1,10 @@
-"""A long overload of a guarded instance: what becomes of every question, of health and of memory.
+"""A long overload of a guarded instance: outcome of every request, health and memory.
 
     python -m lab.faults.report --soak 30 [--keep FOLDER]
 
-Measures what the instance answers at most, offers several times that for so many minutes, and counts:
-restarts (each one is wrong), accepted questions without an answer, verdicts that differ from the first to
-the same question, what the health endpoints said, how the resident memory grew. All logs stay in FOLDER.
+Measures the capacity, offers a multiple of it for the given minutes, and counts restarts (none is allowed),
+accepted requests without an answer, verdicts that differ from the first one for the same request, answers of
+the health endpoints, and growth of the RSS. All logs stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from lab.faults.service import Service
 from lab.faults.users import Outcome, Users
 from lab.faults.watcher import ENDPOINTS, Watcher, fetch
 
-SATURATING = 8  # users without pause who keep the engine busy and fill no queue of 32
+SATURATING = 8  # users without pauses: keep the engine busy without filling its queue of 32
 MEASURED_SECONDS = 20.0
 MOST_USERS = 96
-WARM_SECONDS = 120.0  # after these the memory that a server takes once has been taken
+WARM_SECONDS = 120.0  # until one-time allocations are done
 DRAIN_SECONDS = 60.0
 ENDS = ("answered", "timeout", "error", "abandoned", "stopping")
 
 
 def soak(service: Service, minutes: float, times: float) -> dict[str, Any]:
-    """The figures of one soak. Raises AssertionError if the service never got healthy."""
+    """Return the figures of one soak. Raises AssertionError if the service does not get healthy."""
     service.start()
     service.wait_until_healthy()
     pid = service.pid
@@ -64,7 +64,7 @@ def soak(service: Service, minutes: float, times: float) -> dict[str, Any]:
 
 
 def _capacity(service: Service) -> float:
-    """Verdicts a second when there is always a question to answer, and never one too many."""
+    """Return verdicts per second with a queue that is never empty and never full."""
     with Users(service.page, SATURATING, pause=0) as users:
         time.sleep(MEASURED_SECONDS / 4)
         users.take()
@@ -75,7 +75,7 @@ def _capacity(service: Service) -> float:
 
 
 def _record(users: Users, file: Path, until: float) -> list[tuple[str, float]]:
-    """What became of each question and how long it took; a line each in ``file``."""
+    """Return outcome and seconds of each request; write them to ``file``, one per line."""
     kept: list[tuple[str, float]] = []
     offset = time.time() - time.monotonic()
     with file.open("w", encoding="utf-8") as lines:
@@ -95,10 +95,10 @@ def _line(outcome: Outcome, offset: float) -> str:
 
 
 def _drained(service: Service) -> dict[str, int]:
-    """The engine's totals once it has nothing left to do."""
+    """Return the engine's totals once it is idle."""
     give_up = time.monotonic() + DRAIN_SECONDS
     while True:
-        queue = json.loads(fetch(f"{service.health.report}/health")[1])["queue"]
+        queue = json.loads(fetch(f"{service.health}/health")[1])["queue"]
         if queue["state"] == "idle" or time.monotonic() > give_up:
             return dict(queue["totals"])
         time.sleep(0.1)
@@ -115,10 +115,10 @@ def _endpoint(watcher: Watcher, path: str) -> dict[str, Any]:
 
 
 def _memory(samples: list[tuple[float, int]]) -> dict[str, float]:
-    """Resident MiB once warm, at the end and at most; and the growth in MiB a minute by a straight line."""
+    """Return RSS in MiB after warm-up, at the end and at peak, and its linear growth in MiB per minute."""
     warm = [sample for sample in samples if sample[0] >= WARM_SECONDS] or samples
     slope = statistics.linear_regression([at for at, _ in warm], [size for _, size in warm]).slope
-    edge = max(1, len(warm) // 20)  # single samples swing by the pictures that are being read
+    edge = max(1, len(warm) // 20)  # single samples vary with the pictures being decoded
     return {
         "warm_mib": round(statistics.fmean(size for _, size in warm[:edge]) / 2**20, 1),
         "end_mib": round(statistics.fmean(size for _, size in warm[-edge:]) / 2**20, 1),
@@ -128,39 +128,39 @@ def _memory(samples: list[tuple[float, int]]) -> dict[str, float]:
 
 
 def _lines(service: Service) -> dict[str, int]:
-    """How many lines of which level there are in the logs, old ones included."""
+    """Count log lines by level, rotated files included."""
     found: Counter[str] = Counter()
     for path in service.run_dir.glob("web_app.log*"):
         found.update(re.findall(r"^\S+ \S+ \| ([A-Z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     return dict(sorted(found.items()))
 
 
-def in_words(figures: dict[str, Any]) -> str:
-    """The figures as a table in Markdown."""
+def as_markdown(figures: dict[str, Any]) -> str:
+    """Return the figures as a Markdown table."""
     outcomes, memory = figures["outcomes"], figures["memory"]
     offered = (
-        f"{figures['offered']} questions a second for {figures['minutes']:g} minutes, of which it answered "
-        f"{figures['answered']}; without overload it answered {figures['capacity']}"
+        f"{figures['offered']} requests per second for {figures['minutes']:g} minutes; answered "
+        f"{figures['answered']} per second, {figures['capacity']} without overload"
     )
     saw = ", ".join(f"{count} {word}" for word, count in outcomes.items())
     grown = (
-        f"{memory['warm_mib']} MiB after two minutes, {memory['end_mib']} at the end, {memory['most_mib']} "
-        f"at most; {memory['growth_mib_per_minute']} MiB a minute by a straight line"
+        f"{memory['warm_mib']} MiB after two minutes, {memory['end_mib']} at the end, "
+        f"peak {memory['most_mib']}; linear growth {memory['growth_mib_per_minute']} MiB per minute"
     )
     rows = [
         ("offered", offered),
         ("restarts", str(figures["restarts"])),
-        ("accepted and not answered", f"{figures['unanswered']} of {figures['totals']['accepted']}"),
-        ("verdicts other than at first", str(outcomes.get("invented", 0))),
+        ("accepted but not answered", f"{figures['unanswered']} of {figures['totals']['accepted']}"),
+        ("verdicts that differ from the first", str(outcomes.get("invented", 0))),
         ("what users saw", f"{saw}; longest wait {figures['longest_wait']} s"),
-        *((f"`{path}`", _said(said)) for path, said in figures["endpoints"].items()),
-        ("longest without `OK` of `/health/simple`", f"{figures['longest_without_health']} s"),
-        ("resident memory", grown),
+        *((f"`{path}`", _endpoint_cell(one)) for path, one in figures["endpoints"].items()),
+        ("longest period without `OK` from `/health/simple`", f"{figures['longest_without_health']} s"),
+        ("RSS", grown),
         ("lines in the log", ", ".join(f"{count} {level}" for level, count in figures["lines"].items())),
     ]
-    return "\n".join(["| what | figure |", "|---|---|", *(f"| {name} | {said} |" for name, said in rows)])
+    return "\n".join(["| what | figure |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _said(said: dict[str, Any]) -> str:
-    statuses = ", ".join(f"{count} × {status}" for status, count in said["statuses"].items())
-    return f"{statuses}; median {said['median_ms']:g} ms, longest {said['longest_ms']:g} ms"
+def _endpoint_cell(endpoint: dict[str, Any]) -> str:
+    statuses = ", ".join(f"{count} × {status}" for status, count in endpoint["statuses"].items())
+    return f"{statuses}; median {endpoint['median_ms']:g} ms, longest {endpoint['longest_ms']:g} ms"

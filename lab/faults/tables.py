@@ -1,17 +1,17 @@
-"""What was measured, kept in docs/faults.json, and the tables that docs/operations.md shows of it."""
+"""Measurements in docs/faults.json, and the tables of the documentation made from them."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+from lab import ROOT
 from lab.faults.catalogue import FAULTS
-from lab.faults.soak import in_words
+from lab.faults.soak import as_markdown
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = ROOT / "docs"
 KEPT = DOCS / "faults.json"
-PAGE = DOCS / "operations.md"
+PAGE = DOCS / "fault-measurements.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 HEAD = (
     "| fault | what users saw | detected, s | healthy, s | restarts | requests lost |\n"
@@ -20,17 +20,17 @@ HEAD = (
 Kept = dict[str, Any]
 
 
-def row(title: str, told: Kept) -> str:
-    """One row of the guardian's table, or of the naive watchdog's."""
-    if "skipped" in told:
-        cells = [title, f"skipped: {told['skipped']}", "", "", "", ""]
-    elif "users_saw" not in told:
-        cells = [title, f"**{'; '.join(told['wrong'])}**", "", "", "", ""]
+def row(title: str, result: Kept) -> str:
+    """Return one row of a watchdog's table."""
+    if "skipped" in result:
+        cells = [title, f"skipped: {result['skipped']}", "", "", "", ""]
+    elif "users_saw" not in result:
+        cells = [title, f"**{'; '.join(result['wrong'])}**", "", "", "", ""]
     else:
-        wrong = f"**{'; '.join(told['wrong'])}**; " if told["wrong"] else ""
-        seconds = [_seconds(told[name]) for name in ("detection", "healthy")]
-        saw = "; ".join([told["users_saw"], *told.get("notes", ())])
-        cells = [title, wrong + saw, *seconds, str(told["restarts"]), str(told["lost"])]
+        wrong = f"**{'; '.join(result['wrong'])}**; " if result["wrong"] else ""
+        seconds = [_seconds(result[name]) for name in ("detection", "healthy")]
+        saw = "; ".join([result["users_saw"], *result.get("notes", ())])
+        cells = [title, wrong + saw, *seconds, str(result["restarts"]), str(result["lost"])]
     return f"| {' | '.join(cells)} |"
 
 
@@ -43,29 +43,29 @@ def load() -> Kept:
 
 
 def save(kept: Kept) -> None:
-    """Keep the figures and put their tables into the documentation."""
+    """Save the figures and update the tables in the documentation."""
     KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
     page = PAGE.read_text("utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    assert after, f"{PAGE.name} has lost the marks between which the tables go"
+    assert after, f"{PAGE.name} lacks the markers around the tables"
     PAGE.write_text(f"{before}{BEGIN}\n\n{shown(kept)}\n\n{END}{after}", "utf-8")
 
 
 def shown(kept: Kept) -> str:
-    """The tables in Markdown."""
+    """Return the tables as Markdown."""
     parts = []
     if guardian := kept.get("guardian"):
         parts += ["### Under guardian.sh", _conditions(guardian), _table(guardian["rows"])]
     if naive := kept.get("naive"):
         parts += ["### Under the naive watchdog", _conditions(naive), _table(naive["rows"])]
     if soak := kept.get("soak"):
-        parts += ["### A long overload", soak["machine"], in_words(soak)]
+        parts += ["### A long overload", soak["machine"], as_markdown(soak)]
     return "\n\n".join(parts)
 
 
-def _conditions(told: Kept) -> str:
-    return f"{told['machine']} {told['others']}"
+def _conditions(section: Kept) -> str:
+    return f"{section['machine']} {section['others']}"
 
 
 def _table(rows: dict[str, Kept]) -> str:

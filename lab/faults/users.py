@@ -1,4 +1,4 @@
-"""People who keep asking, and a record of what became of each question."""
+"""Simulated users, and the outcome of each of their requests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw
 
 PAUSE = 0.2
-"""Seconds a user waits between an answer and the next question; after a refusal always."""
+"""Seconds between an answer and the next request; after a refusal always."""
 REUSED_SECONDS = 300.0
-"""How long an uploaded picture is asked of, by people who ask at a rate; the page keeps it longer."""
+"""Seconds for which users with a rate reuse an upload; the page keeps it longer."""
 TEXTS = (
     "there is a red circle",
     "there is a blue square",
@@ -27,13 +27,13 @@ TEXTS = (
     "a red circle is in the picture",
     "there is a green triangle",
 )
-"""Asked of one picture, a red circle; each has one answer, whatever happens around it."""
+"""Sentences about one picture, a red circle; each has exactly one correct answer."""
 
 
 class Outcome(NamedTuple):
-    """``kind``: verdict; no verdict (``detail`` is its reason); refused (nobody took the question);
-    lost (taken, and never answered); invented (a verdict without scores, or another than at first).
-    Times are monotonic seconds."""
+    """``kind``: verdict; no verdict (``detail`` is its reason); refused (not accepted); lost (accepted and
+    not answered); invented (a verdict without scores, or other than the first). Times are monotonic seconds.
+    """
 
     asked: float
     ended: float
@@ -54,8 +54,8 @@ def red_circle() -> bytes:
 
 
 def ask(page: str, picture: bytes | str, text: str, patience: float = 60.0) -> Outcome:
-    """One question through the page's API, as a script asks it. A verdict's ``detail`` is its label;
-    ``picture`` is a file's content, or the path of one that was uploaded."""
+    """Send one request through the page's API. A verdict's ``detail`` is its label; ``picture`` is a file's
+    content, or the path of an upload."""
     asked = time.monotonic()
     try:
         event = _take(page, upload(page, picture) if isinstance(picture, bytes) else picture, text)
@@ -72,7 +72,7 @@ def ask(page: str, picture: bytes | str, text: str, patience: float = 60.0) -> O
 
 
 def upload(page: str, picture: bytes) -> str:
-    """The path of ``picture`` on the server."""
+    """Upload ``picture`` and return its path on the server."""
     boundary = "--a-boundary-of-the-tests"
     head = 'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png'
     body = f"--{boundary}\r\n{head}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
@@ -102,11 +102,10 @@ def _answer(page: str, event: str, patience: float) -> dict[str, Any]:
 
 
 class Users:
-    """``count`` people asking one question after the other, while the context lasts.
+    """``count`` users in a closed loop, while the context lasts.
 
-    With ``rate`` they ask that many questions a second in all, as far as ``count`` people can: a question
-    falls due whether or not earlier ones were answered, and one that nobody is free to ask is dropped. They
-    upload their picture once in a while and not for each question: more questions for the same work.
+    With ``rate`` it is an open loop of that many requests per second in all: a request that falls due while
+    all users wait is dropped. Uploads are reused, so that the load is on the engine.
     """
 
     def __init__(self, page: str, count: int = 2, pause: float = PAUSE, rate: float | None = None) -> None:
@@ -114,7 +113,7 @@ class Users:
         self._pause = pause
         self._rate = rate
         self._picture = red_circle()
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # guards the fields below
         self._outcomes: list[Outcome] = []
         self._labels: dict[str, str] = {}
         self._due = time.monotonic()
@@ -156,7 +155,7 @@ class Users:
                 self._enough.wait(PAUSE)
 
     def _next_pause(self) -> float:
-        """Seconds until the next question falls due, which is then the caller's to ask."""
+        """Claim the next due request; return the seconds until then."""
         if self._rate is None:
             return self._pause
         with self._lock:
@@ -166,19 +165,19 @@ class Users:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """What became of the questions so far, in the order of their ends."""
+        """Outcomes so far, in order of completion."""
         with self._lock:
             return list(self._outcomes)
 
     def take(self) -> list[Outcome]:
-        """The outcomes since the last call: for runs too long to keep them all."""
+        """Return and drop the outcomes since the last call."""
         with self._lock:
             taken, self._outcomes = self._outcomes, []
         return taken
 
 
-def told(outcomes: Sequence[Outcome]) -> str:
-    """What users saw, in words: kinds and how often, the longest wait last."""
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return what users saw: counts by kind, then the longest wait."""
     counts = Counter(outcome.word for outcome in outcomes)
     longest = max((o.ended - o.asked for o in outcomes if o.kind in ("verdict", "no verdict")), default=0.0)
     words = [f"{count} {kind}" for kind, count in sorted(counts.items())]

@@ -1,4 +1,4 @@
-"""Looks at the health endpoints from outside, and remembers what they said and how long they took."""
+"""Poll the health endpoints and record statuses and latencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 10.0
 
 
 def fetch(url: str, patience: float = PATIENCE) -> tuple[int, bytes]:
-    """Status and body; status 0 when nobody answered in time."""
+    """Return status and body; status 0 without an answer in time."""
     try:
         try:
             with urllib.request.urlopen(url, timeout=patience) as answer:
@@ -30,8 +30,8 @@ def fetch(url: str, patience: float = PATIENCE) -> tuple[int, bytes]:
 
 
 class Watcher:
-    """Asks every endpoint each ``period`` seconds, while the context lasts; each look is a line of ``file``:
-    Unix time, status and milliseconds of each, resident MiB, waiting requests, the queue's state."""
+    """Poll every endpoint each ``period`` seconds while the context lasts. Each poll is a line of ``file``:
+    Unix time, status and ms of each endpoint, RSS in MiB, queued requests, queue state."""
 
     def __init__(self, base: str, file: Path, period: float = 1.0) -> None:
         self._base = base
@@ -41,8 +41,8 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher")
         self.statuses: dict[str, Counter[int]] = {path: Counter() for path in ENDPOINTS}
         self.seconds: dict[str, list[float]] = {path: [] for path in ENDPOINTS}
-        self.memory: list[tuple[float, int]] = []  # seconds since the start, resident bytes
-        self.unready = 0.0  # the longest stretch in which /health/simple did not answer 200, seconds
+        self.memory: list[tuple[float, int]] = []  # (seconds since the start, RSS in bytes)
+        self.unready = 0.0  # longest period in seconds without 200 from /health/simple
         self.latest: dict[str, Any] = {}
 
     def __enter__(self) -> Watcher:
@@ -64,7 +64,7 @@ class Watcher:
                 now = time.monotonic()
                 good = now if columns[2].startswith("200") else good
                 self.unready = max(self.unready, now - good)
-                columns.append(self._look(now - began))
+                columns.append(self._sample(now - began))
                 lines.write(f"{time.time():.1f}\t" + "\t".join(columns) + "\n")
                 lines.flush()
 
@@ -76,12 +76,12 @@ class Watcher:
         self.seconds[path].append(seconds)
         return f"{status}\t{1000 * seconds:.0f}"
 
-    def _look(self, at: float) -> str:
+    def _sample(self, at: float) -> str:
         try:
-            told = json.loads(fetch(self._base + "/health")[1])
+            health = json.loads(fetch(self._base + "/health")[1])
         except ValueError:
             return "-\t-\t-"
-        self.latest = told
-        size = int(told["figures"]["process_bytes"])
+        self.latest = health
+        size = int(health["figures"]["process_bytes"])
         self.memory.append((at, size))
-        return f"{size >> 20}\t{told['queue']['waiting']}\t{told['queue']['state']}"
+        return f"{size >> 20}\t{health['queue']['waiting']}\t{health['queue']['state']}"

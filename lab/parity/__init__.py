@@ -1,5 +1,5 @@
-"""The proof that ofa/ answers as ModelScope's own pipeline does.
+"""Compare ofa/ with ModelScope's own pipeline.
 
-`python -m lab.parity` compares live, with the reference environment of requirements-modelscope.txt; the
-goldens that it writes for the small folders are checked by tests/parity without that environment.
+`python -m lab.parity` compares live, with the environment of requirements-modelscope.txt; tests/parity checks
+the goldens it writes for the small folders without that environment.
 """

@@ -1,6 +1,6 @@
 """`python -m lab.parity`: compare ofa/ with ModelScope's own pipeline, live.
 
-Exit status: 0 when every folder keeps the promise, 1 when one does not, 2 when nothing could be compared.
+Exit status: 0 when every folder is within the tolerance, 1 when one is not, 2 when the comparison failed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab import ROOT
 from lab.parity.backend import compare_backend
-from lab.parity.compare import (
-    ROOT,
-    TOLERANCE,
-    FolderResult,
-    ReferenceFailed,
-    ReferenceProcess,
-    compare_folder,
-)
+from lab.parity.compare import TOLERANCE, FolderResult, compare_folder
 from lab.parity.folders import PUBLISHED, SMALL, SPECS, FolderSpec, random_weights, write_folder
 from lab.parity.goldens import write_golden, write_pictures_golden
 from lab.parity.pairs import PAIRS, card_pairs, pairs_for, write_pictures
 from lab.parity.report import HEAD, record, record_note, row
+from lab.reference.process import ReferenceFailed, ReferenceProcess
 from ofa.checkpoint import WEIGHT_FILES
 from ofa.config import TaskConfig
 from ofa.errors import OFAError
@@ -42,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     python = options.reference_python
     if python is None or not python.is_file():
         print(
-            "ModelScope's environment is needed: `make parity` builds it in .venv-modelscope (5 GB, 5 min); "
-            "or give --reference-python or OFA_REFERENCE_PYTHON.",
+            "ModelScope's environment is missing. Run `make parity`, which builds it (5 GB, 5 min), "
+            "or pass --reference-python or OFA_REFERENCE_PYTHON.",
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that gigabytes of scratch files go too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the scratch folder
     try:
         with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
             results = _compare(options, python, Path(scratch))
@@ -71,12 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", metavar="MODEL", help="real weights: a hub id, a folder, or demo")
-    what.add_argument("--folder", action="append", choices=tuple(SPECS), help="only this one (repeatable)")
+    what.add_argument("--folder", action="append", choices=tuple(SPECS), help="only this folder (repeatable)")
     what.add_argument("--quick", action="store_true", help="only the small folders")
     parser.add_argument(
         "--write-goldens",
         action="store_true",
-        help="also rewrite the goldens in tests/parity and these folders' rows in docs/parity.md",
+        help="also rewrite the goldens in tests/parity and the rows of these folders in docs/parity.md",
     )
     return parser
 
@@ -108,7 +103,7 @@ def _compare(options: argparse.Namespace, python: Path, scratch: Path) -> list[F
 
 
 def _keep(result: FolderResult, spec: FolderSpec | None) -> None:
-    """Write down one folder at once: the whole comparison takes long, and may be ended before its end."""
+    """Record one folder at once, so that an interrupted comparison keeps its results."""
     if spec is not None and result.name in SMALL:
         write_golden(result, random_weights(spec))
     if spec is not None or result.name == "demo":
@@ -116,7 +111,7 @@ def _keep(result: FolderResult, spec: FolderSpec | None) -> None:
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, FolderSpec | None]:
-    """Name → what to make, or None for a model that is there."""
+    """Return name → folder to make, or None for an existing model."""
     if options.model:
         return {options.model: None}
     if options.folder:
@@ -135,7 +130,7 @@ def _backend_note(python: Path, result: FolderResult, scratch: Path, pictures: P
     delta = compare_backend(python, scratch / result.name, result, pictures)
     if delta > TOLERANCE:
         raise ReferenceFailed(f"--backend modelscope differs by {delta:.1e} on {result.name}")
-    return f"`--backend modelscope` on {result.name}: max abs Δp {delta:.1e} to the pipeline called directly."
+    return f"`--backend modelscope` on {result.name}: max abs Δp {delta:.1e} against the pipeline itself."
 
 
 def _show(result: FolderResult) -> None:

@@ -1,4 +1,4 @@
-"""`--backend modelscope` held against the pipeline it serves: the same numbers must come out of the child."""
+"""Compare `--backend modelscope` with the pipeline it serves: the scores must be equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.inference.modelscope.backend import ChildPredictor
 
 
 def compare_backend(python: Path, folder: Path, result: FolderResult, pictures: Path) -> float:
-    """Largest difference to what `result` says of ModelScope, over its pairs. Raises ServiceErrors."""
+    """Return the largest difference to ModelScope's scores in `result`. Raises ServiceError."""
     predictor = ChildPredictor(python, device="cpu")
     try:
         predictor.load(folder)
@@ -26,4 +26,4 @@ def compare_backend(python: Path, folder: Path, result: FolderResult, pictures: 
 
 
 def _never() -> None:
-    """A cancel point that lets everything run."""
+    """A cancel point that never cancels."""

@@ -1,4 +1,4 @@
-"""Both sides on one folder: the same pictures and texts through ModelScope's pipeline and through ofa/."""
+"""Run the same pictures and texts through ModelScope's pipeline and through ofa/, for one folder."""
 
 from __future__ import annotations
 
@@ -6,61 +6,32 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lab.parity.pairs import TextPair
+from lab.reference.process import ReferenceFailed, ReferenceProcess
 from ofa.checkpoint import is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
 from ofa.network import OFA
+from ofa.pair import Pair
 from ofa.tokenizer import build_source
-from service.inference.modelscope.process import ChildProcess
 
-ROOT = Path(__file__).resolve().parents[2]
-#: The promise: fp32 on CPU, every probability of every pair.
+#: Largest allowed difference of any probability, fp32 on CPU.
 TOLERANCE = 1e-5
-LOAD_SECONDS = 600.0
-PAIR_SECONDS = 300.0
-
-
-class ReferenceFailed(Exception):
-    """ModelScope could not do what it was asked; the message is its own."""
-
-
-class ReferenceProcess:
-    """ModelScope in its own environment; see parity.reference for what it answers."""
-
-    def __init__(self, python: Path) -> None:
-        self._child = ChildProcess([str(python), "-m", "lab.parity.reference"], folder=ROOT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._child.close(5.0)
-
-    def ask(self, seconds: float, **request: Any) -> dict[str, Any]:
-        """One answer. Raises ReferenceFailed, ChildEnded, ChildSilent."""
-        reply = self._child.ask(request, seconds)
-        if not reply["ok"]:
-            raise ReferenceFailed(f"{request['op']}: {reply['error']}")
-        return reply
 
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
-    """One pair on both sides; probabilities keyed by label, in the order of the answers.
+    """One pair on both sides; probabilities by label, in the order of the answers.
 
     Attributes:
         reference: ModelScope's.
-        ours: ofa's, the pair judged alone.
-        batched: ofa's, judged together with all other pairs of the folder.
+        ours: ofa's, judged alone.
+        batched: ofa's, judged in one batch with all pairs of the folder.
         tokens: ModelScope's source ids.
-        our_tokens: ofa's.
+        our_tokens: ofa's source ids.
     """
 
     pair: TextPair
@@ -72,23 +43,23 @@ class PairResult:
 
     @property
     def delta(self) -> float:
-        """Largest difference of a probability, judged alone."""
+        """Largest difference of a probability when judged alone."""
         return max(abs(self.reference[label] - self.ours[label]) for label in self.reference)
 
     @property
     def batched_delta(self) -> float:
-        """Largest difference of a probability, judged in a batch."""
+        """Largest difference of a probability when judged in a batch."""
         return max(abs(self.reference[label] - self.batched[label]) for label in self.reference)
 
     @property
     def label_agrees(self) -> bool:
-        """Whether both sides give the same verdict."""
+        """Whether both sides give the same label."""
         return _best(self.reference) == _best(self.ours) == _best(self.batched)
 
 
 @dataclass(frozen=True, slots=True)
 class FolderResult:
-    """All pairs of one folder, and whether both networks have the same parameters."""
+    """All pairs of one folder, and the parameters in which the networks differ."""
 
     name: str
     results: Sequence[PairResult]
@@ -105,24 +76,24 @@ class FolderResult:
 
     @property
     def labels_agreeing(self) -> int:
-        """Pairs with the same verdict."""
+        """Number of pairs with the same label."""
         return sum(result.label_agrees for result in self.results)
 
     @property
     def tokens_agreeing(self) -> int:
-        """Pairs with the same token ids."""
+        """Number of pairs with the same token ids."""
         return sum(list(result.tokens) == list(result.our_tokens) for result in self.results)
 
     @property
     def passed(self) -> bool:
-        """Whether the folder keeps the promise."""
+        """Whether labels, tokens and parameters agree and every probability is within the tolerance."""
         total = len(self.results)
         complete = self.labels_agreeing == self.tokens_agreeing == total and not self.keys_differing
         return complete and self.delta <= TOLERANCE
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Smallest and largest probability: a folder of equal or saturated answers would prove little."""
+        """Smallest and largest probability; equal or saturated answers would be a weak test."""
         values = [value for result in self.results for value in result.reference.values()]
         return min(values), max(values)
 
@@ -130,25 +101,24 @@ class FolderResult:
 def compare_folder(
     reference: ReferenceProcess, name: str, folder: Path, pairs: Sequence[TextPair], pictures: Path
 ) -> FolderResult:
-    """Judge `pairs` (whose pictures lie in `pictures`) with both. Raises ReferenceFailed and ofa's errors."""
+    """Judge `pairs`, whose pictures are in `pictures`, with both. Raises ReferenceFailed, OFAError."""
     started = time.monotonic()
-    loaded = reference.ask(LOAD_SECONDS, op="load", folder=str(folder))
+    loaded = reference.load(folder)
     labels = _labels(folder)
     theirs = []
     loaded_at = time.monotonic()
     for pair in pairs:
         picture = str(pictures / pair.picture)
-        theirs.append(
-            reference.ask(PAIR_SECONDS, op="compare", picture=picture, text=pair.text, premise=pair.premise)
-        )
+        theirs.append(reference.ask("compare", picture=picture, text=pair.text, premise=pair.premise))
     answered_at = time.monotonic()
     model = EntailmentModel.load(folder)
-    opened = [open_picture(pictures / pair.picture, transparency="dropped") for pair in pairs]  # as there
+    # ModelScope drops alpha.
+    opened = [open_picture(pictures / pair.picture, transparency="dropped") for pair in pairs]
     questions = [Pair(image, pair.text, pair.premise) for image, pair in zip(opened, pairs, strict=True)]
     alone = [model.judge([question])[0] for question in questions]
     ours_at = time.monotonic()
     batched = model.judge(questions)
-    keys = reference.ask(LOAD_SECONDS, op="keys", folder=str(folder))
+    keys = reference.ask("keys", folder=str(folder))
     results = [
         PairResult(
             pair=pair,
@@ -177,7 +147,7 @@ def compare_folder(
 
 
 def differing_keys(reference: Mapping[str, Sequence[int]], config: NetworkConfig) -> list[str]:
-    """Parameters that only one of both networks has, or has in another shape; ignored keys left out."""
+    """Return parameters that one network lacks or has in another shape, without ignored keys."""
     import torch
 
     with torch.device("meta"):
@@ -187,7 +157,7 @@ def differing_keys(reference: Mapping[str, Sequence[int]], config: NetworkConfig
 
 
 def _labels(folder: Path) -> dict[str, str]:
-    """Answer → label, as ofa reads the folder."""
+    """Return answer → label, as ofa reads the folder."""
     from ofa.config import TaskConfig
 
     task = TaskConfig.from_folder(folder)
@@ -195,10 +165,10 @@ def _labels(folder: Path) -> dict[str, str]:
 
 
 def _check_own_verdict(replies: Sequence[Mapping[str, Any]]) -> None:
-    """The kept probabilities must hold the label and score that the pipeline itself returned."""
+    """Check that the recorded probabilities match the label and score that the pipeline returned."""
     for reply in replies:
         if reply["scores"][reply["label"]] != reply["score"] or _best(reply["scores"]) != reply["label"]:
-            raise ReferenceFailed("the kept probabilities are not those of the pipeline's own verdict")
+            raise ReferenceFailed("the recorded probabilities contradict the pipeline's own verdict")
 
 
 def _best(scores: Mapping[str, float]) -> str:

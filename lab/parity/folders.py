@@ -1,7 +1,7 @@
-"""Random-weight model folders in ModelScope's format, the same on every machine, made without its packages.
+"""Random-weight model folders in ModelScope's format, made without ModelScope, the same on every machine.
 
-The small ones differ in every flag that OFA checkpoints vary in; "distilled" and "large" have the shapes of
-the two published models, for the live comparison and for benchmarks.
+The small ones cover every flag in which OFA checkpoints vary; "distilled" and "large" have the shapes of the
+two published models.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from ofa.positions import image_buckets, token_buckets
 ANSWERS = ("no", "yes", "maybe")
 SMALL_VOCABULARY = 700
 BART_VOCABULARY = 50265
-#: ModelScope stores its token buckets for this many positions.
+#: Positions for which ModelScope stores token buckets.
 STORED_POSITIONS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSpec:
-    """One folder: what differs from ModelScope's defaults.
+    """How one folder differs from ModelScope's defaults.
 
     Attributes:
-        seed: of the weights.
+        seed: seed of the weights.
         network: fields of config.json.
         task: fields of configuration.json's "model".
-        answers: of the answer file, in its order.
+        answers: the answer file, in its order.
         vocabulary: entries of vocab.json.
-        merges: lines of merges.txt, at most.
-        answers_in_text: whether the vocabulary learns the answers as one token each.
-        safetensors: weights as model.safetensors, not pytorch_model.bin.
-        stored_buckets: whether the weights file also holds the position buckets, as published ones do.
+        merges: at most this many lines of merges.txt.
+        answers_in_text: whether each answer is one token of the vocabulary.
+        safetensors: write model.safetensors instead of pytorch_model.bin.
+        stored_buckets: whether the weights file holds the position buckets, as published ones do.
     """
 
     seed: int
@@ -56,12 +56,12 @@ class FolderSpec:
 
     @property
     def prompt_slots(self) -> int | None:
-        """Slots of the configured prompt; None when the built-in prompts are used."""
+        """Slots of the configured prompt; None for the built-in prompts."""
         prompt = self.task.get("prompt")
         return None if prompt is None else str(prompt).count("{}")
 
     def config(self) -> dict[str, Any]:
-        """The whole of config.json."""
+        """The content of config.json."""
         named = {
             "model_type": "ofa",
             "architectures": ["OFAModel"],
@@ -70,7 +70,7 @@ class FolderSpec:
         return {**named, **self.network}
 
     def configuration(self) -> dict[str, Any]:
-        """The whole of configuration.json."""
+        """The content of configuration.json."""
         model = {
             "type": "ofa",
             "gen_type": "traverse",
@@ -178,7 +178,7 @@ SPECS: Mapping[str, FolderSpec] = {**SMALL, **PUBLISHED}
 
 
 def write_folder(folder: Path, spec: FolderSpec) -> Path:
-    """Make `folder` a model folder of `spec`; returns it."""
+    """Write the model folder of `spec` into `folder` and return `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", spec.config())
     _write_json(folder / "configuration.json", spec.configuration())
@@ -186,7 +186,7 @@ def write_folder(folder: Path, spec: FolderSpec) -> Path:
     write_vocabulary(folder, spec.vocabulary, spec.merges, answers_in_text=spec.answers_in_text)
     weights = random_weights(spec)
     if spec.safetensors:
-        # The format has no shared storage.
+        # safetensors has no shared storage.
         separate = {key: tensor.clone() for key, tensor in weights.items()}
         save_file(separate, folder / "model.safetensors", metadata={"format": "pt"})
     else:
@@ -195,7 +195,7 @@ def write_folder(folder: Path, spec: FolderSpec) -> Path:
 
 
 def random_weights(spec: FolderSpec) -> dict[str, torch.Tensor]:
-    """The folder's state dict, in ModelScope's keys; tied weights share their storage."""
+    """Return the state dict with ModelScope's keys; tied weights share their storage."""
     with torch.device("meta"):
         network = OFA(NetworkConfig.from_mapping(spec.config()))
     weights: dict[str, torch.Tensor] = {}
@@ -211,7 +211,7 @@ def random_weights(spec: FolderSpec) -> dict[str, torch.Tensor]:
 
 
 def _tied_to(key: str, spec: FolderSpec) -> str:
-    """The key whose weight this one is: encoder, decoder and (when shared) output use one embedding."""
+    """Return the key this weight is tied to: encoder, decoder and (if shared) output use one embedding."""
     shared_output = spec.network.get("share_decoder_input_output_embed", True)
     if key == "decoder.embed_tokens.weight" or (key == "decoder.output_projection.weight" and shared_output):
         return "encoder.embed_tokens.weight"
@@ -219,7 +219,7 @@ def _tied_to(key: str, spec: FolderSpec) -> str:
 
 
 def _drawing_weights(spec: FolderSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What only drawing pictures uses, which ModelScope's decoder has all the same."""
+    """Return the decoder's weights for picture generation, unused here but part of the checkpoint."""
     twins = {
         "decoder.embed_image_positions.weight": "encoder.embed_image_positions.weight",
         "decoder.image_pos_ln.weight": "decoder.pos_ln.weight",
@@ -238,7 +238,7 @@ def _drawing_weights(spec: FolderSpec, weights: Mapping[str, torch.Tensor]) -> d
 
 
 def _stored_buckets(spec: FolderSpec) -> dict[str, torch.Tensor]:
-    """The buffers that ModelScope saves with the weights."""
+    """Return the buffers that ModelScope saves with the weights."""
     size = spec.network.get("image_bucket_size", 42)
     tokens = token_buckets(spec.network.get("token_bucket_size", 256), STORED_POSITIONS)
     table = torch.full((size * size + 1,) * 2, (2 * size - 1) ** 2)

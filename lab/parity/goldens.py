@@ -1,4 +1,4 @@
-"""What ModelScope said about the small folders: `make test` holds ofa/ to it without ModelScope."""
+"""ModelScope's recorded answers for the small folders; `make test` checks ofa/ against them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from lab import ROOT
 from lab.parity.compare import FolderResult
 from lab.parity.pairs import pixel_digest
 from ofa.image import open_picture
 
-GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "parity" / "goldens"
+GOLDENS = ROOT / "tests" / "parity" / "goldens"
 PICTURES = "pictures.json"
 
 
@@ -24,12 +25,12 @@ class Golden:
     """One folder.
 
     Attributes:
-        versions: of the packages ModelScope ran with.
-        weights: fingerprint of the weights it was given.
-        keys: fingerprint of its network's parameter names and shapes, ignored ones included.
-        buckets: fingerprints of its integer buffers.
-        scores: for each pair, probabilities by label, in the order of the answers.
-        tokens: for each pair, the encoder's token ids.
+        versions: packages that ModelScope ran with.
+        weights: hash of the weights.
+        keys: hash of the network's parameter names and shapes, ignored ones included.
+        buckets: hashes of its integer buffers.
+        scores: per pair, probabilities by label, in the order of the answers.
+        tokens: per pair, the encoder's token ids.
     """
 
     versions: Mapping[str, str]
@@ -41,7 +42,7 @@ class Golden:
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """Fingerprint of a state dict's floating-point values."""
+    """Return a hash of a state dict's floating-point values."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         if weights[key].is_floating_point():
@@ -50,13 +51,13 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def keys_digest(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Fingerprint of names and shapes."""
+    """Return a hash of names and shapes."""
     listed = [f"{key}:{list(shape)}" for key, shape in sorted(shapes.items())]
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
 
 
 def write_golden(result: FolderResult, weights: Mapping[str, torch.Tensor]) -> Path:
-    """Write a folder's golden, a line for each pair, so that a change is readable."""
+    """Write a folder's golden, one line per pair, so that diffs are readable."""
     head = {
         "versions": dict(result.versions),
         "weights": weights_digest(weights),
@@ -72,14 +73,14 @@ def write_golden(result: FolderResult, weights: Mapping[str, torch.Tensor]) -> P
 
 
 def read_golden(name: str) -> Golden:
-    """The golden of the folder called `name`."""
+    """Return the golden of the folder `name`."""
     raw: dict[str, Any] = json.loads((GOLDENS / f"{name}.json").read_text(encoding="utf-8"))
     pairs = raw.pop("pairs")
     return Golden(**raw, scores=[pair["scores"] for pair in pairs], tokens=[pair["tokens"] for pair in pairs])
 
 
 def write_pictures_golden(folder: Path, names: Iterable[str]) -> Path:
-    """Write the fingerprints of the pictures' pixels as this machine reads them."""
+    """Write hashes of the pictures' pixels as decoded on this machine."""
     digests = {
         name: pixel_digest(open_picture(folder / name, transparency="dropped")) for name in sorted(set(names))
     }
@@ -89,6 +90,6 @@ def write_pictures_golden(folder: Path, names: Iterable[str]) -> Path:
 
 
 def read_pictures_golden() -> dict[str, str]:
-    """Picture name → fingerprint."""
+    """Return picture name → hash."""
     digests: dict[str, str] = json.loads((GOLDENS / PICTURES).read_text(encoding="utf-8"))
     return digests

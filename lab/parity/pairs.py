@@ -1,8 +1,8 @@
-"""Twenty pictures and sentences that try what a reader of pictures or a tokenizer could get wrong.
+"""Twenty pictures and sentences that cover the hard cases of picture decoding and tokenization.
 
-Pictures come from integer arithmetic on PCG64's raw bits and are mostly kept in lossless formats, so that
-every machine writes the same pixels; `pixel_digest` tells where it did not. Texts hold no special token
-(`</s>`, `<mask>`, `<code_5>`): those are control to ModelScope and plain text to us, on purpose.
+Pictures come from integer arithmetic on PCG64's raw bits, mostly in lossless formats, so that every machine
+writes the same pixels; `pixel_digest` detects a difference. Texts hold no special token (`</s>`, `<mask>`,
+`<code_5>`): ModelScope reads those as control tokens, ofa/ as plain text by design.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A picture's file name (or whole path), the hypothesis and an optional premise."""
+    """A picture's file name or path, the hypothesis and an optional premise."""
 
     picture: str
     text: str
@@ -61,10 +61,10 @@ PAIRS: tuple[TextPair, ...] = (
 
 
 def pairs_for(slots: int | None) -> tuple[TextPair, ...]:
-    """The pairs a folder can judge, by the slots of its configured prompt (None: the built-in prompts).
+    """Return the pairs a folder can judge, by the slots of its configured prompt (None: built-in prompts).
 
-    With one slot ModelScope would silently drop the hypothesis of a pair that has a premise; with two it
-    fails without one. Both are refused by us, so such pairs lose or get a premise.
+    With one slot ModelScope silently drops the hypothesis of a pair with a premise; with two it fails without
+    one. ofa/ refuses both, so such pairs lose or get a premise.
     """
     if slots == 1:
         return tuple(replace(pair, premise=None) for pair in PAIRS)
@@ -74,7 +74,7 @@ def pairs_for(slots: int | None) -> tuple[TextPair, ...]:
 
 
 def card_pairs(folder: Path) -> tuple[TextPair, ...]:
-    """The examples of a model's card.json, which are what it was made for; none without a card."""
+    """Return the examples of a model's card.json; none without a card."""
     card = folder / "card.json"
     if not card.is_file():
         return ()
@@ -92,7 +92,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def pixel_digest(picture: Image.Image) -> str:
-    """Tells whether two machines read the same RGB pixels."""
+    """Return a hash of the picture's RGB pixels."""
     return hashlib.sha256(repr(picture.size).encode() + picture.convert("RGB").tobytes()).hexdigest()[:16]
 
 
@@ -102,7 +102,7 @@ def _bits(seed: int, height: int, width: int, channels: int) -> Bytes:
 
 
 def _scene(seed: int, height: int, width: int, channels: int = 3) -> Bytes:
-    """Something like a photograph: blocks, a gradient and grain, (height, width, channels)."""
+    """Return blocks, a gradient and grain, as in a photograph; (height, width, channels)."""
     total = _bits(seed, height, width, channels).astype(np.int64)
     for step in (4, 16, 48):
         coarse = _bits(seed + step, -(-height // step), -(-width // step), channels).astype(np.int64)
@@ -112,7 +112,7 @@ def _scene(seed: int, height: int, width: int, channels: int = 3) -> Bytes:
 
 
 def _shapes(size: int = 150) -> Bytes:
-    """A red disc and a blue square on white. (size, size, 3)"""
+    """Return a red disc and a blue square on white; (size, size, 3)."""
     picture = np.full((size, size, 3), 250, dtype=np.uint8)
     rows, columns = np.mgrid[:size, :size]
     picture[(rows - 50) ** 2 + (columns - 60) ** 2 < 35**2] = (220, 30, 35)
@@ -152,7 +152,7 @@ def _animated(path: Path) -> None:
 
 
 def _turned(path: Path) -> None:
-    """Stored lying on its side with EXIF orientation 6: to be turned before anything else."""
+    """Write a rotated picture with EXIF orientation 6, which must be applied first."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(_scene(24, 60, 110)).save(path, quality=92, exif=exif)

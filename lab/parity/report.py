@@ -1,4 +1,4 @@
-"""The comparison in words: a table for the terminal and for docs/parity.md."""
+"""Tables of the comparison, for the terminal and for docs/parity.md."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lab.parity.compare import ROOT, TOLERANCE, FolderResult
+from lab import ROOT
+from lab.parity.compare import TOLERANCE, FolderResult
 from lab.parity.folders import SPECS
 
-DOCUMENT = ROOT / "docs" / "lab.parity.md"
-RECORD = ROOT / "docs" / "lab.parity.json"
+DOCUMENT = ROOT / "docs" / "parity.md"
+RECORD = ROOT / "docs" / "parity.json"
 HEAD = ("folder", "pairs", "max abs Δp", "in a batch", "labels", "tokens", "parameters", "p from … to", "")
 
 
 def row(result: FolderResult) -> tuple[str, ...]:
-    """One line of the table."""
+    """Return one row of the table."""
     total = len(result.results)
     low, high = result.spread
     return (
@@ -37,9 +38,9 @@ def row(result: FolderResult) -> tuple[str, ...]:
 
 
 def record(result: FolderResult) -> None:
-    """Enter a folder in docs/parity.json and write docs/parity.md from all that it holds.
+    """Record a folder in docs/parity.json and write docs/parity.md from it.
 
-    Folders that were not compared this time keep their rows: each says where it was measured.
+    Folders that were not compared this time keep their rows; each row says where it was measured.
     """
     kept = _kept()
     kept["rows"][result.name] = {
@@ -52,7 +53,7 @@ def record(result: FolderResult) -> None:
 
 
 def record_note(note: str) -> None:
-    """Enter what was found out besides, in place of what was noted before."""
+    """Replace the note below the table."""
     _write({**_kept(), "notes": [note]})
 
 
@@ -69,7 +70,7 @@ def _write(kept: Mapping[str, Any]) -> None:
 
 
 def document(kept: Mapping[str, Any]) -> str:
-    """The whole of docs/parity.md."""
+    """Return docs/parity.md."""
     order = [*SPECS, *(name for name in kept["rows"] if name not in SPECS)]
     rows = {name: kept["rows"][name] for name in order if name in kept["rows"]}
     table = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
@@ -92,57 +93,54 @@ def document(kept: Mapping[str, Any]) -> str:
 TEXT = f"""# Same answers as ModelScope's pipeline
 
 Written by `make parity ARGS=--write-goldens`, which runs ModelScope's own pipeline and `ofa/` on the same
-folders, pictures and texts. Promised: fp32 on CPU, every probability of every pair within {TOLERANCE:.0e},
+folders, pictures and texts. Required in fp32 on CPU: every probability of every pair within {TOLERANCE:.0e},
 the same label, the same token ids, the same parameters by name and shape.
 
 TABLE
 
-All three probabilities of ModelScope's side are its own: `_traverse_inference` computes them all and returns
-one. "In a batch" judges all pairs of a folder in one call. Measured:
+ModelScope computes all three probabilities (`_traverse_inference`) and returns one; the comparison records
+all three. "In a batch" judges all pairs of a folder in one call. Measured:
 
 NOTES
 
-The folders have random weights, drawn from PCG64 by folder and key (`lab/parity/weights.py`), so nothing
-is shipped. `lab/parity/folders.py` says what each varies; `lab/parity/pairs.py` holds the 20 pairs: modes L,
-P, RGBA, CMYK, LA and 1, an animated GIF, a file turned by EXIF, pictures of 1×1, 3×400 and 500×7 pixels;
-texts that are long, almost empty, Chinese, emoji, invisible, with quotes, hyphens and `<person>`, with
-and without premise. `distilled` and `large` have the published models' shapes; `demo` is
-the bundled model, with its card's examples as well.
+The folders have random weights, drawn from PCG64 by folder and key (`lab/parity/weights.py`), so no weights
+are stored. `lab/parity/folders.py` lists what each folder varies; `lab/parity/pairs.py` holds the 20 pairs:
+modes L, P, RGBA, CMYK, LA and 1, an animated GIF, EXIF orientation, pictures of 1×1, 3×400 and 500×7 pixels;
+texts that are long, almost empty, Chinese, emoji, invisible, with quotes, hyphens and `<person>`, with and
+without premise. `distilled` and `large` have the published models' shapes; `demo` is the bundled model, with
+the examples of its card.
 
-## Differences that are meant
+## Intended differences
 
-- A text that spells a special or added token (`</s>`, `<mask>`, `<code_5>`) is text here and control
-  in ModelScope.
-- A premise for a model whose configured prompt has one slot is refused; ModelScope would drop the
-  hypothesis.
-- Transparency is laid on white, as a browser shows it; ModelScope drops it, so that the colours under it
-  show. The comparison asks for ModelScope's way (`open_picture(path, transparency="dropped")`). A picture is
-  laid on white at its full size, before it is resized: the largest difference that reading in strips makes
-  is 0, and pictures without transparency have the same pixels either way.
-- The first frame of an animated PNG is read where ModelScope reads the default image, what a GIF's first
-  frame leaves open is white, and a damaged or oversized comment does not stop a picture.
-- Pictures are turned by their EXIF orientation alone; ModelScope also goes by XMP and ImageMagick's profile,
-  which browsers ignore.
-- Pictures of more than 8 bits per channel are scaled, and refused beyond 16; ModelScope clips them.
-- Models with `prompt_type: none`: ModelScope's collation fails on the empty `prefix_token` that its own
-  preprocessor makes. The comparison removes that unused field, and changes nothing else.
-- Pillow is part of the answer: 13.0 resizes some pictures to other pixels than 12.3, which moved
-  probabilities of random-weight models by up to 6e-3. Both environments pin the same version.
+- Special and added tokens in a text (`</s>`, `<mask>`, `<code_5>`) are plain text here and control tokens in
+  ModelScope.
+- A premise is refused for a model whose configured prompt has one slot; ModelScope drops the hypothesis.
+- Transparency is composited on white, as in a browser; ModelScope drops the alpha channel. The comparison
+  uses ModelScope's way (`open_picture(path, transparency="dropped")`). Compositing happens at full size,
+  before resizing; decoding in strips changes no pixel.
+- Of an animated PNG the first frame is read, where ModelScope reads the default image; uncovered pixels of a
+  GIF's first frame are white; a damaged or oversized comment is ignored.
+- Only the EXIF orientation is applied, as in browsers; ModelScope also applies XMP and ImageMagick's profile.
+- Pictures with more than 8 bits per channel are scaled, and refused beyond 16; ModelScope clips them.
+- Models with `prompt_type: none`: ModelScope's collation fails on the empty `prefix_token` of its own
+  preprocessor. The comparison removes that unused field and changes nothing else.
+- The Pillow version matters: 13.0 resizes some pictures differently from 12.3, which moved probabilities of
+  random-weight models by up to 6e-3. Both environments pin the same version.
 
-## Doing it again
+## Repeat the comparison
 
     make parity                        # all folders above
     make parity ARGS=--quick           # the small ones and the demo model
     make parity MODEL=<hub id|folder>  # real weights, the same 20 pairs
     make parity ARGS=--write-goldens   # also rewrites tests/parity/goldens and this file
-    make parity ARGS='--folder large --write-goldens'  # measures one row again
+    make parity ARGS='--folder large --write-goldens'  # one row
 
 `make test` checks the goldens of the small folders without ModelScope.
 """
 
 
 def machine() -> str:
-    """Processor, cores and system, without any name."""
+    """Return processor, cores and system, without a host name."""
     model = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Byte-level BPE vocabularies for random-weight folders: learned from a fixed text, padded to any size."""
+"""Byte-level BPE vocabularies for random-weight folders: trained on a fixed text, padded to any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BYTES = 256
 #: Rows that ModelScope's model and preprocessor add after the vocabulary: `<code_i>` and `<bin_i>`.
 ADDED_TOKENS = 8192 + 1000
 
-# Prompts, then captions of the kind people write, so that merges cross letters, digits and spaces.
+# Prompts and typical captions, so that merges cross letters, digits and spaces.
 _SENTENCES = """ does the image describe " a man in a red shirt is riding a horse "?
  can image and text1 " two dogs run on the beach " imply text2 " the animals are outside "?
  does the image describe " there is a blue circle next to the green square "?
@@ -28,9 +28,9 @@ _ANSWERS = """ no yes maybe. no, yes, maybe. yes no maybe: maybe yes no."""
 def write_vocabulary(folder: Path, size: int, merges: int, *, answers_in_text: bool) -> None:
     """Write ``vocab.json`` of `size` entries and ``merges.txt`` of at most `merges` lines.
 
-    As in BART's vocabulary the special tokens come first and ``<mask>`` last. Fewer merges make longer token
-    sequences: with none, every answer starts with the token of the space. With `answers_in_text` and enough
-    merges, " no", " yes" and " maybe" become one token each.
+    As in BART's vocabulary, special tokens come first and ``<mask>`` last. Fewer merges make longer token
+    sequences; with none, every answer starts with the token of the space. With `answers_in_text` and enough
+    merges, " no", " yes" and " maybe" are one token each.
     """
     text = _SENTENCES.splitlines() * 2 + (_ANSWERS.splitlines() * 6 if answers_in_text else [])
     learned, pairs = _learn(text, merges)
@@ -45,7 +45,7 @@ def write_vocabulary(folder: Path, size: int, merges: int, *, answers_in_text: b
 
 
 def _learn(text: list[str], merges: int) -> tuple[list[str], list[list[str]]]:
-    """Tokens in id order (special, bytes, merged) and the merges in order."""
+    """Return tokens in id order (special, bytes, merged) and the merges in order."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

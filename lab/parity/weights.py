@@ -1,9 +1,9 @@
-"""Random weights that no one has to ship: PCG64's raw bits, seeded by folder and key.
+"""Reproducible random weights: PCG64's raw bits, seeded by folder and key.
 
-Raw bits, because NumPy promises those for ever and its distributions not. Scales are chosen so that nothing
-hides: relative-position tables, head scales and BatchNorm statistics, which a new network has at zero or one,
-take part. Attention is sharp enough for picture, text and position to show in the answer, and no sharper: at
-1.5 times this gain, fp32's own rounding moves probabilities by 5e-6, half of what parity allows.
+Raw bits, because NumPy guarantees their stream and not that of its distributions. Relative-position tables,
+head scales and BatchNorm statistics get non-trivial values, since zero or one would hide mistakes. Attention
+is sharp enough for picture, text and position to change the answer, and no sharper: at 1.5 times this gain,
+fp32 rounding moves probabilities by 5e-6, half the tolerance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 
 
 def random_tensor(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
-    """The weight called `key` in the folder of `seed`: float32, or int64 for BatchNorm's counter."""
+    """Return the weight `key` of the folder with `seed`: float32, or int64 for BatchNorm's counter."""
     if key.endswith("num_batches_tracked"):
         return np.asarray(1, dtype=np.int64)
     centre, spread = _centre_and_spread(key, shape)
@@ -26,7 +26,7 @@ def random_tensor(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.gen
 
 
 def _signed_uniform(seed: int, key: str, shape: tuple[int, ...]) -> Floats:
-    """Uniform in [-1, 1), 24 bits each."""
+    """Return uniform values in [-1, 1), 24 bits each."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     count = math.prod(shape)
     raw = np.random.PCG64(int.from_bytes(digest[:16], "little")).random_raw((count + 1) // 2)
@@ -35,7 +35,7 @@ def _signed_uniform(seed: int, key: str, shape: tuple[int, ...]) -> Floats:
 
 
 def _centre_and_spread(key: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Mean and standard deviation for a key."""
+    """Return mean and standard deviation for a key."""
     name = key.rsplit(".", 1)[-1]
     if "embed_images" in key:
         return _convolutional(key, name, shape)
@@ -57,7 +57,7 @@ def _centre_and_spread(key: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def _convolutional(key: str, name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """The ResNet: He's scale, and a last BatchNorm of each block small enough for 36 blocks in a row."""
+    """Return those of the ResNet: He scale, and a last BatchNorm per block that is stable over 36 blocks."""
     if len(shape) == 4:
         return 0.0, math.sqrt(2.0 / math.prod(shape[1:]))
     if name == "running_mean":

@@ -251,15 +251,15 @@ def findings(found: Sequence[Finding] | None, language: Language) -> str:
 
 
 def _finding(one: Finding, language: Language) -> str:
-    words = one.told(language)
-    kind = "resolved" if one.over else one.severity
+    words = one.text(language)
+    kind = "resolved" if one.resolved else one.severity
     notes = [say(language, f"ops.findings.{kind}")]
     if one.since:
         notes.append(one.since if one.since == one.until else f"{one.since} – {one.until}")
     return (
         f'<article class="finding finding-{kind}"><h3>{escape(words.title)}</h3>'
         f'<p class="ops-note">{escape(" · ".join(notes))}</p><p>{escape(words.diagnosis)}</p>'
-        f"<p><strong>{escape(words.cure)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
+        f"<p><strong>{escape(words.fix)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
     )
 
 

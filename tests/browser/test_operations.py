@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect
 
+from lab.instances.instance import Instance
 from page.words import STATIC, say
 from tests.browser.conftest import PATIENCE, Visit
-from tests.instance import Instance
 from tests.web.client import Page, serving
 
 Open = Callable[..., Visit]

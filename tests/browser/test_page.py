@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
+from lab.instances.instance import ROOT, Instance
 from page.words import STATIC, Language, say
 from tests.browser.conftest import LOCALES, Visit
-from tests.instance import ROOT, Instance
 
 Open = Callable[..., Visit]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.instance import Instance
 from page.words import Language, say
 from tests.browser.conftest import LOCALES, Visit
-from tests.instance import Instance
 
 Open = Callable[..., Visit]
 SECONDS = 3.0  # added to each computation, so that the pending card is visible

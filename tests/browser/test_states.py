@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from lab.instances.instance import ROOT
 from page import bodies
 from page.words import STATIC, Language, say
 from tests.browser.conftest import LOCALES, Visit
-from tests.instance import ROOT
 from tests.web.client import Page, serving
 
 Open = Callable[..., Visit]

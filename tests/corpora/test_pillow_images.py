@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.instance import ROOT, Instance
 from service.contract.causes import InputCode
 from tests.corpora.asking import judge
-from tests.instance import ROOT, Instance
 
 pytestmark = pytest.mark.long
 

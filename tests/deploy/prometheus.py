@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 
 import yaml
 
-from tests.instance import EXIT_SECONDS, START_SECONDS
-from tests.ports import free_ports
+from lab.instances.instance import EXIT_SECONDS, START_SECONDS
+from lab.instances.ports import free_ports
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 

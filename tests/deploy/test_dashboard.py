@@ -16,12 +16,12 @@ import yaml
 from PIL import Image
 
 from health_api import Sidecar
+from lab.instances.instance import ROOT, Instance
 from service.build import Application, build
 from service.listening import listen
 from service.settings import Settings
 from tests.deploy.prometheus import Prometheus, prometheus
 from tests.fakes import PATIENCE, FakeGpuModel
-from tests.instance import ROOT, Instance
 
 GRAFANA = ROOT / "deploy" / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "visual-entailment.json").read_text(encoding="utf-8"))
@@ -44,9 +44,9 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Applicati
     application = build(Settings(run_dir=folder), model=GpuModel(), resolve=lambda *_, **__: folder)
     sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     sidecar.start()
-    assert application.load()
+    assert application.supervisor.load()
     yield application, sidecar.port
-    application.stop(0.0)
+    application.supervisor.stop(0.0)
     sidecar.stop()
 
 

@@ -21,7 +21,7 @@ import torch
 
 from lab.faults import making, scenes
 from lab.faults.scenes import Scene
-from tests.instance import Instance
+from lab.instances.instance import Instance
 from tests.process.conftest import red_circle
 
 __all__ = ["red_circle"]
@@ -41,7 +41,7 @@ QUICK = {
     "OFA_DTYPE": "fp32",  # the same on every machine: one forward pass a question, and none that checks it
     "OFA_TIMEOUT": "120",
     "OFA_PROBE_TIMEOUT": "120",
-    "OFA_TRIAL_PAUSE": "0.5",
+    "RETRY_GPU_PAUSE": "0.5",
 }
 Start = Callable[..., Instance]
 
@@ -72,7 +72,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
         *("web_app.py", "--model", "demo"),
         program="lab/faults/inside.py",
         # After the first, no probe that could take a fault meant for a question.
-        environment=QUICK | {"PRETEND_CUDA": "1", "PROBE_INTERVAL": "86400", "OFA_GOLDEN_INTERVAL": "86400"},
+        environment=QUICK | {"PRETEND_CUDA": "1", "PROBE_INTERVAL": "86400", "BASELINE_INTERVAL": "86400"},
     ) as instance:
         instance.wait_healthy()
         yield instance
@@ -242,7 +242,7 @@ def test_a_process_that_outgrows_its_limit_drains_and_leaves_with_75(start: Star
     assert code == 75
     assert reason.startswith("The resident memory is ")
     assert f"over the limit of {limit} MiB" in reason
-    emptied, ended = instance.log.index("the caches are emptied"), instance.log.index("RESTART_NEEDED")
+    emptied, ended = instance.log.index("MEMORY_LIMIT |"), instance.log.index("RESTART_NEEDED")
     assert emptied < ended
 
 
@@ -345,7 +345,7 @@ def _deepen(scene: Scene) -> None:
     [
         (making.truncate, "pytorch_model.bin is damaged, truncated or no weight file"),
         (making.corrupt, "differs from its checksums"),
-        (making.remove, "has no model.safetensors or pytorch_model.bin"),
+        (making.remove, "missing model.safetensors or pytorch_model.bin"),
         (_deepen, "the weights do not fit config.json"),
     ],
     ids=["truncated", "64 bytes wrong", "missing", "another architecture"],
@@ -355,7 +355,7 @@ def test_a_local_folder_that_cannot_work_ends_at_once_with_78(
 ) -> None:
     with scenes.copied(tmp_path) as scene:
         damage(scene)
-        instance = start("health_api.py", *scene.arguments, "--load-pause", "30")
+        instance = start("health_api.py", *scene.arguments)
         code, reason = left(instance)
     assert code == 78
     assert named in reason

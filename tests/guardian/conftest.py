@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import Guarded
+from lab.instances.guarded import Guarded
 
 STAND_IN = Path(__file__).resolve().parent / "stand_in.py"
 

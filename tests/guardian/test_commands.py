@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import ROOT, Guarded
+from lab.instances.guarded import Guarded
+from lab.instances.instance import ROOT
 
 
 def test_start_status_restart_stop(guarded: Guarded) -> None:

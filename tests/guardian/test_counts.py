@@ -7,9 +7,10 @@ import signal
 import subprocess
 from collections.abc import Callable
 
+from lab.instances.guarded import Guarded
+from lab.instances.instance import ROOT
 from service.contract.causes import ExitCode, GuardianEvent, RestartCause
 from service.telemetry.gauges import read_restarts
-from tests.guardian.harness import ROOT, Guarded
 
 
 def counts(guarded: Guarded) -> dict[str, int]:

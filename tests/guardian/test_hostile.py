@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import ROOT, Guarded, as_root
+from lab.instances.guarded import Guarded
+from lab.instances.instance import ROOT
+from tests.marks import as_root
 
 #: Stands in for an NFS client, which wants an exclusive lock's descriptor open for writing, or has no locks.
 FLOCK = """

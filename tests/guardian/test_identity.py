@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import ROOT, Guarded, as_root, stat_of
+from lab.instances.guarded import Guarded, stat_of
+from lab.instances.instance import ROOT
+from tests.marks import as_root
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 

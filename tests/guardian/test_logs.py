@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import Guarded, as_root, wait_for
+from lab.instances.guarded import Guarded, wait_for
+from tests.marks import as_root
 
 
 def test_restart_log_is_rotated_at_its_size(guarded: Guarded) -> None:

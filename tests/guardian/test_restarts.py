@@ -11,8 +11,8 @@ import time
 
 import pytest
 
+from lab.instances.guarded import Guarded
 from service.health.channel import bind
-from tests.guardian.harness import Guarded
 
 
 def test_a_killed_instance_is_started_again(guarded: Guarded) -> None:

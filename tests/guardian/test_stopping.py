@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guardian.harness import Guarded, as_root, stat_of, wait_for
+from lab.instances.guarded import Guarded, stat_of, wait_for
+from tests.marks import as_root
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 

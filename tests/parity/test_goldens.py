@@ -17,12 +17,13 @@ from lab.parity.compare import TOLERANCE
 from lab.parity.folders import SMALL, FolderSpec, random_weights, write_folder
 from lab.parity.goldens import GOLDENS, keys_digest, read_golden, read_pictures_golden, weights_digest
 from lab.parity.pairs import PAIRS, pairs_for, pixel_digest, write_pictures
-from lab.parity.reference import digest
+from lab.reference.child import digest
 from ofa.checkpoint import IGNORED_KEYS, is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
 from ofa.network import OFA
+from ofa.pair import Pair
 from ofa.positions import token_buckets
 from ofa.tokenizer import build_source
 

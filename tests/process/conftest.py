@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.instance import Instance
+from lab.instances.instance import Instance
 from tests.service_process import running_service
 
 __all__ = ["running_service"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.channel import ask
+from lab.instances.instance import Instance
 from service.health import channel
-from tests.channel import ask
-from tests.instance import Instance
 
 CROWD = 1_100
 

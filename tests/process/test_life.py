@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.server import Hub
-from tests.instance import ROOT, START_SECONDS, Instance
+from lab.instances.hub import Hub
+from lab.instances.instance import ROOT, START_SECONDS, Instance
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lab.instances.instance import Instance
 from tests.exposition import Scraped
-from tests.instance import Instance
 
 SECRET = "xylophonist"
 

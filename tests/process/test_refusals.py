@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from lab.instances.hub import Hub
+from lab.instances.instance import ROOT, Instance
+from lab.instances.ports import free_ports
 from service.contract.causes import ExitCode
 from service.settings import DEFAULT_MODEL, flag, options
-from tests.hub.server import Hub
-from tests.instance import ROOT, Instance
-from tests.ports import free_ports
-from tests.service.hostile import CASES, POINTER, copy
+from tests.inference.hostile import CASES, POINTER, copy
 
 CONFIGURATION = 78
 LOAD_FAILED = 1
@@ -156,10 +156,22 @@ def test_a_hub_id_that_does_not_exist_is_refused_without_another_attempt(start: 
     assert "nobody/nothing" in instance.log
 
 
+def test_a_removed_variable_is_one_warning_and_has_no_effect(start: Start) -> None:
+    with Hub() as hub:
+        instance = start(
+            *("--model", "nobody/nothing"),
+            environment={"MODELSCOPE_ENDPOINT": hub.endpoint, "OFA_TRIAL_PAUSE": "not a number"},
+        )
+        assert instance.exit_code() == CONFIGURATION
+    assert instance.log.count("SETTING_REMOVED | NAME=OFA_TRIAL_PAUSE") == 1
+    assert instance.log.count("SETTING_REMOVED") == 1
+    assert hub.listings == 1
+
+
 def test_a_hub_that_is_down_is_asked_again_and_may_be_retried_later(start: Start) -> None:
     (port,) = free_ports(1)
     instance = start(
-        *("--model", "some/model", "--load-attempts", "2", "--load-pause", "0"),
+        *("--model", "some/model", "--load-attempts", "2"),
         environment={"MODELSCOPE_ENDPOINT": f"http://127.0.0.1:{port}"},
     )
     assert instance.exit_code() == LOAD_FAILED

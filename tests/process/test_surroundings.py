@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.instance import ROOT, Instance
+from lab.instances.instance import ROOT, Instance
 
 Start = Callable[..., Instance]
 CONFIGURATION = 78

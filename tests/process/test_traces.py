@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.instance import ROOT, Instance
+from lab.instances.instance import ROOT, Instance
 
 SECRET = "xylophonist"  # a word that no message of ours holds
 NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from doctor.chinese import Words
+from doctor.findings import Text
 from page.words import Language
 from service.contract.errors import InputError
 from service.contract.request import QueueEstimate, Source, Verdict, VerdictFuture
@@ -70,12 +70,12 @@ class FakeFinding:
     evidence: Sequence[str] = ("a <b>line</b>", f"2026-11-22 20:00:00 | ERROR | {'words ' * 40}{'x' * 200}")
     since: str = "2026-11-22 20:00:00"
     until: str = "2026-11-22 20:30:00"
-    over: bool = False
+    resolved: bool = False
 
-    def told(self, language: Language) -> Words:
+    def text(self, language: Language) -> Text:
         if language == "zh":
-            return Words("同样的问题比以前慢", "从 3 秒到 21 秒。", "看看还有谁在计算。")
-        return Words(self.title, "From 3 s to 21 s.", "Look who else computes.")
+            return Text("同样的问题比以前慢", "从 3 秒到 21 秒。", "找出还在占用计算资源的进程。")
+        return Text(self.title, "From 3 s to 21 s.", "Find the other process that computes.")
 
 
 class FakeOperationsService:
@@ -115,7 +115,7 @@ class FakeOperationsService:
         return [Restart("2026-11-22 20:00:00", "ALERT", "hung", text)]
 
     def findings(self) -> list[FakeFinding]:
-        return [FakeFinding(), FakeFinding(title="The disk was full", over=True, since="", until="")]
+        return [FakeFinding(), FakeFinding(title="The disk was full", resolved=True, since="", until="")]
 
     def probe(self) -> bool:
         self.probes += 1

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tests.instance import EXIT_SECONDS, ROOT, START_SECONDS
-from tests.ports import free_ports
+from lab.instances.instance import EXIT_SECONDS, ROOT, START_SECONDS
+from lab.instances.ports import free_ports
 
 META = {"_type": "gradio.FileData"}
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from lab.instances.instance import Instance
 from tests.fakes import PATIENCE, until
-from tests.instance import Instance
 from tests.web.client import Page, call, serving, upload
 
 SECRET = "xylophonist"

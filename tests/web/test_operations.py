@@ -16,11 +16,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from lab.instances.instance import ROOT, Instance
 from page.operations.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
 from page.operations.routes import GUARDED, LOGIN, OperationsRoutes
 from page.words import say
 from service.contract.status import Snapshot
-from tests.instance import ROOT, Instance
 from tests.web.application import READY, FakeOperationsService
 from tests.web.client import Page, serving
 

@@ -87,7 +87,7 @@ def test_an_answer_is_late_after_its_estimate_and_never_without_one(language: La
             Activity(depth=5, refusal=Refusal.TOO_LATE, expected_seconds=40.0, retry_after=12.0),
             ["none.busy", "none.busy.do"],
         ),
-        (Activity(depth=3, capacity=9, orphaned=True, expected_seconds=2.0), []),
+        (Activity(depth=3, capacity=9, not_cancelling=True, expected_seconds=2.0), []),
     ],
 )
 def test_the_status_line_shows_the_queue_and_its_estimated_wait(

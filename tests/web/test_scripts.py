@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
+from lab.instances.instance import ROOT, Instance
 from page.words import LANGUAGES, Language, say
-from tests.instance import ROOT, Instance
 
 SECONDS = 400.0  # a bound for a broken run on a busy machine, never a measurement
 

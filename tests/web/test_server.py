@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from lab.instances.instance import START_SECONDS
 from page import bodies
 from page.operations.routes import GUARDED, LOGIN
 from page.words import LANGUAGES, Language, say
-from tests.instance import START_SECONDS
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from lab.instances.instance import ROOT
 from page import uploads as module
 from page.quota import NoCapacity, QuotaExceeded
 from page.uploads import AGE, FULL_QUOTAS, LEAST_BYTES, Incoming, Uploads
 from tests.fakes import Clock
-from tests.instance import ROOT
 
 PORT = 65001
 SHARE = 4 * LEAST_BYTES

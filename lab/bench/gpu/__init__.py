@@ -1,1 +1,1 @@
-"""What ten minutes on a borrowed GPU settle: `make gpu-check`, or `python -m lab.bench.gpu --help`."""
+"""Check a GPU in at most eight minutes: `make gpu-check`, or `python -m lab.bench.gpu --help`."""

@@ -1,10 +1,10 @@
-"""The command line; `make gpu-check` runs it.
+"""Command line of the GPU check; `make gpu-check` runs it.
 
-Three steps, each in a process of its own, since a fault of the card ends a process: number formats against
-fp32 on the CPU; speed and memory; faults. They take eight minutes together at most. What a step has found is
-in results.json after each of its parts, so that a machine that is taken away leaves what was done.
+Three steps, each in its own process, since a GPU fault can end a process: number formats against fp32 on the
+CPU; speed and memory; faults. Together they take at most eight minutes. results.json is written after each
+part of a step, so that an interrupted check keeps its results.
 
-Exit status 0 when every step came to its end and kept every promise, else 1.
+Exit status 0 when every step finished and every part is as promised, else 1.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from typing import Any, Final
 
 import torch
 
+from lab import ROOT
 from lab.bench.gpu.faults import faults
 from lab.bench.gpu.precision import precision
 from lab.bench.gpu.speed import speed
 from lab.bench.machine import describe
-from lab.bench.sides import ROOT, Subject, published
+from lab.bench.sides import Subject, published
 from ofa.precision import MARGINS, best_dtype
 
 Figures = dict[str, Any]
@@ -40,7 +41,7 @@ STEPS: Final[Mapping[str, Callable[[Subject], Iterator[Figures]]]] = {
     "speed": speed,
     "faults": faults,
 }
-#: Seconds after which a step is cut: eight minutes in all.
+#: Time limit of each step in seconds; eight minutes in all.
 LIMITS: Final = {"precision": 190.0, "speed": 150.0, "faults": 140.0}
 BUILD: Final = ROOT / "build"
 
@@ -68,17 +69,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m lab.bench.gpu", description=(__doc__ or "").partition("\n\n")[2]
     )
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", type=Path, help="a model folder; the large shape is drawn unless given")
-    parser.add_argument("--quick", action="store_true", help="a small shape unless given, and few pairs")
-    parser.add_argument("--only", nargs="+", choices=STEPS, help="some of the steps")
-    parser.add_argument("--site", type=Path, help="a folder of packages that this Python lacks")
-    parser.add_argument("--out", type=Path, default=BUILD / "gpu-check", help="a folder for results.json")
+    parser.add_argument("--model", type=Path, help="a model folder (default: large, random weights)")
+    parser.add_argument("--quick", action="store_true", help="a small network and few pairs")
+    parser.add_argument("--only", nargs="+", choices=STEPS, help="only these steps")
+    parser.add_argument("--site", type=Path, help="a folder with packages that this Python lacks")
+    parser.add_argument("--out", type=Path, default=BUILD / "gpu-check", help="folder for results.json")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     return parser
 
 
 def _run(name: str, flags: Sequence[str], path: Path) -> bool:
-    """One step in a process group of its own; whether it came to its end and kept its promises."""
+    """Run one step in its own process group; return whether it finished and every part is as promised."""
     print(f"{name} …", file=sys.stderr, flush=True)
     record(path, name, {"state": "started"})
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
@@ -106,23 +107,23 @@ def _run(name: str, flags: Sequence[str], path: Path) -> bool:
 
 
 def _measure(options: argparse.Namespace, path: Path) -> int:
-    """A step's own process: its exit status."""
+    """Run a step in this process and return its exit status."""
     began = time.monotonic()
     found: Figures = {}
-    told: Figures = {"measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    about: Figures = {"measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
     state = "done"
     try:
         with tempfile.TemporaryDirectory() as scratch:
             subject = _subject(options, Path(scratch))
-            told |= {"model": subject.folder.name, "machine": describe(subject.device)}
+            about |= {"model": subject.folder.name, "machine": describe(subject.device)}
             for found in STEPS[options.step](subject):
-                record(path, options.step, {"state": "running", **told, **found})
+                record(path, options.step, {"state": "running", **about, **found})
     except Exception as error:
         traceback.print_exc()
         state = "failed"
-        told["error"] = f"{type(error).__name__}: {str(error)[:500]}"
+        about["error"] = f"{type(error).__name__}: {str(error)[:500]}"
     seconds = round(time.monotonic() - began, 1)
-    record(path, options.step, {"state": state, "seconds": seconds, **told, **found})
+    record(path, options.step, {"state": state, "seconds": seconds, **about, **found})
     return 0 if state == "done" else 1
 
 
@@ -136,16 +137,16 @@ def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
         quick=options.quick,
         cache=scratch / "cache",
         python=None,
-        pairs=4,  # of each set when quick
+        pairs=4,  # per set when quick
         rounds=2 if options.quick else 30,
         closer_than=MARGINS[best_dtype(options.device)],
     )
 
 
 def record(path: Path, name: str, figures: Mapping[str, Any]) -> None:
-    """Put a step's figures in the place of older ones; the file is whole at any moment."""
+    """Replace a step's figures, atomically."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    results.pop(name, None)  # the file's order is that in which the steps were run
+    results.pop(name, None)  # keeps the file in the order of the steps
     text = json.dumps({**results, name: figures}, indent=1, ensure_ascii=False)
     part = path.with_suffix(".part")
     part.write_text(text + "\n", encoding="utf-8")
@@ -153,5 +154,5 @@ def record(path: Path, name: str, figures: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the step's processes are ended on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the clean-up of the step's process
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""Step 3: a card that is really full, the way back from the CPU, a real device-side assert, exit codes.
+"""Step 3: a full GPU, the return from the CPU, a real device-side assert, exit codes.
 
-``as_promised`` says of each part whether the service did what it promises. Without a card it is started,
-asked and ended all the same, and the parts that only a card can show say that they need one.
+``as_promised`` says for each part whether the service kept its contract. Without a GPU the service still runs
+through its start, requests and stop; the parts that need a GPU say so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from lab.bench.processes import free_port, running, wait_for
-from lab.bench.sides import ROOT, Subject
+from lab import ROOT
+from lab.bench.processes import running, wait_for
+from lab.bench.sides import Subject
+from lab.instances.ports import free_ports
 from service.contract.causes import ExitCode
 from service.contract.request import LABELS
 from service.inference.modelscope.process import ChildProcess
@@ -27,15 +29,14 @@ from service.telemetry.logs import LOG_FILE
 
 Reply = dict[str, Any]
 
-SECONDS: Final = 60.0  # for one thing to happen
+SECONDS: Final = 60.0  # seconds for one event
 EVENTS: Final = ("MEMORY |", "DEGRADED |", "TRIAL |", "PROMOTED |")
 PATIENT: Final = {
     "OFA_TIMEOUT": "60",
     "OFA_PROBE_TIMEOUT": "60",
-    "OFA_TRIAL_PAUSE": "1",
     "OFA_CONVERTED_CACHE": "off",
 }
-# Takes the card's memory but for so many bytes, and holds it until its input ends.
+# Allocates the GPU's memory except for the given bytes, until end of input.
 HOLD: Final = """
 import sys, torch
 held, size = [], 1 << 30
@@ -52,14 +53,14 @@ sys.stdin.read()
 
 
 def faults(subject: Subject) -> Iterator[dict[str, Any]]:
-    """The parts so far, after each. One that raises does not keep the others from being tried."""
+    """Yield the parts so far after each one; an exception in one does not skip the others."""
     found: dict[str, Any] = {}
     run_dir, card = subject.scratch / "service", subject.device.startswith("cuda")
     service = _service(subject, run_dir)
     parts: Mapping[str, Callable[[], Reply]] = {
         "request": partial(_loaded, service, subject.device),
         "stopped": partial(_ended, subject, ExitCode.ORDERLY),
-        # Two exhaustions: no room for a batch, no room at all.
+        # Two cases: no room for a batch, no room at all.
         "crowded": partial(_exhausted, service, run_dir, subject.device, 256 << 20, 16),
         "full": partial(_exhausted, service, run_dir, subject.device, 0, 1),
         "assert": partial(_ended, subject, ExitCode.DEVICE_LOST),
@@ -86,7 +87,7 @@ def _service(subject: Subject, run_dir: Path) -> ChildProcess:
         "OFA_MODEL": str(subject.folder),
         "OFA_DEVICE": subject.device,
         "OFA_RUN_DIR": str(run_dir),
-        "PROBE_INTERVAL": "3600",  # no probe that could take a fault meant for a request
+        "PROBE_INTERVAL": "3600",  # no probe may consume a fault meant for a request
     }
     command = [sys.executable, "-m", "lab.bench.gpu.service"]
     return ChildProcess(command, folder=ROOT, environment={**os.environ, **PATIENT, **environment})
@@ -105,12 +106,12 @@ def _judged(service: ChildProcess, count: int) -> Reply:
 
 
 def _all_answered(reply: Reply, *devices: str) -> bool:
-    """Whether every request got a verdict, on one of ``devices``."""
+    """Return whether every request got a verdict on one of ``devices``."""
     return all(label in LABELS and device in devices for label, device in reply["answers"])
 
 
 def _exhausted(service: ChildProcess, run_dir: Path, device: str, left: int, count: int) -> Reply:
-    """Ask while another process holds the card but for ``left`` bytes; then wait for the way back."""
+    """Send requests while all but ``left`` bytes are taken; then wait for the return to the GPU."""
     before = len(_memory_lines(run_dir))
     service.ask({"op": "empty"}, SECONDS)
     with _holding(left) as held:
@@ -144,7 +145,7 @@ def _holding(left: int) -> Iterator[int]:
 
 
 def _until(service: ChildProcess, happened: Callable[[Reply], bool]) -> float | None:
-    """Seconds until the service's state, asked again and again, was so; None when it was not in time."""
+    """Poll the state until ``happened``; return the seconds, or None on timeout."""
     began = time.monotonic()
     while (spent := time.monotonic() - began) < SECONDS:
         if happened(service.ask({"op": "state"}, SECONDS)):
@@ -154,8 +155,8 @@ def _until(service: ChildProcess, happened: Callable[[Reply], bool]) -> float | 
 
 
 def _ended(subject: Subject, code: ExitCode) -> Reply:
-    """health_api.py, once healthy, is asked to end, or loses its CUDA context at its next probe."""
-    run_dir, port = subject.scratch / code.name, free_port()
+    """Stop a healthy health_api.py by SIGTERM, or make it lose its CUDA context at the next probe."""
+    run_dir, (port,) = subject.scratch / code.name, free_ports(1)
     command = [sys.executable, "lab/faults/inside.py", "health_api.py", "--model", str(subject.folder)]
     flags = [*("--device", subject.device), *("--health-host", "127.0.0.1"), *("--health-port", str(port))]
     environment = {**PATIENT, "OFA_RUN_DIR": str(run_dir), "PROBE_INTERVAL": "0.5"}
@@ -166,5 +167,5 @@ def _ended(subject: Subject, code: ExitCode) -> Reply:
         else:
             child.terminate()
         left = child.wait(SECONDS)
-    told = json.loads((run_dir / "last_exit.json").read_text())
-    return {"exit_code": left, "last_exit": told["code"], "as_promised": left == told["code"] == code}
+    last = json.loads((run_dir / "last_exit.json").read_text())
+    return {"exit_code": left, "last_exit": last["code"], "as_promised": left == last["code"] == code}

@@ -1,4 +1,4 @@
-"""Step 1: every number format on the device against fp32 on the CPU, and the margin that the guard needs."""
+"""Step 1: every number format on the device against fp32 on the CPU, and the margin the guard needs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lab.bench.cases import random_pairs
 from lab.bench.margin import SEED, Moved, answers, moved, summed_up
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import Pair
+from ofa.pair import Pair
 from ofa.precision import MARGINS
 
 SMALL_PAIRS: Final = 50
-DEMO_PAIRS: Final = 500  # with each of the two renderers
+DEMO_PAIRS: Final = 500  # per renderer
 PAIRS: Final = 50
 
 
 class Mode(NamedTuple):
-    """A number format, and whether the card may round fp32 to TF32 in matrix products and in convolutions."""
+    """A number format, and whether TF32 is allowed in matrix products and in convolutions."""
 
     dtype: torch.dtype
     products: bool = False
-    convolutions: bool = True  # torch's defaults, which the service leaves as they are
+    convolutions: bool = True  # torch's defaults, which the service keeps
 
 
 MODES: Final = {
@@ -40,7 +40,7 @@ MODES: Final = {
 
 
 def precision(subject: Subject) -> Iterator[dict[str, Any]]:
-    """The figures of all modes, again after each set of pairs."""
+    """Yield the figures of all modes after each set of pairs."""
     found: dict[str, dict[str, list[Moved | None]]] = {mode: {} for mode in MODES}
     for name, folder, pairs in _sets(subject):
         exact = answers(folder, "cpu", torch.float32, pairs)
@@ -52,7 +52,7 @@ def precision(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def _sets(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
-    """Name, folder and questions: the small configurations, the demo model, the large shape."""
+    """Yield name, folder and questions: small configurations, the demo model, the large size."""
     few = subject.pairs if subject.quick else None
     for name, spec in list(SMALL.items())[: 1 if subject.quick else None]:
         folder = write_folder(subject.scratch / name, spec)

@@ -1,11 +1,11 @@
-"""The service without its ports, in a process of its own: `python -m lab.bench.gpu.service`, asked by step 3.
+"""The service without ports, in its own process, for step 3: `python -m lab.bench.gpu.service`.
 
-Settings are the environment's, messages JSON lines as in service.inference.modelscope.child. Every reply
-holds "device" and "degraded", and "error" where something was raised:
+Settings come from the environment; messages are JSON lines as in service.inference.modelscope.child. Every
+reply has "device" and "degraded", and "error" after an exception:
 
     {"op": "load"}                -> {"loaded": bool}
-    {"op": "judge", "count": int} -> {"answers": [[label or reason, device]]}, all of them asked at once
-    {"op": "empty"}               -> {}; unused memory of the card was given back
+    {"op": "judge", "count": int} -> {"answers": [[label or reason, device]]}, sent at once
+    {"op": "empty"}               -> {}; empties the CUDA cache
     {"op": "state"}               -> {}
 """
 
@@ -24,7 +24,7 @@ from service.telemetry.logs import Logs
 
 
 class Service:
-    """Answers the operations above."""
+    """Answers the operations."""
 
     def __init__(self) -> None:
         settings = Settings.from_args([], os.environ)
@@ -32,10 +32,10 @@ class Service:
         self._application = build(settings)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request; an exception becomes a reply."""
+        """Return the reply to one request. An exception becomes a reply, since a failure is a result too."""
         try:
             found = getattr(self, f"_{request.pop('op')}")(**request)
-        except Exception as error:  # that it fails, and how, is a result as well
+        except Exception as error:
             found = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
         now = self._application.snapshot()
         return {**found, "device": now.device, "degraded": now.degraded}
@@ -44,7 +44,7 @@ class Service:
         return {"loaded": self._application.load()}
 
     def _judge(self, count: int) -> dict[str, Any]:
-        pictures = [photograph(seed) for seed in range(count)]  # first, so that none waits for another's
+        pictures = [photograph(seed) for seed in range(count)]  # all at once, not one after the other
         asked = [self._application.submit(one, sentence(seed)) for seed, one in enumerate(pictures)]
         verdicts = [one.result() for one in asked]
         return {"answers": [(verdict.reason or verdict.label, verdict.device) for verdict in verdicts]}

@@ -1,4 +1,4 @@
-"""Step 2: latency, throughput through the engine, memory; eager, beside the network run ModelScope's way."""
+"""Step 2: latency, throughput through the engine and memory, beside the network run ModelScope's way."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MEANING: Final = (
 
 
 def speed(subject: Subject) -> Iterator[dict[str, Any]]:
-    """The figures so far, after each number of callers and after the latency of one request."""
+    """Yield the figures so far after the latency of one request and after each number of callers."""
     found: dict[str, Any] = {"levels": []}
-    for callers in CALLERS:  # first, so that the memory is that of the served format alone
+    for callers in CALLERS:  # first, so that only the served format is in memory
         with MemoryWatch(os.getpid()) as host:
             section = load(subject, [callers])
         found |= {**section, "levels": [*found["levels"], {**section["levels"][0], **host.as_dict()}]}
@@ -45,7 +45,7 @@ def speed(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def modelscopes_way(folder: Path, device: str) -> EntailmentModel:
-    """The folder's network, run as :data:`MEANING` says."""
+    """Return the folder's network, run as :data:`MEANING` says."""
     with patch.object(ofa.model, "fold", lambda network: None):
         model = EntailmentModel.load(folder, device)
     every_pass(model)

@@ -1,8 +1,7 @@
 """ModelScope's own pipeline behind the engine's protocol, in a child process with its own Python.
 
-Its dependencies exclude current Gradio, so it cannot live here. A child can be killed at any moment: that is
-how a computation is stopped, and the next child starts loading at once. Until it has loaded, requests are
-answered "loading".
+Its dependencies conflict with current Gradio, so it needs its own environment. A computation is cancelled by
+killing the child; the next child starts loading at once, and until it has loaded, requests get `loading`.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from service.contract.request import Pair
 from service.inference.modelscope.process import ChildEnded, ChildProcess, ChildSilent
 
 CHILD: Final = Path(__file__).with_name("child.py")
-#: Seconds for importing ModelScope and loading; 18 s is usual, minutes on a busy machine.
+#: Seconds for importing ModelScope and loading; usually 18 s, minutes on a busy machine.
 LOAD_SECONDS: Final = 300.0
-#: Seconds for one pair, should nobody cancel before.
+#: Seconds for one pair; the engine's deadline cancels earlier.
 PAIR_SECONDS: Final = 600.0
 LABELS: Final[Mapping[str, str]] = {
     "yes": "Yes", "no": "No", "maybe": "Maybe",
     "entailment": "Yes", "contradiction": "No", "neutral": "Maybe",
 }  # fmt: skip
-_REMEDY: Final = "`make parity` builds .venv-modelscope; then --reference-python .venv-modelscope/bin/python."
+_REMEDY: Final = "Run `make parity`, then pass --reference-python .venv-modelscope/bin/python."
 _log = logging.getLogger(__name__)
 
 
@@ -45,12 +44,12 @@ class ChildPredictor:
     """A service.contract.protocols.Model whose network runs in a child process.
 
     Args:
-        python: of the environment of requirements-modelscope.txt.
+        python: Python of the environment of requirements-modelscope.txt.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto`` or ``fp32``; ModelScope's pipeline has no other.
-        threads: of the child's torch; 0 leaves it to torch.
-        child: the program, another one in tests.
-        load_seconds: limit of a load, start of the child included.
+        dtype: ``auto`` or ``fp32``, the only one of ModelScope's pipeline.
+        threads: CPU threads of the child; 0 uses torch's default.
+        child: the program; tests pass another.
+        load_seconds: time limit of a load, including the start of the child.
     """
 
     def __init__(
@@ -63,14 +62,14 @@ class ChildPredictor:
         child: Path = CHILD,
         load_seconds: float = LOAD_SECONDS,
     ) -> None:
-        # Absolute, since the child starts in another folder; not resolved, since a venv's Python is a link.
+        # Absolute, since the child starts in another folder; unresolved, since a venv's Python is a symlink.
         self._python = None if python is None else python.absolute()
-        self._wanted = device
-        self._wanted_dtype = dtype
+        self._requested_device = device
+        self._requested_dtype = dtype
         self._threads = threads
         self._program = child
         self._load_seconds = load_seconds
-        # Guards _child, which `close` may take away at any moment.
+        # Guards _child, which `close` may clear at any moment.
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._loading = False
@@ -94,17 +93,17 @@ class ChildPredictor:
         return None if self._slots is None else self._slots > 1
 
     def side(self) -> int:
-        """ModelScope's preprocessor does not resize a picture of this size again."""
+        """Picture side in pixels; ModelScope's preprocessor does not resize a picture of this size again."""
         if not self._side:
             raise NotReady("The model is not loaded.")
         return self._side
 
     def load(self, folder: Path) -> None:
         """Raises MissingDependency, UnsupportedModel, TransientLoadError."""
-        if self._wanted_dtype not in ("auto", "fp32"):
+        if self._requested_dtype not in ("auto", "fp32"):
             raise UnsupportedModel(
                 "--backend modelscope computes in fp32 only.",
-                remedy="Leave --dtype out, or use our own network.",
+                remedy="Omit --dtype, or use --backend native.",
             )
         self.close()
         self._folder = folder
@@ -121,7 +120,7 @@ class ChildPredictor:
         _log.info("DEVICE | %s | DTYPE=fp32 | BACKEND=modelscope | PID=%d", self._device, child.pid)
 
     def judge(self, pairs: Sequence[Pair], cancel_point: Callable[[], None]) -> list[dict[str, float]]:
-        """One pair after the other: ModelScope's own batches fail on texts of different lengths.
+        """Judge one pair after the other, since ModelScope's batches fail on texts of different lengths.
 
         Raises NotReady while a child loads, OutOfMemory, InputError, InferenceError.
         """
@@ -129,11 +128,11 @@ class ChildPredictor:
         return [self._judge_one(child, pair, cancel_point) for pair in pairs]
 
     def gpu(self) -> tuple[str, int, int] | None:
-        """As of the last answer: the figures come from the child."""
+        """The figures of the child's last reply."""
         return self._gpu
 
     def close(self) -> None:
-        """Kill the child. A `judge` that waits for it fails with NotReady or InferenceError."""
+        """Kill the child. A waiting `judge` fails with NotReady or InferenceError."""
         with self._lock:
             child, self._child = self._child, None
         if child is not None:
@@ -144,9 +143,9 @@ class ChildPredictor:
     ) -> dict[str, float]:
         if self._slots is not None and (pair.premise is not None) != (self._slots > 1):
             raise InputError(
-                "This model's prompt and these texts do not fit.",
+                "The number of texts does not match this model's prompt.",
                 code="premise_refused",
-                remedy="Leave the premise out, or give one if there is none.",
+                remedy="Remove the premise, or add one if it is missing.",
             )
         image = pair.image.convert("RGB")
         request = {
@@ -158,47 +157,46 @@ class ChildPredictor:
         }
         reply = self._ask(child, request, cancel_point)
         if not reply.get("ok"):
-            if reply.get("kind") == "device":  # lost for that process, not for this one
+            if reply.get("kind") == "device":  # the child's CUDA context is lost, not this process's
                 self._replace(child)
             raise _inference_error(reply)
-        self._note_gpu(reply)
+        self._record_gpu(reply)
         return {self._labels[answer]: float(value) for answer, value in reply["scores"].items()}
 
     def _ask(
         self, child: ChildProcess, request: Mapping[str, Any], cancel_point: Callable[[], None]
     ) -> dict[str, Any]:
-        """The child's reply; a child that is left with the request unanswered is replaced."""
+        """Return the child's reply; replace a child that has not replied."""
         try:
             return child.ask(request, PAIR_SECONDS, cancel_point)
         except (ChildEnded, ChildSilent) as error:
             self._replace(child)
             raise InferenceError(f"ModelScope's process failed: {error}.") from error
-        except BaseException:  # cancelled: killing the child is what stops the computation
+        except BaseException:  # cancelled: killing the child stops the computation
             self._replace(child)
             raise
 
     def _start(self) -> ChildProcess:
-        """A new child, told to load. Raises MissingDependency."""
+        """Start a child that begins to load. Raises MissingDependency."""
         if self._python is None:
             raise MissingDependency("--backend modelscope needs --reference-python.", remedy=_REMEDY)
         try:
             child = ChildProcess([str(self._python), "-I", str(self._program)], folder=self._program.parent)
         except OSError as error:
-            raise MissingDependency(f"{self._python} cannot be run.", remedy=_REMEDY) from error
-        child.send(
-            {"op": "load", "folder": str(self._folder), "device": self._wanted, "threads": self._threads}
-        )
+            raise MissingDependency(f"Cannot run {self._python}.", remedy=_REMEDY) from error
+        device, threads = self._requested_device, self._threads
+        child.send({"op": "load", "folder": str(self._folder), "device": device, "threads": threads})
         with self._lock:
             self._child, self._loading = child, True
         return child
 
     def _replace(self, child: ChildProcess) -> None:
-        """Kill `child` and let another one load, unless `close` has been here."""
+        """Kill `child` and start another, unless `close` was called."""
         child.kill()
         with self._lock:
             closed = self._child is not child
         if not closed:
-            _log.warning("RESTART | ModelScope's process %d was ended; another one is loading", child.pid)
+            _log.warning("CHILD_RESTART | BACKEND=modelscope | PID=%d", child.pid)
             self._start()
 
     def _ready_child(self) -> ChildProcess:
@@ -217,22 +215,22 @@ class ChildPredictor:
         return child
 
     def _accept(self, reply: Mapping[str, Any]) -> None:
-        """Take over what a loaded child says of itself. Raises MissingDependency, ModelErrors."""
+        """Store labels and device from the reply to `load`. Raises ServiceError when loading failed."""
         if not reply.get("ok"):
             raise _load_error(reply)
         labels = {answer: LABELS.get(answer.strip().lower(), "") for answer in reply["answers"]}
         if sorted(labels.values()) != ["Maybe", "No", "Yes"]:
             raise UnsupportedModel("The model's answers are not yes, no and maybe.")
         self._labels, self._device, self._loading = labels, str(reply["device"]), False
-        self._note_gpu(reply)
+        self._record_gpu(reply)
 
-    def _note_gpu(self, reply: Mapping[str, Any]) -> None:
+    def _record_gpu(self, reply: Mapping[str, Any]) -> None:
         if "gpu" in reply:
             name, used, total = reply["gpu"]
             self._gpu = (str(name), int(used), int(total))
 
     def _read_configuration(self) -> None:
-        """Picture size and prompt, needed on this side of the pipe. Raises UnsupportedModel."""
+        """Read picture size and prompt, which this process needs. Raises UnsupportedModel."""
         try:
             text = (self._folder / "configuration.json").read_text(encoding="utf-8")
             model = json.loads(text)["model"]
@@ -251,7 +249,7 @@ def _load_error(reply: Mapping[str, Any]) -> ServiceError:
         case "dependency":
             return MissingDependency(f"ModelScope's environment is incomplete: {message}.", remedy=_REMEDY)
         case "memory":
-            return TransientLoadError("There is not enough memory for ModelScope's pipeline.")
+            return TransientLoadError("Not enough memory for ModelScope's pipeline.")
         case _:
             return TransientLoadError(f"ModelScope could not load the model: {name}: {message}.")
 
@@ -260,7 +258,7 @@ def _inference_error(reply: Mapping[str, Any]) -> ServiceError:
     name = reply.get("error", "error")
     match reply.get("kind"):
         case "memory":
-            return OutOfMemory("ModelScope's process has not enough memory.")
+            return OutOfMemory("ModelScope's process is out of memory.")
         case "device":
             return InferenceError("ModelScope's process lost the CUDA context; another one is loading.")
         case _:

@@ -1,19 +1,19 @@
-"""ModelScope's own visual-entailment pipeline behind JSON lines; started by the backend beside it.
+"""ModelScope's own visual-entailment pipeline behind JSON lines; backend.py starts it.
 
-Runs with the Python of ModelScope's environment (requirements-modelscope.txt), whose packages exclude current
-Gradio, so this file imports nothing of ours, and until it is told to load only the standard library.
+Runs with the Python of ModelScope's environment (requirements-modelscope.txt), so this file imports nothing
+of this project, and until `load` only the standard library.
 
-Standard input, one JSON object a line, answered in order on standard output:
+Each line of standard input is a JSON request, answered in order on standard output:
 
     {"op": "load", "folder": str, "device": "auto"|"cpu"|"cuda:N", "threads": int}
         -> {"ok": true, "answers": [str, ...], "device": str, "versions": {package: version}}
     {"op": "judge", "size": [width, height], "rgb": base64 of the pixels, "text": str, "premise": str|null}
         -> {"ok": true, "label": str, "score": float, "scores": {answer: float}}
 
-Replies from a GPU also have "gpu": [name, bytes used, bytes in all], other processes included.
-A failure is {"ok": false, "error": class name, "kind": "dependency"|"memory"|"device"|"load"|"inference"},
-with "message" while loading: later ones may hold user text. The end of standard input ends the process at
-once, even in the middle of a computation: a child cannot outlive its parent.
+Replies from a GPU also have "gpu": [name, bytes used, bytes total], including other processes.
+A failure is {"ok": false, "error": class name, "kind": "dependency"|"memory"|"device"|"load"|"inference"}. It
+has "message" only for `load`, since later messages may hold user text. At the end of standard input the
+process exits at once, even during a computation, so that it cannot outlive its parent.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
-#: Packages whose versions decide the numbers.
+#: Packages whose versions determine the scores.
 DECIDING = ("modelscope", "transformers", "torch", "torchvision", "pillow", "numpy")
 
 
 class Scorer:
-    """One loaded model folder; `judge` is ModelScope's pipeline call, with all probabilities kept.
+    """One loaded model folder; `judge` calls ModelScope's pipeline and records all probabilities.
 
-    The pipeline returns one label and its probability. The others are computed by the same call and dropped:
-    OfaForAllTasks._traverse_inference ends in a softmax over the answers. That module's softmax is wrapped so
-    that its result can be read; every number is still computed by ModelScope's own code.
+    The pipeline returns one label and its probability and drops the others:
+    OfaForAllTasks._traverse_inference ends in a softmax over the answers. That module's softmax is wrapped to
+    record its result; ModelScope's own code computes every number.
     """
 
     def __init__(self, folder: str, device: str = "cpu", threads: int = 0) -> None:
@@ -59,11 +59,11 @@ class Scorer:
             device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self.device = device
         self.pipeline: Any = pipeline(Tasks.visual_entailment, model=folder, device=device)
-        _mend_prompt_type_none(self.pipeline.preprocessor)
+        _fix_prompt_type_none(self.pipeline.preprocessor)
         self.answers: list[str] = list(self.pipeline.model.ans2label_dict)
 
     def judge(self, image: Any, text: str, premise: str | None) -> dict[str, Any]:
-        """ModelScope's label and score, and the probability of each answer in the answer file's order."""
+        """Return ModelScope's label and score, and each answer's probability in the answer file's order."""
         inputs: dict[str, Any] = {"image": image, "text": text}
         if premise is not None:
             inputs["text2"] = premise
@@ -77,7 +77,7 @@ class Scorer:
         }
 
     def gpu(self) -> dict[str, Any]:
-        """What a reply says about the GPU in use; nothing on a CPU."""
+        """Return the GPU fields of a reply; empty on a CPU."""
         if self.device == "cpu":
             return {}
         import torch
@@ -86,11 +86,11 @@ class Scorer:
         return {"gpu": [torch.cuda.get_device_name(self.device), total - free, total]}
 
 
-def _mend_prompt_type_none(preprocessor: Any) -> None:
-    """Let models with prompt_type "none" run at all.
+def _fix_prompt_type_none(preprocessor: Any) -> None:
+    """Work around a crash of ModelScope for models with prompt_type "none".
 
-    ModelScope's preprocessor gives them an empty list as `prefix_token`, on which its own collation fails
-    ("'list' object has no attribute 'size'"). Traverse scoring never reads that field.
+    Its preprocessor gives them an empty list as `prefix_token`, on which its own collation fails ("'list'
+    object has no attribute 'size'"). Traverse scoring does not read that field.
     """
     inner = preprocessor.preprocess
 
@@ -104,7 +104,7 @@ def _mend_prompt_type_none(preprocessor: Any) -> None:
 
 
 class _SoftmaxRecorder:
-    """torch.nn.functional for one module, keeping what its softmax returned."""
+    """torch.nn.functional for one module, recording the results of softmax."""
 
     def __init__(self, functional: Any, kept: list[Any]) -> None:
         self._functional, self._kept = functional, kept
@@ -119,14 +119,14 @@ class _SoftmaxRecorder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
+    """Return the versions of the packages that determine the scores."""
     from importlib.metadata import version
 
     return {name: version(name) for name in DECIDING}
 
 
 def failure(error: BaseException, fallback: str) -> dict[str, Any]:
-    """The answer for a failed operation: its class and kind, never its message."""
+    """Return the reply for a failed operation: class and kind, never the message."""
     name, text = type(error).__name__, str(error)
     if isinstance(error, ImportError):
         kind = "dependency"
@@ -140,25 +140,25 @@ def failure(error: BaseException, fallback: str) -> dict[str, Any]:
 
 
 class Server:
-    """Answers requests one after the other; holds at most one model."""
+    """Answers one request at a time; holds at most one model."""
 
     def __init__(self) -> None:
         self._scorer: Scorer | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request; errors become replies."""
+        """Return the reply to one request; exceptions become replies."""
         loading = request.get("op") == "load"
         try:
             return self._load(request) if loading else self._judge(request)
-        except Exception as error:  # the edge: whatever ModelScope raises is a reply, not our end
-            if loading:  # no user text has come this far yet, so the message cannot hold any
+        except Exception as error:  # ModelScope may raise anything; the process must go on
+            if loading:  # before any user text, so the message cannot hold it
                 return {**failure(error, "load"), "message": str(error)[:300]}
             return failure(error, "inference")
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         self._scorer = scorer = Scorer(request["folder"], request["device"], request["threads"])
-        told = {"answers": scorer.answers, "device": scorer.device, "versions": versions()}
-        return {"ok": True, **told, **scorer.gpu()}
+        reply = {"answers": scorer.answers, "device": scorer.device, "versions": versions()}
+        return {"ok": True, **reply, **scorer.gpu()}
 
     def _judge(self, request: dict[str, Any]) -> dict[str, Any]:
         from PIL import Image
@@ -171,9 +171,9 @@ class Server:
 
 
 def private_stdout() -> TextIO:
-    """The real standard output, after pointing descriptor 1 at standard error.
+    """Return the real standard output and redirect descriptor 1 to standard error.
 
-    ModelScope and its imports print; a stray line among the replies would break the protocol.
+    ModelScope and its imports print, which would break the protocol.
     """
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
@@ -181,7 +181,7 @@ def private_stdout() -> TextIO:
 
 
 def requests_until_eof(source: TextIO) -> queue.SimpleQueue[dict[str, Any]]:
-    """Read requests in a thread; when the parent closes the pipe or dies, end this process at once."""
+    """Read requests in a thread; exit at once when the parent closes the pipe or dies."""
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:
@@ -196,7 +196,7 @@ def requests_until_eof(source: TextIO) -> queue.SimpleQueue[dict[str, Any]]:
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> NoReturn:
-    """Answer the requests of standard input, a JSON line each, until it ends; ModelScope is kept offline."""
+    """Answer JSON lines from standard input until it ends; set ModelScope offline."""
     os.environ.update(OFFLINE)
     replies = private_stdout()
     waiting = requests_until_eof(sys.stdin)

@@ -1,8 +1,8 @@
-"""A child process that answers JSON lines: every wait bounded, nothing left behind.
+"""A child process that answers JSON lines, with bounded waits and no leaks.
 
-No threads: one call writes the request and waits for its reply with `poll`, so that a child that is stopped,
-full or dead can neither block the caller nor leak anything, however many files this process has open. The
-child must end itself at the end of its standard input; then it cannot outlive this process.
+No threads: one call writes the request and waits for the reply with `poll`, so a stopped, blocked or dead
+child cannot block the caller. The child must exit at the end of its standard input; then it cannot outlive
+this process.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _CHUNK = 1 << 20
 
 
 class ChildEnded(Exception):
-    """The child is gone, or never started; what it was asked is lost."""
+    """The child exited; its pending request is lost."""
 
 
 class ChildSilent(Exception):
-    """The child did not answer in time."""
+    """The child did not reply in time."""
 
 
 class ChildProcess:
-    """One child, asked by one thread at a time; `kill` may be called from any thread at any moment."""
+    """One child, used by one thread at a time; any thread may call `kill` at any moment."""
 
     def __init__(
         self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start `command` in `folder`. Raises OSError when it cannot be started.
+        """Start `command` in `folder`. Raises OSError.
 
-        Its standard error is dropped: what ModelScope logs there may hold user text.
+        Its standard error is discarded, since ModelScope may log user text there.
         """
         self._process = subprocess.Popen(
             list(command),
@@ -51,7 +51,7 @@ class ChildProcess:
             stderr=subprocess.DEVNULL,
             cwd=folder,
             env=None if environment is None else dict(environment),
-            start_new_session=True,  # a Ctrl-C is ours to handle, and one kill reaches its children too
+            start_new_session=True,  # Ctrl-C goes only to the parent, and killpg reaches the child's children
             bufsize=0,
         )
         assert self._process.stdin is not None
@@ -61,34 +61,34 @@ class ChildProcess:
             os.set_blocking(pipe.fileno(), False)
         self._unsent = b""
         self._received = bytearray()
-        self._waiting = threading.Lock()  # held while the pipes are in use, so that `kill` closes them after
+        self._waiting = threading.Lock()  # held while the pipes are in use; `kill` closes them afterwards
 
     @property
     def pid(self) -> int:
-        """Process id, which is also its group's."""
+        """Process id, also of its process group."""
         return self._process.pid
 
     def ask(
         self, request: Mapping[str, Any], seconds: float, cancel_point: Callable[[], None] | None = None
     ) -> dict[str, Any]:
-        """The reply to `request`.
+        """Send `request` and return the reply.
 
-        Whatever `cancel_point` raises passes through; the request is then still under way, so that the child
-        must be killed or its reply be awaited with `reply`.
+        Exceptions of `cancel_point` propagate; the request is then still running, so kill the child or get
+        the reply with `reply`.
 
         Raises:
-            ChildEnded: it died.
+            ChildEnded: the child exited.
             ChildSilent: no reply within `seconds`.
         """
         self.send(request)
         return self.reply(seconds, cancel_point)
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Queue a request; it is written while `reply` waits."""
+        """Queue a request; `reply` writes it while it waits."""
         self._unsent += json.dumps(request).encode() + b"\n"
 
     def reply(self, seconds: float, cancel_point: Callable[[], None] | None = None) -> dict[str, Any]:
-        """The next reply. Raises as `ask`."""
+        """Return the next reply. Raises as `ask`."""
         give_up = time.monotonic() + seconds
         with self._waiting:
             while (line := self._next_line()) is None:
@@ -106,19 +106,19 @@ class ChildProcess:
         return value
 
     def close(self, grace: float) -> None:
-        """End the child: close its input, wait `grace` seconds, then kill it."""
+        """Close the child's input, wait `grace` seconds, then kill it."""
         self._requests.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace)
         self.kill()
 
     def kill(self) -> None:
-        """End the child and its children at once; harmless when it is gone."""
+        """Kill the child and its children; safe to repeat."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        # Whoever waits for a reply now reads the end of the pipe and lets go.
+        # A waiting `reply` now reads the end of the pipe and releases the lock.
         if self._waiting.acquire(timeout=CLOSE_SECONDS):
             self._requests.close()
             self._replies.close()
@@ -133,7 +133,7 @@ class ChildProcess:
         return line
 
     def _transfer(self, seconds: float) -> bool:
-        """Move bytes either way, waiting at most `seconds` for the pipes; whether any came or went."""
+        """Move bytes either way, waiting at most `seconds`; return whether any moved."""
         poller = select.poll()
         try:
             poller.register(self._replies, select.POLLIN)
@@ -149,6 +149,6 @@ class ChildProcess:
                 if not data:
                     raise ChildEnded("the child process ended")
                 self._received += data
-        except (OSError, ValueError) as error:  # a broken pipe, or one that `kill` has closed
+        except (OSError, ValueError) as error:  # a broken pipe, or closed by `kill`
             raise ChildEnded("the child process ended") from error
         return bool(readable or writable)
