@@ -86,11 +86,8 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            if _invalid_calls.allows():
-                log.warning(
-                    "CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d",
-                    *(type(error).__name__, _invalid_calls.suppressed()),
-                )
+            if (more := _invalid_calls.admit()) is not None:
+                log.warning("CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d", type(error).__name__, more)
             raise gr.Error(INVALID_CALL, title="bad_call", print_exception=False) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -13,10 +12,7 @@ from service.contract.causes import Refusal
 from service.contract.request import QueueEstimate
 from service.contract.status import Activity
 from tests.web.application import READY, STATES
-
-
-def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).strip()
+from tests.web.html import text_of
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -11,6 +11,7 @@ from page.verdicts import percent, refusal, refusal_text, seconds, verdict
 from page.words import LANGUAGES, Language, say
 from service.contract.errors import InputError
 from service.contract.request import LABELS, Verdict
+from tests.web.html import text_of
 
 SCORES = {"Yes": 0.921, "No": 0.05, "Maybe": 0.029}
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -18,10 +19,6 @@ HOSTILE = '<img src=x onerror="alert(1)">'
 
 def decided(scores: dict[str, float] | None = None) -> Verdict:
     return Verdict.of(scores or SCORES, duration=0.4231, device="cuda:0")
-
-
-def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).strip()
 
 
 @pytest.mark.parametrize(
