@@ -16,6 +16,29 @@ from page.operations.routes import GUARDED, LOGIN
 MAX_BYTES = 1000
 
 
+async def accept(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers 200 to everything."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def empty() -> Any:
+    """A ``receive`` without a body."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def through(gate: Gate, method: str, path: str, headers: dict[str, str], receive: Any = empty) -> list[Any]:
+    """Return the messages that the gate sends."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    asyncio.run(gate({"type": "http", "method": method, "path": path, "headers": raw}, receive, send))
+    return sent
+
+
 def ask(
     method: str,
     path: str,
@@ -25,26 +48,12 @@ def ask(
     closing: bool = False,
     root_path: str = "",
 ) -> tuple[int, dict[str, str]]:
-    """Return status and headers; the application behind the gate always answers 200."""
-    sent: list[Any] = []
-
-    async def behind(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": raw}
-    gate = Gate(behind, max_bytes=MAX_BYTES, operations=operations, root_path=root_path)
+    """Return status and headers of the answer."""
+    gate = Gate(accept, max_bytes=MAX_BYTES, operations=operations, root_path=root_path)
     if closing:
         gate.close()
-    asyncio.run(gate(scope, receive, send))
-    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    start = through(gate, method, path, headers or {})[0]
+    return start["status"], {name.decode(): value.decode() for name, value in start["headers"]}
 
 
 @pytest.mark.parametrize(
@@ -158,14 +167,9 @@ def test_a_refused_body_is_read_within_bounds() -> None:
         read += 65536
         return {"type": "http.request", "body": b"x" * 65536, "more_body": True}
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    sent: list[Any] = []
-    headers = [(b"transfer-encoding", b"chunked")]
-    scope = {"type": "http", "method": "POST", "path": "/nothing", "headers": headers}
-    asyncio.run(Gate(None, max_bytes=MAX_BYTES)(scope, receive, send))  # type: ignore[arg-type]
-    assert (sent[0]["status"], dict(sent[0]["headers"])[b"connection"]) == (404, b"close")
+    gate = Gate(accept, max_bytes=MAX_BYTES)
+    start = through(gate, "POST", "/nothing", {"transfer-encoding": "chunked"}, receive)[0]
+    assert (start["status"], dict(start["headers"])[b"connection"]) == (404, b"close")
     assert read <= DRAINED_BYTES + 65536
 
 
@@ -182,7 +186,7 @@ def test_a_refused_finite_body_is_read_before_the_answer() -> None:
 
     headers = [(b"content-length", b"655360")]
     scope = {"type": "http", "method": "POST", "path": "/nothing", "headers": headers}
-    asyncio.run(Gate(None, max_bytes=MAX_BYTES)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(Gate(accept, max_bytes=MAX_BYTES)(scope, receive, send))
     assert events[:11] == ["read"] * 10 + ["http.response.start"]
     assert "read" not in events[10:]
 
@@ -193,12 +197,9 @@ def test_a_stalled_body_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    sent: list[Any] = []
-    scope = {"type": "http", "method": "POST", "path": "/nothing", "headers": [(b"content-length", b"9")]}
-    asyncio.run(Gate(None, max_bytes=MAX_BYTES)(scope, receive, send))  # type: ignore[arg-type]
+    gate = Gate(accept, max_bytes=MAX_BYTES)
+    sent = through(gate, "POST", "/nothing", {"content-length": "9"}, receive)
+    assert sent[0]["status"] == 404
     assert sent[-1].get("more_body", False) is False
 
 
@@ -206,13 +207,8 @@ def test_expect_100_continue_is_refused_without_reading() -> None:
     async def receive() -> Any:
         raise AssertionError("this would send 100 Continue")
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    sent: list[Any] = []
-    headers = [(b"content-length", b"999999999"), (b"expect", b"100-continue")]
-    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
-    asyncio.run(Gate(None, max_bytes=MAX_BYTES)(scope, receive, send))  # type: ignore[arg-type]
+    headers = {"content-length": "999999999", "expect": "100-continue"}
+    sent = through(Gate(accept, max_bytes=MAX_BYTES), "POST", "/gradio_api/upload", headers, receive)
     assert sent[0]["status"] == 413
 
 
@@ -251,18 +247,12 @@ def test_a_closing_gate_refuses_calls_and_delivers_answers() -> None:
 
 def raised_through(error: Exception) -> list[Any]:
     """Return what is sent when the application raises ``error`` after its answer started."""
-    sent: list[Any] = []
 
-    async def behind(scope: Any, receive: Any, send: Any) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise error
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    asyncio.run(Gate(behind, max_bytes=MAX_BYTES)(scope, None, send))  # type: ignore[arg-type]
-    return sent
+    return through(Gate(fail, max_bytes=MAX_BYTES), "GET", "/", {})
 
 
 def late(status: int) -> RuntimeError:
