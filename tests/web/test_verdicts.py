@@ -7,7 +7,7 @@ from html import escape
 
 import pytest
 
-from page.verdicts import percent, refusal, refusal_text, seconds, verdict
+from page.verdicts import input_error, input_error_text, percent, seconds, verdict
 from page.words import LANGUAGES, Language, say
 from service.contract.errors import InputError
 from service.contract.request import LABELS, Verdict
@@ -98,16 +98,16 @@ def test_a_reason_of_any_content_is_escaped() -> None:
 def test_a_refusal_names_the_limit(code: str, unit: str, limit: int, shown: int, language: Language) -> None:
     sentence = say(language, f"allowed_{unit}", limit=shown)
     text = say(language, f"input.{code}", **{f"allowed_{unit}": sentence})
-    assert refusal_text(InputError("…", code=code, limit=limit), language) == text
+    assert input_error_text(InputError("…", code=code, limit=limit), language) == text
     without = say(language, f"input.{code}", **{f"allowed_{unit}": ""})
-    assert refusal_text(InputError("…", code=code), language) == without
+    assert input_error_text(InputError("…", code=code), language) == without
 
 
 def test_an_unknown_refusal_shows_the_services_message_escaped() -> None:
     error = InputError(f"No {HOSTILE}.", code="novel", remedy="Do better.")
-    assert refusal_text(error, "zh") == f"No {HOSTILE}. Do better."
-    assert HOSTILE not in refusal(error, "en")
-    assert "&lt;img" in refusal(error, "en")
+    assert input_error_text(error, "zh") == f"No {HOSTILE}. Do better."
+    assert HOSTILE not in input_error(error, "en")
+    assert "&lt;img" in input_error(error, "en")
 
 
 @pytest.mark.parametrize(
