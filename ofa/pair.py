@@ -1,4 +1,4 @@
-"""What the network is asked. Kept apart from the network, so that importing it does not import torch."""
+"""The input of the network. A separate module, so that importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One question: does ``image`` (PIL, RGB) show ``hypothesis``, given ``premise`` if there is one?"""
+    """An RGB image and a hypothesis to judge, with an optional premise."""
 
     image: Image.Image
     hypothesis: str

@@ -11,7 +11,7 @@ from service.contract.status import Phase, Progress, Snapshot
 
 MEGABYTE = 1_000_000
 
-TONES = {
+STATES = {
     Phase.UNINITIALIZED: "loading",
     Phase.LOADING: "loading",
     Phase.LOADED: "ready",
@@ -20,40 +20,40 @@ TONES = {
 }
 
 
-def tone(snapshot: Snapshot) -> str:
+def state_of(snapshot: Snapshot) -> str:
     """Return the state: loading, ready, degraded, failed or stopping."""
-    word = TONES[snapshot.phase]
-    return "degraded" if word == "ready" and snapshot.degraded else word
+    state = STATES[snapshot.phase]
+    return "degraded" if state == "ready" and snapshot.degraded else state
 
 
-def state(snapshot: Snapshot, language: Language) -> str:
+def state_html(snapshot: Snapshot, language: Language) -> str:
     """Return the state as HTML."""
-    return say_html(language, f"state.{tone(snapshot)}", device=device_name(snapshot.device))
+    return say_html(language, f"state.{state_of(snapshot)}", device=device_name(snapshot.device))
 
 
 def render(snapshot: Snapshot, language: Language) -> str:
     """Return the line's HTML."""
-    word = tone(snapshot)
-    parts = [f'<strong class="state-word">{state(snapshot, language)}</strong>']
-    if word in ("ready", "degraded"):
+    state = state_of(snapshot)
+    parts = [f'<strong class="state-word">{state_html(snapshot, language)}</strong>']
+    if state in ("ready", "degraded"):
         parts.append(f'<span class="state-facts">{escape(_facts(snapshot))}</span>')
         if waiting := pending.queue(snapshot.activity, language):
             parts.append(f'<span class="state-queue">{escape(waiting)}</span>')
-    if word == "loading":
+    if state == "loading":
         parts.append(_progress(snapshot.progress, language))
-    if word != "ready":
-        parts.append(f'<span class="state-do">{say_html(language, f"state.{word}.do")}</span>')
-    return _line(word, "".join(parts))
+    if state != "ready":
+        parts.append(f'<span class="state-do">{say_html(language, f"state.{state}.do")}</span>')
+    return _line(state, "".join(parts))
 
 
 def lost(language: Language) -> str:
     """Return the line that the browser shows when the server is unreachable."""
-    word = f'<strong class="state-word">{say_html(language, "state.lost")}</strong>'
-    return _line("lost", f'{word}<span class="state-do">{say_html(language, "state.lost.do")}</span>')
+    title = f'<strong class="state-word">{say_html(language, "state.lost")}</strong>'
+    return _line("lost", f'{title}<span class="state-do">{say_html(language, "state.lost.do")}</span>')
 
 
-def _line(word: str, inner: str) -> str:
-    return f'<div class="state state-{word}"><span class="state-dot" aria-hidden="true"></span>{inner}</div>'
+def _line(state: str, inner: str) -> str:
+    return f'<div class="state state-{state}"><span class="state-dot" aria-hidden="true"></span>{inner}</div>'
 
 
 def _facts(snapshot: Snapshot) -> str:

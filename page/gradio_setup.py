@@ -97,8 +97,8 @@ class _ServerLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno > logging.WARNING:
             _log_error("ASGI application", record.exc_info[1] if record.exc_info else None)
-        elif self._warnings.allows():
-            log.warning("REQUEST_UNREADABLE | MORE=%d", self._warnings.suppressed())
+        elif (more := self._warnings.admit()) is not None:
+            log.warning("REQUEST_UNREADABLE | MORE=%d", more)
 
 
 # ---- Gradio's page -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import gradio as gr
 from page import pending, verdicts
 from page.card import Example
 from page.operations.routes import OperationsService
-from page.picture import Refusal
+from page.picture import InvalidPicture
 from page.words import Language, language_of
 from service.callers import UNKNOWN, Callers
 from service.contract.errors import InputError
@@ -77,7 +77,7 @@ class Handlers:
         self._in_use = in_use
 
     async def for_page(
-        self, image: str | Refusal | None, text: str | None, premise: str | None, request: gr.Request
+        self, image: str | InvalidPicture | None, text: str | None, premise: str | None, request: gr.Request
     ) -> AsyncGenerator[str, None]:
         """Yield the answer as HTML, and before a slow one its queue position and estimated wait."""
         future, language = VerdictFuture(), _language(request)
@@ -95,7 +95,7 @@ class Handlers:
                     yield pending.late(language, limit=self._limit)
             answer = await self._answer(awaited)
         except InputError as error:
-            yield verdicts.refusal(error, language)
+            yield verdicts.input_error(error, language)
             return
         finally:  # cancels the request if the browser has disconnected
             awaited.cancel()
@@ -105,7 +105,7 @@ class Handlers:
 
     async def for_programs(
         self,
-        image: str | Refusal | None,
+        image: str | InvalidPicture | None,
         text: str | None,
         premise: str | None = None,
         request: gr.Request | None = None,
@@ -120,8 +120,8 @@ class Handlers:
             submitted = await self._submit(submit)
             return (await self._answer(asyncio.wrap_future(submitted))).as_dict()
         except InputError as error:
-            text = verdicts.refusal_text(error, _language(request))
-            raise gr.Error(text, title=error.code, print_exception=False) from None
+            message = verdicts.input_error_text(error, _language(request))
+            raise gr.Error(message, title=error.code, print_exception=False) from None
         finally:
             future.cancel()
 
@@ -135,7 +135,7 @@ class Handlers:
 
     def _submission(
         self,
-        image: str | Refusal | None,
+        image: str | InvalidPicture | None,
         text: str | None,
         premise: str | None,
         source: Source,
@@ -147,7 +147,7 @@ class Handlers:
         arrived, caller = time.monotonic(), self._caller(request)
 
         def submission() -> VerdictFuture:
-            if isinstance(image, Refusal):
+            if isinstance(image, InvalidPicture):
                 raise InputError("The picture was not uploaded to this server.", code=image.code)
             path = Path(image) if image else None
             with self._in_use(path):

@@ -1,4 +1,4 @@
-"""Request headers: which are refused, which reach Gradio, whose request it is.
+"""Request headers: validation, what reaches Gradio, the caller.
 
 Gradio builds URLs from Host and X-Forwarded-*, and a malformed one raises inside it. So Host is validated,
 and X-Forwarded-* counts only from a trusted proxy.

@@ -74,23 +74,20 @@ class Page(gr.Blocks):
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        refusals = {
-            index: refusal
+        invalid = {
+            index: picture
             for index, (block, value) in enumerate(zip(block_fn.inputs, inputs, strict=False))
-            if isinstance(block, Picture) and (refusal := block.refusal(value))
+            if isinstance(block, Picture) and (picture := block.invalid(value))
         }
-        accepted = [None if index in refusals else value for index, value in enumerate(inputs)]
+        accepted = [None if index in invalid else value for index, value in enumerate(inputs)]
         try:
             values = await super().preprocess_data(block_fn, accepted, *args, **kwargs)
-            return [refusals.get(index, value) for index, value in enumerate(values)]
+            return [invalid.get(index, value) for index, value in enumerate(values)]
         except gr.Error:
             raise
         except Exception as error:
-            if _invalid_calls.allows():
-                log.warning(
-                    "CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d",
-                    *(type(error).__name__, _invalid_calls.suppressed()),
-                )
+            if (more := _invalid_calls.admit()) is not None:
+                log.warning("CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d", type(error).__name__, more)
             raise gr.Error(INVALID_CALL, title="bad_call", print_exception=False) from None
 
 
@@ -257,7 +254,7 @@ def _html(language: Language, card: Card) -> dict[str, str]:
         "header_html": f"<header>{MARK}<div><h1>{word['title']}</h1><p>{word['lead']}</p></div></header>",
         "empty_html": f'<section class="answer answer-empty"><h3>{word["empty_title"]}</h3>'
         f"<p>{word['empty_text']}</p></section>",
-        "refused_html": verdicts.refusal(InputError("", code=InputCode.NOT_AN_IMAGE), language),
+        "refused_html": verdicts.input_error(InputError("", code=InputCode.NOT_AN_IMAGE), language),
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',

@@ -17,18 +17,12 @@ class LogLimit:
         self._last: float | None = None
         self._suppressed = 0
 
-    def allows(self) -> bool:
-        """Whether a line may be written now; count it otherwise."""
+    def admit(self) -> int | None:
+        """Return how many lines were suppressed since the last one, or None if this one must be, too."""
         with self._lock:
             now = self._clock()
             if self._last is not None and now - self._last < self._seconds:
                 self._suppressed += 1
-                return False
-            self._last = now
-            return True
-
-    def suppressed(self) -> int:
-        """Return and reset the count of lines not written."""
-        with self._lock:
-            count, self._suppressed = self._suppressed, 0
-            return count
+                return None
+            suppressed, self._last, self._suppressed = self._suppressed, now, 0
+            return suppressed

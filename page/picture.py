@@ -1,8 +1,8 @@
 """The picture input: Gradio's, but its value is the path of an upload, not decoded.
 
 Gradio's own component decodes the file before the handler runs, fetches URLs that a caller names, and trusts
-a path without metadata. Here an uploaded file becomes its path and everything else a ``Refusal``; the service
-decodes the file within its own limits.
+a path without metadata. Here an uploaded file becomes its path and everything else an ``InvalidPicture``; the
+service decodes the file within its own limits.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SCHEMA: Final = {
 
 
 @dataclass(frozen=True)
-class Refusal:
+class InvalidPicture:
     """Why the value has no path."""
 
     code: InputCode
 
 
 class Picture(gr.Image):
-    """A ``gr.Image`` whose value in a handler is a path in the upload folder, a Refusal, or None."""
+    """A ``gr.Image`` whose value in a handler is a path in the upload folder, an InvalidPicture, or None."""
 
     # Not constructor parameters: Gradio derives the browser's properties from the signature, which must stay
     # gr.Image's. ``examples`` are the files outside the upload folder that a handler may return.
@@ -60,22 +60,23 @@ class Picture(gr.Image):
         the upload folder; ``postprocess`` copies examples into it."""
         return None if url_or_file_path is None else str(url_or_file_path)
 
-    def refusal(self, value: Any) -> Refusal | None:
-        """Return a Refusal for a path outside the upload folder, else None. Check it before Gradio does,
-        which raises an error that the page does not show."""
+    def invalid(self, value: Any) -> InvalidPicture | None:
+        """Return an InvalidPicture for a path outside the upload folder, else None. Check it before Gradio
+        does, which raises an error that the page does not show."""
         path = value.get("path") if isinstance(value, dict) else None
         if not isinstance(path, str) or _is_url(path) or self.uploads.within(path):
             return None
         # A page that stayed open during a restart still names the previous process's folder.
-        return Refusal(InputCode.UPLOAD_GONE if UPLOAD_FOLDER.search(path) else InputCode.IMAGE_ELSEWHERE)
+        gone = UPLOAD_FOLDER.search(path)
+        return InvalidPicture(InputCode.UPLOAD_GONE if gone else InputCode.IMAGE_ELSEWHERE)
 
-    def preprocess(self, payload: ImageData | None) -> str | Refusal | None:  # type: ignore[override]
+    def preprocess(self, payload: ImageData | None) -> str | InvalidPicture | None:  # type: ignore[override]
         if payload is None or (payload.path is None and payload.url is None):
             return None
         if payload.path is None or _is_url(payload.path) or not self.uploads.within(payload.path):
-            return Refusal(InputCode.IMAGE_ELSEWHERE)
+            return InvalidPicture(InputCode.IMAGE_ELSEWHERE)
         found = self.uploads.find(payload.path)
-        return Refusal(InputCode.UPLOAD_GONE) if found is None else str(found)
+        return InvalidPicture(InputCode.UPLOAD_GONE) if found is None else str(found)
 
     def postprocess(self, value: Any) -> Any:
         picture = Path(value) if isinstance(value, str) else None

@@ -230,7 +230,7 @@ def _add_routes(app: FastAPI, application: Application, model_card: card.Card) -
         language = language_of(request.headers.get("accept-language"))
         snapshot = application.snapshot()
         content: dict[str, Any] = {
-            "state": banner.tone(snapshot),
+            "state": banner.state_of(snapshot),
             "queue": snapshot.activity.depth > 0,
             "html": banner.render(snapshot, language),
             "lost": banner.lost(language),

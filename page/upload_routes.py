@@ -87,7 +87,10 @@ class UploadRoutes:
 
         headers, caller = by_name(scope), caller_of(scope, self._callers)
         language = language_of(headers.get("accept-language"))
-        with memory_for(self._memory, caller, UPLOAD_MEMORY), self._tracked(_upload_id(scope)) as state:
+        with (
+            memory_for(self._memory, caller, UPLOAD_MEMORY),
+            self._progress.track(_upload_id(scope)) as state,
+        ):
             try:
                 paths = await self._receive(headers.get("content-type", ""), caller, receive, state)
             except multipart.FormError as error:
@@ -117,21 +120,11 @@ class UploadRoutes:
             raise
 
     def _no_room(self, status: int, reason: str, caller: str, language: Language) -> Refused:
-        if self._refusals.allows():
-            log.warning(
-                "UPLOAD_REFUSED | REASON=%s | FROM=%s | MORE=%d", reason, caller, self._refusals.suppressed()
-            )
+        if (more := self._refusals.admit()) is not None:
+            log.warning("UPLOAD_REFUSED | REASON=%s | FROM=%s | MORE=%d", reason, caller, more)
         return Refused(status, say(language, f"upload.{reason}"), retry_after=RETRY_SECONDS)
 
     # ---- progress ------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _tracked(self, upload_id: str | None) -> Iterator[State]:
-        state = self._progress.begin(upload_id)
-        try:
-            yield state
-        finally:
-            state.ended = True
 
     async def _stream_progress(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import StreamingResponse
@@ -168,14 +161,18 @@ class Progress:
     def __init__(self) -> None:
         self._states: OrderedDict[str, State] = OrderedDict()
 
-    def begin(self, upload_id: str | None) -> State:
+    @contextmanager
+    def track(self, upload_id: str | None) -> Iterator[State]:
         state = State()
         if upload_id is not None:
             self._states[upload_id] = state
             self._states.move_to_end(upload_id)
             while len(self._states) > TRACKED:
                 self._states.popitem(last=False)
-        return state
+        try:
+            yield state
+        finally:
+            state.ended = True
 
     async def find(self, upload_id: str) -> State | None:
         """Return the upload, waiting up to WAIT_SECONDS for it to begin; else None."""

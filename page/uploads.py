@@ -93,10 +93,7 @@ class Uploads:
         """Return a new upload with the suffix of ``name``. Raises NoCapacity and QuotaExceeded."""
         suffix = Path(name).suffix
         with _full_disk_is_no_capacity():
-            self._ensure_folder()
-            folder = self.folder / secrets.token_hex(16)
-            folder.mkdir(0o700)
-            path = folder / f"picture{suffix if _SUFFIX.fullmatch(suffix) else ''}"
+            path = self._new_folder() / f"picture{suffix if _SUFFIX.fullmatch(suffix) else ''}"
             incoming = Incoming(self, path, caller)
             with self._lock:
                 self._files[path] = _File(caller, self._clock())
@@ -192,10 +189,7 @@ class Uploads:
         """Return a copy of an example picture, kept until the page stops."""
         copy = self._kept.get(picture)
         if copy is None or not copy.is_file():
-            self._ensure_folder()
-            folder = self.folder / secrets.token_hex(16)
-            folder.mkdir(0o700)
-            copy = Path(shutil.copyfile(picture, folder / picture.name))
+            copy = Path(shutil.copyfile(picture, self._new_folder() / picture.name))
             with self._lock:
                 self._kept[picture] = copy
         return copy
@@ -235,8 +229,8 @@ class Uploads:
         while not self._ended.wait(SWEEP):
             self.sweep()
 
-    def _ensure_folder(self) -> None:
-        """Recreate the folder if a temp-file cleaner has removed it. Raises OSError."""
+    def _new_folder(self) -> Path:
+        """Create a folder for one file, and the store's again if a cleaner has removed it. Raises OSError."""
         with self._lock:
             try:
                 found = self.folder.lstat()
@@ -247,6 +241,9 @@ class Uploads:
             else:
                 if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
                     raise PermissionError(errno.EPERM, "another user created a folder with this name")
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir(0o700)
+        return folder
 
 
 class Incoming:

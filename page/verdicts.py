@@ -27,16 +27,16 @@ def verdict(answer: Verdict, language: Language, *, limit: float, failed: bool =
     return _undecided(answer, language, limit=limit, failed=failed)
 
 
-def refusal(error: InputError, language: Language) -> str:
+def input_error(error: InputError, language: Language) -> str:
     """Return the HTML of an input error, which says what to change."""
     return (
         '<section class="answer answer-input" role="alert">'
         f"{_mark('none')}<div><h3>{say_html(language, 'input.title')}</h3>"
-        f"<p>{escape(refusal_text(error, language))}</p></div></section>"
+        f"<p>{escape(input_error_text(error, language))}</p></div></section>"
     )
 
 
-def refusal_text(error: InputError, language: Language) -> str:
+def input_error_text(error: InputError, language: Language) -> str:
     """Return an input error as plain text, for programs."""
     key = f"input.{error.code}"
     if not has(key):

@@ -228,7 +228,7 @@ def health_limits() -> Limits:
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:
-    """Listen on ``host`` and ``port``, 0 for a free one. Raises SettingsError naming the port and ``flag``."""
+    """Listen on ``host`` and ``port``; 0 picks a free port. Raises SettingsError naming port and ``flag``."""
     sock = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -155,7 +155,7 @@ def _serve(
     for_page = Connections("page", page_limits(), callers)
     application = build(settings, exit_now=exit_now, connections=(for_health, for_page))
     supervisor = application.supervisor
-    channel = Channel(application, settings.run_dir)
+    channel = Channel(application.report, settings.run_dir)
     heartbeat = Heartbeat(settings.run_dir)
     sidecar = Sidecar(application, health, for_health)
     systemd = Systemd(application.report, os.environ)  # silent unless systemd started us

@@ -1,4 +1,4 @@
-"""Readers as tests want them, stopped when a test is over, and pictures for them."""
+"""Readers and pictures for tests; readers are stopped after each test."""
 
 from __future__ import annotations
 

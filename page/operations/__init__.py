@@ -1,4 +1,4 @@
-"""The operations tab: who may see it, its HTTP routes, its HTML and its script.
+"""The operations tab: access, HTTP routes, HTML and script.
 
 access   password, sessions, limits on wrong passwords; no HTTP
 routes   the tab's HTTP routes, all but the login behind a session   → access, panel

@@ -113,7 +113,7 @@ def _facts(view: View, language: Language) -> str:
 
 
 def _state(view: View, language: Language) -> str:
-    parts = [banner.state(view.snapshot, language)]
+    parts = [banner.state_html(view.snapshot, language)]
     details = view.report.details
     if not view.report.healthy:
         parts.append(f"<code>model: {escape(details['model'])}</code>")

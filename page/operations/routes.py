@@ -131,11 +131,9 @@ class OperationsRoutes:
             log.warning("OPERATOR | ACTION=wrong_password | FROM=%s", caller)
             return _message(language, "ops.login.wrong", 401)
         except TooManyGuesses as many:
-            if self._unchecked.allows():
-                log.warning(
-                    "OPERATOR | ACTION=too_many_guesses | FROM=%s | SECONDS=%d | MORE=%d",
-                    *(caller, many.seconds, self._unchecked.suppressed()),
-                )
+            if (more := self._unchecked.admit()) is not None:
+                event = "OPERATOR | ACTION=too_many_guesses | FROM=%s | SECONDS=%d | MORE=%d"
+                log.warning(event, caller, many.seconds, more)
             answer = _message(language, "ops.login.many", 429, seconds=many.seconds)
             answer.headers["retry-after"] = str(many.seconds)
             return answer

@@ -12,9 +12,10 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from flask import Flask, Response
 
@@ -29,19 +30,13 @@ _LIMITS: Final = Limits(connections=64, first_byte=5.0, keep_alive=5.0, head=5.0
 _log = logging.getLogger(__name__)
 
 
-class Reporter(Protocol):
-    """What the channel needs from the application."""
-
-    def report(self) -> Report: ...
-
-
-def create_app(application: Reporter) -> Flask:
+def create_app(report: Callable[[], Report]) -> Flask:
     """Create the Flask application behind the socket."""
     app = Flask("guardian_channel", static_folder=None)
 
     @app.get("/guardian")
     def guardian() -> Response:
-        return Response(lines(application.report()), mimetype="text/plain")
+        return Response(lines(report()), mimetype="text/plain")
 
     return app
 
@@ -69,8 +64,8 @@ def _word(yes: bool) -> str:
 class Channel:
     """Serves ``create_app`` on the socket in ``run_dir``."""
 
-    def __init__(self, application: Reporter, run_dir: Path) -> None:
-        self._application = application
+    def __init__(self, report: Callable[[], Report], run_dir: Path) -> None:
+        self._report = report
         self._path = run_dir / SOCKET
         self._server: ServerThread | None = None
 
@@ -88,7 +83,7 @@ class Channel:
             return False
         connections = Connections("guardian", _LIMITS)
         self._server = ServerThread(
-            "guardian-channel", create_app(self._application), listener, connections, threads=1
+            "guardian-channel", create_app(self._report), listener, connections, threads=1
         )
         self._server.start()
         return True

@@ -1,5 +1,4 @@
-"""Checks and prepares the input of a request: clean texts, and the picture as the square that the model
-needs.
+"""Check and prepare the input of a request: clean the texts, convert the picture to the model's square.
 
 Runs in the callers' threads. A picture file is decoded by a reader process; a PIL image is converted here.
 """
@@ -72,7 +71,7 @@ class Intake:
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
         with image_input.opened(image, settings.max_bytes) as file:
-            pixels, size = self._readers.read(
+            return self._readers.read(
                 file,
                 side=side,
                 max_pixels=settings.max_pixels,
@@ -80,7 +79,6 @@ class Intake:
                 caller=caller,
                 wanted=wanted,
             )
-        return Picture(pixels, size)
 
     def _check_premise(self, premise: str | None) -> None:
         takes = self.takes_premise

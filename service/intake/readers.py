@@ -29,6 +29,7 @@ from ofa.errors import ImageError
 from ofa.picture import File
 from service.contract.errors import Abandoned, DeadlineExceeded, OutOfMemory, ShuttingDown
 from service.contract.status import Reading
+from service.intake.image import Picture
 from service.intake.reader_process import ReaderEnded, ReaderProcess, ReaderSilent, command
 
 READERS: Final = 4
@@ -124,8 +125,8 @@ class Readers:
         deadline: float,
         caller: str = "",
         wanted: Future[Any] | None = None,
-    ) -> tuple[Image.Image, tuple[int, int]]:
-        """Return the picture in ``file``, RGB of ``side`` × ``side``, and its original size.
+    ) -> Picture:
+        """Decode the picture in ``file`` to an RGB square of ``side`` pixels.
 
         ``deadline`` is a ``time.monotonic()`` value; cancelling ``wanted`` stops the reading.
 
@@ -390,9 +391,9 @@ class Readers:
             _log.error("READER_STUCK | PID=%d | AFTER=%.0fs", one.reader.pid, seconds)
 
 
-def _picture(reply: dict[str, Any], pixels: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:
+def _picture(reply: dict[str, Any], pixels: bytes, side: int) -> Picture:
     """Decode a reader's final answer. Raises ImageError."""
     if "code" in reply:
         raise ImageError(reply["message"], reply["code"], **reply["facts"])
     width, height = reply["size"]
-    return Image.frombytes("RGB", (side, side), pixels), (width, height)
+    return Picture(Image.frombytes("RGB", (side, side), pixels), (width, height))

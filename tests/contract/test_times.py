@@ -1,4 +1,4 @@
-"""The times on which the service and its guardian agree."""
+"""Times shared by the service and its guardian."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_all_steps_of_a_stop_are_over_before_the_guardian_kills() -> None:
         assert inspect.signature(stop).parameters["wait"].default == step / 2
 
 
-def test_accepted_requests_have_their_whole_time_limit_when_it_stops() -> None:
+def test_accepted_requests_keep_their_whole_time_limit_during_a_stop() -> None:
     assert Settings.timeout <= times.STOP_GRACE
 
 

@@ -34,7 +34,7 @@ LOADING = Snapshot(phase=Phase.LOADING, progress=Progress("reading the weights",
 
 
 class Told:
-    """An application whose state a test writes by hand."""
+    """An application whose state is set by the test."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot

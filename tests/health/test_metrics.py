@@ -67,7 +67,7 @@ def test_an_answered_request_is_counted_by_source_label_and_stage(make: Build) -
     assert told("ofa_model_load_attempts_total", outcome="loaded") == 1
 
 
-def test_probes_are_no_users(make: Build) -> None:
+def test_probes_do_not_count_as_users(make: Build) -> None:
     application = make()
     application.supervisor.load()
     told = until_told(application, 1, "ofa_probes_total", outcome="success")
@@ -136,7 +136,7 @@ def test_a_computation_that_does_not_stop_is_a_gauge_and_a_count(make: Build) ->
     until(lambda: scrape(application)("ofa_orphaned_inferences") == 0)
 
 
-def test_lack_of_gpu_memory_is_told_rung_by_rung_and_so_is_the_way_back(make: Build) -> None:
+def test_gpu_out_of_memory_is_counted_by_step_and_so_is_the_return(make: Build) -> None:
     room = {"gpu": False}
     application = make(
         FakeGpuModel(lambda device, size: device == "cpu" or room["gpu"]),
@@ -162,7 +162,7 @@ def test_attempts_to_load_are_counted_by_what_went_wrong(make: Build) -> None:
         assert told("ofa_model_load_attempts_total", outcome=outcome) == 1
 
 
-def test_health_is_told_check_by_check_and_each_says_one_word(make: Build) -> None:
+def test_each_health_check_has_exactly_one_state(make: Build) -> None:
     application = make(FakePredictor(lambda pairs, cancel: 1 / 0))  # type: ignore[arg-type, return-value]
     application.supervisor.load()
     until(lambda: application.report().details["inference"].startswith("failed: Unexpected"))
@@ -196,7 +196,7 @@ def test_a_damaged_line_of_the_guardians_counts_nothing(written: bytes, tmp_path
     assert sum(read_restarts(tmp_path / RESTARTS_FILE).values()) == 0
 
 
-def test_a_cause_that_is_not_known_makes_no_series_of_its_own(tmp_path: Path) -> None:
+def test_an_unknown_cause_adds_no_series(tmp_path: Path) -> None:
     (tmp_path / RESTARTS_FILE).write_text("sunspots 3\nweather 1\n")
     assert read_restarts(tmp_path / RESTARTS_FILE) == {"other": 4}
 

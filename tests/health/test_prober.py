@@ -1,4 +1,4 @@
-"""When probes run and what they show, with a clock that is moved by hand."""
+"""Scheduling and results of probes, with a manual clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import PATIENCE, YES, Clock
 
 
 class Model:
-    """Answers probes with what it was told to."""
+    """Answers probes as configured."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -219,7 +219,7 @@ def test_a_probe_that_cannot_even_be_asked_is_a_failed_one(prober: Prober, model
     assert failure.word == "failed: KeyError in the probe"
 
 
-def test_the_thread_probes_by_itself_and_stops_when_told(model: Model) -> None:
+def test_the_thread_probes_and_stops(model: Model) -> None:
     probed = threading.Event()
 
     def answer() -> Verdict:

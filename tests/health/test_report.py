@@ -1,4 +1,4 @@
-"""Every word of the health report, from snapshots written by hand."""
+"""Every value of the health report, from constructed snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network as a whole: batches, cancelling, formats, the bias cache."""
+"""The complete network: batches, cancellation, number formats, the bias cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network's core tests again, as on processors with fewer instructions than this one."""
+"""The core tests of the network, emulating processors with fewer instruction sets."""
 
 from __future__ import annotations
 

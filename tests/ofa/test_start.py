@@ -1,4 +1,4 @@
-"""What a start must not import: seconds that nobody sees where they go."""
+"""Modules that a start must not import, since they cost seconds."""
 
 from __future__ import annotations
 

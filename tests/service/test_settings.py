@@ -1,4 +1,4 @@
-"""Settings from flags and environment: what is read, what wins, what is refused and in which words."""
+"""Settings from flags and environment: precedence, validation and error messages."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_password_file_that_holds_none_is_refused_at_once(tmp_path: Path, cont
 @pytest.mark.parametrize(
     "argv", [["--ops-password", SECRET], [f"--ops-password={SECRET}"], ["--ops-password"]]
 )
-def test_the_password_is_no_flag_and_is_not_repeated(argv: list[str]) -> None:
+def test_the_password_is_not_a_flag_and_is_not_repeated(argv: list[str]) -> None:
     told = refused(argv)
     assert "is not a flag" in told
     assert SECRET not in told
