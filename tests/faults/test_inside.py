@@ -199,7 +199,7 @@ def test_weights_that_went_bad_are_loaded_again_and_then_given_up(start: Start) 
     instance.wait_for("the reload", reloading)
     assert "unstable" in words
     code, reason = left(instance)
-    assert (code, reason) == (1, "The model answers its probe wrongly even after it was loaded again.")
+    assert (code, reason) == (1, "The model still fails its probe after a reload.")
     assert instance.log.count("PROBE | OUTCOME=unstable") == 6
     assert instance.log.count("MODEL_LOADING") == 2
 
