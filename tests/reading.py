@@ -1,4 +1,4 @@
-"""Readers as tests want them, stopped when a test is over, and pictures for them."""
+"""Picture readers that are stopped at the end of the test, and pictures for them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read(readers: Readers, data: bytes, *, seconds: float = PATIENCE, **more: An
 
 
 def code_of(readers: Readers, data: bytes) -> str:
-    """``ok``, or why the picture cannot be read."""
+    """Return ``ok`` or the error code of reading a picture."""
     try:
         read(readers, data)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""A run of tests that is killed leaves nothing running."""
+"""A killed test run leaves no process running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench measures what it says it does. How fast anything is, no test says."""
+"""The benchmark measures what it claims. No test asserts a speed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lab.bench.timing import Spread, alternate, bounds
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
 
-#: What must be found in each section's figures, dots for steps inwards.
+#: Figures that each section must have, as dotted paths.
 FIGURES = {
     "latency": ["sides.fp32.p50", "sides.fp32.p95"],
     "pictures": ["second_faster_by", "each_of_many_faster_by"],
@@ -81,14 +81,14 @@ def test_a_section_leaves_its_figures_and_a_table(
     assert (out / "results.md").read_text() in capsys.readouterr().out
     assert "| ---" in markdown(results) or "skipped" in figures
     assert (out / "load-cpu.png").exists() == (section == "load")
-    assert not list((tmp_path / "work").glob("*.json")), "only where it was told to"
+    assert not list((tmp_path / "work").glob("*.json")), "only in the requested folder"
 
 
 def test_a_section_that_an_older_version_measured_does_not_spoil_the_others() -> None:
     machine = {"load_average": 0.1, "packages": {}}
-    told = markdown({"cpu": {"polling": {"machine": machine, "measured": "then", "cpu_ms_per_call": {}}}})
-    assert "### polling" in told
-    assert "measure it again" in told
+    text = markdown({"cpu": {"polling": {"machine": machine, "measured": "then", "cpu_ms_per_call": {}}}})
+    assert "### polling" in text
+    assert "older version" in text
 
 
 def test_sections_measured_apart_come_together_and_say_what_failed(
@@ -174,14 +174,14 @@ def test_operations_are_counted_as_the_formula_says(tiny: Path) -> None:
     with encoder.layers[0].register_forward_hook(lambda _, inputs, __: lengths.add(inputs[0].shape[1])):
         counted = count_operations(model)
     assert all(counted[part] > 0 for part in PARTS)
-    (tokens,) = lengths  # of picture and text, as the layers see them
+    (tokens,) = lengths  # tokens of picture and text
     seen = (-(-model.task.patch_image_size // 16)) ** 2
     width, inner = config.d_model, config.encoder_ffn_dim
     products = config.encoder_layers * tokens * (4 * width**2 + 2 * width * inner + 2 * tokens * width)
     assert counted["encoder"] == 2 * (products + seen * 1024 * width)
     low = EntailmentModel.load(tiny, dtype=torch.bfloat16)
     assert count_operations(low) == counted, "products that are fused with what follows count as well"
-    assert encoder.forward.__func__ is type(encoder).forward  # as it was before
+    assert encoder.forward.__func__ is type(encoder).forward
 
 
 def test_memory_is_told_apart_by_what_backs_it(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_memory_is_told_apart_by_what_backs_it(tmp_path: Path) -> None:
         assert child.stdout is not None
         with MemoryWatch(child.pid) as memory:
             child.stdout.readline()
-            while memory.looks < 2 or memory.as_dict()["mapped_files_mb"] < 60:
+            while memory.samples < 2 or memory.as_dict()["mapped_files_mb"] < 60:
                 assert child.poll() is None
         assert child.stdin is not None
         child.stdin.close()

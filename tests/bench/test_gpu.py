@@ -1,4 +1,4 @@
-"""The check of a GPU runs on a CPU as well, in its smallest form, and loses nothing that it has found."""
+"""The GPU check also runs on a CPU, in its smallest form, and keeps partial results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ofa.model import EntailmentModel, Pair
 from service.contract.causes import ExitCode
 
 NEEDS_A_CARD = {"needs": "a card"}
-#: What a borrowed machine's Python has.
+#: Packages that a rented machine's Python has.
 PRESENT = {"torch", "numpy", "pillow", "tokenizers", "safetensors", "tqdm", "psutil"}
 
 
@@ -93,7 +93,7 @@ def test_the_emulation_answers_the_same_in_three_passes(tiny: Path) -> None:
 def test_a_lost_context_is_seen_by_its_exit_code(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a pretended card; only a real one has a real assert."""
+    """On a simulated GPU; only a real one has a real assert."""
     monkeypatch.setenv("PRETEND_CUDA", "1")
     subject = Subject(
         tiny, tiny, tmp_path, "cuda:0", True, tmp_path, None, pairs=1, rounds=1, closer_than=0.0
@@ -120,7 +120,7 @@ def test_the_site_folder_brings_whatever_a_borrowed_machine_lacks(tmp_path: Path
     site = re.search(r"^GPU_SITE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert site
     waiting, brought = [*PRESENT, *site[1].split()], set[NormalizedName]()
-    while waiting:  # and what these need themselves
+    while waiting:  # and their requirements
         if (name := canonicalize_name(waiting.pop())) not in brought:
             brought.add(name)
             needs = map(Requirement, requires(name) or [])

@@ -1,4 +1,4 @@
-"""The initial weights do what they are for."""
+"""The initial weights have the intended effect."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_last_head_weighs_cells_by_their_share_of_a_thing() -> None:
     shares = torch.zeros(40, GRID**2)
     shares.scatter_(1, torch.randint(0, GRID**2, (40, 3)), 1.0)
     tokens = torch.randn(40, GRID**2, network.config.d_model)
-    tokens[..., 5] += 4 * shares.clamp_min(LEAST_SHARE).log()  # what the picture encoder would tell
+    tokens[..., 5] += 4 * shares.clamp_min(LEAST_SHARE).log()  # as from the picture encoder
     weigh_things(network, tokens, shares)
     for reader, seen in zip(picture_readers(network)[:3], seen_by_layer(network, tokens), strict=False):
         row = int(reader.q_proj.bias.argmax())

@@ -1,4 +1,4 @@
-"""The committed weights: an accuracy floor, the page's examples, and the pairs other tests stand on."""
+"""The committed weights: minimum accuracy, the page's examples, and the pairs used by other tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar: right answers, balanced wordings, every category."""
+"""The grammar: correct answers, balanced wordings, every category."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training's shortcuts compute what the network itself computes."""
+"""The training's shortcuts compute the same as the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is true of a scene, sentence by sentence."""
+"""Truth values of statements about a scene."""
 
 from __future__ import annotations
 

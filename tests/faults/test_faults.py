@@ -1,4 +1,4 @@
-"""The quick faults, on the real service with the demo model. All of them: ``make faults``."""
+"""The quick faults, on the real service with the demo model. ``make faults`` runs all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.faults.scenes import Missing
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
 def test_a_guarded_instance_survives(fault: Fault, tmp_path: Path) -> None:
-    # A slow machine may answer late; what is looked for here is seen without a look at the endpoints.
+    # Longer limits for busy machines; the tested faults are detected without the endpoints.
     try:
         result = fault.measure(tmp_path, CHECK_TIMEOUT=20)
     except Missing as missing:

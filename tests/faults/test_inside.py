@@ -1,7 +1,7 @@
-"""Faults inside the real process, each made at the lowest seam and watched from outside.
+"""Faults inside the real process, injected at the lowest level and observed from outside.
 
-What is looked at every time: what the user got, how the fault was told (health, livez, log, exit code), and
-that the service came back, or left with the code that makes the guardian start it again.
+Each test checks the user's answer, the report (health, livez, log, exit code), and that the service recovered
+or exited with the code on which the guardian restarts it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.process.conftest import red_circle
 
 __all__ = ["red_circle"]
 
-# Takes all of the GPU's memory but what one more context needs.
+# Allocates the GPU's memory except what one more context needs.
 HOG = """
 import time, torch
 free, _ = torch.cuda.mem_get_info()
@@ -38,7 +38,7 @@ TEXT = "there is a red circle"
 QUICK = {
     "OMP_NUM_THREADS": "1",
     "OFA_THREADS": "1",
-    "OFA_DTYPE": "fp32",  # the same on every machine: one forward pass a question, and none that checks it
+    "OFA_DTYPE": "fp32",  # one forward pass per request, without the precision guard
     "OFA_TIMEOUT": "120",
     "OFA_PROBE_TIMEOUT": "120",
     "OFA_TRIAL_PAUSE": "0.5",
@@ -66,12 +66,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One instance with a (pretended) GPU for all faults that it survives."""
+    """One instance with a real or simulated GPU for all faults that it survives."""
     with Instance(
         tmp_path_factory.mktemp("on-gpu"),
         *("web_app.py", "--model", "demo"),
         program="lab/faults/inside.py",
-        # After the first, no probe that could take a fault meant for a question.
+        # No probe after the first, which could consume a fault meant for a request.
         environment=QUICK | {"PRETEND_CUDA": "1", "PROBE_INTERVAL": "86400", "OFA_GOLDEN_INTERVAL": "86400"},
     ) as instance:
         instance.wait_healthy()
@@ -79,7 +79,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 
 def order(instance: Instance, **fault: object) -> None:
-    """Make a fault from now on; none without arguments."""
+    """Select a fault; none without arguments."""
     part = instance.run_dir / "fault.part"
     part.write_text(json.dumps(fault))
     part.rename(instance.run_dir / "fault.json")
@@ -90,7 +90,7 @@ def health(instance: Instance) -> dict[str, Any]:
 
 
 def left(instance: Instance) -> tuple[int, str]:
-    """Exit code and reason as a guardian reads them."""
+    """Return exit code and reason as the guardian reads them."""
     code = instance.exit_code()
     told = json.loads((instance.run_dir / "last_exit.json").read_text())
     assert told["code"] == code
@@ -236,7 +236,7 @@ def test_a_process_that_outgrows_its_limit_drains_and_leaves_with_75(start: Star
     held = health(instance)["figures"]["process_bytes"]
     assert instance.terminate() == 0
     limit = (held >> 20) + 150
-    # So slow that what grows until the limit is looked at again fits any machine.
+    # Slow enough that the growth between two memory checks fits any machine.
     instance = start("health_api.py", f"--max-rss={limit}M", PROBE_INTERVAL="0.5", FAULT='{"kind": "grow"}')
     code, reason = left(instance)
     assert code == 75
@@ -259,9 +259,9 @@ def test_a_forward_pass_that_never_ends_is_answered_orphaned_and_ends_the_proces
     answer = instance.judge(red_circle, TEXT)
     assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "timeout")
     instance.wait_for("the orphan", lambda: health(instance)["queue"]["state"] == "wedged")
-    assert instance.get("/livez")[0] == 200  # not yet worth killing: it may end by itself
+    assert instance.get("/livez")[0] == 200  # the computation may still end
     assert instance.get("/readyz") == (503, "stuck")
-    assert instance.judge(red_circle, TEXT)["reason"] == "busy"  # at once, and no place to wait in
+    assert instance.judge(red_circle, TEXT)["reason"] == "busy"  # at once, without queueing
     assert left(instance)[0] == 70
     (path,) = instance.run_dir.glob("postmortem-*.txt")
     text = path.read_text()
@@ -276,9 +276,9 @@ def test_a_thread_that_keeps_the_interpreter_leaves_its_stack_though_no_python_r
     instance = start(PROBE_INTERVAL="0.2")
     instance.wait_healthy()
     order(instance, kind="gil")
-    stacks = instance.run_dir / "stalled.part"  # moved to stalled.txt by the next turn of its own, or start
+    stacks = instance.run_dir / "stalled.part"  # renamed to stalled.txt by the process or its successor
     instance.wait_for("the stacks", lambda: stacks.exists() and "inside.py" in stacks.read_text())
-    assert instance.process.poll() is None  # to end it is the guardian's: /livez answers nobody
+    assert instance.process.poll() is None  # only the guardian can end it, since /livez cannot answer
 
 
 def test_overload_is_unready_with_a_time_to_wait_and_neither_dead_nor_unhealthy(
@@ -319,7 +319,7 @@ def test_overload_is_unready_with_a_time_to_wait_and_neither_dead_nor_unhealthy(
 
 
 def _retry_after(instance: Instance) -> list[str]:
-    """The Retry-After of /readyz, if it asks to wait."""
+    """Return the Retry-After of /readyz, if any."""
     import urllib.error
     import urllib.request
 

@@ -1,4 +1,4 @@
-"""The real process asked over its socket, while others hold connections to its ports."""
+"""The guardian's channel of the real process, also while others hold connections to its ports."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_folder_whose_path_is_longer_than_a_sockets_address(tmp_path: Path) ->
 
 
 def test_where_no_socket_can_be_made_a_heartbeat_is_kept(tmp_path: Path) -> None:
-    (tmp_path / channel.SOCKET).mkdir()  # binds to no socket, as a file system without them
+    (tmp_path / channel.SOCKET).mkdir()  # a file system without Unix sockets
     with Instance(tmp_path, "--model", "demo", program="health_api.py") as instance:
         instance.wait_healthy()
         assert "CHANNEL | SOCKET=none" in instance.log

@@ -1,4 +1,4 @@
-"""The commands and programs that the README shows, run as they stand there against a real process."""
+"""The commands and programs of the README, run unchanged against a real process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.instances.instance import ROOT, Instance
 
 
 def snippet(language: str, containing: str) -> str:
-    """The README's one block in ``language`` that contains these words."""
+    """Return the README's only block in ``language`` that contains these words."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (block,) = [block for block in blocks if containing in block]
@@ -37,7 +37,7 @@ def run(command: list[str], program: str, **environment: str) -> str:
 
 def test_the_answer_comes_with_nothing_but_curl(running_service: Instance) -> None:
     script = snippet("bash", "gradio_api").replace("http://localhost:7860", running_service.page)
-    lines = run(["bash", "-euc"], script).splitlines()  # a slow answer is preceded by signs of life
+    lines = run(["bash", "-euc"], script).splitlines()  # heartbeats precede a slow answer
     (answer,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
     assert (answer["label"], answer["reason"]) == ("Yes", None)
 

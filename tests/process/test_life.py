@@ -1,4 +1,4 @@
-"""The real process from start to end: what it says while loading, when it serves, and how it leaves."""
+"""The real process from start to exit: loading, serving, stopping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lab.instances.instance import ROOT, START_SECONDS, Instance
 
 @pytest.fixture
 def held() -> Iterator[tuple[Hub, threading.Event]]:
-    """A hub that has the demo model and keeps it back until the event."""
+    """A hub with the demo model that sends it only after the event."""
     go_on = threading.Event()
     demo = ROOT / "models" / "demo"
     with Hub() as hub:
@@ -110,13 +110,13 @@ def test_requests_in_flight_are_answered_before_it_leaves(
 
 
 def plain(answer: tuple[int, str]) -> tuple[int, str]:
-    """The answer as ``$(curl ...)`` reads it: without the newline at its end."""
+    """Return the answer as ``$(curl ...)`` does: without the final newline."""
     status, body = answer
     return status, body.rstrip("\n")
 
 
 def _assert_nothing_is_left(instance: Instance) -> None:
-    with pytest.raises(ProcessLookupError):  # it led its own process group
+    with pytest.raises(ProcessLookupError):  # it was the leader of its process group
         os.killpg(instance.process.pid, 0)
     for port in (instance.port, instance.health_port):
         with socket.socket() as probe:

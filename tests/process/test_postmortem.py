@@ -1,4 +1,4 @@
-"""The post-mortem file, and the dump that needs no running Python; the latter in a process of its own."""
+"""The post-mortem file, and the stack dump that needs no GIL, in a child process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ dump.stop()
 
 
 def stall(run_dir: Path, seconds: float, limit: float = 0.5) -> Path:
-    """Nothing of Python runs for ``seconds``; more than ``limit`` of them are to be noticed."""
+    """Hold the GIL for ``seconds``; the dump is due after ``limit``."""
     arguments = [str(run_dir), str(seconds), str(limit)]
     subprocess.run([sys.executable, "-c", STALLED, *arguments], cwd=ROOT, check=True, timeout=240)
     return run_dir / postmortem.STALL_FILE
@@ -75,7 +75,7 @@ def test_a_process_whose_python_stands_still_leaves_its_stacks(tmp_path: Path) -
 
 
 def test_a_process_that_runs_leaves_nothing(tmp_path: Path) -> None:
-    # A limit that no machine is so slow as to reach by itself.
+    # Longer than any delay of a slow machine.
     assert not stall(tmp_path, 0.0, limit=300.0).exists()
 
 

@@ -1,4 +1,4 @@
-"""What the real process refuses at its start: with which exit code, how clearly, how soon."""
+"""What the real process refuses at its start, and its exit codes and messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Start = Callable[..., Instance]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the demo model to damage."""
+    """A copy of the demo model that the test damages."""
     return shutil.copytree(ROOT / "models" / "demo", tmp_path / "model")
 
 
@@ -137,7 +137,7 @@ def test_a_folder_without_weights_is_refused_by_the_files_it_lacks(start: Start,
 def test_damaged_weights_of_a_folder_are_named_and_not_tried_again(
     start: Start, folder: Path, harm: str
 ) -> None:
-    """Nobody can fetch a person's own folder anew; what came from the hub is another matter."""
+    """A local folder cannot be downloaded again; a model from the hub can."""
     weights = weights_of(folder)
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2] if harm == "cut" else b"\xff" * 4096 + data[4096:])

@@ -1,4 +1,4 @@
-"""The real process in surroundings that are not its own: locales, proxies, Kubernetes, disks that refuse."""
+"""The real process in unusual environments: locales, proxies, Kubernetes, failing disks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.instances.instance import ROOT, Instance
 Start = Callable[..., Instance]
 CONFIGURATION = 78
 
-# ---- proxies and certificates, though nothing has to be fetched ----------------------------------------
+# ---- proxies and certificates ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ LOCALES = {"GBK": ("zh_CN", "GBK"), "Latin-1": ("de_DE", "ISO-8859-1"), "C": Non
 
 @pytest.fixture(params=LOCALES)
 def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Variables that make the locale hold, without Python's own ways around it."""
+    """Return variables that set the locale and disable Python's UTF-8 fallbacks."""
     aside = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
     made = LOCALES[request.param]
     if made is None:
@@ -111,12 +111,12 @@ def test_what_a_stream_cannot_hold_is_replaced(locale: dict[str, str]) -> None:
     assert b"?" in done.stdout
 
 
-# ---- a run directory that refuses ----------------------------------------------------------------------
+# ---- unwritable run directories -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
+    """A small file system."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("needs root to mount")
     folder = tmp_path / "disk"
