@@ -1,4 +1,4 @@
-"""Rules of the repository: file size, docstrings, pinned versions with reasons, documents that match the code."""
+"""Rules of the repository: file size, docstrings, pinned versions with reasons, correct documents."""
 
 from __future__ import annotations
 

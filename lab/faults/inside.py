@@ -31,6 +31,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from ofa.model import EntailmentModel  # noqa: E402
 ORDER = Path(os.environ["OFA_RUN_DIR"]) / "fault.json"
 GIB = 1 << 30
 REAL = torch.cuda.is_available()
-real_load = EntailmentModel.load.__func__
+real_load: Any = EntailmentModel.__dict__["load"].__func__  # of the class method
 real_judge = EntailmentModel.judge
 leaked: list[bytearray] = []
 
@@ -173,7 +174,11 @@ def pretend_cuda() -> None:
         "empty_cache": None,
     }
     for name, answer in answers.items():
-        setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+        setattr(torch.cuda, name, _always(answer))
+
+
+def _always(answer: object) -> Callable[..., object]:
+    return lambda *_: answer
 
 
 if __name__ == "__main__":
