@@ -55,13 +55,13 @@ def test_no_foreign_host_is_named() -> None:
     assert not named
 
 
-def test_no_path_of_anyones_machine_is_named() -> None:
+def test_no_local_path_is_named() -> None:
     named = [(str(path), found.group()) for path, text in texts() if (found := MACHINE_PATHS.search(text))]
     assert not named
 
 
 @pytest.mark.parametrize("path", tracked("*.py"), ids=str)
-def test_a_python_file_says_what_it_is_for_and_stays_readable(path: Path) -> None:
+def test_a_python_file_has_a_docstring_and_a_readable_length(path: Path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     described = not text.strip() or ast.get_docstring(ast.parse(text)) is not None
     lines = len(text.splitlines())
@@ -79,14 +79,14 @@ def test_every_requirement_is_pinned_and_has_its_reason(name: str) -> None:
         assert above.startswith("# "), f"{line}: no reason above it"
 
 
-def test_the_default_install_has_nothing_of_the_model_zoo() -> None:
+def test_the_default_install_lacks_the_model_zoo() -> None:
     installed = {distribution.name.lower() for distribution in distributions()}
     assert not installed & set(NOT_NEEDED), "make clean, then make test, gives a fresh environment"
     pins = (ROOT / "requirements.txt").read_text() + (ROOT / "constraints.txt").read_text()
     assert not [name for name in NOT_NEEDED if re.search(rf"^{name}\b", pins, re.MULTILINE)]
 
 
-def test_everything_installed_is_what_was_pinned() -> None:
+def test_installed_versions_are_the_pinned_ones() -> None:
     pinned = dict(
         line.split("==")
         for name in ("constraints.txt", "requirements.txt", "requirements-dev.txt")

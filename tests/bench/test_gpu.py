@@ -42,7 +42,7 @@ def kept(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def test_every_step_leaves_its_figures_before_the_next_begins(tiny: Path, tmp_path: Path) -> None:
+def test_every_step_writes_its_figures_before_the_next(tiny: Path, tmp_path: Path) -> None:
     flags = ["--quick", "--device", "cpu", "--model", str(tiny), "--out", str(tmp_path)]
     with subprocess.Popen([sys.executable, "-m", "lab.bench.gpu", *flags], cwd=ROOT) as check:
         for done, following in zip(STEPS, list(STEPS)[1:], strict=False):
@@ -63,7 +63,7 @@ def test_every_step_leaves_its_figures_before_the_next_begins(tiny: Path, tmp_pa
     assert [faults[part] for part in ("crowded", "full", "assert")] == [NEEDS_A_CARD] * 3
 
 
-def test_a_step_that_fails_or_takes_too_long_leaves_what_it_found_and_the_others(
+def test_a_failed_or_late_step_keeps_its_figures_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(command_line.LIMITS, "speed", 0.0)
@@ -116,7 +116,7 @@ leave(0)  # without waiting for a probe that is under way
 """
 
 
-def test_the_site_folder_brings_whatever_a_borrowed_machine_lacks(tmp_path: Path) -> None:
+def test_the_site_folder_has_every_package_the_gpu_check_needs(tmp_path: Path) -> None:
     site = re.search(r"^GPU_SITE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert site
     waiting, brought = [*PRESENT, *site[1].split()], set[NormalizedName]()

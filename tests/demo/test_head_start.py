@@ -25,7 +25,7 @@ def fresh() -> tuple[OFA, Tokenizer, Heads]:
     return network.eval(), tokenizer, heads
 
 
-def test_words_start_along_what_the_picture_tokens_say() -> None:
+def test_words_start_aligned_with_the_picture_tokens() -> None:
     network, tokenizer, heads = fresh()
     centred = heads.colour.weight - heads.colour.weight.mean(0)
     row = network.encoder.embed_tokens.weight[tokenizer.encode(" red")[0]]
@@ -35,7 +35,7 @@ def test_words_start_along_what_the_picture_tokens_say() -> None:
 
 
 @torch.no_grad()
-def test_places_start_along_the_marks() -> None:
+def test_places_start_aligned_with_the_marks() -> None:
     network, tokenizer, heads = fresh()
     strength = network.encoder.embed_image_positions.weight[1:] @ heads.marks[1]
     by_column = strength.reshape(GRID, GRID).mean(0)

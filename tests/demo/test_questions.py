@@ -38,7 +38,7 @@ def asked(category: str, *things: Thing) -> dict[str, str]:
         ("relation", "is the red circle left or right of the star?", "left"),
     ],
 )
-def test_a_question_gets_the_scenes_answer(category: str, question: str, answer: str) -> None:
+def test_a_question_has_the_scene_s_answer(category: str, question: str, answer: str) -> None:
     # A place must be unambiguous for every referent, which excludes the thing in the middle.
     things = (
         (RED, STAR, Thing("circle", "blue", 0.15, 0.8, 0.2)) if category == "place" else (RED, BLUE, STAR)
@@ -46,7 +46,7 @@ def test_a_question_gets_the_scenes_answer(category: str, question: str, answer:
     assert asked(category, *things)[question] == answer
 
 
-def test_what_the_scene_leaves_open_is_not_asked() -> None:
+def test_ambiguous_questions_are_not_asked() -> None:
     assert "what colour is the circle?" not in asked("colour", RED, BLUE)
     assert "what shape is the blue shape?" not in asked("existence", BLUE, STAR)
     assert not any("the circle " in text for text in asked("relation", RED, BLUE, STAR))

@@ -101,7 +101,7 @@ def left(instance: Instance) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("fault", [{"times": 1}, {"times": 3, "on": "cuda"}], ids=["once", "three times"])
-def test_a_passing_lack_of_gpu_memory_costs_no_answer(
+def test_a_transient_gpu_out_of_memory_loses_no_answer(
     fault: dict[str, Any], on_gpu: Instance, red_circle: bytes
 ) -> None:
     pid = on_gpu.process.pid
@@ -114,7 +114,7 @@ def test_a_passing_lack_of_gpu_memory_costs_no_answer(
     assert on_gpu.process.pid == pid
 
 
-def test_a_longer_lack_is_spent_on_the_cpu_with_health_ready_and_ends_on_the_gpu(
+def test_a_long_gpu_out_of_memory_falls_back_to_the_cpu_and_returns(
     on_gpu: Instance, red_circle: bytes
 ) -> None:
     falls = on_gpu.log.count("DEGRADED | FROM=cuda:0 | TO=cpu")
@@ -141,7 +141,7 @@ def _last_end(instance: Instance) -> str:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a real GPU that another process can fill")
-def test_a_gpu_that_another_process_fills_costs_no_answer(on_gpu: Instance, red_circle: bytes) -> None:
+def test_a_gpu_filled_by_another_process_loses_no_answer(on_gpu: Instance, red_circle: bytes) -> None:
     order(on_gpu, kind="need", on="cuda")
     with subprocess.Popen([sys.executable, "-c", HOG], stdout=subprocess.PIPE) as hog:
         try:
@@ -162,9 +162,7 @@ def test_a_gpu_that_another_process_fills_costs_no_answer(on_gpu: Instance, red_
 # ---- the machine's memory, scores --------------------------------------------------------------------------
 
 
-def test_a_lack_of_the_machines_memory_ends_one_request_and_never_the_process(
-    on_gpu: Instance, red_circle: bytes
-) -> None:
+def test_a_host_out_of_memory_fails_one_request_not_the_process(on_gpu: Instance, red_circle: bytes) -> None:
     order(on_gpu, kind="memory")
     answer = on_gpu.judge(red_circle, TEXT)
     assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "error")
@@ -175,7 +173,7 @@ def test_a_lack_of_the_machines_memory_ends_one_request_and_never_the_process(
     on_gpu.wait_for("the GPU", lambda: health(on_gpu)["model"]["degraded"] is None)
 
 
-def test_scores_that_are_no_numbers_are_never_a_verdict(on_gpu: Instance, red_circle: bytes) -> None:
+def test_nan_scores_are_never_a_verdict(on_gpu: Instance, red_circle: bytes) -> None:
     order(on_gpu, kind="nan", times=1)
     answer = on_gpu.judge(red_circle, TEXT)
     assert (answer["label"], answer["score"], answer["reason"]) == ("Maybe", 0.5, "error")
@@ -185,7 +183,7 @@ def test_scores_that_are_no_numbers_are_never_a_verdict(on_gpu: Instance, red_ci
     assert TEXT not in on_gpu.log
 
 
-def test_weights_that_went_bad_are_loaded_again_and_then_given_up(start: Start) -> None:
+def test_weights_that_turn_nan_are_reloaded_once_then_the_process_exits(start: Start) -> None:
     instance = start(PROBE_INTERVAL="0.2")
     instance.wait_healthy()
     order(instance, kind="nan")
@@ -204,7 +202,7 @@ def test_weights_that_went_bad_are_loaded_again_and_then_given_up(start: Start) 
     assert instance.log.count("MODEL_LOADING") == 2
 
 
-def test_weights_that_went_bad_once_are_mended_by_loading_them_again(start: Start) -> None:
+def test_a_reload_repairs_weights_that_turned_nan(start: Start) -> None:
     instance = start(PROBE_INTERVAL="0.2")
     instance.wait_healthy()
     order(instance, kind="nan", times=3)
@@ -217,7 +215,7 @@ def test_weights_that_went_bad_once_are_mended_by_loading_them_again(start: Star
 # ---- the device, the limit ---------------------------------------------------------------------------------
 
 
-def test_a_lost_cuda_context_ends_the_process_with_71(start: Start, red_circle: bytes) -> None:
+def test_a_lost_cuda_context_exits_with_71(start: Start, red_circle: bytes) -> None:
     instance = start("web_app.py", PRETEND_CUDA="1")
     instance.wait_healthy()
     order(instance, kind="assert")
@@ -230,7 +228,7 @@ def test_a_lost_cuda_context_ends_the_process_with_71(start: Start, red_circle: 
     )
 
 
-def test_a_process_that_outgrows_its_limit_drains_and_leaves_with_75(start: Start) -> None:
+def test_a_process_over_its_memory_limit_drains_and_exits_with_75(start: Start) -> None:
     instance = start(PROBE_INTERVAL="0.05")
     instance.wait_healthy()
     held = health(instance)["figures"]["process_bytes"]
@@ -249,9 +247,7 @@ def test_a_process_that_outgrows_its_limit_drains_and_leaves_with_75(start: Star
 # ---- time --------------------------------------------------------------------------------------------------
 
 
-def test_a_forward_pass_that_never_ends_is_answered_orphaned_and_ends_the_process_with_70(
-    start: Start, red_circle: bytes
-) -> None:
+def test_a_hung_forward_pass_is_answered_and_exits_with_70(start: Start, red_circle: bytes) -> None:
     limits = {"OFA_TIMEOUT": "3", "OFA_CANCEL_GRACE": "0.5", "OFA_HANG_LIMIT": "15"}
     instance = start("web_app.py", **limits)
     instance.wait_healthy()
@@ -272,7 +268,7 @@ def test_a_forward_pass_that_never_ends_is_answered_orphaned_and_ends_the_proces
     assert f"TIMEOUT\t{len(TEXT)} chars" in (instance.run_dir / "slow_requests.log").read_text()
 
 
-def test_a_thread_that_keeps_the_interpreter_leaves_its_stack_though_no_python_runs(start: Start) -> None:
+def test_a_thread_that_holds_the_gil_leaves_its_stack(start: Start) -> None:
     instance = start(PROBE_INTERVAL="0.2")
     instance.wait_healthy()
     order(instance, kind="gil")
@@ -281,9 +277,7 @@ def test_a_thread_that_keeps_the_interpreter_leaves_its_stack_though_no_python_r
     assert instance.process.poll() is None  # only the guardian can end it, since /livez cannot answer
 
 
-def test_overload_is_unready_with_a_time_to_wait_and_neither_dead_nor_unhealthy(
-    start: Start, red_circle: bytes
-) -> None:
+def test_overload_is_unready_with_retry_after_but_alive_and_healthy(start: Start, red_circle: bytes) -> None:
     instance = start("web_app.py", "--queue-size", "2")
     instance.wait_healthy()
     order(instance, kind="slow")
@@ -350,7 +344,7 @@ def _deepen(scene: Scene) -> None:
     ],
     ids=["truncated", "64 bytes wrong", "missing", "another architecture"],
 )
-def test_a_local_folder_that_cannot_work_ends_at_once_with_78(
+def test_an_unusable_local_folder_exits_at_once_with_78(
     damage: Callable[[Scene], None], named: str, start: Start, tmp_path: Path
 ) -> None:
     with scenes.copied(tmp_path) as scene:
@@ -363,9 +357,7 @@ def test_a_local_folder_that_cannot_work_ends_at_once_with_78(
     assert "MODEL_NOT_LOADED" in instance.log
 
 
-def test_weights_that_are_no_numbers_end_the_process_with_78_once_they_were_verified(
-    start: Start, tmp_path: Path
-) -> None:
+def test_verified_weights_that_only_produce_nan_exit_with_78(start: Start, tmp_path: Path) -> None:
     with scenes.copied(tmp_path) as scene:
         making.spoil(scene)
         instance = start("health_api.py", *scene.arguments, PROBE_INTERVAL="0.2")

@@ -54,7 +54,7 @@ def test_there_is_a_golden_for_every_small_folder_and_no_other() -> None:
     assert {path.stem for path in GOLDENS.glob("*.json")} == {*NAMES, "pictures"}
 
 
-def test_the_goldens_could_tell_a_wrong_network_from_a_right_one() -> None:
+def test_the_goldens_would_detect_a_wrong_network() -> None:
     """Scores must vary with the pair and not be saturated, or they would hide mistakes."""
     for name in NAMES:
         scores = read_golden(name).scores
@@ -66,7 +66,7 @@ def test_the_goldens_could_tell_a_wrong_network_from_a_right_one() -> None:
         assert len({max(score, key=lambda label: score[label]) for score in scores}) > 1, name
 
 
-def test_this_machine_reads_the_pictures_as_the_goldens_machine_did(pictures: Path) -> None:
+def test_pictures_decode_to_the_pixels_of_the_goldens(pictures: Path) -> None:
     read = {name: pixel_digest(as_modelscope_reads(pictures / name)) for name in read_pictures_golden()}
     assert read == read_pictures_golden(), "another Pillow? the scores below then differ for that reason"
 

@@ -51,7 +51,7 @@ def test_counts_match_the_traffic(running_service: Instance, red_circle: bytes) 
     assert SECRET not in running_service.get("/metrics")[1]
 
 
-def test_a_real_process_tells_its_memory_its_device_and_its_versions(running_service: Instance) -> None:
+def test_a_real_process_exports_memory_device_and_versions(running_service: Instance) -> None:
     told = scrape(running_service)
     assert told("process_resident_memory_bytes") > 100e6  # torch alone is more
     assert told("ofa_memory_limit_bytes") >= told("ofa_memory_used_bytes") > 0
@@ -64,11 +64,11 @@ def test_a_real_process_tells_its_memory_its_device_and_its_versions(running_ser
     assert told("ofa_healthy") == told("ofa_live") == 1
 
 
-def test_promtool_finds_no_fault(running_service: Instance, promtool: Callable[[str], str]) -> None:
+def test_promtool_finds_no_error(running_service: Instance, promtool: Callable[[str], str]) -> None:
     assert promtool(running_service.get("/metrics")[1]) == ""
 
 
-def test_promtool_would_find_one(promtool: Callable[[str], str]) -> None:
+def test_promtool_would_find_an_error(promtool: Callable[[str], str]) -> None:
     assert "counter metrics should have" in promtool("# HELP a x\n# TYPE a counter\na 1\n")
 
 

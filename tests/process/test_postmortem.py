@@ -31,7 +31,7 @@ def stall(run_dir: Path, seconds: float, limit: float = 0.5) -> Path:
     return run_dir / postmortem.STALL_FILE
 
 
-def test_it_names_the_process_the_reason_and_every_thread(tmp_path: Path) -> None:
+def test_the_file_has_the_process_the_reason_and_every_thread(tmp_path: Path) -> None:
     go, there = threading.Event(), threading.Event()
 
     def wait_here() -> None:
@@ -64,17 +64,17 @@ def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     assert names == [*(f"postmortem-100000000{number}-1.txt" for number in (5, 6, 7, 8)), path.name]
 
 
-def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_not_fatal(tmp_path: Path) -> None:
     assert postmortem.write(tmp_path / "missing", "It hung.", {}) is None
 
 
-def test_a_process_whose_python_stands_still_leaves_its_stacks(tmp_path: Path) -> None:
+def test_a_process_whose_gil_is_held_dumps_its_stacks(tmp_path: Path) -> None:
     text = stall(tmp_path, 3.0).read_text()
     assert "Timeout (0:00:00.5" in text
     assert "in keep_the_lock" in text
 
 
-def test_a_process_that_runs_leaves_nothing(tmp_path: Path) -> None:
+def test_a_running_process_dumps_nothing(tmp_path: Path) -> None:
     # Longer than any delay of a slow machine.
     assert not stall(tmp_path, 0.0, limit=300.0).exists()
 
@@ -86,7 +86,7 @@ def test_the_dump_of_a_process_that_was_killed_is_kept_by_the_next_one(tmp_path:
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-def test_one_dump_follows_the_last_and_a_long_file_is_begun_anew(tmp_path: Path) -> None:
+def test_dumps_are_appended_and_a_long_file_is_truncated(tmp_path: Path) -> None:
     path = tmp_path / postmortem.STALL_FILE
     path.write_text("an older dump\n")
     assert stall(tmp_path, 2.0).read_text().startswith("an older dump\nTimeout")

@@ -38,7 +38,7 @@ def judged(running_service: Instance, red_circle: bytes) -> Instance:
     return running_service
 
 
-def test_every_line_of_the_log_has_the_promised_form(judged: Instance) -> None:
+def test_every_log_line_has_the_specified_format(judged: Instance) -> None:
     lines = judged.log.splitlines()
     assert lines
     assert [line for line in lines if not LINE.fullmatch(line) or line[30:33] != " | "] == []
