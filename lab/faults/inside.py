@@ -186,7 +186,7 @@ if __name__ == "__main__":
         pretend_cuda()
     if "FAKETIME_TIMESTAMP_FILE" in os.environ:
         # With a real monotonic clock, libfaketime before 0.9.11 breaks the system call of time.sleep.
-        time.sleep = lambda seconds: select.select([], [], [], seconds)  # type: ignore[assignment]
+        time.sleep = lambda seconds: select.select([], [], [], float(seconds))  # type: ignore[assignment]
     EntailmentModel.judge = judge  # type: ignore[method-assign]
     EntailmentModel.load = classmethod(load)  # type: ignore[assignment, method-assign]
     sys.argv = sys.argv[1:]
