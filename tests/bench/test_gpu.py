@@ -17,12 +17,13 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from PIL import Image
 
+from lab import ROOT
 from lab.bench.gpu import __main__ as command_line
 from lab.bench.gpu.__main__ import STEPS, main
 from lab.bench.gpu.faults import _ended
 from lab.bench.gpu.precision import MODES
 from lab.bench.gpu.speed import EMULATED, modelscopes_way
-from lab.bench.sides import ROOT, Subject
+from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel, Pair
 from service.contract.causes import ExitCode
