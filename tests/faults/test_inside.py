@@ -248,7 +248,7 @@ def test_a_process_over_its_memory_limit_drains_and_exits_with_75(start: Start) 
 
 
 def test_a_hung_forward_pass_is_answered_and_exits_with_70(start: Start, red_circle: bytes) -> None:
-    limits = {"OFA_TIMEOUT": "3", "OFA_CANCEL_GRACE": "0.5", "OFA_HANG_LIMIT": "15"}
+    limits = {"OFA_TIMEOUT": "3", "OFA_CANCEL_GRACE": "0.5", "OFA_HANG_LIMIT": "10"}
     instance = start("web_app.py", **limits)
     instance.wait_healthy()
     order(instance, kind="stuck")
@@ -337,12 +337,27 @@ def _deepen(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (making.truncate, "pytorch_model.bin is damaged, truncated or no weight file"),
-        (making.corrupt, "differs from its checksums"),
-        (making.remove, "has no model.safetensors or pytorch_model.bin"),
-        (_deepen, "the weights do not fit config.json"),
+        pytest.param(making.corrupt, "differs from its checksums", id="64 bytes wrong"),
+        # Faster twins: tests/inference/test_hostile_folders.py, tests/process/test_refusals.py.
+        pytest.param(
+            making.truncate,
+            "pytorch_model.bin is damaged, truncated or no weight file",
+            id="truncated",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            making.remove,
+            "has no model.safetensors or pytorch_model.bin",
+            id="missing",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            _deepen,
+            "the weights do not fit config.json",
+            id="another architecture",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["truncated", "64 bytes wrong", "missing", "another architecture"],
 )
 def test_an_unusable_local_folder_exits_at_once_with_78(
     damage: Callable[[Scene], None], named: str, start: Start, tmp_path: Path
