@@ -135,7 +135,7 @@ $(RUNTIME): requirements.txt constraints.txt
 	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-latency.txt $(RUNTIME)
+$(DEV): requirements-dev.txt $(RUNTIME)
 	@echo 'Installing requirements-dev.txt (tests and lint)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@

@@ -1,11 +1,11 @@
-"""The health API: what monitors, guardians and load balancers ask. A thread of the same process.
+"""The health API for monitors and load balancers, a thread of the service's process.
 
-    GET /health          everything, as JSON; 200 when the model is loaded and inference proven, else 503
+    GET /health          JSON; 200 if the model is loaded and inference is proven, else 503
     GET /health/simple   OK or FAIL
-    GET /livez           worth killing?      GET /readyz   send traffic?      GET /startupz   still starting?
-    GET /metrics         figures for Prometheus
+    GET /livez           liveness      GET /readyz   readiness      GET /startupz   startup
+    GET /metrics         Prometheus metrics
 
-Started as a program it serves a model with this API alone, without the page:
+As a program, serve a model with this API and without the page:
 
     python health_api.py --model demo --health-port 8000
 """
@@ -20,9 +20,9 @@ __all__ = ["Sidecar", "create_app"]
 
 if __name__ == "__main__":
     from service.main import main
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
 
-    leave(
+    exit_now(
         main(
             sys.argv[1:],
             prog="health_api.py",

@@ -31,49 +31,50 @@ if TYPE_CHECKING:
 
 __all__ = ["InputError", "health_check", "init_model", "main", "predict"]
 
-_lock = threading.Lock()  # guards _application: built once, whichever thread asks first
+_lock = threading.Lock()  # guards _application
 _application: Application | None = None
 
 
 def init_model() -> bool:
-    """Load the model that the environment names (OFA_MODEL, …), with its retries; True if it is loaded."""
-    return _shared().load()
+    """Load the model named by the environment (OFA_MODEL, …), with retries. True if it is loaded."""
+    return _shared().supervisor.load()
 
 
 def predict(
     image: Image.Image | str | Path | None, text: str | None, premise: str | None = None
 ) -> dict[str, object]:
-    """Whether ``image`` (PIL, or a path) shows what ``text`` says: {"label", "score", "scores", "reason"}.
+    """Judge whether ``image`` (PIL, or a path) shows what ``text`` says: {"label", "score", "scores",
+    "reason"}.
 
-    ``reason`` is None when the model decided. Loads the model first if nobody has. Raises InputError for
-    input that cannot be judged.
+    ``reason`` is None when the model decided. Loads the model on first use. Raises InputError for input that
+    cannot be judged.
     """
     application = _shared()
-    application.load_first()
+    application.supervisor.load_first()
     return application.submit(image, text, premise).result().as_dict()
 
 
 def health_check() -> dict[str, str]:
-    """The ``details`` of the health report: process, gpu, memory, disk, model, inference."""
+    """Return the ``details`` of the health report: process, gpu, memory, disk, model, inference."""
     return dict(_shared().report().details)
 
 
 def _shared() -> Application:
-    """The one application of a script that imports this module; settings from the environment alone."""
+    """Return the one application of a script that imports this module, configured by the environment."""
     global _application
     with _lock:
         if _application is None:
             from service.build import build
 
             _application = build(Settings.from_args([], os.environ))
-            # A probe may be deep in native code when the script ends; tearing the interpreter down under it
-            # would end in an abort. Nothing is waited for but the next cancel point.
-            atexit.register(_application.stop, 0.0)
+            # A probe may run native code when the script ends, and the interpreter's end would abort it.
+            # Waits for the next cancel point only.
+            atexit.register(_application.supervisor.stop, 0.0)
         return _application
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the service until it is told to end or cannot go on; the exit code."""
+    """Run the service until a signal stops it or it cannot continue. Returns the exit code."""
     from service.main import main as serve
 
     return serve(argv, prog="web_app.py", description=DESCRIPTION, front=_page)
@@ -88,6 +89,6 @@ def _page(
 
 
 if __name__ == "__main__":
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
 
-    leave(main(sys.argv[1:]))
+    exit_now(main(sys.argv[1:]))

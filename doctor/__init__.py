@@ -1,16 +1,16 @@
-"""The log doctor: what went wrong, since when, why and what to do, from the logs and the live endpoints.
+"""The log doctor: finds problems in the logs and the live endpoints, and says why and how to fix them.
 
     python -m doctor [RUN_DIR]
 
-``examine`` reads a run folder and returns findings, the worst first. Nothing of the service is imported, so a
-service that does not start is no hindrance.
+Imports only codes and texts of the service and no third-party package: it works where the service cannot
+start.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from doctor import courses, lines
+from doctor import patterns, trends
 from doctor.findings import Finding, in_order
 from doctor.reading import MOST_BYTES, Records, read
 
@@ -18,13 +18,14 @@ __all__ = ["Finding", "Records", "diagnose", "examine", "read"]
 
 
 def examine(run_dir: Path, most_bytes: int = MOST_BYTES) -> list[Finding]:
-    """What the logs in ``run_dir`` show, of each the newest ``most_bytes``: a megabyte takes a tenth of a
-    second. Never raises for what is missing or damaged there."""
+    """Return the findings in the logs in ``run_dir``, worst first. Reads the newest ``most_bytes`` of each
+    log; a megabyte takes about 0.1 s. Never raises for missing or damaged files."""
     return diagnose(read(run_dir, most_bytes))
 
 
 def diagnose(records: Records) -> list[Finding]:
-    found = list(lines.look(records))
-    for look in courses.COURSES:
-        found += look(records)
-    return in_order(found)
+    """Return the findings in the logs, worst first."""
+    findings = list(patterns.check(records))
+    for check in trends.CHECKS:
+        findings += check(records)
+    return in_order(findings)

@@ -1,83 +1,108 @@
-"""A finding: an ailment in the logs, with the lines that show it."""
+"""A finding: a known problem, with the log lines that show it. The texts are in ``text/*.json``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
 
-from doctor.chinese import CHINESE, Words
-from doctor.english import AILMENTS, Severity
 from doctor.reading import Line
+from service.texts import Language, load_texts
 
-Language = Literal["en", "zh"]
-SHOWN: Final = 4  # lines of evidence a finding shows: its first, and its last ones
+Severity = Literal["critical", "warning", "info"]
+SHOWN: Final = 4  # lines of evidence per finding: the first and the last ones
+TEXTS: Final = Path(__file__).parent / "text"
+PROBLEMS: Final = load_texts(TEXTS, "problems")
+
+_CODES: Final[Mapping[Severity, tuple[str, ...]]] = {
+    "critical": (
+        *("download-cut", "hub-unreachable", "disk-full", "file-damaged", "model-not-found"),
+        *("device-missing", "dependency-missing", "dtype-unsupported", "model-unsupported", "load-failed"),
+        *("memory-full", "oom-killed", "device-lost", "scores-not-finite", "probe-unstable"),
+        *("hung", "crashed", "unhealthy", "start-stuck", "restart-loop", "gave-up", "halted", "undead"),
+        *("guardian-ended", "port-taken", "two-instances", "setting-refused", "run-dir-unwritable"),
+        *("not-answering", "unhealthy-now"),
+    ),
+    "warning": (
+        *("latency-drift", "timeouts-long-text", "timeouts-large-picture", "overload"),
+        *("clock-jump", "standstill", "memory-creep", "gpu-memory-full", "time-on-cpu", "memory-limit"),
+        *("orphaned", "reader-stuck", "killed", "ended-from-outside", "died-silently"),
+        *("log-gap", "uploads-no-room", "descriptors-exhausted", "unforeseen"),
+        *("degraded-now", "resources-short", "log-failing"),
+    ),
+    "info": ("converted-not-kept", "log-moved"),
+}
+#: Every problem the doctor knows, worst first.
+SEVERITIES: Final[Mapping[str, Severity]] = {
+    code: severity for severity, codes in _CODES.items() for code in codes
+}
+
+
+class Text(NamedTuple):
+    """A finding in one language: a title of a few words, the diagnosis in a sentence or two, and the fix."""
+
+    title: str
+    diagnosis: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One ailment, found; its words are in English, and in ``chinese``. ``over`` says that it has passed by
-    itself or was mended since; ``since`` and ``until`` are local times as the logs write them, "" where lines
-    carry none. ``evidence`` is as it stands in the logs."""
+    """One problem found in the logs. ``resolved`` says that later lines show its end. ``since`` and ``until``
+    are local times as in the logs, "" where the lines have none. ``evidence`` quotes the logs. ``facts`` fill
+    the placeholders of the text."""
 
     code: str
     severity: Severity
-    title: str
-    diagnosis: str
-    cure: str
     evidence: tuple[str, ...]
     count: int
     since: str
     until: str
-    over: bool
-    chinese: Words
+    resolved: bool
+    facts: Mapping[str, object]
 
-    def told(self, language: Language) -> Words:
-        """What is wrong and what to do, in words."""
-        return self.chinese if language == "zh" else Words(self.title, self.diagnosis, self.cure)
+    def text(self, language: Language = "en") -> Text:
+        """Return what is wrong and how to fix it."""
+        return Text(
+            *(PROBLEMS[language][f"{self.code}.{part}"].format(**self.facts) for part in Text._fields)
+        )
 
     def as_dict(self, language: Language = "en") -> dict[str, object]:
-        """For programs; what does not depend on the language goes by ``code``."""
+        """Return the finding for programs; only title, diagnosis and fix depend on the language."""
         return {
             "code": self.code,
             "severity": self.severity,
-            **self.told(language)._asdict(),
-            **{name: getattr(self, name) for name in ("evidence", "count", "since", "until", "over")},
+            **self.text(language)._asdict(),
+            **{name: getattr(self, name) for name in ("evidence", "count", "since", "until", "resolved")},
         }
 
 
-_RANK: Final[Mapping[Severity, int]] = {"critical": 0, "warning": 1, "info": 2}
-
-
 def found(
-    code: str, lines: Sequence[Line], *, over: bool = False, told: Iterable[str] = (), **facts: object
+    code: str, lines: Sequence[Line], *, resolved: bool = False, quotes: Iterable[str] = (), **facts: object
 ) -> Finding:
-    """A finding of ``code`` shown by ``lines`` in order of time; what is over is no longer critical."""
-    ailment, chinese = AILMENTS[code], CHINESE[code]
-    facts = {"count": len(lines), **facts}
-    severity: Severity = "warning" if over and ailment.severity == "critical" else ailment.severity
+    """Return a finding shown by ``lines``, in order of time, and by ``quotes``, which come from no log. A
+    resolved problem is a warning at most."""
+    severity = SEVERITIES[code]
     shown = lines if len(lines) <= SHOWN else [lines[0], *lines[1 - SHOWN :]]
-    timed = [line.at for line in lines if line.at]
+    times = [line.at for line in lines if line.at]
     return Finding(
         code,
-        severity,
-        ailment.title,
-        ailment.diagnosis.format(**facts),
-        ailment.cure,
-        (*(str(line) for line in shown), *told),
+        "warning" if resolved and severity == "critical" else severity,
+        (*map(str, shown), *quotes),
         max(1, len(lines)),
-        _when(min(timed, default=0.0)),
-        _when(max(timed, default=0.0)),
-        over,
-        chinese._replace(diagnosis=chinese.diagnosis.format(**facts)),
+        _when(min(times, default=0.0)),
+        _when(max(times, default=0.0)),
+        resolved,
+        {"count": len(lines), **facts},
     )
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """The worst first, and of these the newest."""
+    """Return the findings worst first, and the newest first among equals."""
     newest = sorted(findings, key=lambda one: one.until, reverse=True)
-    return sorted(newest, key=lambda one: _RANK[one.severity])
+    return sorted(newest, key=lambda one: list(_CODES).index(one.severity))
 
 
 def _when(at: float) -> str:

@@ -1,8 +1,7 @@
-"""The logs of a run folder as records: lines with their time and kind, requests, lives of processes.
+"""Reads the logs of a run folder as records: lines with time and event, requests, process statistics.
 
-What is read is bounded: the newest part of each log, rotated files included. A line that cannot be understood
-is passed over; a file that cannot be read is named. Times are seconds of the local wall clock, as the logs
-tell it, and good for differences alone.
+The newest part of each log is read, rotated files included. A line that cannot be parsed is skipped; a file
+that cannot be read is listed. Times are seconds of the local wall clock as in the logs: use differences only.
 """
 
 from __future__ import annotations
@@ -18,10 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-MOST_BYTES: Final = 24 << 20  # of each log: what a service writes in weeks
-LOADING_SECONDS: Final = (
-    60.0  # a process that is up for longer has loaded its model, unless the log says else
-)
+MOST_BYTES: Final = 24 << 20  # per log: weeks of a service
+LOADING_SECONDS: Final = 60.0  # a process up for longer has loaded its model, unless the log says otherwise
 APP_LOG: Final = "web_app.log"
 SLOW_LOG: Final = "slow_requests.log"
 RESTART_LOG: Final = "restart.log"
@@ -29,13 +26,13 @@ CONSOLE_LOG: Final = "console.log"
 _APP_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \| ([A-Z]+) *\| (.*)")
 _RESTART_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \[([A-Z]+)\] (.*)")
 _CAUSE: Final = re.compile(r"CAUSE=([a-z_]+) ")
-_OLD: Final = re.compile(r"([.-])(\d{1,14})(\.gz)?")
+_ROTATED: Final = re.compile(r"([.-])(\d{1,14})(\.gz)?")
 _SIZE: Final = re.compile(r"\((\d+), (\d+)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a log. ``kind`` is the first part of its message, ``parts`` are all of them."""
+    """One line of a log, ``EVENT | KEY=value | …`` in web_app.log."""
 
     file: str
     number: int
@@ -44,7 +41,7 @@ class Line:
     message: str
 
     @property
-    def kind(self) -> str:
+    def event(self) -> str:
         return self.message.partition(" | ")[0]
 
     @property
@@ -52,6 +49,11 @@ class Line:
         """The parts of the form KEY=value."""
         pairs = (part.partition("=") for part in self.message.split(" | "))
         return {key: value for key, equals, value in pairs if equals}
+
+    @property
+    def request_id(self) -> str:
+        """The second part of a request's line."""
+        return self.message.split(" | ", 2)[1] if " | " in self.message else ""
 
     @property
     def cause(self) -> str:
@@ -65,8 +67,8 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request from its lines: characters of text, pixels of its picture, seconds; None where not told."""
+class Request:
+    """One request: characters of text, pixels of the picture, times in seconds; None where not logged."""
 
     line: Line
     source: str
@@ -76,21 +78,19 @@ class Asked:
     duration: float
     waited: float | None = None
     computed: float | None = None
-    prepared: float | None = None
-    ahead: int | None = None
     batch: int = 1
     device: str = ""
-    setting: str = ""  # the model and precision it was asked of
+    model: str = ""  # and dtype
 
     @property
-    def crowded(self) -> bool:
-        """Whether most of its time was spent waiting for others."""
+    def mostly_queued(self) -> bool:
+        """Whether it spent at least half of its time in the queue."""
         return self.waited is not None and self.waited >= 0.5 * self.duration > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Vital:
-    """One VITALS line: seconds the process was up, the set clock, resident bytes."""
+class Vitals:
+    """One VITALS line: seconds since the process started, Unix time, resident bytes."""
 
     line: Line
     pid: int
@@ -102,14 +102,14 @@ class Vital:
 
 @dataclass
 class Records:
-    """All that was read of one folder, oldest first."""
+    """Everything read from one folder, oldest first."""
 
     folder: Path
     app: list[Line] = field(default_factory=list)
     restarts: list[Line] = field(default_factory=list)
     console: list[Line] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
-    vitals: list[Vital] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    vitals: list[Vitals] = field(default_factory=list)
     postmortems: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
@@ -117,20 +117,20 @@ class Records:
     def empty(self) -> bool:
         return not (self.app or self.restarts or self.console)
 
-    def of(self, *kinds: str) -> Iterator[Line]:
-        """Lines of web_app.log of these kinds."""
-        return (line for line in self.app if line.kind in kinds)
+    def of(self, event: str) -> Iterator[Line]:
+        """Yield the lines of web_app.log with this event."""
+        return (line for line in self.app if line.event == event)
 
 
 def read(folder: Path, most_bytes: int = MOST_BYTES) -> Records:
-    """What lies in ``folder``, of each log the newest ``most_bytes``. Never raises for what is missing or
-    damaged."""
+    """Read the newest ``most_bytes`` of each log in ``folder``. Never raises for missing or damaged files."""
     records = Records(folder)
     records.app = list(_parsed(records, APP_LOG, _APP_LINE, most_bytes))
     records.restarts = list(_parsed(records, RESTART_LOG, _RESTART_LINE, most_bytes))
     records.console = list(_plain(records, CONSOLE_LOG, most_bytes))
-    records.asked, records.vitals = _followed(records.app)
-    records.asked = [*_only_slow(records, most_bytes), *records.asked]
+    requests, records.vitals = _interpreted(records.app)
+    records.requests = [*_older_timeouts(records, {one.line.request_id for one in requests}, most_bytes)]
+    records.requests += requests
     records.postmortems = sorted(path.name for path in folder.glob("postmortem-*.txt"))
     return records
 
@@ -145,7 +145,7 @@ def _parsed(records: Records, name: str, form: re.Pattern[str], most: int) -> It
 
 
 def _plain(records: Records, name: str, most: int) -> Iterator[Line]:
-    """The lines of a log and its rotated files as they stand, oldest first."""
+    """Yield the unparsed lines of a log and its rotated files, oldest first."""
     left, texts = most, []
     for path in _rotated(records.folder / name):
         text = _text(records, path, left)
@@ -159,22 +159,22 @@ def _plain(records: Records, name: str, most: int) -> Iterator[Line]:
 
 
 def _rotated(path: Path) -> list[Path]:
-    """The log and its rotated files that exist, newest first: ours and logrotate's, by number or by date,
-    compressed or not."""
+    """Return the log and its rotated files, newest first: numbered or dated, compressed or not, as the
+    service and logrotate name them."""
     numbered: list[tuple[int, Path]] = []
     dated: list[tuple[int, Path]] = []
     for one in path.parent.glob(f"{path.name}[.-]*"):
-        if found := _OLD.fullmatch(one.name.removeprefix(path.name)):
+        if found := _ROTATED.fullmatch(one.name.removeprefix(path.name)):
             numbered.append((int(found[2]), one)) if found[1] == "." else dated.append((-int(found[2]), one))
     old = [one for _, one in (*sorted(numbered)[:100], *sorted(dated)[:100])]
     return [one for one in (path, *old) if one.is_file()]
 
 
 def _text(records: Records, path: Path, most: int) -> str:
-    """The last ``most`` bytes, from the beginning of a line on."""
+    """Return the last ``most`` bytes, starting at a line."""
     try:
         if path.suffix == ".gz":
-            with gzip.open(path) as packed:  # from its beginning, as what it unpacks to may be without bound
+            with gzip.open(path) as packed:  # the first bytes: the unpacked size is unbounded
                 data = packed.read(most)
             size = len(data)
         else:
@@ -198,15 +198,15 @@ def _midnight(date: str) -> float:
         return 0.0
 
 
-def _followed(lines: Iterable[Line]) -> tuple[list[Asked], list[Vital]]:
-    """Requests, put together from their lines, and vitals, in the light of what was loaded at the time."""
+def _interpreted(lines: Iterable[Line]) -> tuple[list[Request], list[Vitals]]:
+    """Return requests, joined from their lines, and vitals, with what was loaded at the time."""
     starts: dict[str, Mapping[str, str]] = {}
-    asked: list[Asked] = []
-    vitals: list[Vital] = []
+    requests: list[Request] = []
+    vitals: list[Vitals] = []
     model = dtype = ""
-    loaded: bool | None = None  # unknown where the log begins in the middle of a process's life
+    loaded: bool | None = None  # unknown where the log starts in the middle of a process's life
     for line in lines:
-        match line.kind:
+        match line.event:
             case "MODEL_LOADING":
                 model, loaded = line.fields.get("MODEL", ""), False
             case "DEVICE":
@@ -214,72 +214,69 @@ def _followed(lines: Iterable[Line]) -> tuple[list[Asked], list[Vital]]:
             case "MODEL_LOADED":
                 loaded = True
             case "VITALS":
-                if (vital := _vital(line, loaded)) is not None:
-                    vitals.append(vital)
+                if (one := _vitals(line, loaded)) is not None:
+                    vitals.append(one)
             case "REQUEST_START":
-                starts[_id(line)] = line.fields
+                starts[line.request_id] = line.fields
             case "REQUEST_END" | "REQUEST_ERROR":
-                asked.append(_asked(line, starts.pop(_id(line), {}), f"{model} {dtype}"))
-    return asked, vitals
+                requests.append(_request(line, starts.pop(line.request_id, {}), f"{model} {dtype}"))
+    return requests, vitals
 
 
-def _only_slow(records: Records, most: int) -> list[Asked]:
-    """Timeouts that slow_requests.log still tells of when web_app.log, which fills faster, does no longer."""
-    known = {_id(one.line) for one in records.asked}
-    found = []
+def _older_timeouts(records: Records, known: set[str], most: int) -> Iterator[Request]:
+    """Yield the timeouts of slow_requests.log that web_app.log, which fills faster, no longer has."""
     for line in _plain(records, SLOW_LOG, most):
         columns = line.message.split("\t")
-        if len(columns) < 7 or not columns[0].isdigit() or columns[3] in known:
+        if len(columns) < 7 or (unix := whole(columns[0])) is None or columns[3] in known:
             continue
-        width, _, height = columns[6].partition("x")
-        chars, duration = columns[2].removesuffix(" chars"), _seconds(columns[5]) or 0.0
-        at = float(calendar.timegm(time.localtime(min(int(columns[0]), 1 << 40))))
-        found.append(
-            Asked(
-                Line(line.file, line.number, at, "TIMEOUT", line.message.replace("\t", " ")),
-                source=columns[7] if columns[7:] else "api",
-                reason="timeout",
-                chars=int(chars) if chars.isdigit() else None,
-                pixels=int(width) * int(height) if width.isdigit() and height.isdigit() else None,
-                duration=duration,
-                waited=duration if columns[4] == "waiting" else 0.0,
-            )
+        width, height = (whole(side) for side in columns[6].partition("x")[::2])
+        duration = _seconds(columns[5]) or 0.0
+        at = float(calendar.timegm(time.localtime(min(unix, 1 << 40))))
+        yield Request(
+            Line(line.file, line.number, at, "TIMEOUT", line.message.replace("\t", " ")),
+            source=columns[7] if columns[7:] else "api",
+            reason="timeout",
+            chars=whole(columns[2].removesuffix(" chars")),
+            pixels=None if width is None or height is None else width * height,
+            duration=duration,
+            waited=duration if columns[4] == "waiting" else 0.0,
         )
-    return found
 
 
-def _id(line: Line) -> str:
-    return line.message.split(" | ", 2)[1] if " | " in line.message else ""
-
-
-def _asked(line: Line, start: Mapping[str, str], setting: str) -> Asked:
-    told = line.fields
+def _request(line: Line, start: Mapping[str, str], model: str) -> Request:
+    end = line.fields
     size = _SIZE.fullmatch(start.get("IMG_SIZE", ""))
-    chars = start.get("TEXT_LEN", "")
-    return Asked(
+    chars = whole(start.get("TEXT_LEN"))
+    return Request(
         line,
-        source=told.get("SOURCE", "api"),
-        reason=None if line.kind == "REQUEST_END" else told.get("REASON", "error"),
-        chars=int(chars) + int(start.get("PREMISE_LEN", "0")) if chars.isdigit() else None,
+        source=end.get("SOURCE", "api"),
+        reason=None if line.event == "REQUEST_END" else end.get("REASON", "error"),
+        chars=None if chars is None else chars + (whole(start.get("PREMISE_LEN")) or 0),
         pixels=int(size[1]) * int(size[2]) if size else None,
-        duration=_seconds(told.get("DURATION")) or 0.0,
-        waited=_seconds(told.get("WAITED")),
-        computed=_seconds(told.get("COMPUTED")),
-        prepared=_seconds(told.get("PREPARED")),
-        ahead=int(told["AHEAD"]) if told.get("AHEAD", "").isdigit() else None,
-        batch=int(told["BATCH"]) if told.get("BATCH", "").isdigit() else 1,
-        device=told.get("DEVICE", ""),
-        setting=setting,
+        duration=_seconds(end.get("DURATION")) or 0.0,
+        waited=_seconds(end.get("WAITED")),
+        computed=_seconds(end.get("COMPUTED")),
+        batch=whole(end.get("BATCH")) or 1,
+        device=end.get("DEVICE", ""),
+        model=model,
     )
 
 
-def _vital(line: Line, loaded: bool | None) -> Vital | None:
-    told = line.fields
+def _vitals(line: Line, loaded: bool | None) -> Vitals | None:
+    fields = line.fields
     try:
-        up = float(told["UP"].removesuffix("s"))
+        up = float(fields["UP"].removesuffix("s"))
         loaded = up > LOADING_SECONDS if loaded is None else loaded
-        return Vital(line, int(told["PID"]), up, float(told["UNIX"]), int(told["RSS"]), loaded)
+        return Vitals(line, int(fields["PID"]), up, float(fields["UNIX"]), int(fields["RSS"]), loaded)
     except (KeyError, ValueError):
+        return None
+
+
+def whole(text: str | None) -> int | None:
+    """Return a whole number of a log field; None for a missing or damaged one."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
         return None
 
 

@@ -1,25 +1,26 @@
 """OFA for visual entailment, in plain PyTorch: inference on ModelScope's model folders.
 
-The folder holds the neural network and nothing else: no threads, no HTTP, no settings.
+No threads, no HTTP, no settings.
 
-* :mod:`ofa.documents`   text and JSON of unknown origin, read within bounds
-* :mod:`ofa.config`      reads ``config.json`` and ``configuration.json`` and refuses what cannot be honoured
-* :mod:`ofa.tokenizer`   byte-level BPE, with the prompts and the word clean-up of the original
-* :mod:`ofa.container`   a picture file reduced to what its pixels need
-* :mod:`ofa.tiff`        TIFF's directories, which EXIF blocks are as well
-* :mod:`ofa.picture`     a picture file to RGB pixels, as a browser shows them
+* :mod:`ofa.documents`   bounded reading of untrusted text and JSON
+* :mod:`ofa.config`      ``config.json`` and ``configuration.json``; unsupported values are refused
+* :mod:`ofa.tokenizer`   byte-level BPE, prompts and caption clean-up
+* :mod:`ofa.container`   picture files reduced to what decoding needs
+* :mod:`ofa.tiff`        TIFF directories, also used by EXIF
+* :mod:`ofa.picture`     a picture file decoded to RGB as a browser shows it
 * :mod:`ofa.image`       a picture to normalised pixels
 * :mod:`ofa.vision`      the ResNet cut after its third stage
 * :mod:`ofa.positions`   buckets of relative positions
 * :mod:`ofa.layers`      attention and transformer layers
 * :mod:`ofa.network`     encoder, decoder and the whole network
-* :mod:`ofa.archive`     the head of a weight file, measured before it is read, and the checksums in it
+* :mod:`ofa.archive`     size check of a weight file's header; checksums of its contents
 * :mod:`ofa.checkpoint`  strict, weights-only loading
-* :mod:`ofa.fold`        arithmetic done once after loading instead of for every picture
-* :mod:`ofa.bias`        the attention bias of every request, computed once
-* :mod:`ofa.memory`      memory that is used again instead of asked for anew
-* :mod:`ofa.converted`   the result of all that, kept in a file to map
+* :mod:`ofa.fold`        constant arithmetic folded into the weights after loading
+* :mod:`ofa.bias`        a cache of the attention bias
+* :mod:`ofa.memory`      malloc tuning, to reuse freed memory
+* :mod:`ofa.converted`   folded weights cached in a memory-mapped file
+* :mod:`ofa.pair`        an image and a hypothesis, the input of the model
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
-* :mod:`ofa.model`       all of it together: :class:`~ofa.model.EntailmentModel`
-* :mod:`ofa.precision`   bf16 and fp16 whose close calls are decided in fp32
+* :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
+* :mod:`ofa.precision`   bf16 and fp16 with close calls decided in fp32
 """

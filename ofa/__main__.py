@@ -1,15 +1,17 @@
-"""``python -m ofa``: judge pairs of picture and sentence from the command line, as the service judges them.
+"""``python -m ofa``: judge pairs of picture and sentence from the command line, as the service does.
 
-One pair with ``--image`` and ``--text``, or JSON lines on standard input. One JSON line comes out for each,
-in order: the verdict in the service's fields, or an error with its code. Both are UTF-8 whatever the locale.
+Input is one pair with ``--image`` and ``--text``, or JSON lines on standard input. Output is one JSON line
+per pair, in order: the verdict in the service's fields, or an error with its code. UTF-8 regardless of the
+locale.
 
 Exit status:
 
-* 0: every line was judged
-* 1: one was not, or the model cannot be loaded now
-* 2: wrong command line
-* 78: no retry helps: the model, the device or the precision cannot be used
-* 141: the reader of the answers has closed the pipe
+* 0: all lines were judged
+* 1: a line was not judged, or the model cannot be loaded now
+* 2: invalid command line
+* 78: the model, the device or the precision cannot be used; a retry does not help
+* 130: interrupted
+* 141: the output pipe was closed
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 MAX_LINE: Final = 1 << 20  # bytes
 MAX_ID: Final = 256  # characters
-_PIPE_CLOSED: Final = 128 + 13  # what a shell shows of a program that SIGPIPE ended
+_PIPE_CLOSED: Final = 128 + 13  # a shell's status of a program killed by SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,13 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ofa",
-        description="Does a picture show what a sentence says? Yes, No or Maybe.",
+        description="Judge whether a picture shows what a sentence says: Yes, No or Maybe.",
         epilog='Without --image, JSON lines {"image": FILE, "text": TEXT, "premise"?: TEXT, "id"?: ID} are '
-        "read from standard input. Each answer is a JSON line that begins with the number of its line.",
+        "read from standard input. Each answer is a JSON line that starts with the line number.",
     )
     parser.add_argument("--model", required=True, help="a model folder, a ModelScope hub id, or 'demo'")
     parser.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="auto takes CUDA when there is one"
+        "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="auto uses CUDA if available"
     )
     parser.add_argument(
         "--dtype",
@@ -104,21 +106,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="on|off",
         help="decide close calls of a precision below fp32 in fp32",
     )
-    parser.add_argument("--image", metavar="FILE", help="one picture")
-    parser.add_argument("--text", help="the hypothesis about it")
-    parser.add_argument("--premise", help="what is known beside the picture")
+    parser.add_argument("--image", metavar="FILE", help="picture file")
+    parser.add_argument("--text", help="hypothesis")
+    parser.add_argument("--premise", help="premise")
     return parser
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """The service's settings, so that both refuse the same values and pictures. Raises SettingsError."""
+    """The service's settings, so that both refuse the same input. Raises SettingsError."""
     shared = ("model", "device", "dtype", "precision_guard")
     given = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in shared]
     return Settings.from_args(given, {}, prog="python -m ofa")
 
 
 def _load(settings: Settings) -> NativePredictor:
-    """Raises ServiceError."""
+    """Load the model. Raises ServiceError."""
     from service.inference.native import NativePredictor
 
     model = NativePredictor(
@@ -130,9 +132,9 @@ def _load(settings: Settings) -> NativePredictor:
     try:
         model.load(_folder(settings, "quick"))
     except DamagedFile as error:
-        if settings.model == "demo" or Path(settings.model).expanduser().is_dir():
+        if hub.local_folder(settings.model) is not None:
             raise DamagedFolder(error.message) from error
-        model.load(_folder(settings, "full"))  # finds what size and time hid, and fetches it again
+        model.load(_folder(settings, "full"))  # finds and re-fetches damage that sizes and times hide
     return model
 
 
@@ -142,7 +144,7 @@ def _folder(settings: Settings, verify: str) -> Path:
 
 
 def _run(model: NativePredictor, settings: Settings, options: argparse.Namespace) -> int:
-    """Answer each line and return the exit status. Raises OSError, DeviceLost."""
+    """Answer each line; return the exit status. Raises OSError, DeviceLost."""
     lines: Iterable[tuple[int, bytes | None]] = _numbered(sys.stdin.buffer)
     if options.image is not None:
         pair = {"image": options.image, "text": options.text, "premise": options.premise}
@@ -152,7 +154,7 @@ def _run(model: NativePredictor, settings: Settings, options: argparse.Namespace
     quiet = options.image is not None or not sys.stderr.isatty()
     for answer in tqdm(answers, unit=" pairs", file=sys.stderr, disable=quiet):
         failed |= "error" in answer
-        # Half a surrogate pair in a file's name cannot be written in UTF-8, and \\udcff in JSON can.
+        # A lone surrogate in a file name cannot be encoded in UTF-8; write it as \\udcff.
         line = json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
@@ -160,7 +162,7 @@ def _run(model: NativePredictor, settings: Settings, options: argparse.Namespace
 
 
 def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Lines that are not blank, by number; None for one longer than MAX_LINE, which is read and dropped."""
+    """Number and content of lines that are not blank; None for a line longer than MAX_LINE."""
     number = 0
     while line := stream.readline(MAX_LINE):
         number += 1
@@ -173,7 +175,7 @@ def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _answer(model: NativePredictor, settings: Settings, number: int, line: bytes | None) -> dict[str, Any]:
-    """The answer to one line; an error is an answer too, so that one bad line ends nothing."""
+    """The answer to one line; an error is an answer too, so that later lines are judged."""
     answer: dict[str, Any] = {"line": number}
     try:
         question = _question(line)
@@ -196,13 +198,13 @@ def _answer(model: NativePredictor, settings: Settings, number: int, line: bytes
         return answer | {"reason": Outcome.INVALID, "code": error.code, "error": _sentence(error)}
     except ServiceError as error:
         return answer | {"reason": Outcome.ERROR, "code": error.code, "error": _sentence(error)}
-    except Exception as error:  # such as MemoryError: it is this line's trouble, and the next is judged
+    except Exception as error:  # such as MemoryError: only this line fails
         message = f"Unexpected {type(error).__name__}."
         return answer | {"reason": Outcome.ERROR, "code": Outcome.ERROR, "error": message}
 
 
 def _question(line: bytes | None) -> dict[str, Any]:
-    """Raises InputError by a LineCode."""
+    """Parse a line. Raises InputError with a LineCode."""
     if line is None:
         raise InputError(
             f"The line has more than {MAX_LINE} bytes.", code=LineCode.LINE_TOO_LONG, remedy="Shorten it."
@@ -219,9 +221,9 @@ def _question(line: bytes | None) -> dict[str, Any]:
     name = question.get("id")
     if type(name) not in (str, int, type(None)) or len(str(name)) > MAX_ID:
         raise InputError(
-            "The id is neither a whole number nor a short text.",
+            "The id must be an integer or a short string.",
             code=LineCode.MALFORMED,
-            remedy=f"Give at most {MAX_ID} characters.",
+            remedy=f"Use at most {MAX_ID} characters.",
         )
     return question
 
@@ -231,11 +233,11 @@ def _sentence(error: ServiceError) -> str:
 
 
 def _go_on() -> None:
-    """The cancel point of a computation that nothing cancels."""
+    """A cancel point that never cancels."""
 
 
 def _drop_output() -> None:
-    """Give what is left in standard output's buffer somewhere to go when the interpreter ends."""
+    """Redirect standard output, so that flushing its buffer at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,11 +1,10 @@
-"""What a weight file says about itself, read before and after torch reads it.
+"""Checks of a weight file: the size of its header before loading, and its checksums.
 
-``torch.save`` writes a ZIP archive with a CRC-32 of each tensor, and ``torch.load`` never compares them: a
-file with wrong bytes in the middle of a tensor loads, and answers. A model from a hub is proven by the hub's
-checksums; a folder of one's own has no others than these.
+``torch.save`` writes a ZIP archive with a CRC-32 of each tensor, but ``torch.load`` does not verify them: a
+file with corrupt tensor data loads without error. These are the only checksums of a local model folder.
 
-Every format names its tensors in a head that the libraries read whole and turn into objects of many times
-its size, so the head is measured first.
+In every format a header lists the tensors. Libraries parse it into objects many times its size, so its size
+is limited first.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-#: The largest head of a weight file, in bytes: safetensors' header, the pickle in an archive and its list of
-#: parts. The published large model's have 140,000 bytes each.
+#: Limit for each header in bytes: safetensors' header, an archive's pickle and its directory. Those of the
+#: published large model have 140,000 bytes.
 MAX_HEAD: Final = 4 << 20
 _BLOCK: Final = 4 << 20
-_OLD_PICKLES: Final = 5  # at the start of the format before torch 1.6
+_OLD_PICKLES: Final = 5  # at the start of files written before torch 1.6
 
 
 class _TooLarge(Exception):
@@ -29,7 +28,7 @@ class _TooLarge(Exception):
 
 
 class _Bounded(io.FileIO):
-    """Reads no more than MAX_HEAD bytes at once, as an archive's list of parts is read."""
+    """Reads at most MAX_HEAD bytes at once; zipfile reads an archive's directory in one call."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(MAX_HEAD + 1 if size is None or size < 0 else min(size, MAX_HEAD + 1))
@@ -39,18 +38,18 @@ class _Bounded(io.FileIO):
 
 
 def head_fits(path: Path) -> bool:
-    """Whether the head of a weight file is no larger than MAX_HEAD. Takes memory in proportion to MAX_HEAD.
+    """Whether the headers of a weight file are within MAX_HEAD, using memory proportional to MAX_HEAD.
 
-    Raises OSError; for a damaged head BadZipFile, or whatever its parser raises.
+    Raises OSError; for a damaged header BadZipFile, or what its parser raises.
     """
     with path.open("rb") as file:
         start = file.read(8)
         if path.suffix == ".safetensors":
             length = int.from_bytes(start, "little")
             if length > path.stat().st_size:
-                raise ValueError("the head is longer than the file")
+                raise ValueError("the header is longer than the file")
             return length <= MAX_HEAD
-        if start.startswith(b"PK\3\4"):  # as torch tells the formats apart
+        if start.startswith(b"PK\3\4"):  # torch's own test for the format
             return _directory_fits(path)
         file.seek(0)
         old = io.BytesIO(file.read(MAX_HEAD))
@@ -67,16 +66,16 @@ def _directory_fits(path: Path) -> bool:
             parts = archive.infolist()
     except _TooLarge:
         return False
-    if sum(part.file_size for part in parts) > size:  # compressed, which torch's are not, or overlapping
-        raise zipfile.BadZipFile("the parts claim more bytes than there are")
+    if sum(part.file_size for part in parts) > size:  # compressed (torch never does) or overlapping
+        raise zipfile.BadZipFile("the parts declare more bytes than the file has")
     return all(part.file_size <= MAX_HEAD for part in parts if "/data/" not in part.filename)
 
 
 def damaged(path: Path) -> bool:
-    """Whether ``path`` is such an archive and some part of it differs from its checksum.
+    """Whether ``path`` is an archive in which some part does not match its checksum.
 
-    False for files of other formats, which have none, and for an archive of which no part agrees: torch can
-    be told to write no checksums. Reads the whole file, about a gigabyte a second. Raises OSError.
+    False for other formats, and if no part matches, since torch can be configured to write no checksums.
+    Reads the whole file, at about 1 GB/s. Raises OSError.
     """
     if not zipfile.is_zipfile(path):
         return False

@@ -1,9 +1,9 @@
-"""The attention bias of every request, computed once: it depends on positions alone, never on content.
+"""A cache of the attention bias, which depends on positions only, not on content.
 
-The bias for a text is the leading slice of the one for a longer text, so the longest needed so far is kept
-(330 MB in bf16 at the large size) and requests get views of it. On a CPU, attention over a whole number of
-32 keys is faster than over any number; long sequences are therefore filled up with padding, and the bias of
-the padded keys is set to the lowest number there is, in place, until a request of another length comes.
+The bias for a text is a leading slice of the bias for a longer text, so the longest needed so far is kept
+(330 MB in bf16 at the large size) and requests use views of it. On a CPU, attention is faster if the number
+of keys is a multiple of 32; long sequences are therefore padded, and the bias of the padded keys is set to
+the lowest finite value, in place, until a request of another length comes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor
 from ofa.config import MAX_BUCKET_POSITIONS
 from ofa.network import OFA, DecoderBias, LayerBias
 
-#: Text lengths are rounded up to this many tokens when the bias is computed, so that it is computed rarely.
+#: Text lengths are rounded up to a multiple of this when the bias is computed, to compute it rarely.
 _STEP = 32
-#: Whole sequences are filled up to a multiple of this many tokens,
+#: Sequences are padded to a multiple of this many tokens,
 _BLOCK = 32
-#: where that lengthens them by no more than this share.
+#: unless that lengthens them by more than this fraction.
 _WASTE = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """Views for one request's length, good until the next request.
+    """Views for one request's length, valid until the next request.
 
     Attributes:
         padding: tokens to append to the text.
-        encoder: of each layer, (1, heads, source, source), the appended tokens' keys masked.
-        decoder: for the prompt and what is forced after it, the same keys masked.
+        encoder: one per layer, (1, heads, source, source), the appended tokens' keys masked.
+        decoder: for the prompt and the forced tokens after it, the same keys masked.
     """
 
     padding: int
@@ -40,11 +40,11 @@ class Bias:
 
 
 class BiasCache:
-    """For one network on one device. Not thread-safe.
+    """The cache of one network on one device. Not thread-safe.
 
     Args:
-        grid: the image's tokens are grid².
-        forced: tokens the decoder reads after a prompt as long as the text, at most.
+        grid: the image has grid² tokens.
+        forced: maximum number of tokens the decoder reads after the prompt.
     """
 
     def __init__(self, network: OFA, grid: int, forced: int) -> None:
@@ -52,14 +52,14 @@ class BiasCache:
         self._grid = grid
         self._forced = forced
         self._longest = min(network.config.max_position_embeddings + 2, MAX_BUCKET_POSITIONS)
-        self._length = 0  # of the text that what follows was computed for
+        self._length = 0  # text length of the cached bias
         self._encoder: LayerBias = []
         self._decoder = DecoderBias([], torch.empty(0))
         self._hidden = (0, 0)
-        self._beneath: list[Tensor] = []  # what the hidden columns held
+        self._beneath: list[Tensor] = []  # original values of the hidden columns
 
     def of(self, length: int) -> Bias:
-        """The bias for a text of ``length`` tokens, start and end tokens included."""
+        """The bias for a text of ``length`` tokens, including start and end tokens."""
         image = self._grid**2
         padding = -(image + length) % _BLOCK
         if padding > (image + length) * _WASTE or length + padding > self._longest:
@@ -76,7 +76,7 @@ class BiasCache:
         )
 
     def _compute(self, length: int) -> None:
-        self._encoder, self._beneath, self._hidden = [], [], (0, 0)  # freed before longer ones are built
+        self._encoder, self._beneath, self._hidden = [], [], (0, 0)  # freed before allocating longer ones
         length = max(length, min(-(-length // _STEP) * _STEP, self._longest))
         encoder, decoder = self._network.encoder, self._network.decoder
         dtype = encoder.embed_tokens.weight.dtype
@@ -87,7 +87,7 @@ class BiasCache:
         self._length = length
 
     def _encoder_bias(self, length: int, dtype: torch.dtype) -> LayerBias:
-        """:meth:`Encoder.attention_bias` in ``dtype``, layer after layer in the same memory."""
+        """:meth:`Encoder.attention_bias` in ``dtype``, computed layer by layer in one buffer."""
         encoder, image = self._network.encoder, self._grid**2
         absolute = encoder.absolute_bias(self._grid, length)
         buffer, scratch = torch.empty_like(absolute), absolute.new_empty(len(absolute), image * image)
@@ -100,7 +100,7 @@ class BiasCache:
         return biases * len(encoder.layers) if encoder.config.share_attn_bias else biases
 
     def _hide(self, start: int, end: int) -> None:
-        """Mask the keys from ``start`` to ``end``, and no others."""
+        """Mask exactly the keys from ``start`` to ``end``."""
         if self._hidden == (start, end):
             return
         tensors = [*{id(one): one for one in self._encoder}.values(), self._decoder.cross]

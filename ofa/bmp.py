@@ -1,4 +1,4 @@
-"""BMP files: refuse what Pillow would read wrongly, and correct what it need not refuse."""
+"""BMP files: refuse variants that Pillow decodes wrongly, and fix a header that it rejects needlessly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEAD: Final = 14
 
 
 def reduced_bmp(data: bytes) -> bytes:
-    """The same picture, with no more colours than its pixels can name.
+    """Return the file with its colour count limited to what its pixels can address.
 
     Raises:
         ImageError: ``not_an_image``, ``image_unsupported``.
@@ -27,11 +27,11 @@ def reduced_bmp(data: bytes) -> bytes:
     if header not in (40, 52, 56, 64, 108, 124):
         raise _unsupported()
     _, width, height, _, bits, compression, *_, colours, _ = _INFO.unpack_from(data, _HEAD)
-    # 2 is RLE4, of which Pillow misreads odd runs; OS/2's header means something else by 3.
+    # 2 is RLE4, whose odd runs Pillow misreads; in an OS/2 header 3 has another meaning.
     if compression not in (0, _RLE8, 3) or (header, compression) == (64, 3):
         raise _unsupported()
     if compression == _RLE8 and not _covers(data, width, height):
-        raise _unsupported()  # browsers show white where the runs leave pixels out, Pillow the first colour
+        raise _unsupported()  # skipped pixels are white in browsers, the first colour in Pillow
     if bits <= 8 and colours > 1 << bits:
         at = _HEAD + 32
         return data[:at] + struct.pack("<I", 1 << bits) + data[at + 4 :]
@@ -39,7 +39,7 @@ def reduced_bmp(data: bytes) -> bytes:
 
 
 def _covers(data: bytes, width: int, height: int) -> bool:
-    """Whether the runs of an RLE8 picture name every pixel once, row by row."""
+    """Whether the runs of an RLE8 picture cover every pixel once, row by row."""
     (at,) = struct.unpack_from("<I", data, 10)
     x = y = 0
     while x <= width:
@@ -47,7 +47,7 @@ def _covers(data: bytes, width: int, height: int) -> bool:
         at += 2
         if count:
             x += count
-        elif value > 2:  # so many pixels as they are, padded to 16 bits
+        elif value > 2:  # literal pixels, padded to 16 bits
             x += value
             at += value + value % 2
         elif value == 2 or (x < width and y < height):  # a jump, or a row that ends too early

@@ -1,7 +1,7 @@
 """Strict, weights-only loading of ``model.safetensors`` or ``pytorch_model.bin`` into the network.
 
-The file is untrusted: nothing in it is executed, every key and shape is compared with what the
-configuration asks for, and what is left out is listed here with its reason.
+The file is untrusted: nothing in it is executed, all keys and shapes must match the configuration, and
+ignored keys are listed here with the reason.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ofa.archive import MAX_HEAD, damaged, head_fits
 from ofa.errors import CheckpointError, Misfit, shown
 from ofa.network import OFA
 
-#: The file names looked for, in ModelScope's own order of preference.
+#: Accepted file names, in ModelScope's order of preference.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
-#: Keys of a checkpoint that a verdict does not need, as regular expressions.
+#: Keys that inference does not need, as regular expressions.
 IGNORED_KEYS = (
     r"(encoder|decoder)\.(token|image)_rp_bucket",  # position buckets: recomputed
     r"(encoder|decoder)\.version",  # fairseq's marker
-    r"decoder\.image_position_idx",  # from here on: what only drawing pictures uses
+    r"decoder\.image_position_idx",  # this and the next four: image generation only
     r"decoder\.image_rel_pos_table_list\.\d+\.weight",
     r"decoder\.embed_image_positions\.weight",
     r"decoder\.image_pos_ln\.(weight|bias)",
@@ -37,7 +37,7 @@ _COUNTER = "num_batches_tracked"  # BatchNorm's, used in training alone
 
 
 def find_weights(folder: Path) -> Path:
-    """The folder's weight file. Raises :class:`CheckpointError` when there is none."""
+    """The folder's weight file. Raises :class:`CheckpointError` if there is none."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -48,7 +48,8 @@ def load_weights(network: OFA, folder: Path) -> None:
     """Fill ``network`` (possibly on the meta device) with the folder's weights, in fp32.
 
     Raises:
-        CheckpointError: a damaged file; Misfit: keys or shapes that do not fit.
+        CheckpointError: the file is damaged.
+        Misfit: keys or shapes do not match the configuration.
     """
     path = find_weights(folder)
     state = read_state(path)
@@ -69,7 +70,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Every tensor of a weight file by its key, memory-mapped where the format allows.
 
     Raises:
-        CheckpointError: damaged, truncated, or holding anything but tensors; Misfit: too many of them.
+        CheckpointError: the file is damaged, truncated, or contains anything but tensors.
+        Misfit: the header is too large.
     """
     try:
         if not head_fits(path):
@@ -84,12 +86,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
     except (MemoryError, Misfit):
         raise
-    except Exception as error:  # whatever an untrusted file makes the parsers raise, it is no weight file
+    except Exception as error:  # parsers raise anything on an untrusted file
         raise CheckpointError(f"{path.name} is damaged, truncated or no weight file") from error
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise CheckpointError(f"{path.name} must hold a mapping from keys to tensors and nothing else")
+        raise CheckpointError(f"{path.name} must contain only a mapping from keys to tensors")
     return state
 
 
@@ -99,7 +101,7 @@ def is_ignored(key: str) -> bool:
 
 
 def _share_embedding(state: dict[str, Tensor], with_output: bool) -> None:
-    """Complete the shared embedding's keys from whichever is stored; _compare names them if none is."""
+    """Fill in missing keys of the shared embedding from a stored one; _compare reports if there is none."""
     keys = _SHARED if with_output else _SHARED[:2]
     first = next((state[key] for key in keys if key in state), None)
     if first is not None:
@@ -107,19 +109,19 @@ def _share_embedding(state: dict[str, Tensor], with_output: bool) -> None:
 
 
 def _compare(state: dict[str, Tensor], network: OFA) -> None:
-    """Refuse missing, unknown and misshapen keys, naming the first few."""
-    wanted = network.state_dict()
-    for key in wanted:
+    """Refuse missing, unknown and mismatched keys, naming the first five."""
+    expected = network.state_dict()
+    for key in expected:
         if key.endswith(_COUNTER):
             state.setdefault(key, torch.zeros((), dtype=torch.int64))
-    problems = [f"missing {key}" for key in wanted if key not in state]
-    problems += [f"unknown {shown(key)}" for key in state if key not in wanted]
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {shown(key)}" for key in state if key not in expected]
     for key, value in state.items():
-        if key in wanted and value.shape != wanted[key].shape:
-            problems.append(f"{key} is {shown(tuple(value.shape))}, not {tuple(wanted[key].shape)}")
-        elif key in wanted and value.is_floating_point() != wanted[key].is_floating_point():
+        if key in expected and value.shape != expected[key].shape:
+            problems.append(f"{key} is {shown(tuple(value.shape))}, not {tuple(expected[key].shape)}")
+        elif key in expected and value.is_floating_point() != expected[key].is_floating_point():
             problems.append(f"{key} is {value.dtype}")
-        elif key in wanted and (value.layout is not torch.strided or value.is_meta or value.is_quantized):
+        elif key in expected and (value.layout is not torch.strided or value.is_meta or value.is_quantized):
             problems.append(f"{key} is not a plain tensor")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -127,14 +129,14 @@ def _compare(state: dict[str, Tensor], network: OFA) -> None:
 
 
 def _refuse_more_weights_than_bytes(network: OFA, path: Path) -> None:
-    """A tensor may say that its numbers are one number repeated: shapes alone bound no memory."""
-    wanted, stored = sum(one.numel() for one in network.parameters()), path.stat().st_size
-    if wanted > stored:
-        raise Misfit(f"config.json asks for {wanted} parameters, and {path.name} has {stored} bytes")
+    """Bound the memory: a stored tensor may repeat one number by its strides, whatever its shape."""
+    expected, stored = sum(one.numel() for one in network.parameters()), path.stat().st_size
+    if expected > stored:
+        raise Misfit(f"config.json requires {expected} parameters, but {path.name} has {stored} bytes")
 
 
 def _refuse_differing_copies(state: dict[str, Tensor], with_output: bool) -> None:
-    """ModelScope ties the copies of the shared embedding before loading, so that the last one would win."""
+    """Refuse copies of the shared embedding that differ: ModelScope would use the last one."""
     first = state[_SHARED[0]]
     for key in _SHARED[1 : 3 if with_output else 2]:
         if state[key] is not first and not torch.equal(state[key].float(), first.float()):

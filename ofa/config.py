@@ -1,9 +1,9 @@
-"""A model folder's two configuration files, checked once and frozen.
+"""The two configuration files of a model folder, validated and frozen.
 
 ``config.json`` describes the network (ModelScope's ``OFAConfig``), ``configuration.json`` the task.
 Missing fields take ModelScope's defaults (``modelscope/models/multi_modal/ofa/configuration_ofa.py`` and
-``modelscope/preprocessors/ofa/base.py``, 1.40.2). A value that this code does not implement raises
-:class:`~ofa.errors.UnsupportedConfig` instead of being computed wrongly.
+``modelscope/preprocessors/ofa/base.py``, 1.40.2). Values that are not implemented raise
+:class:`~ofa.errors.UnsupportedConfig`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from ofa import documents
 from ofa.errors import UnsupportedConfig
 
-#: Blocks in the three stages of each ResNet; ModelScope builds all of them from bottlenecks.
+#: Blocks in the three stages of each ResNet; ModelScope uses bottlenecks for all of them.
 RESNET_BLOCKS: Mapping[str, tuple[int, int, int]] = {
     "resnet18": (2, 2, 2),
     "resnet34": (3, 4, 6),
@@ -26,13 +26,13 @@ RESNET_BLOCKS: Mapping[str, tuple[int, int, int]] = {
     "resnet152": (3, 8, 36),
 }
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
-#: ModelScope builds its bucket table for this many positions whatever the configuration says.
+#: ModelScope builds its bucket table for this many positions, regardless of the configuration.
 MAX_BUCKET_POSITIONS = 1024
 
 #: The longest prompt and the longest answer, in characters.
 MAX_PROMPT, MAX_ANSWER = 1000, 100
-#: The range of every number in config.json, checked before anything is built from it. The largest published
-#: OFA ("huge") has d_model 1280, 24 + 12 layers, 16 heads; the other ranges leave room in the same way.
+#: The allowed range of every number in config.json. The largest published OFA ("huge") has d_model 1280,
+#: 24 + 12 layers and 16 heads; all ranges leave similar room.
 RANGES: Mapping[str, tuple[float, float]] = {
     "vocab_size": (1, 1 << 20),
     "d_model": (1, 1 << 13),
@@ -50,16 +50,21 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "pad_token_id": (0, 1 << 20),
 }
 
-#: Fields with one supported value, and why any other is refused.
+#: Fields with one supported value, and the reason to refuse others.
 _ONLY: Mapping[str, tuple[object, str]] = {
     "use_ofasys": (False, "the ViT models of OFA-Sys have another structure"),
-    "use_image_feature": (True, "a picture is what is judged"),
+    "use_image_feature": (True, "an image is required"),
     "use_gamma_feature": (False, "layer-scale weights are not implemented"),
 }
 
-_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_TYPE_NAMES: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+}
 
-#: The answers a visual-entailment model may be trained on, and the label each stands for.
+#: The supported answers of visual-entailment models, and their labels.
 ANSWER_LABELS: Mapping[str, str] = {
     "yes": "Yes",
     "no": "No",
@@ -110,7 +115,7 @@ class NetworkConfig:
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> NetworkConfig:
-        """Take the known fields of ``raw``; like ModelScope, fields of other purposes are left alone."""
+        """Read the known fields of ``raw``; like ModelScope, ignore all others."""
         for name, (supported, why) in _ONLY.items():
             if raw.get(name, supported) != supported:
                 raise UnsupportedConfig(f"config.json: {name}", raw[name], why)
@@ -149,8 +154,8 @@ class TaskConfig:
     """How pictures and sentences become inputs, and which answers are allowed.
 
     Attributes:
-        patch_image_size: edge in pixels of the square every picture is resized to.
-        max_src_length: the prompt is cut to this many tokens, and each text to this many words before.
+        patch_image_size: side in pixels of the square that pictures are resized to.
+        max_src_length: limit of the prompt in tokens, and before that of each text in words.
         prompt_type: ``prev_output`` (the decoder reads the encoder's source again) or ``none``.
         mean, std: normalisation of the three colour channels.
         prompt: overrides both of the built-in prompts, or None.
@@ -195,12 +200,12 @@ class TaskConfig:
 
     @property
     def prompt_slots(self) -> int | None:
-        """How many texts the configured prompt takes, or None when the built-in prompts are used."""
+        """The number of texts the configured prompt takes; None with the built-in prompts."""
         return None if self.prompt is None else _slots(self.prompt)
 
 
 def read_text(path: Path, limit: int = documents.MAX_FILE) -> str:
-    """The text of one of the folder's files. Raises :class:`UnsupportedConfig` by the file's name."""
+    """Read a text file of the folder. Raises :class:`UnsupportedConfig` naming the file."""
     try:
         return documents.read_text(path, limit)
     except FileNotFoundError as error:
@@ -210,7 +215,7 @@ def read_text(path: Path, limit: int = documents.MAX_FILE) -> str:
 
 
 def read_json(path: Path, limit: int = documents.MAX_FILE) -> dict[str, Any]:
-    """A JSON object from one of the folder's files. Raises :class:`UnsupportedConfig`."""
+    """Read a JSON object from a file of the folder. Raises :class:`UnsupportedConfig`."""
     text = read_text(path, limit)
     try:
         value = documents.parse(text)
@@ -224,11 +229,11 @@ def read_json(path: Path, limit: int = documents.MAX_FILE) -> dict[str, Any]:
 def check_together(
     network: NetworkConfig, task: TaskConfig, base_vocabulary: int, added: int, longest_answer: int
 ) -> None:
-    """Refuse a pair of files that contradict each other, each of which is fine alone.
+    """Refuse configuration files that contradict each other.
 
     Args:
         base_vocabulary: entries of vocab.json.
-        added: how many code and bin tokens come after them.
+        added: code and bin tokens after them.
         longest_answer: tokens of the longest answer.
     """
     if network.vocab_size != base_vocabulary + added:
@@ -251,7 +256,7 @@ def check_together(
         raise UnsupportedConfig(
             "configuration.json: model.max_src_length",
             task.max_src_length,
-            f"at most {room - 2 - longest_answer}, for the network has {room} positions",
+            f"at most {room - 2 - longest_answer}, since the network has {room} positions",
         )
 
 
@@ -263,11 +268,11 @@ def image_grid(patch_image_size: int) -> int:
     return size
 
 
-def _typed(name: str, value: object, wanted: type) -> object:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+def _typed(name: str, value: object, expected: type) -> object:
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not wanted:
-        raise UnsupportedConfig(f"config.json: {name}", value, _KINDS[wanted])
+    if type(value) is not expected:
+        raise UnsupportedConfig(f"config.json: {name}", value, _TYPE_NAMES[expected])
     return value
 
 
@@ -305,7 +310,7 @@ def _labels_of(answers: tuple[str, ...]) -> tuple[str, ...]:
         raise UnsupportedConfig(
             "configuration.json: model.answer2label",
             list(answers),
-            "three answers that mean yes, no and maybe",
+            "three answers meaning yes, no and maybe",
         )
     return labels
 
@@ -317,13 +322,13 @@ def _checked_prompt(prompt: object) -> str | None:
         raise UnsupportedConfig(
             "configuration.json: model.prompt",
             prompt,
-            f"a text of at most {MAX_PROMPT} characters with one or two {{}} slots",
+            f"a string of at most {MAX_PROMPT} characters with one or two {{}} slots",
         )
     return prompt
 
 
 def _slots(prompt: str) -> int:
-    """Count plain ``{}`` slots; 0 when the text has any other kind of slot, which `format` might misuse."""
+    """Count plain ``{}`` slots; 0 if there is any other kind of slot."""
     try:
         slots = [
             (name, spec, conversion)

@@ -1,10 +1,9 @@
-"""Reduce a picture file to what its pixels need, before a decoder reads it.
+"""Reduce a picture file to what decoding its first frame needs, before a decoder reads it.
 
-A file may hold far more than a picture: texts that unpack to gigabytes, millions of empty chunks, thousands
-of scans, an animation. One function for each format walks the file's outer structure and returns a file of
-the same format that holds the first frame alone. What browsers ignore, like a damaged comment, is left out;
-what they show, like the first frame of an animated PNG, is kept. The work is linear in the file's size, and
-the number of parts is bounded.
+A file may contain text that decompresses to gigabytes, millions of empty chunks, thousands of scans, or an
+animation. One function per format parses the outer structure and returns a file of the same format with the
+first frame only. It drops what browsers ignore, such as a damaged comment, and keeps what they show, such as
+the first frame of an animated PNG. The work is linear in the file size and the number of parts is bounded.
 """
 
 from __future__ import annotations
@@ -21,11 +20,13 @@ from ofa.errors import ImageError
 from ofa.tiff import orientation_of, reduced_tiff
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-PARTS: Final = 200_000  # chunks, segments or blocks of a file: 32 MiB in pieces of 168 bytes
+PARTS: Final = 200_000  # chunks, segments or blocks of a file: 32 MiB in parts of 168 bytes
 SCANS: Final = 500  # of a JPEG; encoders write about ten
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # the others have no segment, or mean data
+_JPEG_MARKER: Final = re.compile(
+    rb"\xff[^\x00\x01\xd0-\xd8\xff]"
+)  # other markers have no segment, or are data
 _JPEG_METADATA: Final = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})  # APP1 to 13, APP15, COM
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_END: Final = b"\xff\xd9"
@@ -40,13 +41,13 @@ class Reduced:
     """A file of ``format`` with one frame.
 
     Attributes:
-        orientation: EXIF's, 1 to 8.
-        canvas: width and height of the picture that the frame is a part of, and the frame's left and top edge
-            in it; None when the frame is the whole picture.
-        size: the frame's width and height, where a decoder takes memory for it before it tells them.
-        overhead: bytes for each pixel that a decoder needs beside the pixels.
-        twin: for a JPEG without an end: another file, which decodes to the same pixels if only the end is
-            missing.
+        orientation: EXIF orientation, 1 to 8.
+        canvas: width and height of the whole picture, and the frame's left and top edge in it; None if the
+            frame is the whole picture.
+        size: the frame's width and height, if the decoder allocates memory before reporting them.
+        overhead: bytes per pixel that the decoder needs in addition to the pixels.
+        twin: for a JPEG without end marker: a second file that decodes to the same pixels only if nothing but
+            the end marker is missing.
     """
 
     format: str
@@ -59,11 +60,11 @@ class Reduced:
 
 
 def reduce(data: bytes) -> Reduced:
-    """The file in ``data``, reduced.
+    """Reduce the file in ``data``.
 
     Raises:
         ImageError: ``not_an_image``, ``image_unsupported``, ``image_truncated``, ``image_unreadable``, or
-            ``too_slow_to_read`` for a file in too many parts.
+            ``too_slow_to_read`` for too many parts.
     """
     head = data[:16]
     try:
@@ -106,7 +107,7 @@ def _too_many_parts() -> ImageError:
 
 
 def _png(data: bytes) -> Reduced:
-    """The picture of IDAT, unless that is no part of an animation: then the animation's first frame."""
+    """Return the IDAT image, or the first frame of an animation that does not include IDAT."""
     view, head = memoryview(data), dict[bytes, bytes]()
     still: list[memoryview] = []
     animation, orientation, before = _Animation(), 1, b""
@@ -114,7 +115,7 @@ def _png(data: bytes) -> Reduced:
         if kind in (b"IHDR", b"PLTE", b"tRNS") and not still:
             if zlib.crc32(view[start - 4 : end]) == struct.unpack_from(">I", data, end)[0]:
                 head[kind] = data[start:end]
-            elif kind != b"tRNS":  # browsers drop a damaged ancillary chunk and show the picture
+            elif kind != b"tRNS":  # browsers skip a damaged ancillary chunk
                 raise ImageError("The picture's header is damaged.")
         elif kind == b"IDAT" and (not still or before == kind):
             still.append(view[start:end])
@@ -139,8 +140,8 @@ def _png(data: bytes) -> Reduced:
 
 
 class _Animation:
-    """The first frame of an animated PNG, if IDAT is no part of the animation. An animation whose chunks are
-    out of order has none: browsers show IDAT then."""
+    """The first frame of an animated PNG whose animation does not include IDAT. None if its chunks are out of
+    order: browsers then show IDAT."""
 
     def __init__(self) -> None:
         self.frame: list[memoryview] = []
@@ -149,7 +150,7 @@ class _Animation:
         self._open = False  # more of the first frame may come
 
     def see(self, kind: bytes, body: bytes, after_still: bool) -> None:
-        """Take the next acTL, fcTL or fdAT."""
+        """Process the next acTL, fcTL or fdAT."""
         if kind == b"acTL":
             (count,) = struct.unpack_from(">I", body)
             self._open |= not after_still and 0 < count < 1 << 31
@@ -166,7 +167,7 @@ class _Animation:
         self._expected += kind != b"acTL"
 
     def place(self, width: int, height: int) -> tuple[int, int, int, int] | None:
-        """The frame's width, height, left and top edge within the picture; None when there is no frame."""
+        """The frame's width, height, left and top edge within the picture; None without a frame."""
         if not self.frame:
             return None
         wide, high, left, top = struct.unpack_from(">IIII", self._control, 4)
@@ -175,7 +176,7 @@ class _Animation:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start and end of each chunk's body, up to IEND or to what is no chunk; the last may be cut."""
+    """Type, start and end of each chunk's body, up to IEND or invalid data; the last may be truncated."""
     at, size = len(_PNG), len(data)
     for _ in range(PARTS):
         if at + 8 > size:
@@ -189,7 +190,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _transparency(body: bytes, depth: int, colours: int) -> bytes:
-    """tRNS for pixels as Pillow reads them: greys of 2 and 4 bits scaled up, colours of 16 bits cut to 8."""
+    """tRNS for pixels as Pillow reads them: 2- and 4-bit greys scaled up, 16-bit colours cut to 8."""
     if colours == 0 and depth in (2, 4):
         return struct.pack(">H", struct.unpack_from(">H", body)[0] * (255 // (2**depth - 1)))
     if colours == 2 and depth == 16:
@@ -203,7 +204,7 @@ def _png_of(head: dict[bytes, bytes], pixels: Sequence[memoryview]) -> bytes:
         if kind in head:
             body = head[kind]
             parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
-    # The pixels' own checksum is zlib's; Pillow does not look at the chunk's.
+    # zlib's checksum covers the pixels; Pillow ignores the chunk's.
     parts += [struct.pack(">I", sum(map(len, pixels))), b"IDAT", *pixels, bytes(4)]
     return b"".join([*parts, bytes(4), b"IEND", struct.pack(">I", zlib.crc32(b"IEND"))])
 
@@ -212,7 +213,7 @@ def _png_of(head: dict[bytes, bytes], pixels: Sequence[memoryview]) -> bytes:
 
 
 def _jpeg(data: bytes) -> Reduced:
-    """The first picture of the file, up to its end marker, without metadata."""
+    """Return the first picture of the file, up to its end marker, without metadata."""
     kept, at, pixels, scans = [data[:2]], 2, 0, 0
     orientation, layers, progressive = 1, 0, False
     for _ in range(PARTS):
@@ -238,12 +239,12 @@ def _jpeg(data: bytes) -> Reduced:
         raise _too_many_parts()
     if not pixels:
         raise truncated()
-    overhead = 2.0 * layers if progressive or scans > 1 else 0.0  # all coefficients are kept until the end
+    overhead = 2.0 * layers if progressive or scans > 1 else 0.0  # the decoder keeps all coefficients
     if marker is not None:
         whole = b"".join([*kept, memoryview(data)[pixels : marker.end()]])
         return Reduced("JPEG", whole, orientation, overhead=overhead)
     body = b"".join([*kept, memoryview(data)[pixels:]]).rstrip(b"\xff")
-    noise = bytes(range(1, 200))  # becomes pixels only where some are missing
+    noise = bytes(range(1, 200))  # decoded as pixels only if some are missing
     return Reduced("JPEG", body + _JPEG_END, orientation, overhead=overhead, twin=body + noise + _JPEG_END)
 
 
@@ -251,7 +252,7 @@ def _jpeg(data: bytes) -> Reduced:
 
 
 def _gif(data: bytes) -> Reduced:
-    """The first frame; what follows it is left for the decoder to ignore."""
+    """Return the first frame; the decoder ignores what follows it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     head, at, control = data[:13], 13, b""
     if flags & 128:
@@ -311,7 +312,7 @@ def _webp(data: bytes) -> Reduced:
 
 def _ppm(data: bytes) -> Reduced:
     if data[1:2] in b"123":
-        raise unsupported("A PPM file of digits")
+        raise unsupported("A plain-text PPM file")
     if not _PPM_HEADER.match(data[:_PPM_HEADER_BYTES]):
         raise ImageError("The file is not a picture of a known format.", "not_an_image")
     return Reduced("PPM", data)

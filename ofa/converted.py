@@ -1,10 +1,10 @@
-"""The folded network in its final number format, kept in a file that is mapped instead of read.
+"""A cache of the folded network in its final number format, in a memory-mapped file.
 
-Reading, folding and casting a large checkpoint takes far longer than the first verdict, so the result is
-kept. A record beside it says what it was made from: the weights' size, time and checksum, the configuration's
-checksum, the version of this code. At a start sizes and times decide, for hashing gigabytes would take as
-long as converting them; :meth:`Conversion.verify` hashes everything, where files are doubted. A file that
-was made from anything else is not used, and one that is damaged is removed.
+Reading, folding and casting a large checkpoint takes far longer than a verdict, so the result is cached. A
+record beside it identifies the source: size, time and checksum of the weights, checksum of the configuration,
+version of this code. Normal starts compare sizes and times, since hashing gigabytes takes as long as
+converting them; :meth:`Conversion.verify` hashes everything. A file of another source is not used, and a
+damaged one is removed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ofa.fold import fold
 from ofa.network import OFA, blank
 from ofa.vision import CancelPoint
 
-#: Raised whenever folding, casting or a layout changes what the file holds.
+#: Increment when folding, casting or the layout changes.
 VERSION = 2
-#: Smaller checkpoints, in bytes, are converted at every start: that is as fast.
+#: Smaller checkpoints, in bytes, are converted at every start, which is as fast.
 WORTHWHILE = 64 << 20
-_BLOCK = 4 << 20  # bytes hashed between two cancel points
-_ALIGNMENT = 64  # bytes, that of torch's own memory
-_GAP = "_gap."  # begins the names of what fills the file up to the next multiple of that
+_BLOCK = 4 << 20  # bytes hashed between cancel points
+_ALIGNMENT = 64  # bytes, as torch's allocator
+_GAP = "_gap."  # prefix of the padding entries
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """By what a file is recognised without reading it."""
+    """Identifies a file's version without reading it."""
 
     size: int
     mtime_ns: int
@@ -50,13 +50,12 @@ class Stamp:
 
 
 class Checksums:
-    """SHA-256 of sources, each read once for all the formats that it was converted to.
+    """SHA-256 of sources, each computed once for all formats it is converted to.
 
-    For one pass over them, not to be kept: what a disk holds may change without a new time.
+    For a single pass: a file may change without a new modification time.
 
     Args:
-        known: asked first; the SHA-256 of a file that somebody has read in full just before, as long as its
-            size and time have not changed since, else None.
+        known: returns the SHA-256 of a file that was just verified and has the same size and time, else None.
     """
 
     def __init__(self, known: Callable[[Path], str | None] = lambda path: None) -> None:
@@ -64,10 +63,10 @@ class Checksums:
         self._read: dict[Path, tuple[Stamp, str]] = {}
 
     def of(self, path: Path, cancel_point: CancelPoint | None) -> str:
-        """Raises OSError, and what the cancel point raises."""
+        """The SHA-256 of ``path``. Raises OSError, and what ``cancel_point`` raises."""
         if (known := self._known(path)) is not None:
             return known
-        stamp = Stamp.of(path)  # taken first: a write during the hashing leaves a newer one behind
+        stamp = Stamp.of(path)  # taken first, so that a write during hashing is detected
         if path not in self._read or self._read[path][0] != stamp:
             self._read[path] = stamp, _sha256(path, cancel_point)
         return self._read[path][1]
@@ -77,12 +76,12 @@ class Conversion:
     """The converted weights of one model folder in one number format.
 
     Args:
-        folder: a model folder. Its weights are looked at now, so make this before they are read.
-        cache: where converted files are kept; made when something is written.
+        folder: a model folder. Its weights are identified now, so create this before reading them.
+        cache: the folder of converted files; created on writing.
 
     Raises:
         CheckpointError: the folder has no weights.
-        OSError: they cannot be looked at.
+        OSError: a file cannot be accessed.
     """
 
     def __init__(self, folder: Path, cache: Path, dtype: torch.dtype) -> None:
@@ -96,11 +95,11 @@ class Conversion:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether reading the source takes long enough to keep a converted file."""
+        """Whether the source is large enough for a converted file."""
         return self._stamp.size >= WORTHWHILE
 
     def read(self, config: NetworkConfig) -> OFA | None:
-        """The network on the converted file, mapped; None when there is none to be believed."""
+        """Map the converted file as a network; None if there is no valid one."""
         record = self._read_record()
         if record is None:
             return None
@@ -116,8 +115,8 @@ class Conversion:
         for name in _copies(config):
             if "encoder.embed_tokens.weight" in state:
                 state[name] = state["encoder.embed_tokens.weight"]
-        wanted = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
-        if wanted != {name: (value.shape, value.dtype) for name, value in state.items()}:
+        expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+        if expected != {name: (value.shape, value.dtype) for name, value in state.items()}:
             return None
         network.load_state_dict(state, strict=True, assign=True)
         network.tie_embeddings()
@@ -126,11 +125,11 @@ class Conversion:
     def write(
         self, network: OFA, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None
     ) -> bool:
-        """Keep a network that was read from the source, folded and cast. False when the source has changed
-        since. Replaces the old file at once or not at all.
+        """Write a network that was read from the source, folded and cast, atomically. False if the source
+        has changed since.
 
         Raises:
-            OSError: no room, no right.
+            OSError: the disk is full or permission is denied.
         """
         source_sha256 = (checksums or Checksums()).of(self.source, cancel_point)
         if Stamp.of(self.source) != self._stamp:
@@ -146,7 +145,7 @@ class Conversion:
             sums = {"source_sha256": source_sha256, "file_sha256": _sha256(part, cancel_point)}
             record = {**self._made_from(), **sums, "file": asdict(Stamp.of(part))}
             record_part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            self._record.unlink(missing_ok=True)  # between the two there must be no record of another file
+            self._record.unlink(missing_ok=True)  # no record may refer to the wrong file meanwhile
             part.replace(self.path)
             record_part.replace(self._record)
         finally:
@@ -155,7 +154,7 @@ class Conversion:
         return True
 
     def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
-        """Hash source and converted file in full; remove the latter when either is not what it was."""
+        """Hash source and converted file; remove the latter if either has changed."""
         record = self._read_record()
         try:
             good = (
@@ -170,7 +169,7 @@ class Conversion:
         return good
 
     def remove(self) -> None:
-        """Forget the converted file. Raises OSError."""
+        """Remove the converted file. Raises OSError."""
         self._record.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
@@ -178,7 +177,7 @@ class Conversion:
         return {"version": VERSION, "source": asdict(self._stamp), "configuration": self._configuration}
 
     def _read_record(self) -> dict[str, object] | None:
-        """The record, if it is of a file made from this source by this code."""
+        """The record, if it matches this source and this code."""
         try:
             record = json.loads(self._record.read_text("utf-8"))
             made_from = {key: record[key] for key in self._made_from()}
@@ -196,13 +195,13 @@ def _skeleton(config: NetworkConfig, dtype: torch.dtype) -> OFA:
 
 
 def _copies(config: NetworkConfig) -> tuple[str, ...]:
-    """Names under which the shared embedding appears again; it is stored once."""
+    """Further names of the shared embedding, which is stored once."""
     output = ("decoder.output_projection.weight",) if config.share_decoder_input_output_embed else ()
     return ("decoder.embed_tokens.weight", *output)
 
 
 def _stored(value: Tensor) -> Tensor:
-    """Kernels are kept channels-last; the format knows row-major tensors alone, so their axes are turned."""
+    """Permute channels-last kernels, since the format only stores row-major tensors."""
     value = value.cpu()
     return value.permute(0, 2, 3, 1).contiguous() if value.dim() == 4 else value.contiguous()
 
@@ -212,10 +211,10 @@ def _loaded(value: Tensor) -> Tensor:
 
 
 def _write_aligned(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file in which every tensor begins at a multiple of 64 bytes. Raises OSError.
+    """Write a safetensors file with all tensors aligned to 64 bytes. Raises OSError.
 
-    The library aligns to 8 bytes. For weights at such addresses the matrix libraries choose other kernels,
-    whose results differ in the last bits from those of the weights that were converted.
+    The library aligns to 8 bytes. With such addresses the matrix libraries select other kernels, whose
+    results differ in the last bits from those of the unconverted weights.
     """
     header: dict[str, object] = {}
     contents: list[Tensor] = []

@@ -1,7 +1,7 @@
-"""Text and JSON of unknown origin: what may be in a model folder or in a line of input.
+"""Read untrusted text and JSON, from a model folder or a line of input.
 
-Sizes, nesting and numbers are bounded, so that whatever a file holds costs no more memory than its limit
-allows, and every fault of its content is a ValueError that says what is wrong without quoting it.
+Sizes, nesting and numbers are bounded, which bounds the memory. Invalid content raises a ValueError that
+completes "it is …" and does not quote the content.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import stat
 from pathlib import Path
 from typing import Final
 
-#: The largest file that is neither weights nor vocabulary, in bytes; published configurations have 3,000.
+#: Size limit of files other than weights and vocabulary, in bytes; published configurations have 3,000.
 MAX_FILE: Final = 1 << 20
-#: Levels of lists and objects in each other; configurations and cards have four.
+#: Nesting levels of lists and objects; configurations and cards have four.
 MAX_DEPTH: Final = 32
-_MAX_DIGITS: Final = 18  # of a whole number that is read as one: all such fit 64 bits
+_MAX_DIGITS: Final = 18  # of an integer, so that it fits 64 bits
 
 
 def read_text(path: Path, limit: int = MAX_FILE) -> str:
-    """The text of a regular file of at most ``limit`` bytes, in UTF-8. Raises OSError, ValueError."""
+    """Read a regular UTF-8 file of at most ``limit`` bytes. Raises OSError, ValueError."""
     with open(path, "rb", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -35,15 +35,14 @@ def read_text(path: Path, limit: int = MAX_FILE) -> str:
 
 
 def read_json(path: Path, limit: int = MAX_FILE) -> object:
-    """The JSON value in a file; :func:`read_text` and :func:`parse`. Raises OSError, ValueError."""
+    """Read the JSON value in a file. Raises OSError, ValueError."""
     return parse(read_text(path, limit))
 
 
 def parse(text: str) -> object:
-    """The JSON value of ``text``. Raises ValueError: not JSON, or nested deeper than MAX_DEPTH.
+    """Parse JSON. Raises ValueError if it is invalid or nested deeper than MAX_DEPTH.
 
-    A whole number of more than 18 digits becomes a float, so that it has no place where a whole number is
-    required, and a message can name the field.
+    An integer of more than 18 digits becomes a float, so that validation rejects it by field.
     """
     try:
         value = json.loads(text, parse_int=_whole_number)
@@ -57,7 +56,7 @@ def parse(text: str) -> object:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opening a named pipe would otherwise wait for a writer."""
+    """Open without blocking on a named pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -66,7 +65,7 @@ def _whole_number(digits: str) -> int | float:
 
 
 def _within(value: object, levels: int) -> bool:
-    """Whether ``value`` has no more than so many levels of lists and objects."""
+    """Whether ``value`` has at most ``levels`` levels of lists and objects."""
     if not isinstance(value, dict | list):
         return True
     children = value.values() if isinstance(value, dict) else value

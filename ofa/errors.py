@@ -1,13 +1,13 @@
-"""What can go wrong between a model folder, a picture, a sentence and a verdict.
+"""Exceptions of this package.
 
 ::
 
     OFAError (ValueError)
-    ├── UnsupportedConfig   a field of the model's configuration that this code cannot honour
-    ├── CheckpointError     the weight file is missing, damaged or no weight file
-    │   └── Misfit          it is whole, and holds other weights than the configuration asks for
-    ├── ImageError          a file that is no readable picture
-    └── TextError           a text that cannot be judged
+    ├── UnsupportedConfig   a configuration value is not supported
+    ├── CheckpointError     the weight file is missing, damaged or of another format
+    │   └── Misfit          its weights do not match the configuration
+    ├── ImageError          a picture cannot be read
+    └── TextError           a text cannot be judged
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _SHOWN: Final = 80  # characters
 
 
 def shown(value: object) -> str:
-    """``repr`` of what a file holds, on one line and cut: it may hold anything."""
+    """``repr`` of untrusted content, truncated."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 class OFAError(ValueError):
-    """Base of every error this package raises itself."""
+    """Base of this package's exceptions."""
 
 
 class UnsupportedConfig(OFAError):
-    """A configuration field with a value that would be computed wrongly, so it is refused.
+    """A configuration field has a value that is not supported.
 
     Attributes:
-        field: name of the field, with the file it stands in.
-        value: what the file says.
+        field: the file and the field's name.
+        value: the unsupported value.
     """
 
-    def __init__(self, field: str, value: object, wanted: str) -> None:
-        super().__init__(f"{field} = {shown(value)} is not supported: {wanted}")
+    def __init__(self, field: str, value: object, supported: str) -> None:
+        super().__init__(f"{field} = {shown(value)} is not supported: {supported}")
         self.field = field
         self.value = value
 
@@ -46,14 +46,14 @@ class CheckpointError(OFAError):
 
 
 class Misfit(CheckpointError):
-    """A whole weight file whose keys, shapes or types differ from what the configuration asks for."""
+    """The keys, shapes or types of an intact weight file do not match the configuration."""
 
 
 class ImageError(OFAError):
-    """A picture that cannot be read.
+    """A picture cannot be read.
 
     Attributes:
-        code: why, in a word for programs: ``no_image``, ``not_an_image``, ``image_unsupported``,
+        code: the cause as a code: ``no_image``, ``not_an_image``, ``image_unsupported``,
             ``image_bytes_too_large``, ``image_too_large``, ``image_truncated``, ``image_unreadable`` or
             ``too_slow_to_read``.
         facts: the figures in the message.
@@ -66,4 +66,4 @@ class ImageError(OFAError):
 
 
 class TextError(OFAError):
-    """The text cannot be judged (a premise the prompt has no slot for, lone surrogates, ...)."""
+    """The text cannot be judged: an unsupported or missing premise, or lone surrogates."""

@@ -1,9 +1,9 @@
-"""Arithmetic that need not be repeated for every picture, done once after loading.
+"""Fold constant arithmetic into the weights, once after loading.
 
-What follows from the weights alone is folded into them, in fp64 so that nothing is lost on the way:
-BatchNorm into the convolution before it, head scales into the columns of the output projection, the image's
-type embedding and the embedding's scale into the image projection. Queries, keys and values of
-self-attention become one product. The network answers as before, but can no longer be trained or saved.
+Computed in fp64 to avoid rounding: BatchNorm into the preceding convolution, head scales into the columns of
+the output projection, the image's type embedding and the embedding scale into the image projection. The
+query, key and value projections of self-attention become one product. The results are unchanged, but the
+network can no longer be trained or saved.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ofa.vision import Bottleneck, ResNet
 
 @torch.no_grad()
 def fold(network: OFA) -> None:
-    """Fold ``network`` in place. On the meta device only its structure changes: the shape to load a folded
-    network's weights into, without the arithmetic, for which torch would import its compiler there."""
+    """Fold ``network`` in place. On the meta device only the structure changes, to load folded weights into:
+    arithmetic there would make torch import its compiler."""
     for module in network.modules():
         if isinstance(module, Attention):
             _fold_heads(module)
@@ -79,9 +79,9 @@ def _fold_norms(vision: ResNet) -> None:
 
 
 def _fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    """A convolution that normalises as well: γ (W x - μ) / √(σ² + ε) + β."""
+    """Fold a norm into its convolution: γ (W x - μ) / √(σ² + ε) + β."""
     if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-        raise TypeError("a network is folded once, right after it was loaded")
+        raise TypeError("a network can be folded only once")
     if norm.running_mean is None or norm.running_var is None:
         raise TypeError("a BatchNorm without statistics cannot be folded")
     if conv.weight.is_meta:

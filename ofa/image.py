@@ -1,9 +1,8 @@
-"""A picture to the network's pixels, as ModelScope's preprocessor makes them: RGB, squashed to a square with
+"""Convert a picture to the network's input as ModelScope's preprocessor does: RGB, resized to a square with
 PIL's bicubic filter, scaled to [0, 1] and normalised.
 
-Two differences from it, both meant: transparency is laid on white, where ModelScope drops it so that the
-colours under it show (``transparency="dropped"`` asks for that), and pictures of more than 8 bits a channel,
-which it clips, are scaled.
+Two intended differences: transparency is composited on white, where ModelScope drops the alpha channel
+(``transparency="dropped"``), and pictures of more than 8 bits per channel are scaled instead of clipped.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _MAX_BYTES = 1 << 30
 def open_picture(
     path: str | Path, *, transparency: Transparency = "white", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Read a file as a browser shows it: upright by its EXIF orientation, first frame, RGB.
+    """Read a file as a browser shows it: EXIF orientation applied, first frame, RGB.
 
     Raises:
         ImageError: the file is missing, not a picture, damaged, truncated or too large.
@@ -40,7 +39,7 @@ def open_picture(
 def to_pixels(
     image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> torch.Tensor:
-    """Pixels of shape (3, size, size), fp32, normalised per channel."""
+    """The pixels, (3, size, size), fp32, normalised per channel."""
     pixels = np.array(square(to_rgb(image), size), dtype=np.uint8)
     scaled = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div(255)
     return scaled.sub(torch.tensor(mean)[:, None, None]).div(torch.tensor(std)[:, None, None])

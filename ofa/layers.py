@@ -1,8 +1,8 @@
 """Attention with an additive bias, and the transformer layers of OFA.
 
-OFA (Wang et al. 2022, https://arxiv.org/abs/2202.03052) adds to a pre-norm transformer NormFormer's extra
-norms and per-head scales (Shleifer et al. 2021, https://arxiv.org/abs/2110.09456). Attribute names are
-the checkpoint's keys.
+OFA (Wang et al. 2022, https://arxiv.org/abs/2202.03052) extends a pre-norm transformer by NormFormer's norms
+and per-head scales (Shleifer et al. 2021, https://arxiv.org/abs/2110.09456). Attribute names equal the
+checkpoint's keys.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose logits get a bias and whose heads are scaled by ``c_attn``.
+    """Multi-head attention with a logit bias and per-head scales ``c_attn``.
 
-    The logits are scaled by (head width · attn_scale_factor)^-½: content and position each contribute
-    a term, hence the factor 2 in the released models. :mod:`ofa.fold` moves ``c_attn`` into ``out_proj``
+    Logits are scaled by (head width · attn_scale_factor)^-½. The factor is 2 in the released models, since
+    content and position contribute one term each. :mod:`ofa.fold` moves ``c_attn`` into ``out_proj``
     and, in self-attention, the three projections into ``qkv``.
     """
 
@@ -64,15 +64,14 @@ class Attention(nn.Module):
         return self._mix(functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale))
 
     def absorbs(self, length: int) -> bool:
-        """Whether :meth:`absorbed` is the cheaper way for so many queries: fewer than a head is wide."""
+        """Whether :meth:`absorbed` is cheaper: if there are fewer queries than a head is wide."""
         return length * self.heads < self.out_proj.in_features
 
     def absorbed(self, queries: Tensor, context: Tensor, bias: Tensor) -> Tensor:
-        """The same as :meth:`forward`, cheaper where :meth:`absorbs` says so.
+        """Compute :meth:`forward` by projecting the queries instead of the context.
 
-        q·(Wk s) = (q Wk)·s, and Σ p (Wv s + b) = Wv (Σ p s) + b: the queries are brought to the context's
-        space instead of every context token to the heads'. The key's bias shifts all logits of a query
-        alike, which softmax does not see.
+        q·(Wk s) = (q Wk)·s, and Σ p (Wv s + b) = Wv (Σ p s) + b. The key bias adds the same value to all
+        logits of a query, so softmax cancels it.
         """
         batch, length, width = queries.shape
         q = _split(self.q_proj(queries), self.heads)  # (batch, heads, length, head width)
@@ -96,7 +95,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Mixin of both layers' second half; the checkpoint keeps its parts directly in the layer."""
+    """Base of both layers: the feed-forward half, whose parts the checkpoint stores in the layer itself."""
 
     fc1: nn.Linear
     fc2: nn.Linear
@@ -112,7 +111,7 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) → the same."""
-        # For bf16 alone, in which its gain was measured.
+        # Only for bf16, where the gain was measured.
         if self.activation is functional.gelu and x.dtype is torch.bfloat16 and onednn.fuses(x):
             inner = onednn.linear_gelu(x, self.fc1)
         else:
@@ -123,7 +122,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(FeedForward):
-    """Self-attention and feed-forward, each around a residual."""
+    """Self-attention and feed-forward, each with a residual connection."""
 
     def __init__(self, config: NetworkConfig) -> None:
         width = config.d_model
@@ -143,7 +142,7 @@ class EncoderLayer(FeedForward):
 
 
 class DecoderLayer(FeedForward):
-    """Causal self-attention, attention to the encoder's states, feed-forward."""
+    """Causal self-attention, cross-attention to the encoder's states, feed-forward."""
 
     def __init__(self, config: NetworkConfig) -> None:
         width, heads, factor = config.d_model, config.decoder_attention_heads, config.attn_scale_factor

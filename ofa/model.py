@@ -1,9 +1,8 @@
-"""A model folder made ready to judge: the one class most callers need."""
+"""Load a model folder and judge pairs with it: the class most callers need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,35 +19,27 @@ from ofa.fold import fold
 from ofa.image import to_pixels
 from ofa.memory import keep_freed_tensors
 from ofa.network import OFA, EncoderOutput, blank
+from ofa.pair import Pair
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import Tokenizer, build_source
 from ofa.vision import CancelPoint
 
-#: On a CPU, pictures and texts of so many bytes a channel are computed at once: four of each at the large
-#: size in bf16. More of them push each other out of the caches (docs/performance.md has the times).
+#: Bytes per channel of the pictures and texts that a CPU computes at once: four of each at the large size in
+#: bf16. More do not fit the CPU caches (times in docs/performance.md).
 _PICTURES = 2 << 20
 _TEXTS = 8 << 10
-#: Texts are decoded together if the longest is so many times as long as the shortest, at most.
-_FILLED = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One question: does the picture show what the hypothesis says (given the premise)?"""
-
-    image: Image.Image
-    hypothesis: str
-    premise: str | None = None
+#: Texts are decoded together if the longest is at most this many times as long as the shortest.
+_MAX_PADDING = 1.5
 
 
 class EntailmentModel:
     """The network with its tokenizer, its answers and a cache of its attention bias.
 
-    Not thread-safe: one thread calls :meth:`judge` at a time.
+    Not thread-safe: one thread at a time may call :meth:`judge`.
 
     Attributes:
-        conversion: where its converted weights are kept, or may be; None when they shall not.
-        mapped: whether the weights came from there.
+        conversion: its converted weights; None if they are not cached.
+        mapped: whether the weights were loaded from there.
     """
 
     def __init__(
@@ -74,11 +65,11 @@ class EntailmentModel:
         """Load a ModelScope model folder.
 
         Args:
-            cache: where converted weights are looked for; :meth:`keep` puts them there.
+            cache: folder of converted weights, which :meth:`keep` writes.
 
         Raises:
-            UnsupportedConfig: a configuration that cannot be honoured.
-            CheckpointError: weights that are damaged or do not fit.
+            UnsupportedConfig: a configuration value is not supported.
+            CheckpointError: the weights are damaged or do not match the configuration.
         """
         if device == "cpu":
             keep_freed_tensors()
@@ -104,19 +95,19 @@ class EntailmentModel:
         return model
 
     def keep(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> None:
-        """Write the converted weights for the next start, where that is worth it and not done already.
+        """Write the converted weights for the next start, if worthwhile and not yet done.
 
-        Another thread may judge meanwhile. ``checksums`` saves reading again what others have hashed.
+        Another thread may judge meanwhile. ``checksums`` avoids hashing the source again.
 
         Raises:
-            OSError: no room, no right.
+            OSError: the disk is full or permission is denied.
         """
         if self.conversion is not None and not self.mapped and self.conversion.worthwhile:
             self.conversion.write(self.network, cancel_point, checksums)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.network.encoder.embed_tokens.weight.device
 
     @property
@@ -128,15 +119,15 @@ class EntailmentModel:
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None) -> list[dict[str, float]]:
         """Probabilities of ``Yes``, ``No`` and ``Maybe`` for each pair, in order; each sums to 1.
 
-        A picture object that occurs in several pairs is seen once. The encoder takes pairs with texts of
-        equal length together, as they share a bias that would be too large to have one of for each pair;
-        the decoder, which spends most of its time reading its weights, also those of similar length.
+        An image object that occurs in several pairs is processed once. The encoder batches texts of equal
+        length, since the bias is too large to have one per pair; the decoder, which is bound by reading its
+        weights, also batches texts of similar length.
 
         Args:
-            cancel_point: called between layers; whatever it raises ends the computation there.
+            cancel_point: called between layers; an exception from it stops the computation.
 
         Raises:
-            TextError: a premise the model's prompt cannot take, or lone surrogates. Nothing is computed then.
+            TextError: an unsupported or missing premise, or lone surrogates; raised before any computation.
         """
         sources = [build_source(self.tokenizer, self.task, pair.hypothesis, pair.premise) for pair in pairs]
         features = self._see([pair.image for pair in pairs], cancel_point)
@@ -149,14 +140,14 @@ class EntailmentModel:
         return results
 
     def _decoded_together(self, sources: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Which of the texts go through the decoder at once, by their indices: those that :data:`_FILLED`
-        lets be filled up to one length, where one pass suffices and none is too long for the cheap way of
-        attention, which it would spoil for the others."""
+        """Group the texts by decoder batch, by index. Texts of different length are padded to one length
+        within :data:`_MAX_PADDING` if scoring takes a single pass and all are short enough for
+        :meth:`Attention.absorbed`."""
         absorbs = self.network.decoder.absorbs
         together: list[int] = []
         for index in sorted(range(len(sources)), key=lambda index: len(sources[index])):
             length, shortest = len(sources[index]), len(sources[together[0]]) if together else 0
-            mixes = self.scorer.single_pass and absorbs(length) and length <= _FILLED * shortest
+            mixes = self.scorer.single_pass and absorbs(length) and length <= _MAX_PADDING * shortest
             if together and length != shortest and not mixes:
                 yield together
                 together = []
@@ -176,13 +167,13 @@ class EntailmentModel:
         return dict(zip(distinct, features, strict=True))
 
     def _at_once(self, size: int, most: int) -> int:
-        """How many items of ``size`` numbers a channel are computed together, on a CPU ``most`` bytes."""
+        """Number of items of ``size`` numbers per channel to compute at once: on a CPU ``most`` bytes."""
         return max(1, most // (size * self.dtype.itemsize)) if self.device.type == "cpu" else 1 << 30
 
     def _score(
         self, sources: Sequence[list[int]], features: Sequence[Tensor], cancel_point: CancelPoint | None
     ) -> list[list[float]]:
-        """Probabilities in the order of the answers, for texts that are decoded together."""
+        """Probabilities in the order of the answers, for one decoder batch."""
         states = self._encode(sources, features, cancel_point)
         prompts = [
             source[:-1] if self.task.prompt_type == "prev_output" else source[:1] for source in sources
@@ -204,12 +195,12 @@ class EntailmentModel:
     def _encode(
         self, sources: Sequence[list[int]], features: Sequence[Tensor], cancel_point: CancelPoint | None
     ) -> EncoderOutput:
-        """The encoder's states of all texts, filled up to the longest's at their ends."""
+        """The encoder's states of all texts, padded at the end to the longest."""
         by_length: dict[int, list[int]] = {}
         for index, source in enumerate(sources):
             by_length.setdefault(len(source), []).append(index)
         parts: list[tuple[list[int], int, Tensor]] = []
-        # The longest last, so that the bias is already the one which the decoder will need.
+        # The longest last, since the decoder then needs its bias.
         for length, alike in sorted(by_length.items()):
             bias, end = self._bias.of(length), features[0].shape[0] + length
             size = self._at_once(end + bias.padding, _TEXTS)

@@ -1,8 +1,8 @@
-"""Encoder, decoder and the whole OFA network. Attribute names are the checkpoint's keys.
+"""Encoder, decoder and the complete OFA network. Attribute names equal the checkpoint's keys.
 
-The attention bias (absolute q·k of position embeddings plus relative tables) depends on the grid and the
-text's length alone, never on content. Both halves therefore take it as an optional argument: who runs
-many requests computes it once (:mod:`ofa.model`), who trains leaves it out and gets its gradient.
+The attention bias (absolute q·k of position embeddings plus relative tables) depends only on the grid and the
+text length. It is therefore an optional argument of both halves: inference computes it once
+(:mod:`ofa.bias`), training omits it and gets its gradient.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from ofa.vision import WIDTH, CancelPoint, ResNet
 #: A bias per layer, each broadcastable to (batch, heads, queries, keys); shared layers share the tensor.
 LayerBias = list[Tensor]
 
-
-#: Children of both halves that serve positions alone: computed once for many requests, so never in bf16.
+#: Submodules for positions only; computed once for many requests, so they stay in fp32.
 _FP32_CHILDREN = frozenset(
     {
         "embed_positions",
@@ -46,12 +45,12 @@ _FP32_CHILDREN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
-    """What the decoder needs of the encoder.
+    """The encoder's output for the decoder.
 
     Attributes:
         states: (batch, source, width), image tokens first.
-        positions: normalised position embeddings, (source, width), fp32; None where the bias was given.
-        padding: (batch, source) bool, True where there is no token, or None when nothing is padded.
+        positions: normalised position embeddings, (source, width), fp32; None if the bias was given.
+        padding: (batch, source) bool, True at padding; None without padding.
     """
 
     states: Tensor
@@ -61,26 +60,25 @@ class EncoderOutput:
 
 @dataclass(frozen=True, slots=True)
 class DecoderBias:
-    """The decoder's bias for some prompt length and source length; for shorter ones its leading slices.
+    """The decoder's bias for a prompt length and a source length; leading slices serve shorter ones.
 
     Attributes:
-        own: of each layer's self-attention, (1, heads, length, length), -inf above the diagonal.
-        cross: of every layer's attention to the source, (1, heads, length, source).
+        own: self-attention bias of each layer, (1, heads, length, length), -inf above the diagonal.
+        cross: cross-attention bias of all layers, (1, heads, length, source).
     """
 
     own: LayerBias
     cross: Tensor
 
     def cut(self, length: int, dtype: torch.dtype) -> DecoderBias:
-        """For the first ``length`` tokens of the prompt, in a number format."""
-        cast = {
-            id(one): one[..., :length, :length].to(dtype) for one in self.own
-        }  # shared layers keep sharing
+        """The bias for the first ``length`` tokens of the prompt, in ``dtype``."""
+        # By id, so that shared layers still share the tensor.
+        cast = {id(one): one[..., :length, :length].to(dtype) for one in self.own}
         return DecoderBias([cast[id(one)] for one in self.own], self.cross[..., :length, :].to(dtype))
 
 
 class Encoder(nn.Module):
-    """Picture and text to one sequence of states: grid² image tokens, then the text's."""
+    """Encodes image and text to one sequence of states: grid² image tokens, then the text's."""
 
     def __init__(self, config: NetworkConfig, embed_tokens: nn.Embedding) -> None:
         super().__init__()
@@ -88,7 +86,7 @@ class Encoder(nn.Module):
         self.config = config
         self.embed_scale = width**0.5 if config.scale_embedding else 1.0
         self.position_scale = (width / heads * config.attn_scale_factor) ** -0.5
-        self.image_folded = False  # ofa.fold: image_proj does the scaling and typing as well
+        self.image_folded = False  # by ofa.fold: image_proj includes scale and type embedding
         self.embed_tokens = embed_tokens
         self.embed_images = ResNet(RESNET_BLOCKS[config.resnet_type])
         self.image_proj = nn.Linear(WIDTH, width)
@@ -119,13 +117,13 @@ class Encoder(nn.Module):
         bias: LayerBias | None = None,
         cancel_point: CancelPoint | None = None,
     ) -> EncoderOutput:
-        """Encode texts beside the image features of :meth:`see`.
+        """Encode texts with the image features of :meth:`see`.
 
         Args:
             tokens: (batch, length) ids.
             features: (batch, grid², 1024).
-            padding: (batch, length) bool, True at padded tokens; None when there are none.
-            bias: :meth:`attention_bias` for this grid and length, computed here when None.
+            padding: (batch, length) bool, True at padding; None without padding.
+            bias: :meth:`attention_bias` for this grid and length, computed here if None.
         """
         grid = round(features.shape[1] ** 0.5)
         positions = None
@@ -146,7 +144,7 @@ class Encoder(nn.Module):
         return EncoderOutput(x, positions, padding)
 
     def see(self, pixels: Tensor, cancel_point: CancelPoint | None = None) -> Tensor:
-        """Image features, the same for every sentence: (batch, 3, size, size) → (batch, grid², 1024)."""
+        """Image features, independent of the text: (batch, 3, size, size) → (batch, grid², 1024)."""
         features: Tensor = self.embed_images(pixels, cancel_point)
         return features.flatten(2).transpose(1, 2)
 
@@ -186,12 +184,11 @@ class Encoder(nn.Module):
     def relative_bias(
         self, grid: int, length: int, scratch: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What each table adds, fp32: among image tokens, (heads, grid², grid²), and among the text's,
-        (heads, length, length). Image and text have no distance.
+        """The relative bias of each table, fp32: between image tokens, (heads, grid², grid²), and between
+        text tokens, (heads, length, length). There is none between image and text.
 
         Args:
-            scratch: memory for the first of the two, (heads, grid⁴), written over by the next table's;
-                not for training.
+            scratch: buffer for the former, (heads, grid⁴), overwritten by the next table; not for training.
         """
         device = self.pos_q_linear.weight.device
         image = image_buckets(self.config.image_bucket_size, grid).to(device)
@@ -202,7 +199,7 @@ class Encoder(nn.Module):
             yield _looked_up(image, image_table, scratch), _looked_up(text, token_table)
 
     def _embed(self, tokens: Tensor, features: Tensor, grid: int) -> Tensor:
-        """(batch, grid² + length, width): projected, typed and normalised, image first."""
+        """Project, type and normalise both, image first: (batch, grid² + length, width)."""
         text = self.embed_scale * self.embed_tokens(tokens)
         image = self.image_proj(features)
         if not self.image_folded:
@@ -228,7 +225,7 @@ class Encoder(nn.Module):
             return functional.embedding(
                 image_position_ids(self.config.image_bucket_size, grid).to(table.device), table
             )
-        # Positions of the size it was trained on, stretched over the larger grid.
+        # Interpolate the positions of the training size to the larger grid.
         ids = image_position_ids(self.config.image_bucket_size, trained).to(table.device)
         square = functional.embedding(ids, table).T.reshape(1, -1, trained, trained)
         stretched = functional.interpolate(square, size=(grid, grid), mode="bilinear")
@@ -236,7 +233,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Reads a prompt beside the encoder's states; only the text half of OFA's decoder is kept."""
+    """Decodes a prompt given the encoder's states: the text half of OFA's decoder."""
 
     def __init__(self, config: NetworkConfig, embed_tokens: nn.Embedding) -> None:
         super().__init__()
@@ -261,8 +258,8 @@ class Decoder(nn.Module):
         self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
 
     def absorbs(self, length: int) -> bool:
-        """Whether prompts of so many tokens take the cheap way of attending to the source."""
-        layer = self.layers[0]  # they are all alike
+        """Whether prompts of ``length`` tokens use :meth:`Attention.absorbed` for cross-attention."""
+        layer = self.layers[0]  # all layers are alike
         return isinstance(layer, DecoderLayer) and layer.cross_attn.absorbs(length)
 
     def forward(
@@ -272,17 +269,15 @@ class Decoder(nn.Module):
         bias: DecoderBias | None = None,
         cancel_point: CancelPoint | None = None,
     ) -> Tensor:
-        """States after the last norm, before the vocabulary: (batch, length) → (batch, length, width).
+        """States after the last norm, before the output projection: (batch, length) → (batch, length, width).
 
         Args:
-            bias: :meth:`attention_bias` for at least this length, computed here when None.
+            bias: :meth:`attention_bias` for at least this length, computed here if None.
         """
         length = tokens.shape[1]
         if bias is None:
             if source.positions is None:
-                raise ValueError(
-                    "an encoder that was given its bias leaves no positions: give the decoder one too"
-                )
+                raise ValueError("the decoder needs a bias if the encoder was given one")
             bias = self.attention_bias(length, source.positions)
         bias = bias.cut(length, source.states.dtype)
         cross_bias = bias.cross if source.padding is None else _mask_keys([bias.cross], source.padding)[0]
@@ -299,7 +294,7 @@ class Decoder(nn.Module):
         return decoded
 
     def attention_bias(self, length: int, positions: Tensor) -> DecoderBias:
-        """The bias for ``length`` tokens, in fp32; ``positions`` of the source: :meth:`Encoder.positions`."""
+        """The bias for ``length`` tokens, fp32; ``positions`` are :meth:`Encoder.positions`."""
         heads, scale = self.config.decoder_attention_heads, self.position_scale
         own = _norm32(self.pos_ln, self.embed_positions.weight[:length].float())
         absolute = position_logits(
@@ -320,7 +315,7 @@ class Decoder(nn.Module):
 
 
 class OFA(nn.Module):
-    """The network: an encoder and a decoder that share the token embedding."""
+    """The network: encoder and decoder with a shared token embedding."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -331,21 +326,21 @@ class OFA(nn.Module):
         self.tie_embeddings()
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Convert to another number format, all but the position arithmetic, which stays in fp32."""
+        """Convert to ``dtype``, except the position submodules, which stay in fp32."""
         for half in (self.encoder, self.decoder):
             for name, child in half.named_children():
                 if name not in _FP32_CHILDREN:
                     child.to(dtype)
 
     def tie_embeddings(self) -> None:
-        """Make the uses of the token embedding one tensor (again), where the configuration shares them."""
+        """Share the token embedding's tensor as the configuration requires."""
         self.decoder.embed_tokens.weight = self.encoder.embed_tokens.weight
         if self.config.share_decoder_input_output_embed:
             self.decoder.output_projection.weight = self.encoder.embed_tokens.weight
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the drawing of initial values."""
+class _NoInit(TorchFunctionMode):
+    """Skips random initialisation."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -356,32 +351,32 @@ class _Undrawn(TorchFunctionMode):
 
 
 def blank(config: NetworkConfig) -> OFA:
-    """The network on the meta device: no memory, no initial values, which are about to be replaced.
+    """The network on the meta device: without memory and without initial values.
 
-    To draw values there torch would import its compiler, which takes a second.
+    Initialisation there would make torch import its compiler, which takes a second.
     """
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _NoInit():
         return OFA(config)
 
 
 def _mask_keys(bias: LayerBias, padding: Tensor) -> LayerBias:
-    """Forbid padded keys: (1, heads, queries, keys) and (batch, keys) → (batch, heads, queries, keys)."""
+    """Mask padded keys: (1, heads, queries, keys) and (batch, keys) → (batch, heads, queries, keys)."""
     return [one.masked_fill(padding[:, None, None, :], torch.finfo(one.dtype).min) for one in bias]
 
 
 def _looked_up(buckets: Tensor, table: nn.Module, out: Tensor | None = None) -> Tensor:
-    """Entries of a table of relative positions, fp32: (queries, keys) → (heads, queries, keys).
+    """Look up a table of relative positions, fp32: (queries, keys) → (heads, queries, keys).
 
-    By head, so that what comes out lies as it is used: at the large size that halves the time.
+    By head, so that the result is contiguous as used, which halves the time at the large size.
     """
-    if not isinstance(table, nn.Embedding):  # a ModuleList has forgotten that its items are embeddings
+    if not isinstance(table, nn.Embedding):  # for the type checker: a ModuleList yields Modules
         raise TypeError(f"a table must be an Embedding, not {type(table).__name__}")
     by_head = table.weight.float().T.contiguous()
     return torch.index_select(by_head, 1, buckets.flatten(), out=out).view(-1, *buckets.shape)
 
 
 def _linear32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Position arithmetic stays in fp32: it is done once, and bf16 would cost it three digits."""
+    """In fp32: position arithmetic is done once, and bf16 would lose three digits."""
     return functional.linear(x, layer.weight.float(), layer.bias.float())
 
 

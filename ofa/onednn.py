@@ -1,8 +1,7 @@
-"""Products and convolutions with what follows them, in one pass over memory.
+"""Fused oneDNN operations: a product or convolution with the following GELU, ReLU or addition in one pass.
 
-oneDNN can apply GELU, ReLU or an addition while a result is still in the processor's registers. torch's
-compiler uses that by itself; called by name it spares the compiling and the pauses. The names are private to
-torch, so :func:`fuses` asks for them first, and whoever calls has another way.
+torch's compiler uses these operations; calling them directly avoids compilation and its pauses. They are
+private to torch, so :func:`fuses` checks for them and callers have a fallback.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 
 def fuses(x: Tensor) -> bool:
-    """Whether what comes of ``x`` may be computed so: on a CPU, fp32, or bf16 where it multiplies that."""
+    """Whether operations on ``x`` can be fused: on a CPU, in fp32, or in bf16 if the CPU supports it."""
     if x.device.type != "cpu" or torch.is_grad_enabled():
         return False
     return _supported(x.dtype)

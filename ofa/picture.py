@@ -1,7 +1,7 @@
-"""From a picture file to RGB pixels as a browser shows them: upright by the EXIF orientation, the first
-frame, transparency on white, more than 8 bits a channel scaled to 8.
+"""Decode a picture file to RGB pixels as a browser shows them: EXIF orientation applied, first frame,
+transparency on white, more than 8 bits per channel scaled to 8.
 
-Needs Pillow, and NumPy for pictures of more than 8 bits; imports nothing of the network.
+Needs Pillow, and NumPy for more than 8 bits; does not import the network.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Transparency = Literal["white", "dropped"]
 MAX_PIXELS: Final = 64_000_000
 MAX_SIDE: Final = 65_535
 DEEP_MODES: Final = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_PIXEL_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # as Pillow keeps them; else 4
-_STRIP: Final = 1 << 20  # pixels that are converted at once
+_PIXEL_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # as Pillow stores them; else 4
+_STRIP: Final = 1 << 20  # pixels converted at once
 _TRUNCATED: Final = re.compile(r"truncat|end of file|unexpected end|incomplete|not enough", re.IGNORECASE)
 _UNSUPPORTED: Final = re.compile(
     r"unsupported|not supported|cannot handle|unknown (pixel|data)", re.IGNORECASE
@@ -56,7 +56,7 @@ _TURNS: Final = {
 
 
 class _Avif(AvifImagePlugin.AvifImageFile):
-    """Takes the orientation from the file's own properties, as browsers do, and leaves its EXIF alone."""
+    """Uses the orientation of the file's properties, as browsers do, and ignores EXIF."""
 
     orientation = 1
 
@@ -84,10 +84,10 @@ _PLUGINS: Final[Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
 
 
 class Header:
-    """A picture of which the header was read, and nothing was decoded.
+    """A picture with a parsed header, not yet decoded.
 
     Attributes:
-        size: width and height as the file has them, before it is turned upright.
+        size: width and height as stored, before the orientation is applied.
     """
 
     def __init__(self, file: Reduced) -> None:
@@ -100,16 +100,19 @@ class Header:
 
     @property
     def deep(self) -> bool:
-        """Whether it has more than 8 bits a channel, so that NumPy is needed."""
+        """Whether it has more than 8 bits per channel, so that NumPy is needed."""
         return self._mode in DEEP_MODES
 
     def memory(self, side: int) -> int:
-        """The most bytes that ``pixels`` and ``square`` to ``side`` need, the file's own included."""
+        """Upper bound in bytes for ``pixels`` and ``square`` to ``side``, the file included."""
         file = self._file
-        assert file is not None, "asked before it is read"
+        assert file is not None, "call before pixels()"
         frame, whole = self._frame[0] * self._frame[1], self.size[0] * self.size[1]
         stored = _PIXEL_BYTES.get(self._mode, 4) * frame
-        turned = file.orientation > 1 or file.format in ("AVIF", "WEBP")  # those tell it late
+        turned = file.orientation > 1 or file.format in (
+            "AVIF",
+            "WEBP",
+        )  # their orientation is known only later
         steps = (
             stored + file.overhead * frame,
             stored + (0 if self._plain else 4 * whole),
@@ -118,14 +121,14 @@ class Header:
         return round(max(steps)) + 3 * len(file.data) + (16 << 20)
 
     def pixels(self, transparency: Transparency = "white") -> Image.Image:
-        """The picture, RGB and upright. Can be called once: what was read is dropped as soon as it is used.
+        """Decode the picture, RGB and upright. May be called once, since it frees the file's data early.
 
         Raises:
             ImageError: ``image_truncated``, ``image_unsupported`` or ``image_unreadable``.
-            MemoryError: no memory for it.
+            MemoryError.
         """
         file, image = self._file, self._image
-        assert file is not None, "read once"
+        assert file is not None, "may be called once"
         self._file = self._image = None
         with _pillow_errors(width=self.size[0], height=self.size[1]):
             expected = None if file.twin is None else _checksum(_open(file.twin, file.format))
@@ -146,7 +149,7 @@ class Header:
 
 
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of the picture in ``data``.
+    """Parse the header of the picture in ``data``.
 
     Raises:
         ImageError: ``not_an_image``, ``image_unsupported``, ``image_too_large``, ``image_truncated``,
@@ -159,7 +162,7 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises ImageError for a picture that is empty or too large."""
+    """Raise ImageError for an empty or too large picture."""
     if width * height > max_pixels:
         raise ImageError(
             f"The picture has {width} × {height} pixels; at most {max_pixels} are allowed.",
@@ -170,7 +173,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
     if max(width, height) > MAX_SIDE:
         raise ImageError(
-            f"The picture has {width} × {height} pixels; a side may have {MAX_SIDE}.",
+            f"The picture has {width} × {height} pixels; at most {MAX_SIDE} are allowed on a side.",
             "image_too_large",
             width=width,
             height=height,
@@ -180,20 +183,20 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def of_image(image: Image.Image) -> Image.Image:
-    """A PIL picture, RGB and upright by its EXIF orientation. Raises ImageError and MemoryError.
+    """Convert a PIL image to RGB with its EXIF orientation applied. May return ``image`` itself.
 
-    May be ``image`` itself.
+    Raises ImageError and MemoryError.
     """
     with _pillow_errors():
         image.load()
         orientation = 1
-        with suppress(Exception):  # an EXIF block that cannot be read turns no picture
+        with suppress(Exception):  # an unreadable EXIF block is ignored
             orientation = image.getexif().get(0x0112, 1)
         return _upright(to_rgb(image), orientation)
 
 
 def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Image:
-    """An 8-bit RGB picture of any PIL mode; ``image`` itself if it is one."""
+    """Convert a PIL image of any mode to 8-bit RGB; ``image`` itself if it is."""
     if _is_plain(image) or (image.mode == "RGB" and transparency == "dropped"):
         return image
     to_grey = _grey_scale(image) if image.mode in DEEP_MODES else None
@@ -212,12 +215,12 @@ def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Im
 
 
 def square(image: Image.Image, side: int) -> Image.Image:
-    """The part of the picture that the network sees: all of it, squashed to a square."""
+    """Resize the whole picture to the square that the network sees."""
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
 class File(NamedTuple):
-    """A file that is held open: its bytes, and what reads all of them, from the beginning at each call."""
+    """An open file: its size, and a function that reads all bytes from the start."""
 
     size: int
     read: Callable[[], bytes]
@@ -225,14 +228,14 @@ class File(NamedTuple):
 
 @contextmanager
 def opened(path: str | Path, max_bytes: int) -> Iterator[File]:
-    """A picture file, held open.
+    """Open a picture file.
 
     Raises:
         ImageError: ``no_image``, ``not_an_image``, ``image_unreadable``, ``image_bytes_too_large``; the last
-            one also when it is read.
+            two also on reading.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer that never comes.
+        # Without O_NONBLOCK, opening a named pipe would block.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise ImageError("There is no such picture file.", "no_image") from error
@@ -252,7 +255,7 @@ def opened(path: str | Path, max_bytes: int) -> Iterator[File]:
     try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
-            raise ImageError("That is not a picture file.", "not_an_image")
+            raise ImageError("This is not a regular file.", "not_an_image")
         _check_bytes(about.st_size, max_bytes)
         yield File(about.st_size, read_all)
     finally:
@@ -270,7 +273,7 @@ def _check_bytes(size: int, most: int) -> None:
 
 
 def _open(data: bytes, format: str) -> ImageFile.ImageFile:
-    """By that format's plugin. Raises what Pillow raises."""
+    """Open with the plugin of ``format``. Raises what Pillow raises."""
     return _PLUGINS[format](io.BytesIO(data))
 
 
@@ -285,7 +288,7 @@ def _orientation(image: ImageFile.ImageFile, file: Reduced) -> int:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover it from top to bottom."""
+    """Boxes that cover the image from top to bottom."""
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(top + rows, image.height)
@@ -305,9 +308,10 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What makes 8-bit grey of a strip: 16-bit integers by 257, floats in [0, 1] by 255; what fits 8 bits is
-    kept. A transparent value becomes alpha. Raises ImageError for values beyond 16 bits."""
-    import numpy as np  # late: most pictures do without
+    """A function that converts a strip to 8-bit grey: 16-bit integers divided by 257, floats in [0, 1] times
+    255; values within 8 bits are kept. A transparent value becomes alpha. Raises ImageError for values beyond
+    16 bits."""
+    import numpy as np  # late: most pictures do not need it
 
     def values_of(strip: Image.Image) -> Any:
         values = np.asarray(strip)
@@ -339,8 +343,7 @@ def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
 @contextmanager
 def _pillow_errors(**facts: int) -> Iterator[None]:
-    """Pillow's decoders raise whatever a malformed file makes them trip over: it becomes an ImageError, with
-    ``facts``."""
+    """Map any exception of Pillow's decoders, except MemoryError, to ImageError with ``facts``."""
     try:
         yield
     except MemoryError:

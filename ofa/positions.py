@@ -1,7 +1,7 @@
 """Buckets of relative positions, recomputed instead of loaded.
 
-ModelScope stores these tables as buffers in the checkpoint (50 MB in the 33 M model). They follow from the
-bucket sizes alone: ``make_token_bucket_position`` and ``make_image_bucket_position`` of its modeling_ofa.py.
+ModelScope stores these tables in the checkpoint (50 MB in the 33 M model). They depend only on the bucket
+sizes: ``make_token_bucket_position`` and ``make_image_bucket_position`` of its modeling_ofa.py.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ofa.config import MAX_BUCKET_POSITIONS
 def token_buckets(bucket_size: int, length: int) -> Tensor:
     """Bucket of each (query, key) distance in a text: (length, length), int64 in [0, 2·bucket_size - 2].
 
-    Near distances have a bucket each, far ones share logarithmically wider ones (as in T5).
+    Near distances have a bucket each, far ones share logarithmically wider buckets, as in T5.
     """
     positions = torch.arange(length)
     distance = positions[:, None] - positions[None, :]
     middle = bucket_size // 2
     near = (distance < middle) & (distance > -middle)
     magnitude = torch.where(near, middle - 1, distance.abs())
-    # The order of the operations is the original's: a bucket's edge must not move by a rounding.
+    # In the original's order of operations, so that rounding does not move a bucket's edge.
     logarithmic = (
         torch.ceil(
             torch.log(magnitude / middle) / math.log((MAX_BUCKET_POSITIONS - 1) / middle) * (middle - 1)
@@ -38,7 +38,7 @@ def token_buckets(bucket_size: int, length: int) -> Tensor:
 def image_buckets(bucket_size: int, grid: int) -> Tensor:
     """Bucket of each (query, key) offset on a square grid: (grid², grid²), int64.
 
-    Tokens run row by row. The table's last three rows belong to a class token that pictures do not have.
+    Tokens run row by row. The table's last three rows are for a class token, which is not used.
     """
     rows = torch.arange(grid).repeat_interleave(grid)  # (grid²,)
     columns = torch.arange(grid).repeat(grid)

@@ -1,7 +1,7 @@
-"""Low precision that never changes an answer.
+"""Low precision without changed labels.
 
-bf16 moves the answers' log-probabilities by a little. Where the two best are closer than that little could
-bridge, the pair is judged again in fp32: fast for clear cases, exact for close ones.
+bf16 and fp16 change log-probabilities slightly. If the two best answers are closer than a margin above that
+error, the pair is judged again in fp32.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import torch
 
 from ofa.config import TaskConfig
 from ofa.converted import Checksums
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.vision import CancelPoint
 
-#: Leads in log-probability below which a verdict is not left to a number format. The largest error of a lead
-#: that was seen over random weights of every configuration is 0.085 in bf16 and 0.010 in fp16; the largest
-#: lead of a verdict that differed is 0.038 and 0.0014 (bench.margin, docs/performance.md).
+#: Margins in log-probability below which a pair is judged again in fp32. With random weights of every
+#: configuration, the largest measured error of a margin is 0.085 in bf16 and 0.010 in fp16; the largest
+#: margin of a label that differed is 0.038 and 0.0014 (lab.bench.margin, docs/performance.md).
 MARGINS: Mapping[torch.dtype, float] = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.05}
 
 
 def best_dtype(device: str) -> torch.dtype:
-    """The fastest format whose products the hardware multiplies itself: bf16, fp16 on older GPUs, or fp32."""
+    """The fastest format with hardware support: bf16, fp16 on older GPUs, or fp32."""
     if device.startswith("cuda"):
         capability = torch.cuda.get_device_capability(device)
         if capability >= (8, 0):
@@ -36,7 +37,7 @@ def best_dtype(device: str) -> torch.dtype:
 
 
 def margin(scores: Mapping[str, float]) -> float:
-    """How far the best answer is ahead of the second in log-probability: 0 is a tie, NaN no answer at all."""
+    """Difference of the two best answers in log-probability; NaN if a score is not finite."""
     if not all(map(math.isfinite, scores.values())):
         return math.nan
     second, best = sorted(scores.values())[-2:]
@@ -45,22 +46,22 @@ def margin(scores: Mapping[str, float]) -> float:
 
 @dataclass(slots=True)
 class GuardCounts:
-    """Pairs judged so far, and how many of them were judged again."""
+    """Pairs judged, and pairs judged again in fp32."""
 
     judged: int = 0
     recomputed: int = 0
 
 
 class GuardedModel:
-    """A model in low precision whose close calls are decided by the same weights in fp32.
+    """A low-precision model whose close calls are decided by the same weights in fp32.
 
-    One thread at a time judges; :meth:`prepare` may run beside it, if ``load_exact`` bears that.
+    One thread at a time may judge; :meth:`prepare` may run in another if ``load_exact`` allows that.
 
     Args:
         fast: the model that judges every pair.
-        load_exact: loads the fp32 model; called by :meth:`prepare` or at the first close call.
+        load_exact: loads the fp32 model, by :meth:`prepare` or at the first close call.
         closer_than: margin (see :func:`margin`) below which a pair is judged again.
-        counts: goes on counting there.
+        counts: counters to continue.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class GuardedModel:
 
     @property
     def task(self) -> TaskConfig:
-        """What both models were made for."""
+        """The task of both models."""
         return self.fast.task
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint | None = None) -> list[dict[str, float]]:
@@ -87,7 +88,7 @@ class GuardedModel:
         Scores that are not finite count as close calls: fp16 overflows where fp32 does not.
         """
         results = self.fast.judge(pairs, cancel_point)
-        # Written so that NaN is a close call.
+        # Negated, so that NaN is a close call.
         close = [index for index, scores in enumerate(results) if not margin(scores) >= self.closer_than]
         self.counts.judged += len(pairs)
         if close:
@@ -98,13 +99,13 @@ class GuardedModel:
         return results
 
     def prepare(self) -> EntailmentModel:
-        """The fp32 model, loaded now if it is not there. Raises what ``load_exact`` raises."""
+        """Return the fp32 model, loading it if needed. Raises what ``load_exact`` raises."""
         if self._exact is None:
             self._exact = self._load_exact()
         return self._exact
 
     def keep(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> None:
-        """As :meth:`EntailmentModel.keep`, of the models that are there."""
+        """As :meth:`EntailmentModel.keep`, for the loaded models."""
         for model in self._models():
             model.keep(cancel_point, checksums)
 
@@ -119,7 +120,7 @@ def load_guarded(
     cache: Path | None = None,
     counts: GuardCounts | None = None,
 ) -> GuardedModel:
-    """A model folder in ``dtype``, guarded by the same folder in fp32, which is read when it is needed.
+    """Load a model folder in ``dtype``, guarded by the same folder in fp32, loaded on demand.
 
     Raises as :meth:`EntailmentModel.load` does.
     """

@@ -1,9 +1,9 @@
 """The probabilities of the allowed answers: ModelScope's ``traverse`` scoring.
 
-The vocabulary is masked to what an answer may continue with, log-softmaxed, summed over each answer's
-tokens and softmaxed over the answers (``OfaForAllTasks._traverse_inference``). When the answers part at
-their first token and the rest is forced, every later term is log 1: one decoder pass over the prompt and
-as many vocabulary rows as there are answers give the same numbers.
+The logits are masked to the allowed continuations, log-softmaxed, summed over each answer's tokens and
+softmaxed over the answers (``OfaForAllTasks._traverse_inference``). If the answers differ in their first
+token, all later terms are log 1: one decoder pass over the prompt and one vocabulary row per answer give the
+same result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AnswerScorer:
 
     @property
     def forced(self) -> int:
-        """Tokens the decoder reads after the prompt, at most."""
+        """Maximum number of tokens the decoder reads after the prompt."""
         return 0 if self.single_pass else max(len(answer) for answer in self.answers) - 1
 
     def log_scores(
@@ -50,10 +50,10 @@ class AnswerScorer:
         """Unnormalised log-probability of each answer: (batch, answers), fp32.
 
         Args:
-            prompt: what the decoder has read, (batch, length).
-            bias: the decoder's, for the prompt and :attr:`forced` more tokens; computed there when None.
-            lengths: (batch,), how long each prompt is without what it was filled up with at its end, where
-                :attr:`single_pass`; None when they are all as long as ``prompt``.
+            prompt: (batch, length).
+            bias: the decoder's, for the prompt and :attr:`forced` more tokens; computed there if None.
+            lengths: (batch,), the prompts' lengths without padding, if :attr:`single_pass`; None without
+                padding.
         """
         if self.single_pass:
             states = decoder(prompt, source, bias, cancel_point)
@@ -88,7 +88,7 @@ class AnswerScorer:
         return total
 
     def _allowed(self, prefix: list[int]) -> list[int]:
-        """Tokens that may follow ``prefix`` in some answer, each once."""
+        """Distinct tokens that may follow ``prefix`` in an answer."""
         following = [
             answer[len(prefix)]
             for answer in self.answers
@@ -98,6 +98,6 @@ class AnswerScorer:
 
 
 def _logits(decoder: Decoder, states: Tensor, tokens: list[int]) -> Tensor:
-    """Logits of a few vocabulary rows, in fp32: (batch, width) → (batch, tokens)."""
+    """Logits of some vocabulary rows, fp32: (batch, width) → (batch, tokens)."""
     rows = decoder.output_projection.weight[tokens]
     return states.float() @ rows.float().T

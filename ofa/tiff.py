@@ -1,4 +1,4 @@
-"""TIFF's directories: the orientation in an EXIF block, and a file reduced to the tags that pixels need."""
+"""TIFF directories: read the orientation in an EXIF block; reduce a file to the tags that decoding needs."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from typing import Final, NamedTuple
 
 from ofa.errors import ImageError
 
-#: Bytes of a value, by its type.
+#: Bytes per value, by type.
 _SIZES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | dict.fromkeys(
     range(16, 19), 8
 )
 _INTEGERS: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _ORIENTATION, _SAMPLES = 256, 257, 258, 259, 274, 277
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
-#: What a decoder reads: size, layout, compression, palette, tables. All else is metadata.
+#: Tags for decoding: size, layout, compression, palette, tables. All others are metadata.
 _NEEDED: Final = frozenset(
     {
         *(254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325),
         *(332, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
     }
 )
-_OFFSETS: Final = frozenset((273, 279, 324, 325))  # have a value for each strip or tile
-_ENTRIES: Final = 4096  # tags of a directory; cameras write about a hundred
-_STRIPS: Final = 70_000  # a picture of the largest height in strips of one row
-_VALUES: Final = 3 << 16  # of any other tag: a palette for 16 bits
+_OFFSETS: Final = frozenset((273, 279, 324, 325))  # one value per strip or tile
+_ENTRIES: Final = 4096  # tags per directory; cameras write about a hundred
+_STRIPS: Final = 70_000  # the largest height in strips of one row
+_VALUES: Final = 3 << 16  # of any other tag: a 16-bit palette
 _TILE_PIXELS: Final = 1 << 20  # a tile may be larger than a small picture, up to this
 
 
 class _Entry(NamedTuple):
     tag: int
     type: int
-    values: int  # how many
-    content: bytes  # they, or, where they do not fit, their offset
+    values: int  # number of values
+    content: bytes  # the values, or their offset if they do not fit
 
 
 class _Layout(NamedTuple):
-    """How numbers are written: the byte order, and whether offsets have 8 bytes (BigTIFF)."""
+    """The byte order, and whether offsets have 8 bytes (BigTIFF)."""
 
     order: str
     big: bool
 
     @classmethod
     def of(cls, data: bytes) -> _Layout:
-        """By the file's first bytes. Raises struct.error."""
+        """Parse the file's first bytes. Raises struct.error."""
         order = {b"II": "<", b"MM": ">"}.get(data[:2])
-        version = data[2:4].strip(b"\0")  # some write it in the wrong order
+        version = data[2:4].strip(b"\0")  # some writers use the wrong byte order
         if order is None or version not in (b"*", b"+"):
             raise struct.error("not a TIFF header")
         return cls(order, version == b"+")
@@ -58,11 +58,11 @@ class _Layout(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Where the offset of the first directory stands."""
+        """Position of the first directory's offset."""
         return 8 if self.big else 4
 
     def entries(self, data: bytes) -> Iterator[_Entry]:
-        """Those of the first directory. Raises struct.error where the data ends too early, and ImageError."""
+        """Entries of the first directory. Raises struct.error on truncated data, and ImageError."""
         (at,) = struct.unpack_from(self.word, data, self.start)
         number = struct.Struct(self.order + ("Q" if self.big else "H"))
         (count,) = number.unpack(data[at : at + number.size])
@@ -86,7 +86,7 @@ class _Layout(NamedTuple):
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation (1 to 8) in an EXIF block, 1 without one. No other tag is looked at."""
+    """The orientation (1 to 8) in an EXIF block; 1 if there is none."""
     exif = exif.removeprefix(b"Exif\0\0")
     try:
         layout = _Layout.of(exif)
@@ -94,13 +94,13 @@ def orientation_of(exif: bytes) -> int:
             if entry.tag == _ORIENTATION:
                 return _orientation(layout.integers(entry, exif))
     except (struct.error, ImageError):
-        pass  # a block that is cut or damaged turns no picture
+        pass  # a damaged block is ignored
     return 1
 
 
 def reduced_tiff(data: bytes) -> tuple[bytes, int, float]:
-    """The file with a directory of the needed tags alone, its orientation, and the bytes for each pixel that
-    a decoder needs beside the pixels.
+    """Return the file with only the tags that decoding needs, its orientation, and the bytes per pixel that
+    the decoder needs in addition to the pixels.
 
     Raises:
         ImageError: ``too_slow_to_read``, ``image_unsupported``, ``image_truncated``, ``image_unreadable``.
@@ -122,7 +122,7 @@ def reduced_tiff(data: bytes) -> tuple[bytes, int, float]:
 
 
 def _overhead(numbers: dict[int, tuple[int, ...]]) -> float:
-    """Bytes for each pixel in the buffers of strips or tiles. Raises ImageError."""
+    """Bytes per pixel in strip or tile buffers. Raises ImageError."""
 
     def first(tag: int, otherwise: int) -> int:
         return (numbers.get(tag) or (otherwise,))[0]
@@ -139,7 +139,7 @@ def _overhead(numbers: dict[int, tuple[int, ...]]) -> float:
 
 
 def _with_directory(data: bytes, layout: _Layout, entries: list[_Entry]) -> bytes:
-    """The file whose only directory holds ``entries``, at its end; what they point to stays where it is."""
+    """Return the file with one directory of ``entries`` at its end; offsets stay valid."""
     padding = bytes(len(data) % 2)
     number, entry, word = (
         struct.Struct(layout.order + form)

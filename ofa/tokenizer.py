@@ -1,8 +1,8 @@
-"""Text to token ids, as ModelScope's ``OFATokenizer`` and its preprocessor make them.
+"""Tokenize text as ModelScope's ``OFATokenizer`` and its preprocessor do.
 
 Byte-level BPE without a leading space (GPT-2, BART). After the base vocabulary ModelScope adds 8192
-``<code_i>`` and 1000 ``<bin_i>`` tokens; they own embedding rows but no text may spell them: what reads
-``</s>``, ``<mask>`` or ``<code_5>`` in a user's sentence is text here, never control.
+``<code_i>`` and 1000 ``<bin_i>`` tokens. They have embedding rows, but ``</s>``, ``<mask>`` or ``<code_5>``
+in a user's sentence is tokenized as plain text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ofa.errors import TextError, UnsupportedConfig
 
 CODE_TOKENS = 8192
 BIN_TOKENS = 1000
-#: The largest vocab.json and merges.txt, in bytes; BART's have one million and half of one.
+#: Size limit of vocab.json and merges.txt, in bytes; BART's have 1.0 and 0.5 million.
 MAX_VOCABULARY = 4 << 20
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -41,7 +41,7 @@ class Tokenizer:
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UnsupportedConfig("vocab.json", "gaps", "ids must run from 0 without gaps")
         if any(_LONE_SURROGATE.search(token) for token in vocabulary):
-            raise UnsupportedConfig("vocab.json", "broken", "a token is half a surrogate pair")
+            raise UnsupportedConfig("vocab.json", "broken", "a token contains a lone surrogate")
         try:
             bpe = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>")
         except Exception as error:  # the library raises bare Exception for merges outside the vocabulary
@@ -49,7 +49,7 @@ class Tokenizer:
                 "merges.txt", "inconsistent", "its merges must be in vocab.json"
             ) from error
         self._bpe = BPETokenizer(bpe)
-        # No special token is registered on purpose: the library would then cut them out of users' texts.
+        # No special tokens are registered: the library would recognise them in users' texts.
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         self.base_size = len(vocabulary)
         self.added = CODE_TOKENS + BIN_TOKENS
@@ -62,16 +62,16 @@ class Tokenizer:
         lines = read_text(folder / "merges.txt", MAX_VOCABULARY).split("\n")
         if not all(type(token) is int for token in vocabulary.values()):
             raise UnsupportedConfig("vocab.json", "other values", "an object from tokens to ids")
-        # Like the original, the first line (a version) and what follows the last newline are no merges.
+        # Like the original, skip the first line (a version) and what follows the last newline.
         pairs = [tuple(line.split()) for line in lines[1:-1]]
         if any(len(pair) != 2 for pair in pairs):
             raise UnsupportedConfig("merges.txt", "malformed", "two tokens on each line after the first")
         return cls(vocabulary, [(pair[0], pair[1]) for pair in pairs])
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, bare of ``<s>`` and ``</s>``. :class:`TextError` on lone surrogates."""
+        """Token ids without ``<s>`` and ``</s>``. Raises :class:`TextError` on lone surrogates."""
         if _LONE_SURROGATE.search(text):
-            raise TextError("the text holds half a surrogate pair, which is no character")
+            raise TextError("the text contains a lone surrogate")
         return list(self._bpe.encode(text, add_special_tokens=False).ids)
 
 
@@ -79,23 +79,23 @@ def build_source(tokenizer: Tokenizer, task: TaskConfig, hypothesis: str, premis
     """The encoder's token ids ``<s> prompt </s>`` for a hypothesis and an optional premise.
 
     Raises:
-        TextError: when the configured prompt has no slot for a premise, or needs one.
+        TextError: the configured prompt does not support a premise, or requires one.
     """
     words = clean_caption(hypothesis, task.max_src_length)
     slots = task.prompt_slots
     if premise is None:
         if slots == 2:
-            raise TextError("this model's prompt compares two texts: give a premise as well")
+            raise TextError("this model requires a premise: add one")
         text = (task.prompt or HYPOTHESIS_PROMPT).format(words)
     else:
-        if slots == 1:  # ModelScope would fill the one slot with the premise and drop the hypothesis
-            raise TextError("this model's prompt has no place for a premise: leave it out")
+        if slots == 1:  # ModelScope would insert the premise and drop the hypothesis
+            raise TextError("this model does not take a premise: remove it")
         text = (task.prompt or PREMISE_PROMPT).format(clean_caption(premise, task.max_src_length), words)
     return [tokenizer.bos, *tokenizer.encode(text)[: task.max_src_length], tokenizer.eos]
 
 
 def clean_caption(text: str, max_words: int) -> str:
-    """Lower-case, trim and cut a text by words, step by step as ModelScope's ``pre_caption`` does."""
+    """Lower-case, trim and truncate a text by words, exactly as ModelScope's ``pre_caption``."""
     text = text.lower().lstrip(",.!?*#:;~").replace("-", " ").replace("/", " ").replace("<person>", "person")
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     words = text.split(" ")

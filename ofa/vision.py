@@ -1,7 +1,7 @@
-"""ResNet v1.5 cut after its third stage: a picture to image tokens of 1024 channels.
+"""ResNet v1.5 without its fourth stage: from a picture to image tokens of 1024 channels.
 
 He et al. 2015, https://arxiv.org/abs/1512.03385, with the stride in the 3×3 convolution. Attribute names
-are the checkpoint's keys. ModelScope builds every depth, "resnet18" included, from bottlenecks.
+equal the checkpoint's keys. ModelScope uses bottlenecks for every depth, "resnet18" included.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ofa import onednn
 
 CancelPoint = Callable[[], None]
-#: Channels that leave the third stage.
+#: Output channels of the third stage.
 WIDTH = 1024
 _EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 convolutions around a shortcut."""
+    """1×1, 3×3 and 1×1 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, planes: int, stride: int = 1) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Bottleneck(nn.Module):
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
-        self.bn3: nn.Module = nn.BatchNorm2d(outputs)  # the three are Identities once folded
+        self.bn3: nn.Module = nn.BatchNorm2d(outputs)  # all three are Identities once folded
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
         if isinstance(self.bn3, nn.Identity) and onednn.fuses(x):
             x = onednn.conv_relu(onednn.conv_relu(x, self.conv1), self.conv2)
             return onednn.conv_add_relu(x, self.conv3, shortcut)
-        # In place, since on a CPU these passes over memory cost a quarter of the convolutions themselves.
+        # In place: on a CPU these memory passes take a quarter of the convolutions' time.
         x = torch.relu_(self.bn1(self.conv1(x)))
         x = torch.relu_(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and three stages; each halves the picture but the first stage.
+    """Stem and three stages; all but the first stage halve the picture.
 
     Args:
         blocks: bottlenecks in each of the three stages.

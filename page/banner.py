@@ -1,4 +1,4 @@
-"""From the application's snapshot to the line at the top of the page."""
+"""The HTML of the status line at the top of the page."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from html import escape
 
 from page import pending
 from page.verdicts import device_name
-from page.words import Language, say
+from page.words import Language, say_html
 from service.contract.status import Phase, Progress, Snapshot
 
 MEGABYTE = 1_000_000
 
-TONES = {
+STATES = {
     Phase.UNINITIALIZED: "loading",
     Phase.LOADING: "loading",
     Phase.LOADED: "ready",
@@ -20,35 +20,40 @@ TONES = {
 }
 
 
-def tone(snapshot: Snapshot) -> str:
-    """One word for the state: loading, ready, degraded, failed or stopping."""
-    word = TONES[snapshot.phase]
-    return "degraded" if word == "ready" and snapshot.degraded else word
+def state_of(snapshot: Snapshot) -> str:
+    """Return the state: loading, ready, degraded, failed or stopping."""
+    state = STATES[snapshot.phase]
+    return "degraded" if state == "ready" and snapshot.degraded else state
+
+
+def state_html(snapshot: Snapshot, language: Language) -> str:
+    """Return the state as HTML."""
+    return say_html(language, f"state.{state_of(snapshot)}", device=device_name(snapshot.device))
 
 
 def render(snapshot: Snapshot, language: Language) -> str:
-    """The line's HTML."""
-    word = tone(snapshot)
-    parts = [f'<strong class="state-word">{_say(language, f"state.{word}")}</strong>']
-    if word in ("ready", "degraded"):
+    """Return the line's HTML."""
+    state = state_of(snapshot)
+    parts = [f'<strong class="state-word">{state_html(snapshot, language)}</strong>']
+    if state in ("ready", "degraded"):
         parts.append(f'<span class="state-facts">{escape(_facts(snapshot))}</span>')
         if waiting := pending.queue(snapshot.activity, language):
             parts.append(f'<span class="state-queue">{escape(waiting)}</span>')
-    if word == "loading":
+    if state == "loading":
         parts.append(_progress(snapshot.progress, language))
-    if word != "ready":
-        parts.append(f'<span class="state-do">{_say(language, f"state.{word}.do")}</span>')
-    return _line(word, "".join(parts))
+    if state != "ready":
+        parts.append(f'<span class="state-do">{say_html(language, f"state.{state}.do")}</span>')
+    return _line(state, "".join(parts))
 
 
 def lost(language: Language) -> str:
-    """The line for when the server cannot be reached; kept by the browser until it needs it."""
-    word = f'<strong class="state-word">{_say(language, "state.lost")}</strong>'
-    return _line("lost", f'{word}<span class="state-do">{_say(language, "state.lost.do")}</span>')
+    """Return the line that the browser shows when the server is unreachable."""
+    title = f'<strong class="state-word">{say_html(language, "state.lost")}</strong>'
+    return _line("lost", f'{title}<span class="state-do">{say_html(language, "state.lost.do")}</span>')
 
 
-def _line(word: str, inner: str) -> str:
-    return f'<div class="state state-{word}"><span class="state-dot" aria-hidden="true"></span>{inner}</div>'
+def _line(state: str, inner: str) -> str:
+    return f'<div class="state state-{state}"><span class="state-dot" aria-hidden="true"></span>{inner}</div>'
 
 
 def _facts(snapshot: Snapshot) -> str:
@@ -61,7 +66,7 @@ def _progress(progress: Progress, language: Language) -> str:
         return '<progress class="state-bar"></progress>'
     done = min(progress.done_bytes, progress.total_bytes)
     share = 100 * done // progress.total_bytes
-    told = say(
+    downloaded = say_html(
         language,
         "state.progress",
         done=f"{done / MEGABYTE:.1f}",
@@ -69,9 +74,5 @@ def _progress(progress: Progress, language: Language) -> str:
     )
     return (
         f'<progress class="state-bar" max="100" value="{share}"></progress>'
-        f'<span class="state-facts" aria-hidden="true">{share}% · {escape(told)}</span>'
+        f'<span class="state-facts" aria-hidden="true">{share}% · {downloaded}</span>'
     )
-
-
-def _say(language: Language, key: str) -> str:
-    return escape(say(language, key))

@@ -1,6 +1,6 @@
-"""How a request's body may be framed, how much of it is read, and how a request is refused.
+"""Request bodies: framing, size limits, and the answer to a refused request.
 
-Bytes are counted as they come: what a header says about them is only used to refuse earlier.
+Bytes are counted as they arrive; Content-Length only makes a refusal earlier.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mutabl
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from page.shares import NoneLeft, Shares, ShareUsed
+from page.quota import NoCapacity, Quota, QuotaExceeded
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -20,63 +20,63 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# How much of a refused body is read all the same: who is cut off while sending may not see the answer.
+# How much of a refused body is still read: a client that is cut off while sending may not see the answer.
 DRAINED_BYTES: Final = 4 << 20
 DRAINED_SECONDS: Final = 2.0
 
-# Memory that bodies hold while they are received, all together and of one caller.
+# Memory for bodies being received: of all callers together, and of one.
 MEMORY_BYTES: Final = 64 << 20
-MEMORY_SHARE: Final = MEMORY_BYTES // 4
+MEMORY_PER_CALLER: Final = MEMORY_BYTES // 4
 RETRY_SECONDS: Final = 2
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 
 
 class Refused(Exception):
-    """The request is not served: a status, a sentence for the caller, and headers to go with it."""
+    """The request is refused with ``status`` and a sentence; with a ``code`` the answer is JSON."""
 
     def __init__(self, status: int, text: str, *, code: str = "", retry_after: int | None = None) -> None:
         super().__init__(status)
         self.status = status
         self.text = text
-        self.code = code  # with one, the answer is JSON
+        self.code = code
         self.retry_after = retry_after
 
 
-class HungUp(Exception):
-    """The caller has gone before all of the body was there."""
+class ClientDisconnected(Exception):
+    """The client disconnected before its body was complete."""
 
 
 def too_large() -> Refused:
-    return Refused(413, "This is too large. Make the picture smaller and try again.")
+    return Refused(413, "The request is too large. Make the picture smaller and try again.")
 
 
 def values(scope: Scope, name: bytes) -> list[bytes]:
-    """The values of a header, as often as it was sent."""
+    """Return all values of a header."""
     return [value for header, value in scope["headers"] if header == name]
 
 
 def length(scope: Scope) -> int | None:
-    """What the caller says the body's length is; None without a word about it."""
-    said = values(scope, b"content-length")
-    return int(said[0]) if said else None
+    """Return the Content-Length, or None without one."""
+    sent = values(scope, b"content-length")
+    return int(sent[0]) if sent else None
 
 
 def check_framing(scope: Scope) -> None:
-    """Raises Refused when it is not certain where the body ends, or when there must be none."""
-    lengths, coded = values(scope, b"content-length"), values(scope, b"transfer-encoding")
-    if lengths and coded:
+    """Raises Refused when the end of the body is ambiguous, or when the method allows no body."""
+    lengths, codings = values(scope, b"content-length"), values(scope, b"transfer-encoding")
+    if lengths and codings:
         raise Refused(400, "Content-Length and Transfer-Encoding exclude each other.")
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(value) for value in lengths):
-        raise Refused(400, "Content-Length is not a number of bytes.")
-    if coded and scope.get("http_version") == "1.0":
-        raise Refused(400, "HTTP/1.0 has no Transfer-Encoding.")
-    if scope["method"] in ("GET", "HEAD") and (coded or length(scope)):
-        raise Refused(400, f"A {scope['method']} request has no body.")
+        raise Refused(400, "Invalid Content-Length.")
+    if codings and scope.get("http_version") == "1.0":
+        raise Refused(400, "HTTP/1.0 does not support Transfer-Encoding.")
+    if scope["method"] in ("GET", "HEAD") and (codings or length(scope)):
+        raise Refused(400, f"A {scope['method']} request must not have a body.")
 
 
 class Body:
-    """``receive`` of one request; knows when there is no more to come."""
+    """``receive`` of one request; ``ended`` once nothing more will arrive."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -90,7 +90,7 @@ class Body:
 
 
 def limited(receive: Receive, limit: int) -> Receive:
-    """``receive`` that raises Refused once more than ``limit`` bytes have come."""
+    """Wrap ``receive`` to raise Refused after more than ``limit`` bytes."""
     received = 0
 
     async def counted() -> Message:
@@ -105,11 +105,11 @@ def limited(receive: Receive, limit: int) -> Receive:
 
 
 async def pieces(receive: Receive) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises HungUp."""
+    """Yield the body as it arrives. Raises ClientDisconnected."""
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise HungUp
+            raise ClientDisconnected
         if message.get("body"):
             yield message["body"]
         if not message.get("more_body", False):
@@ -117,27 +117,27 @@ async def pieces(receive: Receive) -> AsyncIterator[bytes]:
 
 
 @contextmanager
-def memory_for(memory: Shares, caller: str, size: int) -> Iterator[None]:
-    """Hold ``size`` bytes of the memory for bodies. Raises Refused where there is none."""
+def memory_for(memory: Quota, caller: str, size: int) -> Iterator[None]:
+    """Hold ``size`` bytes of the memory for bodies. Raises Refused when they are not available."""
     try:
-        memory.take(caller, size)
-    except ShareUsed:
-        raise Refused(429, "You send too much at once.", retry_after=RETRY_SECONDS) from None
-    except NoneLeft:
-        raise Refused(503, "Too much is being sent at once.", retry_after=RETRY_SECONDS) from None
+        memory.acquire(caller, size)
+    except QuotaExceeded:
+        raise Refused(429, "Too many uploads at once from your address.", retry_after=RETRY_SECONDS) from None
+    except NoCapacity:
+        raise Refused(503, "The server is receiving too many uploads.", retry_after=RETRY_SECONDS) from None
     try:
         yield
     finally:
-        memory.give(caller, size)
+        memory.release(caller, size)
 
 
 async def whole(receive: Receive, limit: int) -> bytes:
-    """The body, in memory. Raises Refused and HungUp."""
+    """Return the whole body. Raises Refused and ClientDisconnected."""
     return b"".join([piece async for piece in pieces(limited(receive, limit))])
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives ``body`` first, whole, and then waits with the caller."""
+    """Return a ``receive`` that gives ``body`` in one message and then continues with ``receive``."""
     given = False
 
     async def replay() -> Message:
@@ -151,10 +151,10 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained: int) -> None:
-    """Read at most ``drained`` bytes that are still coming, answer with the refusal, close the connection.
+    """Read at most ``drained`` bytes that are still arriving, send the refusal, close the connection.
 
-    Read first, as a proxy that has the whole answer closes its caller's connection in the middle of sending,
-    and most callers look for an answer only after that."""
+    Read first: a proxy that has the whole answer closes its client's connection while the client still sends,
+    and most clients read an answer only after sending."""
     text, kind = refused.text, b"text/plain; charset=utf-8"
     if refused.code:
         text, kind = json.dumps({"detail": refused.text, "code": refused.code}), b"application/json"
@@ -166,20 +166,20 @@ async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained
     ]
     if refused.retry_after is not None:
         headers.append((b"retry-after", str(refused.retry_after).encode()))
-    left = 0 if values(scope, b"expect") else drained  # reading would send "100 Continue" to who expects it
+    left = 0 if values(scope, b"expect") else drained  # reading would answer Expect with "100 Continue"
     left -= await _drain(body, left)
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer, "more_body": True})
-    await _drain(body, left)  # a slow caller may look now; the end of the answer closes the connection
+    await _drain(body, left)  # for clients that read the answer now; the next line closes the connection
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _drain(body: Body, most: int) -> int:
-    """Read and drop up to ``most`` bytes, one piece more at most, within DRAINED_SECONDS; how many came."""
+async def _drain(body: Body, limit: int) -> int:
+    """Drop up to about ``limit`` bytes, within DRAINED_SECONDS; return how many came."""
     read = 0
-    with suppress(TimeoutError, HungUp, Refused):
+    with suppress(TimeoutError, ClientDisconnected, Refused):
         async with asyncio.timeout(DRAINED_SECONDS):
-            while read < most and not body.ended:
+            while read < limit and not body.ended:
                 message = await body.receive()
                 read += len(message.get("body", b""))
     return read

@@ -1,8 +1,7 @@
-"""What may be asked of Gradio's queue: each call is read, checked and written anew with what it needs alone.
+"""Validation of calls to Gradio's queue: each body is parsed, checked and rebuilt from the fields it needs.
 
-Gradio believes the numbers, names and events in a body, and an odd one ends in a traceback with the caller's
-words in it. So only functions that have something to run can be named, and nothing is passed on that the page
-and its API do not use.
+Gradio does not validate the fields of a body, and an unexpected one ends in a traceback that quotes the
+input. Only events with a server function can be called, and only the fields in use are passed on.
 """
 
 from __future__ import annotations
@@ -14,33 +13,33 @@ from typing import Any, Final, TypeGuard
 
 from page.bodies import Refused
 
-ARGUMENTS: Final = 8  # of one call
-DEPTH: Final = 8  # lists and objects in each other; a picture needs two
-VALUES: Final = 256  # in one call; a picture needs ten
-WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what names a session or an event
-NUMBER: Final = 1_000_000
+ARGUMENTS: Final = 8  # per call
+DEPTH: Final = 8  # nesting; a picture needs two levels
+VALUES: Final = 256  # per call; a picture needs ten
+ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a session or an event
+MAX_NUMBER: Final = 1_000_000
 
 CODE: Final = "bad_call"
-NAMED: Final = ("image", "text", "premise")  # the API's arguments, in order
+NAMED: Final = frozenset({"image", "text", "premise"})  # the API's arguments
 
 
 def read(body: bytes) -> Any:
-    """A body's JSON. Raises Refused for everything that is none, too deep or too large."""
+    """Parse a body. Raises Refused for invalid JSON, and for too many or too deeply nested values."""
     try:
-        content = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+        content = json.loads(body.decode("utf-8"), parse_constant=_reject)
     except (ValueError, RecursionError):
-        raise Refused(400, "This is not JSON.", code=CODE) from None
-    if _too_much(content):
-        raise Refused(422, "There is too much in this call.", code=CODE)
+        raise Refused(400, "The body is not valid JSON.", code=CODE) from None
+    if _too_complex(content):
+        raise Refused(422, "The call has too many or too deeply nested values.", code=CODE)
     return content
 
 
-class Calls:
-    """The calls on a page. ``functions`` are the numbers of its events that run something here."""
+class CallValidator:
+    """Validates calls. ``functions`` are the numbers of the page's events that have a server function."""
 
     def __init__(self, functions: Collection[int]) -> None:
         self._functions = frozenset(functions)
-        self._forms: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        self._rebuild: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "queue/join": self._join,
             "call/judge": _judge,
             "call/v2/judge": _judge_by_name,
@@ -48,27 +47,27 @@ class Calls:
             "reset": _reset,
         }
 
-    def checked(self, path: str, body: bytes) -> bytes:
-        """The body of a call on ``path`` as it is passed on. Raises Refused."""
+    def validated(self, path: str, body: bytes) -> bytes:
+        """Return the body to pass on for a call to ``path``. Raises Refused."""
         content = read(body)
         if not isinstance(content, dict):
-            raise _not_understood("an object")
-        form = self._forms[path.removeprefix("/gradio_api/").rstrip("/")]
+            raise _invalid("a JSON object")
+        rebuild = self._rebuild[path.removeprefix("/gradio_api/").rstrip("/")]
         try:
-            return json.dumps(form(content), allow_nan=False).encode()
+            return json.dumps(rebuild(content), allow_nan=False).encode()
         except ValueError:
-            raise _not_understood("numbers that are finite") from None
+            raise _invalid("finite numbers") from None
 
     def _join(self, content: dict[str, Any]) -> dict[str, Any]:
         function = _number(content, "fn_index")
         if function not in self._functions:
-            raise Refused(404, "There is no such function.", code=CODE)
+            raise Refused(404, "Unknown function.", code=CODE)
         event = content.get("event_data")
         index = event.get("index") if isinstance(event, dict) else None
         return {
             "data": _arguments(content),
             "fn_index": function,
-            "session_hash": _word(content, "session_hash"),
+            "session_hash": _id(content, "session_hash"),
             "event_data": {"index": index} if _is_number(index) else None,
         }
 
@@ -78,51 +77,51 @@ def _judge(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge_by_name(content: dict[str, Any]) -> dict[str, Any]:
-    if not {"image", "text"} <= content.keys() or not content.keys() <= set(NAMED):
-        raise _not_understood('"image", "text" and, if wanted, "premise"')
+    if not {"image", "text"} <= content.keys() or not content.keys() <= NAMED:
+        raise _invalid('"image", "text" and optionally "premise"')
     return content
 
 
 def _cancel(content: dict[str, Any]) -> dict[str, Any]:
-    words = {name: _word(content, name) for name in ("session_hash", "event_id")}
-    return {**words, "fn_index": _number(content, "fn_index")}
+    ids = {name: _id(content, name) for name in ("session_hash", "event_id")}
+    return {**ids, "fn_index": _number(content, "fn_index")}
 
 
 def _reset(content: dict[str, Any]) -> dict[str, Any]:
-    return {"event_id": _word(content, "event_id")}
+    return {"event_id": _id(content, "event_id")}
 
 
 def _arguments(content: dict[str, Any]) -> list[Any]:
     data = content.get("data")
     if not isinstance(data, list) or len(data) > ARGUMENTS:
-        raise _not_understood(f'"data", a list of at most {ARGUMENTS}')
+        raise _invalid(f'"data", a list of at most {ARGUMENTS}')
     return data
 
 
-def _word(content: dict[str, Any], name: str) -> str:
-    word = content.get(name)
-    if not isinstance(word, str) or not WORD.fullmatch(word):
-        raise _not_understood(f'"{name}", at most 64 letters and digits')
-    return word
+def _id(content: dict[str, Any], name: str) -> str:
+    value = content.get(name)
+    if not isinstance(value, str) or not ID.fullmatch(value):
+        raise _invalid(f'"{name}", at most 64 letters, digits, _ and -')
+    return value
 
 
 def _number(content: dict[str, Any], name: str) -> int:
     number = content.get(name)
     if not _is_number(number):
-        raise _not_understood(f'"{name}", a number')
+        raise _invalid(f'"{name}", a number')
     return number
 
 
 def _is_number(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < NUMBER
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_NUMBER
 
 
-def _not_understood(wanted: str) -> Refused:
-    return Refused(422, f"The call is not understood. It needs {wanted}.", code=CODE)
+def _invalid(required: str) -> Refused:
+    return Refused(422, f"Invalid call. It needs {required}.", code=CODE)
 
 
-def _too_much(content: object) -> bool:
-    """Whether there are too many values, or too many in each other."""
+def _too_complex(content: object) -> bool:
+    """Whether there are more than VALUES values, or more than DEPTH levels."""
     level, count = [content], 0
     for _ in range(DEPTH):
         level = [
@@ -137,5 +136,5 @@ def _too_much(content: object) -> bool:
     return True
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(name)
+def _reject(constant: str) -> None:
+    raise ValueError(constant)  # NaN and infinities are not JSON

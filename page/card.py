@@ -1,6 +1,6 @@
-"""What the served model says about itself: ``card.json`` in its folder, and the examples that go with it.
+"""The model's description and examples: ``card.json`` in its folder.
 
-A model from the hub brings no card; then the demo model's pictures stand in as neutral examples.
+Models from the hub have none; then the demo model's examples are shown.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from service.contract.request import LABELS
 log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo"
-SHOWN = 12
+MAX_EXAMPLES: Final = 12
 MAX_SENTENCE: Final = 1000  # characters
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and a question that can be tried with one click.
-
-    ``label`` is the right answer and ``why`` its reason in each language; both may be missing.
-    """
+    """A picture and a hypothesis; ``label`` is the correct answer and ``why`` explains it, both optional."""
 
     image: Path
     hypothesis: str
@@ -38,9 +35,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Card:
-    """``knows`` says in each language what the model was trained for; empty without a card.
+    """``knows`` describes in each language what the model was trained on; empty without a ``card.json``.
 
-    ``takes_premise`` is False where the model's own prompt is known to have no place for a premise.
+    ``takes_premise`` is False if the model's prompt is known to have no slot for a premise.
     """
 
     name: str = ""
@@ -50,7 +47,7 @@ class Card:
 
 
 def folder_of(model: str) -> Path | None:
-    """The local folder behind ``--model``, or None for a hub id, whose folder is known only once fetched."""
+    """Return the folder of ``--model``, or None for a hub id, whose folder is unknown before the download."""
     if model == "demo":
         return DEMO
     folder = Path(model).expanduser()
@@ -58,17 +55,17 @@ def folder_of(model: str) -> Path | None:
 
 
 def load(model: str) -> Card:
-    """The card of the served model. Never fails: a missing or broken card only leaves the page poorer."""
+    """Return the card of the served model; a missing or invalid one never fails the page."""
     folder = folder_of(model)
     card = _read(folder) if folder else None
     if card is None:
-        neutral = _read(DEMO)
-        card = Card(examples=neutral.examples if neutral else ())
+        demo = _read(DEMO)
+        card = Card(examples=demo.examples if demo else ())
     return replace(card, takes_premise=folder is None or _takes_premise(folder))
 
 
 def _takes_premise(folder: Path) -> bool:
-    """False only if the configured prompt has one slot; anything odd is for the loader to refuse."""
+    """Whether the configured prompt may take a premise; invalid configurations are left to the loader."""
     try:
         configuration: Any = documents.read_json(folder / "configuration.json")
         return str(configuration["model"]["prompt"]).count("{}") != 1
@@ -84,19 +81,17 @@ def _read(folder: Path) -> Card | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
-        log.warning(
-            "The model's card.json cannot be used (%s); the page goes without it.", type(error).__name__
-        )
+        log.warning("MODEL_CARD_INVALID | ERROR=%s", type(error).__name__)
         return None
-    return Card(name, knows, _varied([example for example in examples if example is not None]))
+    return Card(name, knows, _spread([example for example in examples if example is not None]))
 
 
 def _example(folder: Path, entry: Any) -> Example | None:
-    """None for an example that cannot be shown: it costs itself alone."""
+    """Return an example, or None for an invalid one."""
     try:
         image = (folder / entry["image"]).resolve()
         if not image.is_relative_to(folder.resolve()) or not image.is_file():
-            return None  # a card comes with a model from anywhere
+            return None  # the card is untrusted: it must not name files outside its folder
         premise, label, why = entry.get("premise"), entry.get("label"), entry.get("explain")
         explained = label in LABELS and why
         return Example(
@@ -106,7 +101,14 @@ def _example(folder: Path, entry: Any) -> Example | None:
             label if explained else None,
             _in_each_language(why) if explained else {},
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):  # the last for loops
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ):  # RuntimeError: a symlink loop
         return None
 
 
@@ -115,14 +117,14 @@ def _in_each_language(texts: Any) -> dict[Language, str]:
 
 
 def _sentence(text: object) -> str:
-    """A text that the page can show. Raises ValueError."""
+    """Return a text that the page can show. Raises ValueError."""
     if not isinstance(text, str) or len(text) > MAX_SENTENCE:
         raise ValueError("not a sentence")
-    text.encode()  # UnicodeEncodeError, which is a ValueError, for half a surrogate pair
+    text.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
     return text
 
 
-def _varied(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """At most SHOWN examples, evenly spread over the list."""
-    step = max(1.0, len(examples) / SHOWN)
-    return tuple(examples[int(index * step)] for index in range(min(SHOWN, len(examples))))
+def _spread(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Return at most MAX_EXAMPLES, evenly spread over the list."""
+    step = max(1.0, len(examples) / MAX_EXAMPLES)
+    return tuple(examples[int(index * step)] for index in range(min(MAX_EXAMPLES, len(examples))))

@@ -1,4 +1,4 @@
-"""uvicorn over a socket that listens already, its connections bounded by ``service.listening``."""
+"""uvicorn on an existing listening socket, with the connection limits of ``service.listening``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.listening import NO_DESCRIPTOR, Connections, Phase, Watch
 
-_SWEEP_TICKS: Final = 10  # of uvicorn's main loop, a tenth of a second each
+_SWEEP_TICKS: Final = 10  # of uvicorn's main loop, 0.1 s each
 
 
 class Server(uvicorn.Server):
@@ -22,34 +22,32 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
-        self._bounded = connections
-        self._else: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
+        self._connections = connections
+        self._previous_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         loop = asyncio.get_running_loop()
-        self._else = loop.get_exception_handler() or _by_default
+        self._previous_handler = loop.get_exception_handler() or (
+            lambda loop, context: loop.default_exception_handler(context)
+        )
         loop.set_exception_handler(self._on_error)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _SWEEP_TICKS == 0:
-            self._bounded.sweep()
+            self._connections.sweep()
         return await super().on_tick(counter)
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR and "socket" in context:
-            self._bounded.out_of_descriptors()  # asyncio pauses accepting by itself for a second
+            self._connections.out_of_descriptors()  # asyncio itself pauses accepting for a second
         else:
-            self._else(loop, context)
-
-
-def _by_default(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    loop.default_exception_handler(context)
+            self._previous_handler(loop, context)
 
 
 def protocol_of(connections: Connections) -> type[H11Protocol]:
-    """What ``uvicorn.Config(http=…)`` takes: uvicorn's own protocol, each connection counted."""
+    """Return uvicorn's h11 protocol with every connection registered, for ``uvicorn.Config(http=…)``."""
 
     class Bounded(H11Protocol):
         watch: Watch

@@ -1,7 +1,7 @@
-"""The headers of a request: refused where they are malformed, and what of them reaches Gradio.
+"""Request headers: validation, what reaches Gradio, the caller.
 
-Gradio builds addresses from Host and from what proxies add, and an odd one of these ends in an error of its
-own. So both are checked, and what a proxy adds counts only from a proxy that is trusted.
+Gradio builds URLs from Host and X-Forwarded-*, and a malformed one raises inside it. So Host is validated,
+and X-Forwarded-* counts only from a trusted proxy.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from page.bodies import Refused, Scope, values
+from service.callers import Callers
 
 Raw = Sequence[tuple[bytes, bytes]]
 
-#: Headers that may be there once.
+#: Headers that may occur only once.
 SINGLE: Final = (b"host", b"content-type", b"content-encoding", b"range", b"origin", b"expect")
 FORWARDED_FOR: Final = b"x-forwarded-for"
 FORWARDED_HOST: Final = b"x-forwarded-host"
 FORWARDED_PROTO: Final = b"x-forwarded-proto"
-#: What Gradio would believe from anybody.
+#: Headers that Gradio would trust from any client.
 _DROPPED: Final = (FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, b"x-gradio-server", b"forwarded")
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -28,50 +29,62 @@ _JSON: Final = re.compile(rb"application/json[ \t]*(?:;[ \t]*charset=\"?utf-8\"?
 
 
 def check_headers(scope: Scope) -> None:
-    """Raises Refused for headers that cannot be meant."""
+    """Raises Refused for duplicate or malformed headers."""
     for name in SINGLE:
         if len(values(scope, name)) > 1:
-            raise Refused(400, f"There is more than one {name.decode().title()}.")
+            raise Refused(400, f"Duplicate {name.decode().title()} header.")
     host = values(scope, b"host")
     if host and not is_host(host[0].decode("latin-1")):
-        raise Refused(400, "Host is malformed.")
+        raise Refused(400, "Invalid Host header.")
     if values(scope, b"content-encoding") not in ([], [b"identity"]):
-        raise Refused(415, "Send the body as it is, without Content-Encoding.")
-    for asked in values(scope, b"range"):
-        found = _RANGE.fullmatch(asked)
+        raise Refused(415, "Content-Encoding is not supported. Send the body unencoded.")
+    for value in values(scope, b"range"):
+        found = _RANGE.fullmatch(value)
         if found is None or (found[2] and int(found[2]) < int(found[1])):
-            raise Refused(416, "This is not a range of bytes.")
+            raise Refused(416, "Invalid Range header.")
 
 
 def is_host(text: str) -> bool:
-    """Whether this is a name or an address, perhaps with a port, of which Gradio can make a URL."""
-    from httpx import URL, InvalidURL  # late, as all that Gradio brings: the port comes first
+    """Whether this is a host name or address, with an optional port, from which Gradio can build a URL."""
+    from httpx import URL, InvalidURL  # imported late, like all that Gradio brings: the port opens first
 
     if not _HOST.fullmatch(text):
         return False
     try:
         return bool(URL(f"http://{text}/").raw_host)
-    except InvalidURL:  # a port or an address out of bounds
+    except InvalidURL:  # a port or an address out of range
         return False
 
 
 def for_gradio(headers: Raw, *, trusted: bool) -> list[tuple[bytes, bytes]]:
-    """The headers that are passed on. X-Forwarded-For is one header in the end, as a proxy may add a line of
-    its own; the others count from a ``trusted`` proxy alone."""
+    """Return the headers to pass on: X-Forwarded-For lines joined to one, the other forwarding headers only
+    from a ``trusted`` proxy."""
     passed = [(name, value) for name, value in headers if name not in _DROPPED]
     hops = [value for name, value in headers if name == FORWARDED_FOR]
     if hops:
         passed.append((FORWARDED_FOR, b", ".join(hops)))
     if trusted:
-        said = dict(headers)
-        if is_host(said.get(FORWARDED_HOST, b"").decode("latin-1")):
-            passed.append((FORWARDED_HOST, said[FORWARDED_HOST]))
-        if said.get(FORWARDED_PROTO) in (b"http", b"https"):
-            passed.append((FORWARDED_PROTO, said[FORWARDED_PROTO]))
+        sent = dict(headers)
+        if is_host(sent.get(FORWARDED_HOST, b"").decode("latin-1")):
+            passed.append((FORWARDED_HOST, sent[FORWARDED_HOST]))
+        if sent.get(FORWARDED_PROTO) in (b"http", b"https"):
+            passed.append((FORWARDED_PROTO, sent[FORWARDED_PROTO]))
     return passed
 
 
-def is_form_of_json(headers: Raw) -> bool:
-    """Whether the body is said to be JSON: a stranger's page can make a browser post a form here, but not
-    that, without asking first."""
+def is_json(headers: Raw) -> bool:
+    """Whether Content-Type is JSON. A cross-site form cannot send that without a CORS preflight."""
     return bool(_JSON.fullmatch(dict(headers).get(b"content-type", b"").strip()))
+
+
+def by_name(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the address of the connection's other end; "" if unknown."""
+    return str((scope.get("client") or ("",))[0])
+
+
+def caller_of(scope: Scope, callers: Callers) -> str:
+    return callers.of(peer_of(scope), by_name(scope))

@@ -14,7 +14,7 @@ import gradio as gr
 
 from page import verdicts
 from page.card import Card, Example
-from page.judging import Application, Judging
+from page.handlers import Application, Handlers
 from page.log_limit import LogLimit
 from page.picture import Picture
 from page.uploads import Uploads
@@ -24,21 +24,21 @@ from service.contract.causes import InputCode
 from service.contract.errors import InputError
 
 log = logging.getLogger(__name__)
-_not_understood = LogLimit(60.0)
+_invalid_calls = LogLimit(60.0)
 
 ASSETS: Final = Path(__file__).resolve().parent
 
-# What browsers ask for when they mean one of our languages; Gradio matches whole tags.
+# The tags that browsers send for each language; Gradio matches whole tags only.
 TAGS: Final[dict[Language, tuple[str, ...]]] = {
     "en": ("en",),
     "zh": ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-SG"),
 }
 
-OPERATIONS: Final = (ASSETS / "operations.js").read_text(encoding="utf-8")
+OPERATIONS: Final = (ASSETS / "operations" / "tab.js").read_text(encoding="utf-8")
 
-NOT_UNDERSTOOD: Final = (
-    'The call is not understood. Send "data": [picture, text, premise or null]; a picture is '
-    '{"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}.'
+INVALID_CALL: Final = (
+    'Invalid call. Send "data": [picture, text, premise or null], where picture is '
+    '{"path": the path that /gradio_api/upload returned, "meta": {"_type": "gradio.FileData"}}.'
 )
 
 PICK_EXAMPLE: Final = """
@@ -48,8 +48,8 @@ element.addEventListener('click', (event) => {
 });
 """
 
-# Gradio refuses a file that the browser does not call a picture before it is uploaded, in English and with
-# its name. Taken here first; the second event, a drop of nothing, ends Gradio's highlight.
+# Gradio refuses a file of another type before the upload, in English and with the file's name. This handles
+# it first; the second event, an empty drop, ends Gradio's highlight.
 REFUSE_FILE: Final = """
 const refuse = (event) => {
   const files = [...((event.dataTransfer ?? event.target).files ?? [])];
@@ -57,8 +57,8 @@ const refuse = (event) => {
   event.preventDefault();
   event.stopPropagation();
   if (event.type === 'drop') {
-    const nothing = {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()};
-    event.target.dispatchEvent(new DragEvent('drop', nothing));
+    const empty = {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()};
+    event.target.dispatchEvent(new DragEvent('drop', empty));
   }
   trigger('upload');
 };
@@ -67,31 +67,28 @@ for (const kind of ['change', 'drop']) document.addEventListener(kind, refuse, t
 
 
 class Page(gr.Blocks):
-    """Blocks that answer a call they do not understand with a sentence.
+    """Blocks that answer an invalid call with an error message. Gradio's answer is empty, and it prints the
+    input.
 
-    Gradio answers it with nothing and prints what was sent; what people send is not printed here. A picture
-    that is not there is understood: the handler says so, in the person's language.
+    A picture with an invalid path is passed to the handler, which answers in the user's language.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        refused = {
-            index: refusal
+        invalid = {
+            index: picture
             for index, (block, value) in enumerate(zip(block_fn.inputs, inputs, strict=False))
-            if isinstance(block, Picture) and (refusal := block.refusal(value))
+            if isinstance(block, Picture) and (picture := block.invalid(value))
         }
-        held = [None if index in refused else value for index, value in enumerate(inputs)]
+        accepted = [None if index in invalid else value for index, value in enumerate(inputs)]
         try:
-            values = await super().preprocess_data(block_fn, held, *args, **kwargs)
-            return [refused.get(index, value) for index, value in enumerate(values)]
+            values = await super().preprocess_data(block_fn, accepted, *args, **kwargs)
+            return [invalid.get(index, value) for index, value in enumerate(values)]
         except gr.Error:
             raise
         except Exception as error:
-            if _not_understood.allows():
-                log.warning(
-                    "CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d",
-                    *(type(error).__name__, _not_understood.suppressed()),
-                )
-            raise gr.Error(NOT_UNDERSTOOD, title="bad_call", print_exception=False) from None
+            if (more := _invalid_calls.admit()) is not None:
+                log.warning("CALL_NOT_UNDERSTOOD | ERROR=%s | MORE=%d", type(error).__name__, more)
+            raise gr.Error(INVALID_CALL, title="bad_call", print_exception=False) from None
 
 
 def build(
@@ -104,9 +101,9 @@ def build(
     operations: bool = False,
     callers: Callers | None = None,
 ) -> gr.Blocks:
-    """The page over ``application``, called in ``intake``; ``limit`` is its time limit in seconds,
-    ``operations`` says whether there is a tab for operators, ``callers`` whose a request is."""
-    judging = Judging(
+    """Build the page. ``intake`` runs the calls to ``application``; ``limit`` is its time limit in seconds;
+    ``operations`` says whether there is an operations tab."""
+    handlers = Handlers(
         application,
         intake=intake,
         limit=limit,
@@ -114,10 +111,9 @@ def build(
         callers=callers,
         in_use=uploads.in_use,
     )
-    words = translations(card)
-    say = gr.I18n(**words)
+    say = gr.I18n(**translations(card))
     with Page(
-        title=STATIC[DEFAULT]["title"],  # page.js puts the translated one in its place
+        title=STATIC[DEFAULT]["title"],  # page.js replaces it with the translated one
         analytics_enabled=False,
         fill_width=True,
     ) as page:
@@ -126,19 +122,19 @@ def build(
         if operations:
             with gr.Tabs(elem_id="tabs"):
                 with gr.Tab(say("tab_ask"), elem_id="ask"):
-                    _ask(judging, uploads, say, card)
+                    _judge_tab(handlers, uploads, say, card)
                 with gr.Tab(say("tab_ops"), elem_id="operations"):
                     gr.HTML('<div id="ops"></div>', elem_id="ops-host", js_on_load=OPERATIONS)
         else:
-            _ask(judging, uploads, say, card)
+            _judge_tab(handlers, uploads, say, card)
         gr.HTML(say("footer_html"), elem_id="footer")
     page.i18n_instance = say
     return page
 
 
-def _ask(judging: Judging, uploads: Uploads, say: gr.I18n, card: Card) -> None:
-    """What a person fills in, the answer, and examples to try."""
-    with gr.Row(elem_id="desk", equal_height=False):
+def _judge_tab(handlers: Handlers, uploads: Uploads, say: gr.I18n, card: Card) -> None:
+    """Add the inputs, the answer and the examples."""
+    with gr.Row(elem_id="main", equal_height=False):
         with gr.Column(scale=5, min_width=320):
             inputs = _inputs(uploads, say, card)
             with gr.Row(elem_id="buttons"):
@@ -159,15 +155,15 @@ def _ask(judging: Judging, uploads: Uploads, say: gr.I18n, card: Card) -> None:
         js_on_load=PICK_EXAMPLE,
         visible=bool(card.examples),
     )
-    _wire(judging, say, inputs, answer, judge, clear, examples)
+    _wire(handlers, say, inputs, answer, judge, clear, examples)
 
 
 def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
-    """Picture, sentence and premise; the last is there for programs even where the model takes none."""
+    """Add picture, sentence and premise. The premise exists, for programs, even if the model takes none."""
     picture = Picture(
         type="filepath",
         label=say("picture"),
-        placeholder=say("picture_hint"),  # type: ignore[arg-type]  # translated like any other prop
+        placeholder=say("picture_hint"),  # type: ignore[arg-type]  # translated like any other property
         sources=["upload", "clipboard", "webcam"],
         webcam_options=gr.WebcamOptions(mirror=False),
         buttons=["fullscreen"],
@@ -175,7 +171,7 @@ def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
         elem_id="picture",
     )
     picture.uploads = uploads
-    picture.own = frozenset(example.image for example in card.examples)
+    picture.examples = frozenset(example.image for example in card.examples)
     sentence = gr.Textbox(
         label=say("hypothesis"),
         info=say("hypothesis_info"),
@@ -197,7 +193,7 @@ def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
 
 
 def _wire(
-    judging: Judging,
+    handlers: Handlers,
     say: gr.I18n,
     inputs: list[Any],
     answer: gr.HTML,
@@ -205,33 +201,35 @@ def _wire(
     clear: gr.Button,
     examples: gr.HTML,
 ) -> None:
-    # concurrency_limit=None throughout: the service's queue is the only one a request waits in.
-    quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
-    asked: dict[str, Any] = {
-        "fn": judging.for_page,
+    # concurrency_limit=None everywhere: requests wait only in the service's queue.
+    private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
+    judging: dict[str, Any] = {
+        "fn": handlers.for_page,
         "inputs": inputs,
         "outputs": answer,
-        "show_progress": "hidden",  # the answer's place tells it itself, in the service's own figures
+        "show_progress": "hidden",  # the answer itself shows the service's estimate
     }
-    asks = [judge.click, inputs[1].submit, inputs[2].submit]
-    # In the browser alone, so that no verdict stands beside a question it does not answer, whatever becomes
-    # of the call. Who asks again while the answer is awaited goes on seeing that it is.
+    triggers = [judge.click, inputs[1].submit, inputs[2].submit]
+    # In the browser: an old verdict must not stay beside a new question, even if the call fails. A pending
+    # answer stays.
     empty, refused = (json.dumps(str(say(name))) for name in ("empty_html", "refused_html"))
-    anew = f"shown => String(shown).includes('answer-pending') ? shown : {empty}"
-    gr.on([*asks, examples.select], None, answer, answer, js=anew, show_progress="hidden", **quiet)
-    answer.upload(None, None, answer, js=f"() => {refused}", show_progress="hidden", **quiet)
+    cleared = f"shown => String(shown).includes('answer-pending') ? shown : {empty}"
+    gr.on([*triggers, examples.select], None, answer, answer, js=cleared, show_progress="hidden", **private)
+    answer.upload(None, None, answer, js=f"() => {refused}", show_progress="hidden", **private)
     corrected = f"shown => String(shown).includes('answer-input') ? {empty} : shown"
-    inputs[0].input(None, answer, answer, js=corrected, show_progress="hidden", **quiet)
-    gr.on(asks, trigger_mode="once", **asked, **quiet)
-    examples.select(judging.fill, None, inputs, show_progress="hidden", **quiet).success(**asked, **quiet)
+    inputs[0].input(None, answer, answer, js=corrected, show_progress="hidden", **private)
+    gr.on(triggers, trigger_mode="once", **judging, **private)
+    examples.select(handlers.fill, None, inputs, show_progress="hidden", **private).success(
+        **judging, **private
+    )
     clear.click(
-        lambda: (None, "", "", say("empty_html")), None, [*inputs, answer], show_progress="hidden", **quiet
+        lambda: (None, "", "", say("empty_html")), None, [*inputs, answer], show_progress="hidden", **private
     )
 
     program = gr.Button(visible=False)
     result = gr.JSON(label="answer", visible=False)
     program.click(
-        judging.for_programs,
+        handlers.for_programs,
         inputs,
         result,
         api_name="judge",
@@ -241,12 +239,12 @@ def _wire(
 
 
 def translations(card: Card) -> dict[str, dict[str, str]]:
-    """Every static text by language tag: the plain ones of labels and the HTML made of them."""
-    told: dict[str, dict[str, str]] = {}
+    """Return all static texts by language tag, plain and as HTML."""
+    found: dict[str, dict[str, str]] = {}
     for language in LANGUAGES:
         texts = {**STATIC[language], **_html(language, card)}
-        told |= dict.fromkeys(TAGS[language], texts)
-    return told
+        found |= dict.fromkeys(TAGS[language], texts)
+    return found
 
 
 def _html(language: Language, card: Card) -> dict[str, str]:
@@ -256,7 +254,7 @@ def _html(language: Language, card: Card) -> dict[str, str]:
         "header_html": f"<header>{MARK}<div><h1>{word['title']}</h1><p>{word['lead']}</p></div></header>",
         "empty_html": f'<section class="answer answer-empty"><h3>{word["empty_title"]}</h3>'
         f"<p>{word['empty_text']}</p></section>",
-        "refused_html": verdicts.refusal(InputError("", code=InputCode.NOT_AN_IMAGE), language),
+        "refused_html": verdicts.input_error(InputError("", code=InputCode.NOT_AN_IMAGE), language),
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',
@@ -274,7 +272,7 @@ def _cards(examples: Sequence[Example], language: Language) -> str:
 
 
 def _reason(example: Example, language: Language) -> str:
-    """The right answer and why it is right."""
+    """Return the correct answer and its explanation."""
     if example.label is None:
         return ""
     label = escape(DYNAMIC[language][f"label.{example.label}"])
@@ -289,7 +287,7 @@ MARK: Final = (
 
 
 def theme() -> gr.themes.Base:
-    """System fonts only: a page that fetches fonts tells a stranger who looks at it."""
+    """Return the theme. System fonts only: fetching fonts would tell another host who visits."""
     western = ["system-ui", "-apple-system", "Segoe UI", "Roboto"]
     chinese = ["PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC"]
     return gr.themes.Base(

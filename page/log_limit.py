@@ -1,4 +1,4 @@
-"""Lines that strangers can cause are written now and then, and counted meanwhile."""
+"""Rate limit for log lines that any client can cause."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class LogLimit:
-    """Allows one line each ``seconds``. Safe to call from any thread."""
+    """Allows one line per ``seconds``. Safe to call from any thread."""
 
     def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -17,18 +17,12 @@ class LogLimit:
         self._last: float | None = None
         self._suppressed = 0
 
-    def allows(self) -> bool:
-        """Whether a line may be written now; one that may not is counted."""
+    def admit(self) -> int | None:
+        """Return how many lines were suppressed since the last one, or None if this one must be, too."""
         with self._lock:
             now = self._clock()
             if self._last is not None and now - self._last < self._seconds:
                 self._suppressed += 1
-                return False
-            self._last = now
-            return True
-
-    def suppressed(self) -> int:
-        """How many were not written since this was asked last."""
-        with self._lock:
-            count, self._suppressed = self._suppressed, 0
-            return count
+                return None
+            suppressed, self._last, self._suppressed = self._suppressed, now, 0
+            return suppressed

@@ -1,7 +1,7 @@
-"""A form with files, read as it comes: a file goes straight to disk, all else is counted and thrown away.
+"""Streaming parser for an upload form: files go to disk as they arrive, other fields are counted and dropped.
 
-Nothing is decoded: a form or a part that names a character set makes nobody run it. Everything a caller can
-make long is bounded: parts, headers, fields, the boundary.
+Character sets and transfer encodings in the form are ignored. Parts, headers, fields and the boundary are
+bounded.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Final, Protocol
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-FIELD: Final = b"files"  # the name under which Gradio's clients, and curl in the README, send a picture
+FIELD: Final = b"files"  # the field name that Gradio's clients, and curl in the README, use
 PARTS: Final = 8
 PART_HEADERS: Final = 8
 HEADER_BYTES: Final = 2048
-FIELD_BYTES: Final = 4096  # of all parts together that are not files
+FIELD_BYTES: Final = 4096  # of all parts that are not files
 
-# RFC 2046, 5.1.1; of the parameters nothing but the boundary.
+# RFC 2046, 5.1.1; no parameter but the boundary.
 _CONTENT_TYPE: Final = re.compile(
     r"multipart/form-data[ \t]*;[ \t]*boundary=(?:\"([\w'()+,./:=? -]{1,70})\"|([\w'()+./:=?-]{1,70}))[ \t]*",
     re.ASCII | re.IGNORECASE,
 )
 
-# It writes a line for every malformed form, and strangers send those.
+# It logs a line for every malformed form, and any client can send those.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
-class FormFault(Exception):
-    """The form cannot be read, or has something in it that it must not. The message is for the caller."""
+class FormError(Exception):
+    """The form is malformed or over a limit. The message is for the caller."""
 
 
 class Target(Protocol):
-    """Where a file goes: ``page.uploads.Incoming``."""
+    """Receives one file: ``page.uploads.Incoming``."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -46,18 +46,18 @@ class Target(Protocol):
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type names. Raises FormFault."""
+    """Return the boundary from a Content-Type. Raises FormError."""
     found = _CONTENT_TYPE.fullmatch(content_type.strip())
     if found is None:
-        raise FormFault(
-            'Send the picture as a form: "Content-Type: multipart/form-data; boundary=…", no more in it.'
+        raise FormError(
+            "Send the picture as a form: Content-Type: multipart/form-data; boundary=…, no other parameter."
         )
     return (found[1] or found[2]).encode("ascii")
 
 
 class Form:
-    """Takes a form's bytes with ``feed``; ``create`` makes a target for a file from its name. ``finish`` or
-    ``discard`` ends it. Not for two threads at once."""
+    """Parses the bytes given to ``feed``. ``create`` returns the target for a file name. Call ``finish`` or
+    ``discard`` at the end. Not thread-safe."""
 
     def __init__(self, boundary: bytes, create: Callable[[str], Target]) -> None:
         self._create = create
@@ -84,39 +84,39 @@ class Form:
         self._paths: list[Path] = []
         self._done: list[Target] = []
         self._complete = False
-        self.file_name = ""  # of the file that is being read, as the caller calls it
-        self.file_bytes = 0  # of all files, so far
+        self.file_name = ""  # of the current file, as the client sent it
+        self.file_bytes = 0  # of all files so far
 
     def feed(self, data: bytes) -> None:
-        """Raises FormFault, and what the target raises."""
+        """Parse more bytes. Raises FormError and the target's errors."""
         if self._complete:
             if data.strip(b"\r\n"):
-                raise FormFault("There is something after the end of the form.")
+                raise FormError("The form has data after its end.")
             return
         try:
             self._parser.write(data)
         except MultipartParseError:
-            raise FormFault("The form cannot be read.") from None
+            raise FormError("The form is malformed.") from None
 
     def finish(self) -> list[Path]:
-        """The paths of the form's files. Raises FormFault."""
+        """Return the paths of the form's files. Raises FormError."""
         if not self._complete:
-            raise FormFault("The form ends in the middle.")
+            raise FormError("The form is incomplete.")
         if not self._paths:
-            raise FormFault(f'The form has no file. Send the picture as "{FIELD.decode()}".')
+            raise FormError(f'The form has no file. Send the picture as "{FIELD.decode()}".')
         return self._paths
 
     def discard(self) -> None:
-        """Leave nothing of its files."""
+        """Delete the form's files."""
         for target in (*self._done, *([self._target] if self._target else [])):
             target.discard()
 
-    # ---- what the parser finds -----------------------------------------------------------------------------
+    # ---- parser callbacks -----------------------------------------------------------------------------
 
     def _part_begins(self) -> None:
         self._parts += 1
         if self._parts > PARTS:
-            raise FormFault(f"A form may have {PARTS} parts.")
+            raise FormError(f"A form may have at most {PARTS} parts.")
         self._disposition = b""
 
     def _header_begins(self) -> None:
@@ -136,13 +136,13 @@ class Form:
         kind, options = parse_options_header(self._disposition)
         name, file_name = options.get(b"name"), options.get(b"filename")
         if kind != b"form-data" or name is None:
-            raise FormFault("A part of the form has no name.")
+            raise FormError("A part of the form has no name.")
         if file_name is None and name == FIELD:
-            raise FormFault(f'"{FIELD.decode()}" is a text and not a file. With curl: -F files=@PICTURE.')
+            raise FormError(f'"{FIELD.decode()}" is not a file. With curl, use -F files=@PICTURE.')
         if file_name is None:
             return
         if name != FIELD:
-            raise FormFault(f'Send the picture as "{FIELD.decode()}".')
+            raise FormError(f'Send the picture as "{FIELD.decode()}".')
         self.file_name = file_name.decode("utf-8", errors="replace").replace("%22", '"')
         self._target = self._create(self.file_name)
 
@@ -153,7 +153,7 @@ class Form:
             return
         self._field_bytes += end - start
         if self._field_bytes > FIELD_BYTES:
-            raise FormFault(f"What is no file may have {FIELD_BYTES} bytes.")
+            raise FormError(f"Fields other than files may have at most {FIELD_BYTES} bytes.")
 
     def _part_ends(self) -> None:
         if self._target is not None:

@@ -2,7 +2,7 @@
   // The document's language, for screen readers, hyphenation and fonts.
   document.documentElement.lang = (navigator.language || 'en').toLowerCase().startsWith('zh') ? 'zh-CN' : 'en';
 
-  // The line at the top: asked for often while something is going on, seldom when all is well.
+  // The status line: polled often while the state may change, rarely otherwise. Milliseconds.
   const PAUSE = {ready: 10000, queue: 2000, loading: 1000, lost: 2000};
   let lost = '';
   let shown = '';
@@ -11,79 +11,79 @@
   const show = (html) => {
     const line = document.getElementById('state');
     if (!line || (html === shown && line.innerHTML)) return;
-    line.innerHTML = html;  // made by our server, which escapes what is not its own
+    line.innerHTML = html;  // from our server, which escapes foreign text
     shown = html;
   };
 
-  // Gradio translates what is on the page, but not the tab's title.
-  const entitle = () => {
+  // Gradio translates the page, but not the tab's title.
+  const translateTitle = () => {
     const heading = document.querySelector('#masthead h1');
     if (heading && document.title !== heading.textContent) document.title = heading.textContent;
   };
 
-  // On a small screen the answer comes up below what can be seen: bring it there.
-  const follow = () => {
+  // On a small screen the answer appears below the visible part: scroll to it.
+  const scrollToAnswer = () => {
     const answer = document.getElementById('answer');
-    if (!answer) return setTimeout(follow, 200);
+    if (!answer) return setTimeout(scrollToAnswer, 200);
     new MutationObserver(() => {
       if (answer.querySelector('.answer:not(.answer-empty)')) answer.scrollIntoView({block: 'nearest'});
     }).observe(answer, {childList: true, subtree: true});
   };
 
-  const ask = async () => {
+  const poll = async () => {
     clearTimeout(timer);
-    entitle();
+    translateTitle();
     let state = 'lost';
     try {
       const answer = await fetch('status', {cache: 'no-store', signal: AbortSignal.timeout(5000)});
       if (!answer.ok) throw new Error(answer.status);
-      const told = await answer.json();
-      state = told.queue ? 'queue' : told.state;
-      lost = told.lost;
-      show(told.html);
+      const status = await answer.json();
+      state = status.queue ? 'queue' : status.state;
+      lost = status.lost;
+      show(status.html);
     } catch (error) {
       if (lost) show(lost);
     }
-    if (!document.hidden) timer = setTimeout(ask, PAUSE[state] || 3000);
+    if (!document.hidden) timer = setTimeout(poll, PAUSE[state] || 3000);
   };
 
-  // Pictures do not stay on the server for ever, nor does the server. Before a question is asked, a picture that is
-  // gone is sent again, from where it came from, and the question names the new one.
+  // The server deletes pictures after a while, and at a restart. Before each call, a missing picture is uploaded
+  // again and its path in the call is replaced.
   const UPLOAD = 'gradio_api/upload', JOIN = 'gradio_api/queue/join', FILE = 'gradio_api/file=';
-  const MOST = 8;  // pictures remembered
+  const REMEMBERED = 8;  // pictures
   const sources = new Map();  // a picture's first path → the file
-  const renewed = new Map();  // … → the path that it has now
+  const currentPaths = new Map();  // a picture's first path → its current path
   const send = window.fetch.bind(window);
   let example = null;
 
   const remember = (map, key, value) => {
     map.set(key, value);
-    if (map.size > MOST) map.delete(map.keys().next().value);
+    if (map.size > REMEMBERED) map.delete(map.keys().next().value);
   };
 
-  const sendAgain = async (path) => {
+  const uploadAgain = async (path) => {
     let file = sources.get(path) ?? example;
     if (typeof file === 'string') file = await (await send('example/' + file)).blob();
     if (!file) return path;
     const form = new FormData();
     form.append('files', file, file.name || 'picture.png');
     const answer = await send(UPLOAD, {method: 'POST', body: form});
-    if (!answer.ok) return path;  // the server says what is wrong when it is asked
+    if (!answer.ok) return path;  // the call then returns the error
     const [now] = await answer.json();
-    remember(renewed, path, now);
+    remember(currentPaths, path, now);
     remember(sources, path, file);
     return now;
   };
 
   const withPicture = async (body) => {
-    const question = JSON.parse(body);
-    for (const value of question.data) {
+    const call = JSON.parse(body);
+    for (const value of call.data) {
       if (typeof value?.path !== 'string') continue;
-      const now = renewed.get(value.path) ?? value.path;
-      const there = await send(FILE + encodeURI(now), {method: 'HEAD', cache: 'no-store'});
-      value.path = there.status === 404 ? await sendAgain(value.path) : now;
+      const now = currentPaths.get(value.path) ?? value.path;
+      const found = await send(FILE + encodeURI(now), {method: 'HEAD', cache: 'no-store'});
+      value.path = found.status === 404 ? await uploadAgain(value.path) : now;
     }
-    return JSON.stringify(question);
+    return JSON.stringify(call);
   };
 
   window.fetch = async (target, options) => {
@@ -92,7 +92,7 @@
       try {
         options = {...options, body: await withPicture(options.body)};
       } catch (error) {
-        // Ask as it is: the server says what is wrong.
+        // Send the call unchanged: the server returns the error.
       }
     }
     const answer = await send(target, options);
@@ -109,24 +109,24 @@
     if (card) example = card.dataset.example;
   }, true);
 
-  // Gradio takes away the button that chose, took or removed a picture, and with it the focus: keep it on the picture.
-  const holdFocus = () => {
+  // Gradio removes the focused button when a picture is chosen, taken or removed: keep the focus on the picture.
+  const keepFocus = () => {
     const picture = document.getElementById('picture');
-    if (!picture) return setTimeout(holdFocus, 200);
-    picture.tabIndex = -1;  // reached by the line below, never by the Tab key
+    if (!picture) return setTimeout(keepFocus, 200);
+    picture.tabIndex = -1;  // focusable by script only
     let within = false;
     document.addEventListener('focusin', (event) => { within = picture.contains(event.target); });
     document.addEventListener('pointerdown', (event) => { within = picture.contains(event.target); });
     new MutationObserver(() => {
-      const held = document.activeElement;
-      if (within && (held === document.body || (picture.contains(held) && !held.checkVisibility()))) {
+      const focused = document.activeElement;
+      if (within && (focused === document.body || (picture.contains(focused) && !focused.checkVisibility()))) {
         picture.focus({preventScroll: true});
       }
     }).observe(picture, {childList: true, subtree: true, attributeFilter: ['class']});
   };
 
-  document.addEventListener('visibilitychange', () => { if (!document.hidden) ask(); });
-  follow();
-  holdFocus();
-  ask();
+  document.addEventListener('visibilitychange', () => { if (!document.hidden) poll(); });
+  scrollToAnswer();
+  keepFocus();
+  poll();
 }

@@ -1,29 +1,26 @@
-"""The page's HTTP server: its port, its thread, its end.
+"""The page's HTTP server: socket, thread, start and stop.
 
-The port is taken before anything slow happens, so that a port in use is told at once and a browser that
-comes early waits instead of being refused. Gradio, whose import takes seconds, is imported by ``start``.
+The socket listens before anything slow happens, so that a port in use is reported at once and an early
+browser waits instead of being refused. ``start`` imports Gradio, which takes seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from page import banner, bodies, card, quiet
-from page.calls import Calls
+from page import banner, bodies, card, gradio_setup
+from page.calls import CallValidator
 from page.gate import Gate, upload_bytes
-from page.operations import OperationsCalls, access_of
-from page.receiving import Receiving
+from page.operations.routes import OperationsRoutes, access_of
+from page.quota import Quota
 from page.sessions import Sessions
-from page.shares import Shares
-from page.surroundings import ignore_proxies
+from page.upload_routes import UploadRoutes
 from page.uploads import Uploads
 from page.words import language_of
 from service.callers import Callers
@@ -37,25 +34,13 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-    from page.judging import Application
-
-log = logging.getLogger(__name__)
+    from page.handlers import Application
 
 START_SECONDS: Final = 60.0
-# Read by Gradio when it is imported or builds a component; there is no other way to tell it. Its figures
-# about events, for a page we do not open, would be computed anew from the last 10,000 twice for every event.
-ENVIRONMENT: Final = {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
-    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
-}
-ADVERTISEMENT: Final = re.compile(
-    r"""<meta\s+(property|name)="(og|twitter):\w+"\s+content="([^"]*(gradio|Gradio|Click)[^"]*|\{url\})"\s*/>"""
-)
 
 
 class PageServer:
-    """The page over ``application``, served from a thread on ``sock``, which it owns from now on."""
+    """Serves the page of ``application`` from a thread on ``sock``, which it owns."""
 
     def __init__(
         self,
@@ -69,15 +54,14 @@ class PageServer:
         self._socket = sock
         self._connections = connections if connections is not None else Connections("page", page_limits())
         self._callers = Callers(settings.trusted_proxies)
-        self._uploads: Uploads | None = None
-        self._receiving: Receiving | None = None
-        self._operations: OperationsCalls | None = None
-        # A thread for each request that may run: one that waited for a thread would wait unseen.
-        self._intake = ThreadPoolExecutor(_at_once(settings.queue_size), thread_name_prefix="page-intake")
-        self._page: gr.Blocks | None = None
-        self._gate: Gate | None = None
-        self._server: uvicorn.Server | None = None
+        # One thread per concurrent request: a request that waits for a thread would wait outside the queue.
+        self._intake = ThreadPoolExecutor(
+            max_concurrent(settings.queue_size), thread_name_prefix="page-intake"
+        )
         self._thread: threading.Thread | None = None
+        self._cleanup = ExitStack()
+        self._cleanup.callback(sock.close)
+        self._cleanup.callback(self._intake.shutdown, wait=False, cancel_futures=True)
 
     @property
     def port(self) -> int:
@@ -89,31 +73,65 @@ class PageServer:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Build the page and serve it; returns when it answers. Raises RuntimeError if it never does."""
-        largest = upload_bytes(self._settings.max_bytes)
-        self._uploads = uploads = Uploads(self.port, largest=largest)
+        """Build the page and serve it; return once it answers. Raises RuntimeError after START_SECONDS."""
+        uploads = Uploads(self.port, largest=upload_bytes(self._settings.max_bytes))
+        self._cleanup.callback(uploads.stop)
         uploads.start()
-        ignore_proxies()
-        os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(uploads.folder)}
+        gradio_setup.prepare_environment(uploads.folder)
+        operations = self._operations_routes()
+        # In an event loop: without one, Gradio creates loops for its locks and never closes them.
+        page, app = asyncio.run(self._build(uploads, operations))
+        gate = self._gate(app, page, uploads, operations is not None)
+        self._serve(gate)
+        self._cleanup.callback(page.close, verbose=False)  # ends the streams that browsers keep open
+        self._cleanup.callback(_wait_for_answers, page)
+        self._cleanup.callback(gate.close)
+
+    def stop(self) -> None:
+        """Deliver finished answers, close the connections, stop the thread. Takes a few seconds at most."""
+        self._cleanup.close()
+
+    def _operations_routes(self) -> OperationsRoutes | None:
+        access = access_of(self._settings)
+        if access is None:
+            return None
+        routes = OperationsRoutes(
+            self._application.operations,
+            access,
+            self.port,
+            callers=self._callers,
+            root_path=self._settings.root_path,
+        )
+        self._cleanup.callback(routes.close)
+        return routes
+
+    def _gate(self, app: FastAPI, page: gr.Blocks, uploads: Uploads, operations: bool) -> Gate:
+        memory = Quota(bodies.MEMORY_BYTES, bodies.MEMORY_PER_CALLER)
+        upload_routes = UploadRoutes(uploads, self._callers, memory)
+        self._cleanup.callback(upload_routes.close)
+        return Gate(
+            app,
+            max_bytes=self._settings.max_bytes,
+            operations=operations,
+            calls=CallValidator([number for number, event in page.fns.items() if event.fn is not None]),
+            uploads=upload_routes,
+            callers=self._callers,
+            memory=memory,
+            sessions=Sessions(page._queue),
+            root_path=self._settings.root_path,
+        )
+
+    def _serve(self, gate: Gate) -> None:
+        """Start the server's thread and wait until it answers. Raises RuntimeError."""
         import uvicorn
 
         from page.connections import Server, protocol_of
 
-        access = access_of(self._settings)
-        if access is not None:
-            self._operations = OperationsCalls(
-                self._application.operations,
-                access,
-                self.port,
-                callers=self._callers,
-                root_path=self._settings.root_path,
-            )
-        self._gate = gate = self._guard(asyncio.run(self._build(uploads)), uploads)
         config = uvicorn.Config(
             gate,
             http=protocol_of(self._connections),
             ws="none",
-            proxy_headers=False,  # service.callers reads them, and only where they can be believed
+            proxy_headers=False,  # service.callers reads them, and only from trusted proxies
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -121,83 +139,44 @@ class PageServer:
             timeout_keep_alive=int(self._connections.limits.keep_alive),
             timeout_graceful_shutdown=int(STOP_PAGE_CLOSE),
         )
-        self._server = server = Server(config, self._connections)
-        self._thread = threading.Thread(
+        server = Server(config, self._connections)
+        self._thread = thread = threading.Thread(
             target=server.run, kwargs={"sockets": [self._socket]}, name="page-server", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._cleanup.callback(_stop_thread, server, thread)
         end = time.monotonic() + START_SECONDS
         while not server.started:
-            if not self._thread.is_alive() or time.monotonic() > end:
+            if not thread.is_alive() or time.monotonic() > end:
                 raise RuntimeError("The page's server did not start.")
             time.sleep(0.01)
 
-    def stop(self) -> None:
-        """Let finished answers out, close the connections, stop the thread; takes a few seconds at most."""
-        if self._gate is not None:
-            self._gate.close()
-        if self._page is not None:
-            self._flush(self._page)
-            self._page.close(verbose=False)  # ends the streams that browsers keep open
-        if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
-            self._thread.join(STOP_PAGE_CLOSE)
-            if self._thread.is_alive():
-                self._server.force_exit = True
-                self._thread.join(STOP_PAGE_FORCED)
-        self._intake.shutdown(wait=False, cancel_futures=True)
-        if self._operations is not None:
-            self._operations.close()
-        if self._receiving is not None:
-            self._receiving.close()
-        self._socket.close()
-        if self._uploads is not None:
-            self._uploads.stop()
-
-    def _guard(self, app: FastAPI, uploads: Uploads) -> Gate:
-        """The page behind its gate."""
-        assert self._page is not None
-        memory = Shares(bodies.MEMORY_BYTES, bodies.MEMORY_SHARE)
-        self._receiving = Receiving(uploads, self._callers, memory)
-        functions = [number for number, event in self._page.fns.items() if event.fn is not None]
-        return Gate(
-            app,
-            max_bytes=self._settings.max_bytes,
-            operations=self._operations is not None,
-            calls=Calls(functions),
-            receiving=self._receiving,
-            callers=self._callers,
-            memory=memory,
-            sessions=Sessions(self._page._queue),
-            root_path=self._settings.root_path,
-        )
-
-    async def _build(self, uploads: Uploads) -> FastAPI:
-        """The page as an ASGI app. Waits for nothing, but wants a running event loop: Gradio makes locks for
-        one and, finding none, would make loops that nobody closes."""
+    async def _build(
+        self, uploads: Uploads, operations: OperationsRoutes | None
+    ) -> tuple[gr.Blocks, FastAPI]:
+        """Return the page and the ASGI application that serves it."""
         import gradio as gr
         from fastapi import FastAPI
 
         from page import layout
 
-        quiet.take_over()
-        _take_over_document()
-
-        shown = card.load(self._settings.model)
-        self._page = page = layout.build(
+        gradio_setup.redirect_output()
+        gradio_setup.remove_link_previews()
+        model_card = card.load(self._settings.model)
+        page = layout.build(
             self._application,
             uploads,
             intake=self._intake,
             limit=self._settings.timeout,
-            card=shown,
-            operations=self._operations is not None,
+            card=model_card,
+            operations=operations is not None,
             callers=self._callers,
         )
-        _fit(page, self._settings.queue_size)
+        gradio_setup.set_queue_limits(page, max_concurrent(self._settings.queue_size))
         app = FastAPI(openapi_url=None)
-        _add_routes(app, self._application, shown)
-        if self._operations is not None:
-            self._operations.add_to(app)
+        _add_routes(app, self._application, model_card)
+        if operations is not None:
+            operations.add_to(app)
         gr.mount_gradio_app(
             app,
             page,
@@ -216,64 +195,42 @@ class PageServer:
             css_paths=[layout.ASSETS / "page.css"],
             js=(layout.ASSETS / "page.js").read_text(encoding="utf-8"),
         )
-        # Else Gradio keeps, for everybody, the one with the address by which the first caller asked.
+        # Else Gradio caches, for all callers, the description with the first caller's address in it.
         app.routes[-1].app.api_info = page.get_api_info()  # type: ignore[attr-defined]
-        page.has_launched = True  # what launch() would set; Gradio checks callers' paths only then
-        return app
-
-    @staticmethod
-    def _flush(page: gr.Blocks) -> None:
-        """Wait, bounded, until the answers that are ready have been fetched from Gradio's queue."""
-        queue, end = page._queue, time.monotonic() + STOP_PAGE_ANSWERS
-        while time.monotonic() < end:
-            if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
-                return
-            time.sleep(0.02)
+        page.has_launched = True  # set by launch() otherwise; without it Gradio does not check callers' paths
+        return page, app
 
 
-def _take_over_document() -> None:
-    """Serve Gradio's document without its advertisement: the link previews that name Gradio and its hosts."""
-    from gradio.routes import templates
-    from jinja2 import FunctionLoader
-
-    environment = templates.env
-    packaged = environment.loader
-    assert packaged is not None
-
-    def source(name: str) -> str:
-        text = packaged.get_source(environment, name)[0]
-        return ADVERTISEMENT.sub("", text) if name.endswith("index.html") else text
-
-    environment.loader = FunctionLoader(source)
-
-
-def _at_once(queue_size: int) -> int:
-    """How many requests may run: those that our queue may hold, and some that are being read or refused."""
+def max_concurrent(queue_size: int) -> int:
+    """Return how many requests may run in Gradio: a full queue, and some that are being read or refused."""
     return queue_size + 64
 
 
-def _fit(page: gr.Blocks, queue_size: int) -> None:
-    """Bound what Gradio keeps, and let it run every request at once that our queue may hold.
-
-    Mounting has no parameters for these. By default 40 events run and others wait, unseen by our deadline;
-    10,000 sessions are kept, 40 KB each, and every call from a program is one, though we keep nothing in
-    them; an idle queue is looked at every millisecond.
-    """
-    page.max_threads = page.state_session_capacity = _at_once(queue_size)
-    queue = page._queue
-    queue.max_size = page.max_threads  # that wait beside those that run
-    queue.max_thread_count = page.max_threads
-    queue.sleep_when_free = 0.01
+def _stop_thread(server: uvicorn.Server, thread: threading.Thread) -> None:
+    server.should_exit = True
+    thread.join(STOP_PAGE_CLOSE)
+    if thread.is_alive():
+        server.force_exit = True
+        thread.join(STOP_PAGE_FORCED)
 
 
-def _add_routes(app: FastAPI, application: Application, shown: card.Card) -> None:
+def _wait_for_answers(page: gr.Blocks) -> None:
+    """Wait up to STOP_PAGE_ANSWERS seconds until clients have fetched the answers in Gradio's queue."""
+    queue, end = page._queue, time.monotonic() + STOP_PAGE_ANSWERS
+    while time.monotonic() < end:
+        if not any(queue.active_jobs) and not any(list(queue.pending_event_ids_session.values())):
+            return
+        time.sleep(0.02)
+
+
+def _add_routes(app: FastAPI, application: Application, model_card: card.Card) -> None:
     from starlette.responses import FileResponse, JSONResponse, Response
 
     async def status(request: Request) -> Response:
         language = language_of(request.headers.get("accept-language"))
         snapshot = application.snapshot()
         content: dict[str, Any] = {
-            "state": banner.tone(snapshot),
+            "state": banner.state_of(snapshot),
             "queue": snapshot.activity.depth > 0,
             "html": banner.render(snapshot, language),
             "lost": banner.lost(language),
@@ -282,9 +239,9 @@ def _add_routes(app: FastAPI, application: Application, shown: card.Card) -> Non
 
     async def example(request: Request) -> Response:
         index = int(request.path_params["index"])
-        if index >= len(shown.examples):
+        if index >= len(model_card.examples):
             return Response(status_code=404)
-        return FileResponse(shown.examples[index].image, headers={"cache-control": "max-age=3600"})
+        return FileResponse(model_card.examples[index].image, headers={"cache-control": "max-age=3600"})
 
     app.add_route("/status", status)
     app.add_route("/example/{index:int}", example)

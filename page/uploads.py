@@ -1,9 +1,8 @@
-"""The uploaded pictures: a private folder with a budget, emptied by last use, gone when the page ends.
+"""The store of uploaded pictures: a private folder with quotas, least-recently-used eviction and expiry.
 
-Each file counts towards its caller's share and towards the total. Where there is no room, the files that were
-not used for the longest time are deleted first, never one that a request in flight still reads. The folder
-belongs to one process: it holds a lock in it, so that instances that share a temporary folder, whatever
-address or container they are in, never remove each other's files.
+Each file counts towards its caller's quota and towards the total. When either is used up, the least recently
+used files are deleted, never one that a request still reads. The process holds a lock in its folder, so that
+instances that share a temporary folder never remove each other's files, not even across containers.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from page.shares import NoneLeft, Shares, ShareUsed
+from page.quota import NoCapacity, Quota, QuotaExceeded
 
-AGE: Final = 900.0  # seconds after its last use that a file is deleted …
-SWEEP: Final = 30.0  # … when it is looked for
-FOLDER: Final = "ofa-page-"  # how a folder's name begins; the port follows
+AGE: Final = 900.0  # seconds from a file's last use to its deletion
+SWEEP: Final = 30.0  # seconds between two sweeps
+FOLDER: Final = "ofa-page-"  # the folder's prefix; the port follows
 LOCK: Final = ".lock"
 
-SHARES: Final = 4  # as many callers fill the total budget
-SHARE_BYTES: Final = 512 << 20  # one caller's files; more only where a single file may be larger
-LEAST_BYTES: Final = 64 << 10  # what a file counts at least: small ones cost entries of the file system
-RESERVE: Final = 256 << 20  # of the file system that is left free …
-RESERVE_SHARE: Final = 0.05  # … or this much of a small one
+FULL_QUOTAS: Final = 4  # the total, in quotas of one caller
+CALLER_BYTES: Final = 512 << 20  # the quota of one caller; more only where a single file may be larger
+LEAST_BYTES: Final = 64 << 10  # the least that a file counts: small ones cost inodes
+RESERVE: Final = 256 << 20  # bytes of the file system that stay free,
+RESERVE_FRACTION: Final = 0.05  # or this fraction of a small one
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -44,11 +43,11 @@ _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 @dataclass(eq=False)
 class _File:
-    """What is known of one upload; its path is its key."""
+    """One upload; its path is its key."""
 
     caller: str
-    used: float  # when it was used last, by the monotonic clock
-    size: int = 0  # bytes it counts
+    used: float  # monotonic time of the last use
+    size: int = 0  # bytes counted towards the quota
     readers: int = 0
     complete: bool = False
 
@@ -59,19 +58,21 @@ class _File:
 
 
 class Uploads:
-    """The folder of the page on ``port``, and what is in it. ``largest`` is the most bytes of one upload.
-    Use after the port is held. Safe to call from any thread."""
+    """The uploads of the page on ``port``; ``largest`` is the size limit of one upload in bytes.
+
+    Create after binding the port: folders of earlier processes on it are removed. Thread-safe.
+    """
 
     def __init__(self, port: int, *, largest: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._prefix = f"{FOLDER}{port}-"
         self._clock = clock
-        share = max(SHARE_BYTES, largest)
-        self._shares = Shares(SHARES * share, share)
-        self._lock = threading.Lock()  # guards _files and what is in them
-        self._files: OrderedDict[Path, _File] = OrderedDict()  # the least recently used first
-        self._kept: dict[Path, Path] = {}  # our own pictures, by where they were copied from
+        per_caller = max(CALLER_BYTES, largest)
+        self._quota = Quota(FULL_QUOTAS * per_caller, per_caller)
+        self._lock = threading.Lock()  # guards the two below
+        self._files: OrderedDict[Path, _File] = OrderedDict()  # least recently used first
+        self._kept: dict[Path, Path] = {}  # copies of example pictures, by original
         _remove_abandoned(self._prefix)
-        self.folder, self._held = _make(self._prefix)
+        self.folder, self._folder_lock = _make(self._prefix)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page-uploads", daemon=True)
 
@@ -79,25 +80,20 @@ class Uploads:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and remove the folder with all that is in it."""
+        """Stop the thread and remove the folder."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._held)
+        os.close(self._folder_lock)
 
     # ---- writing -------------------------------------------------------------------------------------------
 
     def create(self, caller: str, name: str = "") -> Incoming:
-        """A file to write an upload to; of ``name`` only the ending is kept.
-
-        Raises NoneLeft and ShareUsed."""
+        """Return a new upload with the suffix of ``name``. Raises NoCapacity and QuotaExceeded."""
         suffix = Path(name).suffix
-        with _full_is_none_left():
-            self._ensure_folder()
-            folder = self.folder / secrets.token_hex(16)
-            folder.mkdir(0o700)
-            path = folder / f"picture{suffix if _SUFFIX.fullmatch(suffix) else ''}"
+        with _full_disk_is_no_capacity():
+            path = self._new_folder() / f"picture{suffix if _SUFFIX.fullmatch(suffix) else ''}"
             incoming = Incoming(self, path, caller)
             with self._lock:
                 self._files[path] = _File(caller, self._clock())
@@ -110,45 +106,45 @@ class Uploads:
         return incoming
 
     def grow(self, path: Path, caller: str, amount: int) -> None:
-        """Count ``amount`` bytes more for a file that is being written, and delete others to make room.
+        """Count ``amount`` more bytes for an incomplete file; evict others to make room.
 
-        Raises NoneLeft and ShareUsed."""
+        Raises NoCapacity and QuotaExceeded."""
         while True:
             try:
                 self._check_disk(amount)
-                self._shares.take(caller, amount)
+                self._quota.acquire(caller, amount)
                 break
-            except ShareUsed:
+            except QuotaExceeded:
                 if not self._delete_oldest(caller):
                     raise
-            except NoneLeft:
+            except NoCapacity:
                 if not self._delete_oldest():
                     raise
         with self._lock:
             self._files[path].size += amount
 
     def complete(self, path: Path) -> None:
-        """The file is whole: it may be asked about, and deleted."""
+        """Mark the file as complete: it can be found, and evicted."""
         with self._lock:
             self._files[path].complete = True
             self._touch(path)
 
     def delete(self, path: Path) -> None:
-        """Delete a file and give back what it counted."""
+        """Delete a file and release its quota."""
         with self._lock:
             file = self._files.pop(path, None)
         if file is not None:
             self._remove(path, file)
 
     def _check_disk(self, amount: int) -> None:
-        """Raises NoneLeft when the file system would have too little left for everything else."""
+        """Raise NoCapacity when less than the reserve would be left on the file system."""
         disk = os.statvfs(self.folder)
-        reserve = min(RESERVE, int(disk.f_blocks * disk.f_frsize * RESERVE_SHARE))
+        reserve = min(RESERVE, int(disk.f_blocks * disk.f_frsize * RESERVE_FRACTION))
         if disk.f_bavail * disk.f_frsize < amount + reserve:
-            raise NoneLeft
+            raise NoCapacity
 
     def _delete_oldest(self, caller: str | None = None) -> bool:
-        """Delete the file that was not used for longest, of ``caller`` or of all; False if there is none."""
+        """Evict the least recently used idle file, of ``caller`` or of all; return False if there is none."""
         with self._lock:
             for path, file in self._files.items():
                 if file.idle and caller in (None, file.caller):
@@ -161,16 +157,16 @@ class Uploads:
 
     def _remove(self, path: Path, file: _File) -> None:
         shutil.rmtree(path.parent, ignore_errors=True)
-        self._shares.give(file.caller, file.size)
+        self._quota.release(file.caller, file.size)
 
     # ---- reading -------------------------------------------------------------------------------------------
 
     def within(self, path: str | Path) -> bool:
-        """Whether a path leads into the folder, whatever is there."""
+        """Whether a path leads into the folder, existing or not."""
         return self._resolved(path) is not None
 
     def find(self, path: str | Path) -> Path | None:
-        """The file that a caller's ``path`` names, which counts as its use; None if there is none."""
+        """Return the file that a caller's ``path`` names and mark it as used; None if there is none."""
         found = self._resolved(path)
         if found is None:
             return None
@@ -182,7 +178,7 @@ class Uploads:
 
     @contextmanager
     def in_use(self, path: Path | None) -> Iterator[None]:
-        """Keep the file from being deleted meanwhile; its use ends with the context."""
+        """Protect the file from deletion inside the context; mark it as used at the end."""
         self._add_reader(path, 1)
         try:
             yield
@@ -190,23 +186,20 @@ class Uploads:
             self._add_reader(path, -1)
 
     def keep(self, picture: Path) -> Path:
-        """A copy of one of our own pictures, for as long as the page runs."""
+        """Return a copy of an example picture, kept until the page stops."""
         copy = self._kept.get(picture)
         if copy is None or not copy.is_file():
-            self._ensure_folder()
-            folder = self.folder / secrets.token_hex(16)
-            folder.mkdir(0o700)
-            copy = Path(shutil.copyfile(picture, folder / picture.name))
+            copy = Path(shutil.copyfile(picture, self._new_folder() / picture.name))
             with self._lock:
                 self._kept[picture] = copy
         return copy
 
     def _resolved(self, path: str | Path) -> Path | None:
-        """The path without its detours, if it leads into the folder."""
+        """Return the resolved path if it leads into the folder."""
         try:
             found = Path(path).resolve()
             return found if found.is_relative_to(self.folder) else None
-        except (OSError, ValueError, RuntimeError):  # a name too long, a null byte, a loop of links
+        except (OSError, ValueError, RuntimeError):  # name too long, null byte, symlink loop
             return None
 
     def _add_reader(self, path: Path | None, number: int) -> None:
@@ -223,7 +216,7 @@ class Uploads:
     # ---- the folder ----------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Delete what was not used for AGE seconds."""
+        """Delete files not used for AGE seconds."""
         now = self._clock()
         with self._lock:
             old = {path: file for path, file in self._files.items() if file.idle and now - file.used >= AGE}
@@ -236,100 +229,108 @@ class Uploads:
         while not self._ended.wait(SWEEP):
             self.sweep()
 
-    def _ensure_folder(self) -> None:
-        """Make the folder again, private, if a cleaner of temporary files has removed it. Raises OSError."""
+    def _new_folder(self) -> Path:
+        """Create a folder for one file, and the store's again if a cleaner has removed it. Raises OSError."""
         with self._lock:
             try:
                 found = self.folder.lstat()
             except FileNotFoundError:
                 _, lock = _make(self._prefix, self.folder)
-                os.close(self._held)
-                self._held = lock
+                os.close(self._folder_lock)
+                self._folder_lock = lock
             else:
                 if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
-                    raise PermissionError(errno.EPERM, "another user made a folder of our name")
+                    raise PermissionError(errno.EPERM, "another user created a folder with this name")
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir(0o700)
+        return folder
 
 
 class Incoming:
-    """An upload that is being written. ``finish`` or ``discard`` ends it."""
+    """An upload being written. Call ``finish`` or ``discard`` at the end."""
 
     def __init__(self, uploads: Uploads, path: Path, caller: str) -> None:
         self._uploads = uploads
         self._path = path
         self._caller = caller
         self._file: IO[bytes] | None = None
-        self._left = LEAST_BYTES  # counted already and not written yet
+        self._left = LEAST_BYTES  # counted but not yet written
 
     def open(self) -> None:
         self._file = self._path.open("xb")
 
     def write(self, data: bytes) -> None:
-        """Raises NoneLeft and ShareUsed."""
+        """Raises NoCapacity and QuotaExceeded."""
         assert self._file is not None
-        with _full_is_none_left():
+        with _full_disk_is_no_capacity():
             if len(data) > self._left:
                 self._uploads.grow(self._path, self._caller, len(data) - self._left)
             self._left = max(0, self._left - len(data))
             self._file.write(data)
 
     def finish(self) -> Path:
-        """The whole file's path. Raises NoneLeft."""
+        """Close the file and return its path. Raises NoCapacity."""
         assert self._file is not None
-        with _full_is_none_left():
+        with _full_disk_is_no_capacity():
             self._file.close()
         self._uploads.complete(self._path)
         return self._path
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Delete the file."""
         if self._file is not None:
-            with suppress(OSError):  # it still holds what did not fit
+            with suppress(OSError):  # on a full disk, closing flushes and fails again
                 self._file.close()
         self._uploads.delete(self._path)
 
 
 @contextmanager
-def _full_is_none_left() -> Iterator[None]:
-    """A full disk is no error of ours: NoneLeft."""
+def _full_disk_is_no_capacity() -> Iterator[None]:
+    """Map a full disk to NoCapacity."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise NoneLeft from error
+            raise NoCapacity from error
         raise
 
 
 def _make(prefix: str, path: Path | None = None) -> tuple[Path, int]:
-    """A private folder, at ``path`` if given, and a descriptor that holds its lock. It gets its name when it
-    is locked, so that nobody takes it for an abandoned one. Raises OSError."""
-    made = Path(tempfile.mkdtemp(prefix=f".{prefix}")).resolve()
-    lock = os.open(made / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    """Create a private folder, at ``path`` if given; return it and the descriptor of its lock. It is renamed
+    only when locked, so that no other process removes it as abandoned. Raises OSError."""
+    new = Path(tempfile.mkdtemp(prefix=f".{prefix}")).resolve()
+    lock = os.open(new / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        with suppress(OSError):  # a file system without locks: then nobody can take it from us either
+        with suppress(OSError):  # a file system without locks: no other process can lock it either
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder = path or made.with_name(made.name.removeprefix("."))
-        made.rename(folder)
+        folder = path or new.with_name(new.name.removeprefix("."))
+        new.rename(folder)
     except BaseException:
         os.close(lock)
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         raise
     return folder, lock
 
 
 def _remove_abandoned(prefix: str) -> None:
-    """Remove what an earlier process on this port left when it was killed."""
+    """Remove the folders that killed processes on this port left behind."""
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(OSError):
-            if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid() and _free(left):
+            if (
+                left.is_dir()
+                and not left.is_symlink()
+                and left.stat().st_uid == os.getuid()
+                and _is_unlocked(left)
+            ):
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _free(folder: Path) -> bool:
-    """Whether no process holds the folder. Raises OSError when that cannot be told."""
+def _is_unlocked(folder: Path) -> bool:
+    """Whether no process holds the folder's lock. Raises OSError when that is unknown."""
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return True  # of a version that did not lock, and its port is ours
+        return True  # from a version without locks; this process has its port
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

@@ -1,7 +1,6 @@
-"""From a verdict, or an error, to the HTML of the answer.
+"""The HTML of an answer: a verdict, no verdict, or an input error.
 
-Everything that is not our own text is escaped. What the model said and what it did not say look different
-at a glance: a verdict is a filled card with a big word and bars, no verdict is a dashed card that says so.
+All foreign text is escaped. A verdict is a filled card with a large word and bars, no verdict a dashed card.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from page.words import Language, has, say
+from page.words import Language, has, say, say_html
 from service.contract.errors import InputError
 from service.contract.request import LABELS, Verdict
 
@@ -22,23 +21,23 @@ MARKS = {
 
 
 def verdict(answer: Verdict, language: Language, *, limit: float, failed: bool = False) -> str:
-    """The answer's HTML. ``limit``: the time limit in seconds; ``failed``: the model cannot be loaded."""
+    """Return the answer's HTML. ``limit``: the time limit in seconds; ``failed``: the model did not load."""
     if answer.reason is None and answer.scores is not None:
         return _decided(answer, language)
     return _undecided(answer, language, limit=limit, failed=failed)
 
 
-def refusal(error: InputError, language: Language) -> str:
-    """The HTML for input that cannot be judged: what to change, in the person's language."""
+def input_error(error: InputError, language: Language) -> str:
+    """Return the HTML of an input error, which says what to change."""
     return (
         '<section class="answer answer-input" role="alert">'
-        f"{_mark('none')}<div><h3>{_say(language, 'input.title')}</h3>"
-        f"<p>{escape(refusal_text(error, language))}</p></div></section>"
+        f"{_mark('none')}<div><h3>{say_html(language, 'input.title')}</h3>"
+        f"<p>{escape(input_error_text(error, language))}</p></div></section>"
     )
 
 
-def refusal_text(error: InputError, language: Language) -> str:
-    """The same as one plain sentence or two, for programs."""
+def input_error_text(error: InputError, language: Language) -> str:
+    """Return an input error as plain text, for programs."""
     key = f"input.{error.code}"
     if not has(key):
         return f"{error.message} {error.remedy}".strip()
@@ -46,7 +45,7 @@ def refusal_text(error: InputError, language: Language) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability for people. Never 100 % or 0 % of something that is not certain."""
+    """Format a probability; never 100 % or 0 % for an uncertain one."""
     if share < 0.0005:
         return "<0.1%"
     tenths = share * 1000
@@ -55,7 +54,7 @@ def percent(share: float) -> str:
 
 
 def seconds(duration: float) -> str:
-    """A duration in seconds with two useful digits: 0.42, 3.2, 15."""
+    """Format a duration in seconds with two significant digits: 0.42, 3.2, 15."""
     return f"{duration:.2f}" if duration < 1 else f"{duration:.1f}" if duration < 10 else f"{duration:.0f}"
 
 
@@ -73,20 +72,19 @@ def _decided(answer: Verdict, language: Language) -> str:
     return (
         f'<section class="answer answer-{escape(answer.label.lower())}" role="status">'
         f'<div class="answer-head">{_mark(answer.label)}<div>'
-        f'<h3 class="answer-word">{_say(language, f"label.{answer.label}")}</h3>'
-        f"<p>{_say(language, f'meaning.{answer.label}')}</p></div></div>"
-        f'<ul class="bars" aria-label="{_say(language, "probabilities")}">{bars}</ul>'
+        f'<h3 class="answer-word">{say_html(language, f"label.{answer.label}")}</h3>'
+        f"<p>{say_html(language, f'meaning.{answer.label}')}</p></div></div>"
+        f'<ul class="bars" aria-label="{say_html(language, "probabilities")}">{bars}</ul>'
         f'<p class="answer-meta">{escape(" · ".join(meta))}</p></section>'
     )
 
 
 def _bar(label: str, share: float, chosen: bool, language: Language) -> str:
-    name, shown = say(language, f"label.{label}"), percent(share)
     return (
         f'<li class="bar bar-{label.lower()}{" bar-chosen" if chosen else ""}">'
-        f'<span class="bar-name">{escape(name)}</span>'
+        f'<span class="bar-name">{say_html(language, f"label.{label}")}</span>'
         f'<span class="bar-track"><span class="bar-fill" style="width:{share * 100:.2f}%"></span></span>'
-        f'<span class="bar-value">{escape(shown)}</span></li>'
+        f'<span class="bar-value">{escape(percent(share))}</span></li>'
     )
 
 
@@ -102,14 +100,14 @@ def _undecided(answer: Verdict, language: Language, *, limit: float, failed: boo
     return (
         f'<section class="answer answer-none" role="alert" data-reason="{escape(answer.reason or "error")}">'
         f'<div class="answer-head">{_mark("none")}<div>'
-        f'<h3 class="answer-word">{_say(language, "none.title")}</h3>'
-        f"<p>{_say(language, 'none.lead')}</p></div></div>"
+        f'<h3 class="answer-word">{say_html(language, "none.title")}</h3>'
+        f"<p>{say_html(language, 'none.lead')}</p></div></div>"
         f"<p><strong>{escape(why)}</strong> {escape(what)}</p></section>"
     )
 
 
 def _allowed(error: InputError, language: Language) -> dict[str, str]:
-    """The limits an error carries as facts, as half sentences; empty where it carries none."""
+    """Return the limit in an error's facts as a sentence per unit, each empty without a limit."""
     divisors = {"pixels": 1_000_000, "bytes": 1_048_576, "chars": 1}
     limit = error.facts.get("limit")
     parts = dict.fromkeys((f"allowed_{unit}" for unit in divisors), "")
@@ -121,7 +119,3 @@ def _allowed(error: InputError, language: Language) -> dict[str, str]:
 
 def _mark(name: str) -> str:
     return f'<svg class="answer-mark" viewBox="0 0 24 24" aria-hidden="true">{MARKS[name]}</svg>'
-
-
-def _say(language: Language, key: str) -> str:
-    return escape(say(language, key))

@@ -1,60 +1,49 @@
-"""Every word the page says, in English and Chinese (``text/*.json``), and which of them a request wants.
+"""The page's texts in English and Chinese (``text/*.json``), and the choice of the language for a request.
 
-Static words (``STATIC``) go to the browser, which picks the language itself; ``DYNAMIC`` ones depend on an
-answer and are picked here by the request's Accept-Language header. Both browsers' ways lead to the same
-language. Texts are plain: they are escaped where they are put into HTML.
+The browser gets all ``STATIC`` texts and picks the language; ``DYNAMIC`` texts depend on an answer and are
+picked here by Accept-Language. Both lead to the same language. Texts are plain: escape them in HTML.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from html import escape
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
-Language = Literal["en", "zh"]
-LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
+from werkzeug.datastructures import Accept
+from werkzeug.http import parse_accept_header
+
+from service.texts import LANGUAGES, Language, load_texts
+
+__all__ = ["DEFAULT", "DYNAMIC", "LANGUAGES", "STATIC", "Language", "has", "language_of", "say", "say_html"]
+
 DEFAULT: Final[Language] = "en"
-
-_TEXTS: Final = {
-    language: json.loads((Path(__file__).parent / "text" / f"{language}.json").read_text(encoding="utf-8"))
-    for language in LANGUAGES
-}
-STATIC: Final[Mapping[Language, Mapping[str, str]]] = {name: _TEXTS[name]["static"] for name in LANGUAGES}
-DYNAMIC: Final[Mapping[Language, Mapping[str, str]]] = {name: _TEXTS[name]["dynamic"] for name in LANGUAGES}
+TEXTS: Final = Path(__file__).parent / "text"
+STATIC: Final = load_texts(TEXTS, "static")
+DYNAMIC: Final = load_texts(TEXTS, "dynamic")
 
 
 def language_of(accept_language: str | None) -> Language:
-    """The language a browser prefers, from its Accept-Language header (RFC 9110, 12.5.4).
+    """Return the supported language with the highest weight in an Accept-Language header, else English.
 
-    The supported one with the highest weight, the first of equals; English when none is asked for.
+    Only primary tags count: ``zh-Hant-TW`` is ``zh``, which werkzeug's own ``best_match`` may miss.
     """
-    best: Language = DEFAULT
-    best_weight = 0.0
-    for entry in (accept_language or "").split(","):
-        tag, *parameters = (part.strip() for part in entry.split(";"))
-        primary = tag.lower().split("-")[0]
-        weight = _weight(parameters)
+    for tag, weight in parse_accept_header(accept_language, Accept):  # the highest weight first
+        primary = tag.lower().partition("-")[0]
         for language in LANGUAGES:
-            if primary == language and weight > best_weight:
-                best, best_weight = language, weight
-    return best
+            if primary == language and weight > 0:
+                return language
+    return DEFAULT
 
 
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
+def say(language: Language, key: str, **values: object) -> str:
+    """Return a dynamic text with its values filled in. Raises KeyError for an unknown key."""
+    return DYNAMIC[language][key].format(**values)
 
 
-def say(language: Language, key: str, **facts: object) -> str:
-    """A dynamic text in ``language`` with its figures filled in; KeyError for an unknown key."""
-    return DYNAMIC[language][key].format(**facts)
+def say_html(language: Language, key: str, **values: object) -> str:
+    """Return a dynamic text, escaped for HTML. Raises KeyError for an unknown key."""
+    return escape(say(language, key, **values))
 
 
 def has(key: str) -> bool:

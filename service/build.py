@@ -1,4 +1,4 @@
-"""The composition root: every part of the application is made and joined here, and nowhere else."""
+"""The composition root: the only place where the parts of the application are made and joined."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 import doctor
-from service.application import Application
-from service.contract.events import Observers
+from service.application import PROBE_PICTURE, PROBE_TEXT, Application
+from service.contract.events import Events
 from service.contract.protocols import Listed, Model, MultiDevice
 from service.contract.request import Pair
-from service.contract.status import Snapshot, Status
-from service.health import resources
+from service.contract.status import DeviceState, Snapshot, Status
 from service.health.memory_limit import MemoryLimit
 from service.health.prober import Prober
+from service.health.resources import Sampler
 from service.hub import resolve as hub
-from service.inference import latency
-from service.inference.converting import Settler
+from service.inference.converting import Converter
 from service.inference.engine import Engine, Limits
-from service.inference.loader import Loader, Resolve, shown_name
-from service.inference.memory_fallback import MemoryFallback, Pauses
+from service.inference.loader import Loader, Resolve
+from service.inference.memory_fallback import Fallback, MemoryFallback, Pauses
+from service.intake.prepare import Intake
 from service.intake.readers import Readers
+from service.lifecycle import Parts, Supervisor
 from service.listening import Connections
 from service.operations import Operations
 from service.settings import Settings
 from service.telemetry import logs
 from service.telemetry.gauges import RESTARTS_FILE, GaugeInputs
 from service.telemetry.history import History
-from service.telemetry.logs import RequestLog
 from service.telemetry.metrics import Metrics
+from service.telemetry.reporter import Reporter
+from service.telemetry.request_log import RequestLog
 from service.telemetry.vitals import Vitals
 
-__all__ = ["PROBE_TEXT", "Application", "build"]
+__all__ = ["Application", "build"]
 
-PROBE_TEXT: Final = "a photo"
-EXAMINED_BYTES: Final = (
-    2 << 20
-)  # of each log: what the doctor reads inside the service is read beside requests
-_GREY: Final = Image.new("RGB", (64, 64), (128, 128, 128))
+#: Seconds. Tests and the fault suite replace these three.
+LOAD_PAUSE: Final = 5.0  # after the first failed attempt to load; doubles with each
+RETRY_GPU_PAUSE: Final = 5.0  # before the GPU is retried after it ran out of memory; doubles, up to 300 s
+BASELINE_INTERVAL: Final = 300.0  # a probe runs this often even under traffic, to compare its label
+DOCTOR_BYTES: Final = 2 << 20  # of each log, so that the doctor stays cheap beside requests
 
 
 def build(
@@ -51,113 +51,101 @@ def build(
     *,
     model: Model | None = None,
     resolve: Resolve = hub.resolve,
-    leave: Callable[[int], object] | None = None,
+    exit_now: Callable[[int], object] | None = None,
     connections: Sequence[Connections] = (),
 ) -> Application:
-    """The application of ``settings``. Starts nothing and loads nothing.
+    """Make the application of ``settings``. Starts nothing and loads nothing.
 
-    ``leave`` ends the process with an exit code, at once: given by a program whose process is the service's
-    own, it is called when a computation hangs. A script that imports the service is never ended by it.
-    ``connections`` are the servers', for the metrics.
+    ``exit_now`` ends the process with an exit code when a computation hangs; only a program that owns its
+    process passes it. ``connections`` are the servers', for the metrics.
     """
-    model = model if model is not None else _model_of(settings)
-    metrics, vitals, readers = Metrics(), Vitals(), Readers()
-    application: Application
-    sampler = resources.Sampler(
+    model = model if model is not None else _model(settings)
+    status = Status(Snapshot(model=hub.shown_name(settings.model), started_unix=int(time.time())))
+    supervisor = Supervisor(settings, status, exit_now)
+
+    readers = Readers()
+    vitals, memory_limit = Vitals(), _memory_limit(settings, model, supervisor)
+    sampler = Sampler(
         [settings.run_dir, Path(tempfile.gettempdir())],
         model.gpu,
         readers=readers.pids,
-        on_sample=lambda sample: _look(sample, vitals, memory_limit),
+        on_sample=[vitals.sample, memory_limit.check],
     )
-    history = History(lambda: status.snapshot(), sampler.latest, evidence_ttl=settings.evidence_ttl)
-    journal = RequestLog(observer=Observers(metrics, history))
-    listed = _listed_of(settings, resolve)
-    memory_fallback = (
-        _ladder_of(settings, model, sampler, metrics, lambda: application)
-        if isinstance(model, MultiDevice)
-        else None
-    )
+    request_log, metrics = RequestLog(), Metrics()
+    history = History(status.snapshot, sampler.latest, evidence_ttl=settings.evidence_ttl)
+    events = Events(request_log, history, metrics)
+
+    fallback = _fallback(model, sampler, supervisor, events)
     engine = Engine(
-        memory_fallback or model,
-        journal,
-        Limits(
-            queue_size=settings.queue_size,
-            timeout=settings.timeout,
-            # ModelScope's process answers one pair after the other: together they would only wait longer.
-            max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
-            batch_wait=settings.batch_wait,
-            cancel_grace=settings.cancel_grace,
-            hang_limit=settings.hang_limit,
-        ),
-        on_proof=lambda now: application.proven(now),
-        on_fatal=lambda error: application.lost(error),
-        on_hung=lambda requests, seconds: application.hung(requests, seconds),
-        forecast=latency.load(settings.run_dir),
+        fallback if isinstance(fallback, MemoryFallback) else model,
+        events,
+        _limits(settings),
+        on_success=supervisor.inference_succeeded,
+        on_fatal=supervisor.restart_needed,
+        on_hung=supervisor.hung,
     )
-    # The probe takes the users' way from the first step: cleaning, decoding, queue, model.
-    prober = Prober(
-        lambda: application.submit(
-            _GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None, source="probe"
-        ),
-        interval=settings.probe_interval,
-        golden_interval=settings.golden_interval,
-        timeout=settings.probe_timeout,
-        on_unstable=lambda: application.unstable(),
-        on_agreed=lambda: application.agreed(),
-        observer=metrics,
-    )
-    memory_limit = MemoryLimit(
-        rss=settings.max_rss,
-        gpu=settings.max_gpu_memory,
-        held=lambda: model.reserved()[0] if isinstance(model, MultiDevice) else 0,
-        empty_cache=lambda: model.empty_cache() if isinstance(model, MultiDevice) else None,
-        on_reached=lambda error: application.lost(error),
-    )
-    first = Snapshot(model=shown_name(settings.model), started_unix=int(time.time()))
-    status = Status(
-        first,
-        activity=engine.activity,
-        evidence=prober.evidence,
-        place=lambda: {
-            "device": model.device,
-            "dtype": model.dtype,
-            "degraded": memory_fallback.degraded if memory_fallback is not None else None,
-        },
-        reading=readers.state,
+    reporter = Reporter(status, sampler, settings.evidence_ttl)
+    operations = Operations(
+        reporter=reporter,
+        status=status,
+        sampler=sampler,
+        history=history,
+        model=model,
+        probe_now=supervisor.probe_now,
+        run_dir=settings.run_dir,
+        examine=functools.partial(doctor.examine, settings.run_dir, DOCTOR_BYTES),
     )
     application = Application(
         settings,
-        model=model,
+        supervisor=supervisor,
+        operations=operations,
         status=status,
+        intake=Intake(settings, model, readers),
         engine=engine,
-        prober=prober,
-        sampler=sampler,
-        loader=Loader(settings, model, status, resolve, metrics, listed),
-        journal=journal,
+        events=events,
+        reporter=reporter,
         metrics=metrics,
-        operations=Operations(
-            report=lambda: application.report(),
-            snapshot=status.snapshot,
-            resources=sampler.latest,
-            history=history,
+    )
+    prober = Prober(
+        application.probe,
+        interval=settings.probe_interval,
+        baseline_interval=BASELINE_INTERVAL,
+        timeout=settings.probe_timeout,
+        on_probe_failing=supervisor.probe_failing,
+        on_probe_passed=supervisor.probe_passed,
+        events=events,
+    )
+
+    # The parts that others were made with, completed now that all exist.
+    listed = _listed(settings, resolve)
+    status.attach(
+        activity=engine.activity,
+        evidence=prober.evidence,
+        reading=readers.state,
+        device=functools.partial(_device, model, fallback),
+    )
+    supervisor.attach(
+        Parts(
             model=model,
-            ask_probe=prober.ask_now,
-            run_dir=settings.run_dir,
-            examine=lambda: doctor.examine(settings.run_dir, EXAMINED_BYTES),
-        ),
-        memory_fallback=memory_fallback,
-        settler=Settler(model, listed, on_damaged=lambda: application.reload()),
-        readers=readers,
-        leave=leave,
+            engine=engine,
+            fallback=fallback,
+            loader=Loader(settings, model, status, resolve, events, listed, pause=LOAD_PAUSE),
+            converter=Converter(model, listed, on_damaged=supervisor.reload),
+            prober=prober,
+            sampler=sampler,
+            history=history,
+            readers=readers,
+            request_log=request_log,
+        )
     )
     metrics.set_inputs(
         GaugeInputs(
-            report=application.report,
+            report=reporter.report,
             snapshot=status.snapshot,
             resources=sampler.latest,
             lost_lines=logs.lost_lines,
             restarts=settings.run_dir / RESTARTS_FILE,
-            reserved=lambda: model.reserved()[0] if isinstance(model, MultiDevice) else 0,
+            reserved=functools.partial(_reserved, model),
             guard=getattr(model, "guard_counts", lambda: None),
             connections=connections,
         )
@@ -165,49 +153,7 @@ def build(
     return application
 
 
-def _look(sample: resources.Resources, vitals: Vitals, memory_limit: MemoryLimit) -> None:
-    """Called by the sampler's thread with each sample."""
-    vitals.look(sample)
-    memory_limit.look(sample)
-
-
-def _ladder_of(
-    settings: Settings,
-    model: MultiDevice,
-    sampler: resources.Sampler,
-    metrics: Metrics,
-    application: Callable[[], Application],
-) -> MemoryFallback:
-    def gpu_use() -> tuple[int, int] | None:
-        card = sampler.latest().gpu
-        return None if card is None else (card.used, card.total)
-
-    def sample() -> Pair:
-        return Pair(_GREY, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
-
-    return MemoryFallback(
-        model,
-        sample,
-        pauses=Pauses(first=settings.trial_pause),
-        gpu_use=gpu_use,
-        on_fatal=lambda error: application().lost(error),
-        observer=metrics,
-    )
-
-
-def _listed_of(settings: Settings, resolve: Resolve) -> Listed:
-    """The hub's checksums; of files that come from elsewhere there are none."""
-    if resolve is not hub.resolve:
-        return lambda path: None
-    return functools.partial(
-        hub.listed_checksum,
-        model=settings.model,
-        revision=settings.revision,
-        cache_dir=settings.cache_dir,
-    )
-
-
-def _model_of(settings: Settings) -> Model:
+def _model(settings: Settings) -> Model:
     if settings.backend == "modelscope":
         from service.inference.modelscope.backend import ChildPredictor
 
@@ -225,4 +171,67 @@ def _model_of(settings: Settings) -> Model:
         threads=settings.threads,
         guard=settings.precision_guard == "on",
         cache=hub.converted_cache(settings.cache_dir) if settings.converted_cache == "on" else None,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        queue_size=settings.queue_size,
+        timeout=settings.timeout,
+        # ModelScope's process judges one pair after another, so a batch would only delay its answers.
+        max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
+        cancel_grace=settings.cancel_grace,
+        hang_limit=settings.hang_limit,
+    )
+
+
+def _fallback(model: Model, sampler: Sampler, supervisor: Supervisor, events: Events) -> Fallback:
+    if not isinstance(model, MultiDevice):
+        return Fallback()
+
+    def gpu_use() -> tuple[int, int] | None:
+        card = sampler.latest().gpu
+        return None if card is None else (card.used, card.total)
+
+    def sample() -> Pair:
+        return Pair(PROBE_PICTURE, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
+
+    return MemoryFallback(
+        model,
+        sample,
+        pauses=Pauses(first=RETRY_GPU_PAUSE),
+        gpu_use=gpu_use,
+        on_fatal=supervisor.restart_needed,
+        events=events,
+    )
+
+
+def _memory_limit(settings: Settings, model: Model, supervisor: Supervisor) -> MemoryLimit:
+    return MemoryLimit(
+        rss=settings.max_rss,
+        gpu=settings.max_gpu_memory,
+        held=functools.partial(_reserved, model),
+        empty_cache=model.empty_cache if isinstance(model, MultiDevice) else lambda: None,
+        on_reached=supervisor.restart_needed,
+    )
+
+
+def _device(model: Model, fallback: Fallback) -> DeviceState:
+    return DeviceState(model.device, model.dtype, fallback.degraded)
+
+
+def _reserved(model: Model) -> int:
+    """Return the bytes of GPU memory that the process has reserved."""
+    return model.reserved()[0] if isinstance(model, MultiDevice) else 0
+
+
+def _listed(settings: Settings, resolve: Resolve) -> Listed:
+    """Return the lookup of the hub's checksums; other files have none."""
+    if resolve is not hub.resolve:
+        return lambda path: None
+    return functools.partial(
+        hub.listed_checksum,
+        model=settings.model,
+        revision=settings.revision,
+        cache_dir=settings.cache_dir,
     )

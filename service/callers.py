@@ -1,8 +1,8 @@
-"""Whose request it is: the one identity that every limit per caller counts by.
+"""Identify the caller of a request; every per-caller limit uses this identity.
 
-An address stands for a caller, of IPv6 the /64 that one subscriber has all of. Behind proxies that are named
-as trusted it is the address that the last of them saw: the rightmost one in ``X-Forwarded-For`` that is not a
-trusted proxy's. What an untrusted peer writes into that header is not looked at.
+A caller is an IPv4 address or an IPv6 /64, the usual allocation of one subscriber. Behind trusted proxies it
+is the rightmost address in ``X-Forwarded-For`` that is not a trusted proxy's. An untrusted peer's header is
+ignored.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 UNKNOWN: Final = "?"
-_HOPS: Final = 16  # addresses looked at in one header; no deployment has as many proxies in a row
+_HOPS: Final = 16  # addresses evaluated per header; more than any chain of proxies
 _HEADER: Final = "x-forwarded-for"
 
 
 class Callers:
-    """Tells callers apart. ``trusted`` are the networks whose ``X-Forwarded-For`` counts."""
+    """Identifies callers. ``trusted`` are the networks whose ``X-Forwarded-For`` is used."""
 
     def __init__(self, trusted: Iterable[Network] = ()) -> None:
         self._trusted = tuple(trusted)
 
     def is_proxy(self, peer: str) -> bool:
-        """Whether connections from ``peer`` carry many callers' requests, so that a cap by address is none
-        of one caller's."""
+        """Whether ``peer`` is a trusted proxy, whose connections carry requests of many callers."""
         address = _address(peer)
         return address is not None and self._trusts(address)
 
@@ -51,7 +50,7 @@ class Callers:
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """Addresses and networks separated by commas. Raises ValueError."""
+    """Parse comma-separated addresses and networks. Raises ValueError."""
     return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(","))
 
 

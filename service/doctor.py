@@ -1,4 +1,4 @@
-"""``python -m service.doctor``: the doctor's command under its first name."""
+"""``python -m service.doctor`` is an alias of ``python -m doctor``."""
 
 import sys
 

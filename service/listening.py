@@ -1,9 +1,9 @@
-"""Listening sockets, and a bound on what the connections to them may cost.
+"""Listening sockets, and limits on their connections.
 
-A server may hold so many connections, one caller a part of them, and each connection so many seconds in each
-phase of a request. At a cap the connection that has waited longest without a request in progress is closed,
-so that whoever comes with a request is served. Two servers use this: uvicorn for the page, waitress for
-health. Each calls its ``Connections`` from its own thread alone.
+Limits apply to the connections of a server, to those of one caller, and to the seconds a connection may spend
+in each phase of a request. At a limit, the connection idle longest without a request in progress is closed
+to admit the new one. Used by uvicorn for the page and by waitress for health; each server calls its
+``Connections`` from its own thread only.
 """
 
 from __future__ import annotations
@@ -23,57 +23,57 @@ from service.callers import Callers
 from service.contract.errors import PortTaken, SettingsError
 
 BACKLOG: Final = 128
-DESCRIPTORS: Final = 65_536  # more are not asked for: no cap below needs them
-#: At the least descriptors a system gives (1,024) these leave 512 for files, readers, the guardian's channel.
+DESCRIPTORS: Final = 65_536  # requested at most; the limits below need no more
+#: With 1,024 descriptors, the usual minimum, these leave 512 for files, readers and the guardian's channel.
 PAGE_CONNECTIONS: Final = 2_000
 HEALTH_CONNECTIONS: Final = 256
-PART_OF_A_CALLER: Final = 4  # one caller may hold this part of a server's connections
+CALLER_SHARE: Final = 4  # one caller may hold a quarter of a server's connections
 CLOSED: Final = ("slow", "cap", "refused")
-#: What accept() fails with where there is no descriptor, or no memory, for another connection.
+#: Errors of accept() without a descriptor or memory for another connection.
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_SAY_SECONDS: Final = 60.0
+_LOG_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
 class Phase(IntEnum):
-    """Where a connection is. At a cap, connections of a lower phase are closed first."""
+    """The phase of a connection. At a limit, connections of a lower phase are closed first."""
 
-    IDLE = 0  # nothing of a request has come, or the last one was answered
+    IDLE = 0  # before the first byte of a request, or after an answer
     HEAD = 1
     BODY = 2
-    BUSY = 3  # a request is being answered; never closed for others
+    BUSY = 3  # being answered; never closed to admit others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Connections at once, and the seconds that one may take: for the first byte, idle between requests, for
-    a request's head, for its body, and without a byte of body or answer moving. An answer has no limit."""
+    """Maximum open connections, and seconds allowed for the first byte, between requests, for a request's
+    head, for its body, and without progress of body or answer. The whole answer has no limit."""
 
     connections: int
     first_byte: float = 20.0
-    keep_alive: float = 75.0  # longer than proxies keep an idle connection, so that none is closed in use
+    keep_alive: float = 75.0  # longer than proxies keep idle connections, to avoid races with reuse
     head: float = 10.0
     body: float = 120.0
     stall: float = 30.0
 
     @property
-    def of_a_caller(self) -> int:
-        return max(1, self.connections // PART_OF_A_CALLER)
+    def per_caller(self) -> int:
+        return max(1, self.connections // CALLER_SHARE)
 
 
 class Watch:
-    """How a connection from ``peer`` has come along. Times are monotonic seconds."""
+    """The progress of a connection from ``peer``. Times are monotonic seconds."""
 
     def __init__(self, peer: str, now: float) -> None:
         self.peer = peer
         self.phase = Phase.IDLE
-        self.since = now  # when the phase began; a body's time begins with its head's
-        self.fresh = True  # it has carried no request yet
-        self.moved = now  # when a byte last moved while some had to; now while none has to
+        self.since = now  # when the phase began; BODY keeps the start of HEAD
+        self.fresh = True  # no request yet
+        self.moved = now  # last progress of body or answer; current while neither is pending
         self._left = 0
 
     def update(self, phase: Phase, left: int, now: float) -> None:
-        """It is in ``phase``, and ``left`` bytes of its answer have not been taken by the other side."""
+        """Set the phase and the number of answer bytes that the peer has not taken."""
         if phase is not self.phase:
             if (self.phase, phase) != (Phase.HEAD, Phase.BODY):
                 self.since = now
@@ -83,12 +83,12 @@ class Watch:
             self._left, self.moved = left, now
 
     def received(self, now: float) -> None:
-        """Bytes of a request came."""
+        """Record that bytes of a request arrived."""
         self.moved = now
 
 
 class Connection(Protocol):
-    """One connection of a server's."""
+    """A connection of a server."""
 
     watch: Watch
 
@@ -96,7 +96,7 @@ class Connection(Protocol):
         """Update ``watch``."""
 
     def drop(self) -> None:
-        """Close it, with nothing more sent. The server calls ``Connections.remove`` for it, now or later."""
+        """Close it without sending more. The server calls ``Connections.remove`` now or later."""
 
 
 class Connections:
@@ -113,23 +113,23 @@ class Connections:
         self.name = name
         self.limits = limits
         self.dropped: Counter[str] = Counter()  # by one of CLOSED
-        self.exhausted = 0  # connections that no descriptor was left for
+        self.exhausted = 0  # connections refused without a descriptor
         self._callers = callers or Callers()
         self._clock = clock
         self._open: dict[Connection, str] = {}
         self._of_caller: Counter[str] = Counter()
-        self._said_at: float | None = None
+        self._logged_at: float | None = None
 
     @property
     def count(self) -> int:
-        """How many are open now."""
+        """The number of open connections."""
         return len(self._open)
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection in, closing an idle one where a cap is reached; False if it has to go."""
+        """Register a new connection, closing another at a limit; False if it must be closed instead."""
         peer = connection.watch.peer
         caller = self._callers.of(peer, {})
-        if self._of_caller[caller] >= self.limits.of_a_caller and not self._callers.is_proxy(peer):
+        if self._of_caller[caller] >= self.limits.per_caller and not self._callers.is_proxy(peer):
             admitted = self._make_room(caller)
         else:
             admitted = len(self._open) < self.limits.connections or self._make_room(None)
@@ -141,7 +141,7 @@ class Connections:
         return True
 
     def remove(self, connection: Connection) -> None:
-        """Count a connection out that was closed; harmless for one that is not counted."""
+        """Unregister a closed connection; no effect if it is not registered."""
         caller = self._open.pop(connection, None)
         if caller is not None:
             self._of_caller[caller] -= 1
@@ -149,7 +149,7 @@ class Connections:
                 del self._of_caller[caller]
 
     def sweep(self) -> None:
-        """Close what has taken longer than it may. Called about once a second."""
+        """Close connections that exceed a time limit. Called about once a second."""
         now = self._clock()
         for connection in list(self._open):
             connection.refresh(now)
@@ -157,15 +157,15 @@ class Connections:
                 self._drop(connection, "slow")
 
     def out_of_descriptors(self) -> None:
-        """A connection could not be accepted for lack of a descriptor: counted, and logged once a minute."""
+        """Count a connection that had no descriptor; log at most once a minute."""
         self.exhausted += 1
         now = self._clock()
-        if self._said_at is None or now - self._said_at >= _SAY_SECONDS:
-            self._said_at = now
+        if self._logged_at is None or now - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = now
             _log.error("DESCRIPTORS | PORT=%s | OPEN=%d | LIMIT=%d", self.name, self.count, descriptors())
 
     def _make_room(self, caller: str | None) -> bool:
-        """Close the connection that can best be spared: of ``caller``, or if None of whoever has the most."""
+        """Close the least active connection of ``caller``, or of the caller with the most if None."""
         if caller is None:
             caller = max(self._of_caller, key=lambda one: self._of_caller[one])
         now = self._clock()
@@ -196,28 +196,28 @@ class Connections:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit on open descriptors to what the hard one allows, DESCRIPTORS at most; the limit
-    that holds now."""
+    """Raise the soft limit on open descriptors to the hard limit, at most DESCRIPTORS; return the new
+    limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
     return descriptors()
 
 
 def descriptors() -> int:
-    """How many descriptors this process may have open."""
+    """The limit on this process's open descriptors."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def page_limits() -> Limits:
-    """The page's limits, by the descriptors there are."""
+    """The page's limits, given the descriptor limit."""
     return Limits(connections=min(PAGE_CONNECTIONS, max(8, descriptors() * 3 // 8)))
 
 
 def health_limits() -> Limits:
-    """The health API's limits, by the descriptors there are."""
+    """The health API's limits, given the descriptor limit."""
     return Limits(
         connections=min(HEALTH_CONNECTIONS, max(8, descriptors() // 8)),
         first_byte=10.0,
@@ -228,7 +228,7 @@ def health_limits() -> Limits:
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises SettingsError that names the port and ``flag``."""
+    """Listen on ``host`` and ``port``; 0 picks a free port. Raises SettingsError naming port and ``flag``."""
     sock = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

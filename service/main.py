@@ -1,7 +1,8 @@
-"""The process of both entries: ports first, then logs, health, application and, if there is one, the page.
+"""The one main function of both entries: opens ports and logs, starts health, application and page, waits,
+stops.
 
-The model loads in the background meanwhile. SIGTERM and SIGINT end it in order: no new work, accepted
-requests answered within --stop-grace, exit code 0.
+The model loads in the background. SIGTERM and SIGINT stop the process in order: new requests are refused,
+accepted ones answered within --stop-grace, exit code 0.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ from typing import TYPE_CHECKING, Final, Protocol
 from service.contract.causes import ExitCode
 from service.contract.errors import SettingsError
 from service.listening import Connections, health_limits, listen, page_limits, raise_descriptor_limit
-from service.settings import Settings
+from service.settings import Settings, removed
 from service.streams import use_utf8
 from service.telemetry.logs import Logs, unwritable
 
 if TYPE_CHECKING:
     from service.application import Application
+    from service.lifecycle import Supervisor
 
 CHECK_SECONDS: Final = 0.2
 LOCK_FILE: Final = "web_app.lock"
-#: Set by a supervisor that starts the service again: a run directory that could be written once is no mistake
-#: of whoever set it up, and to be without logs is no reason to stop serving.
+#: Set by the guardian on a restart. A run directory that was writable once is no configuration error, and a
+#: service without logs is better than none.
 RESTARTED: Final = "OFA_RESTARTED"
 log = logging.getLogger(__name__)
 
 
 class Front(Protocol):
-    """What serves requests beside the health API: the page."""
+    """A server beside the health API: the page."""
 
     @property
     def port(self) -> int: ...
@@ -54,7 +56,7 @@ MakeFront = Callable[["Application", Settings, socket.socket, Connections], Fron
 
 
 class Signals:
-    """Records that the process was asked to end. Handlers do no more: no lock, no log, no exception."""
+    """Records a signal to stop. The handlers do nothing else: no lock, no log, no exception."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -68,7 +70,7 @@ class Signals:
 
 
 def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront | None = None) -> int:
-    """Run the service until it is told to end or cannot go on; the exit code."""
+    """Run the service until a signal stops it or it cannot continue. Returns the exit code."""
     use_utf8()
     signals = Signals()
     signals.install()
@@ -77,7 +79,7 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
         try:
             settings = Settings.from_args(argv, os.environ, prog=prog, description=description)
             raise_descriptor_limit()
-            # The ports first: what is wrong with one is said before anything slow begins.
+            # The ports first, so that a port in use is reported before anything slow begins.
             public = health = stack.enter_context(
                 listen(settings.health_host, settings.health_port, "--health-port")
             )
@@ -96,6 +98,8 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
             print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
             return error.exit_code
         stack.callback(logs.close)
+        for name in removed(os.environ):
+            log.warning("SETTING_REMOVED | NAME=%s", name)
         from service.process.postmortem import StallDump
 
         stall_dump = StallDump(settings.run_dir)
@@ -105,9 +109,11 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
 
 
 def lock_run_dir(run_dir: Path, must_write: bool) -> int | None:
-    """A descriptor that holds the run directory's lock, for this process and as long as it lives: two
-    instances in one directory would share logs, socket and exit file. None where there is no room for one.
-    Raises SettingsError, with ``must_write`` also if this user may not write there."""
+    """Lock the run directory until this process ends: two instances would share logs, socket and exit file.
+
+    Returns the lock's descriptor, None if the file cannot be created. Raises SettingsError if another
+    instance holds it, and with ``must_write`` if the directory is not writable.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -136,19 +142,20 @@ def _serve(
     signals: Signals,
     make_front: MakeFront | None,
 ) -> int:
-    """The exit code."""
+    """Run until there is a reason to stop. Returns the exit code."""
     from service.build import build
     from service.callers import Callers
     from service.health.api import Sidecar
     from service.health.channel import Channel, Heartbeat
-    from service.process.exit_file import leave
+    from service.process.exit_file import exit_now
     from service.process.systemd import Systemd
 
     callers = Callers(settings.trusted_proxies)
     for_health = Connections("health", health_limits(), callers)
     for_page = Connections("page", page_limits(), callers)
-    application = build(settings, leave=leave, connections=(for_health, for_page))
-    channel = Channel(application, settings.run_dir)
+    application = build(settings, exit_now=exit_now, connections=(for_health, for_page))
+    supervisor = application.supervisor
+    channel = Channel(application.report, settings.run_dir)
     heartbeat = Heartbeat(settings.run_dir)
     sidecar = Sidecar(application, health, for_health)
     systemd = Systemd(application.report, os.environ)  # silent unless systemd started us
@@ -160,31 +167,30 @@ def _serve(
     try:
         heartbeat.remove()
         if not channel.start():
-            application.keep_heartbeat(heartbeat.beat)
+            supervisor.keep_heartbeat(heartbeat.beat)
         sidecar.start()
         systemd.start()
-        application.start(pictures=front is not None)
-        log.info("Health: http://%s:%d/health", settings.health_host, sidecar.port)
+        supervisor.start(pictures=front is not None)
+        log.info("LISTENING | SERVER=health | URL=http://%s:%d/health", settings.health_host, sidecar.port)
         if front is not None:
             front.start()
-            log.info("Page: http://%s:%d", settings.host, front.port)
-        code, reason = _wait(application, watched, signals)
+            log.info("LISTENING | SERVER=page | URL=http://%s:%d", settings.host, front.port)
+        code, reason = _wait(supervisor, watched, signals)
     except SettingsError as error:
-        log.critical("%s %s", error.message, error.remedy)
+        log.critical("START_FAILED | CODE=%s | MSG=%s | REMEDY=%s", error.code, error.message, error.remedy)
         code, reason = error.exit_code, error.message
     except Exception as error:
-        log.critical("The service could not be started: %s", type(error).__name__, exc_info=True)
+        log.critical("START_FAILED | ERROR=%s", type(error).__name__, exc_info=True)
         code, reason = ExitCode.LOAD_FAILED, "the service could not be started"
-    # In order and within bounds: new work is refused and accepted work answered while the page can still
-    # carry the answers out; health can be asked to the last.
+    # The page stops after the application, as it carries the last answers out; health answers to the end.
     systemd.stop()
-    application.stop(settings.stop_grace, code=code, reason=reason)
+    supervisor.stop(settings.stop_grace, code=code, reason=reason)
     if front is not None:
         front.stop()
     sidecar.stop()
     channel.stop()
     heartbeat.remove()
-    log.info("Ended.")
+    log.info("ENDED | CODE=%d", code)
     return code
 
 
@@ -193,14 +199,14 @@ class _Alive(Protocol):
     def alive(self) -> bool: ...
 
 
-def _wait(application: Application, watched: dict[str, _Alive], signals: Signals) -> tuple[int, str | None]:
-    """Return when there is a reason to end: the exit code, and the reason unless the application knows it."""
+def _wait(supervisor: Supervisor, watched: dict[str, _Alive], signals: Signals) -> tuple[int, str | None]:
+    """Wait for a reason to stop. Returns the exit code, and the reason unless the supervisor knows it."""
     while signals.number is None:
-        if application.wait(CHECK_SECONDS):
-            return application.fatal or 0, None
+        if supervisor.wait(CHECK_SECONDS):
+            return supervisor.fatal or 0, None
         dead = [name for name, part in watched.items() if not part.alive]
-        if ended := [*dead, *application.dead_threads()]:
+        if ended := [*dead, *supervisor.dead_threads()]:
             log.critical("THREAD_ENDED | NAME=%s", ended[0])
             return ExitCode.LOAD_FAILED, f"the thread {ended[0]} ended"
-    log.info("Asked to end by %s.", signal.Signals(signals.number).name)
+    log.info("STOP_REQUESTED | SIGNAL=%s", signal.Signals(signals.number).name)
     return ExitCode.ORDERLY, None

@@ -1,6 +1,6 @@
-"""What an operator is shown and may do: now, the last hour, restarts, findings; probe, empty the cache.
+"""What operators see and may do: the present, the last hour, restarts, findings; probe, empty the GPU cache.
 
-Knows nothing of a page or a password: who may ask is for the page to decide.
+Access control is the page's.
 """
 
 from __future__ import annotations
@@ -10,40 +10,42 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from service.contract.protocols import Model, MultiDevice
-from service.contract.status import Snapshot
+from service.contract.status import Snapshot, Status
 from service.health.report import Report
-from service.health.resources import Resources
+from service.health.resources import Resources, Sampler
 from service.process import restart_log as restarts
 from service.process.restart_log import Restart
 from service.telemetry.history import Change, Ended, History, Sample
+from service.telemetry.reporter import Reporter
+from service.texts import Language
 
-EXAMINED: Final = 60.0  # seconds for which findings stand: reading whole logs is no work for every look
+FINDINGS_SECONDS: Final = 60.0  # the age at which findings are renewed: they take reading the logs
 
 
-class Words(Protocol):
+class FindingText(Protocol):
     """A finding in one language."""
 
     @property
     def title(self) -> str:
-        """What is wrong, in a few words."""
+        """The problem in a few words."""
 
     @property
     def diagnosis(self) -> str:
-        """The same in a sentence or two."""
+        """The problem in a sentence or two."""
 
     @property
-    def cure(self) -> str:
-        """What to do about it."""
+    def fix(self) -> str:
+        """What to do."""
 
 
 class Finding(Protocol):
-    """What the doctor found in the logs. None of it holds user text."""
+    """A finding of the doctor. Holds no user text."""
 
-    def told(self, language: Literal["en", "zh"]) -> Words:
-        """What is wrong and what to do, in English or Chinese."""
+    def text(self, language: Language) -> FindingText:
+        """What is wrong and how to fix it."""
 
     @property
     def severity(self) -> str:
@@ -51,19 +53,19 @@ class Finding(Protocol):
 
     @property
     def evidence(self) -> Sequence[str]:
-        """The lines that show it."""
+        """The log lines that show it."""
 
     @property
     def since(self) -> str:
-        """When it began, by the logs; "" if they do not tell."""
+        """When it began, by the logs; "" if unknown."""
 
     @property
     def until(self) -> str:
         """When it was last seen."""
 
     @property
-    def over(self) -> bool:
-        """Whether it has passed."""
+    def resolved(self) -> bool:
+        """Whether later lines show its end."""
 
 
 Examine = Callable[[], Sequence[Finding]]
@@ -71,7 +73,7 @@ Examine = Callable[[], Sequence[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What there is to see at ``now`` (monotonic seconds), from kept figures alone."""
+    """The state at ``now`` (monotonic seconds), from kept samples."""
 
     now: float
     report: Report
@@ -83,28 +85,28 @@ class View:
 
 
 class Operations:
-    """The operator's side of the application. ``view`` and ``probe`` return at once; the others read files or
-    ask the driver, and are for a thread that may wait."""
+    """The operators' side of the application. ``view`` and ``probe`` return at once, the others read files or
+    ask the driver. ``probe`` probes the model at once; False while none is loaded."""
 
     def __init__(
         self,
         *,
-        report: Callable[[], Report],
-        snapshot: Callable[[], Snapshot],
-        resources: Callable[[], Resources],
+        reporter: Reporter,
+        status: Status,
+        sampler: Sampler,
         history: History,
         model: Model,
-        ask_probe: Callable[[], bool],
+        probe_now: Callable[[], bool],
         run_dir: Path,
-        examine: Examine | None = None,
+        examine: Examine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._report = report
-        self._snapshot = snapshot
-        self._resources = resources
+        self._reporter = reporter
+        self._status = status
+        self._sampler = sampler
         self._history = history
         self._model = model
-        self._ask_probe = ask_probe
+        self.probe = probe_now
         self._run_dir = run_dir
         self._examine = examine
         self._clock = clock
@@ -112,45 +114,32 @@ class Operations:
         self._found: Sequence[Finding] = ()
         self._found_at: float | None = None
 
-    def start(self) -> None:
-        """Begin to keep the last hour."""
-        self._history.start()
-
-    def stop(self, wait: float) -> None:
-        self._history.stop(wait)
-
     def view(self) -> View:
-        """The present and the last hour."""
+        """Return the present state and the last hour."""
         return View(
             now=self._clock(),
-            report=self._report(),
-            snapshot=self._snapshot(),
-            resources=self._resources(),
+            report=self._reporter.report(),
+            snapshot=self._status.snapshot(),
+            resources=self._sampler.latest(),
             samples=self._history.samples(),
             requests=self._history.requests(),
             changes=self._history.changes(),
         )
 
     def restarts(self) -> Sequence[Restart]:
-        """The guardian's last lines, newest first."""
+        """Return the guardian's last restarts, newest first."""
         return restarts.read(self._run_dir)
 
-    def findings(self) -> Sequence[Finding] | None:
-        """What is wrong by the logs, at most EXAMINED seconds old; None without a doctor."""
-        if self._examine is None:
-            return None
+    def findings(self) -> Sequence[Finding]:
+        """Return the doctor's findings, at most FINDINGS_SECONDS old."""
         with self._examining:
-            if self._found_at is None or self._clock() - self._found_at > EXAMINED:
+            if self._found_at is None or self._clock() - self._found_at > FINDINGS_SECONDS:
                 self._found, self._found_at = tuple(self._examine()), self._clock()
             return self._found
 
-    def probe(self) -> bool:
-        """Have the model probed now. False when there is no model to probe."""
-        return self._ask_probe()
-
     def empty_cache(self) -> int | None:
-        """Give unused GPU memory back; the bytes that were, or None without a GPU."""
-        if self._resources().gpu is None or not isinstance(self._model, MultiDevice):
+        """Release unused GPU memory. Returns the bytes released, None without a GPU."""
+        if self._sampler.latest().gpu is None or not isinstance(self._model, MultiDevice):
             return None
         before, _ = self._model.reserved()
         self._model.empty_cache()

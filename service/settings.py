@@ -1,8 +1,8 @@
-"""One frozen Settings from flags and environment; the only place where the environment is read.
+# ruff: noqa: RUF009  # _option returns a dataclass field
+"""Settings from flags and environment variables; the only module that reads the environment.
 
-A flag wins over its variable, a variable over the default; an empty variable counts as unset. Each option
-is described once, beside its field: the parser, ``--help`` and the documentation's table come from there
-(``python -m service.settings`` prints the table).
+A flag wins over its variable, a variable over the default; an empty variable counts as unset. ``--help`` and
+the README's table (printed by ``python -m service.settings``) are generated from the fields.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, get_type_hints
+from typing import Any, Final, NoReturn
 
 from service.callers import Network
 from service.contract.errors import SettingsError
-from service.contract.times import LONGEST_PAUSE, STOP_GRACE
-from service.kinds import (
+from service.contract.times import STOP_GRACE
+from service.value_types import (
     DEVICE,
     FILE,
     FOLDER,
@@ -28,295 +28,157 @@ from service.kinds import (
     PORT,
     PROGRAM,
     ROOT_PATH,
+    SIZE,
+    SWITCH,
     URL,
     WORD,
-    Kind,
+    ValueType,
     choice,
     integer,
     seconds,
-    size,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Maybe."
-SERVICE_LINKS = (
-    "Kubernetes sets this variable for a Service of that name: put enableServiceLinks: false into the pod's "
-    "spec, or give the Service another name."
-)
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
+#: Variables of earlier versions. Setting one has no effect but a warning.
+REMOVED: Final = ("OFA_BATCH_WAIT", "OFA_GOLDEN_INTERVAL", "OFA_LOAD_PAUSE", "OFA_TRIAL_PAUSE")
+_SERVICE_LINKS: Final = (
+    "Kubernetes sets this variable for a Service of that name: put enableServiceLinks: false into the pod's "
+    "spec, or rename the Service."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What the command line and the documentation say about a field. A ``secret`` has no flag, since
-    everybody on a machine can read its processes' command lines, and is shown nowhere."""
+    """How a field is set. A ``secret`` has no flag, since any user can list command lines, and its value is
+    never displayed."""
 
     env: str
-    kind: Kind
+    type: ValueType
     help: str
-    secret: bool = False
+    secret: bool
+
+
+def _option(default: object, type: ValueType, help: str, *, env: str = "", secret: bool = False) -> Any:
+    """A field of Settings. ``env`` is ``OFA_<NAME>`` unless given."""
+    option = Option(env, type, help, secret)
+    return dataclasses.field(default=default, repr=not secret, metadata={"option": option})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything a running instance was told; seconds, bytes, pixels and characters as named."""
+    """The configuration of one instance, in seconds, bytes, pixels and characters."""
 
-    model: Annotated[
-        str, Option("OFA_MODEL", MODEL, "the model: 'demo', a folder in ModelScope's format, or a hub id")
-    ] = DEFAULT_MODEL
-    revision: Annotated[
-        str | None,
-        Option(
-            "OFA_MODEL_REVISION",
-            WORD,
-            "the hub revision to pin; unset keeps what was fetched, or fetches the newest",
-        ),
-    ] = None
-    cache_dir: Annotated[
-        Path | None,
-        Option(
-            "MODELSCOPE_CACHE", FOLDER, "where fetched models are kept; unset leaves it to the hub client"
-        ),
-    ] = None
-    hub_endpoint: Annotated[
-        str | None, Option("MODELSCOPE_ENDPOINT", URL, "another address of the model hub")
-    ] = None
-    verify: Annotated[
-        str,
-        Option(
-            "OFA_VERIFY",
-            choice("quick", "full"),
-            "how a local copy is checked: sizes and times, or every checksum",
-        ),
-    ] = "quick"
-    backend: Annotated[
-        str,
-        Option(
-            "OFA_BACKEND",
-            choice("native", "modelscope"),
-            "our own network, or ModelScope's pipeline in a child process",
-        ),
-    ] = "native"
-    reference_python: Annotated[
-        Path | None,
-        Option(
-            "OFA_REFERENCE_PYTHON",
-            PROGRAM,
-            "the Python that has ModelScope's dependencies, for --backend modelscope",
-        ),
-    ] = None
-    device: Annotated[
-        str, Option("OFA_DEVICE", DEVICE, "where to compute; auto takes CUDA when there is one")
-    ] = "auto"
-    dtype: Annotated[
-        str,
-        Option(
-            "OFA_DTYPE",
-            choice("auto", "fp32", "bf16", "fp16"),
-            "the precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
-        ),
-    ] = "auto"
-    precision_guard: Annotated[
-        str,
-        Option(
-            "OFA_PRECISION_GUARD",
-            choice("on", "off"),
-            "whether close calls of a precision below fp32 are decided in fp32",
-        ),
-    ] = "on"
-    converted_cache: Annotated[
-        str,
-        Option(
-            "OFA_CONVERTED_CACHE",
-            choice("on", "off"),
-            "whether large weights are kept in a form that starts fast, beside the fetched models",
-        ),
-    ] = "on"
-    threads: Annotated[
-        int, Option("OFA_THREADS", integer(0, 1024), "CPU threads of the model; 0 leaves it to torch")
-    ] = 0
-    host: Annotated[str, Option("OFA_HOST", HOST, "the address the page listens on")] = "0.0.0.0"
-    port: Annotated[int, Option("OFA_PORT", PORT, "the page's port; 0 takes a free one")] = 7860
-    health_host: Annotated[str, Option("OFA_HEALTH_HOST", HOST, "the address the health API listens on")] = (
-        "0.0.0.0"
+    model: str = _option(
+        DEFAULT_MODEL, MODEL, "the model: 'demo', a folder in ModelScope's format, or a hub id"
     )
-    health_port: Annotated[
-        int, Option("OFA_HEALTH_PORT", PORT, "the health API's port; 0 takes a free one")
-    ] = 8000
-    trusted_proxies: Annotated[
-        tuple[Network, ...],
-        Option(
-            "OFA_TRUSTED_PROXIES",
-            NETWORKS,
-            "the proxies in front of the page, whose X-Forwarded-For names the caller",
-        ),
-    ] = ()
-    root_path: Annotated[
-        str,
-        Option(
-            "OFA_ROOT_PATH",
-            ROOT_PATH,
-            "the path under which a proxy serves the page, such as /vqa, whether it takes it off or not",
-        ),
-    ] = ""
-    run_dir: Annotated[
-        Path, Option("OFA_RUN_DIR", FOLDER, "where logs and run-time files go; beside web_app.py unless set")
-    ] = ROOT
-    timeout: Annotated[
-        float, Option("OFA_TIMEOUT", seconds(0.01, 3600), "the time limit of a request, from its arrival")
-    ] = 15.0
-    cancel_grace: Annotated[
-        float,
-        Option(
-            "OFA_CANCEL_GRACE",
-            seconds(0.01, 3600),
-            "how long a cancelled computation may take to stop before it counts as orphaned",
-        ),
-    ] = 5.0
-    hang_limit: Annotated[
-        float,
-        Option(
-            "OFA_HANG_LIMIT",
-            seconds(0.1, 86400),
-            "how long it may go on after that limit before the process counts as hung",
-        ),
-    ] = 60.0
-    queue_size: Annotated[
-        int, Option("OFA_QUEUE_SIZE", integer(1, 100000), "requests that may wait; more are answered busy")
-    ] = 32
-    max_batch: Annotated[
-        int,
-        Option(
-            "OFA_MAX_BATCH",
-            integer(0, 1024),
-            "requests computed together at most; 0 goes by the device, 4 on a CPU and 32 on a GPU",
-        ),
-    ] = 0
-    batch_wait: Annotated[
-        float,
-        Option(
-            "OFA_BATCH_WAIT",
-            seconds(0, 1),
-            "how long callers who were answered together may be waited for; who asks alone never waits",
-        ),
-    ] = 0.005
-    max_pixels: Annotated[
-        int,
-        Option(
-            "OFA_MAX_PIXELS",
-            integer(1, 170_000_000, "pixels"),
-            "the largest picture accepted, width times height",
-        ),
-    ] = 64_000_000
-    max_bytes: Annotated[
-        int, Option("OFA_MAX_BYTES", integer(1, 1_073_741_824, "bytes"), "the largest picture file accepted")
-    ] = 33_554_432
-    max_chars: Annotated[
-        int,
-        Option(
-            "OFA_MAX_CHARS",
-            integer(1, 100_000, "characters"),
-            "the longest text accepted; the model itself reads fewer",
-        ),
-    ] = 1000
-    probe_interval: Annotated[
-        float, Option("PROBE_INTERVAL", seconds(0.05, 86400), "evidence older than this starts a probe")
-    ] = 60.0
-    probe_timeout: Annotated[
-        float, Option("OFA_PROBE_TIMEOUT", seconds(0.01, 3600), "the time limit of a probe")
-    ] = 15.0
-    golden_interval: Annotated[
-        float,
-        Option(
-            "OFA_GOLDEN_INTERVAL",
-            seconds(0.05, 86400),
-            "a probe runs this often even under traffic, to compare its label",
-        ),
-    ] = 300.0
-    trial_pause: Annotated[
-        float,
-        Option(
-            "OFA_TRIAL_PAUSE",
-            seconds(0.05, 300),
-            "pause before the GPU is tried again after its memory ran out; it doubles, up to 300 s",
-        ),
-    ] = 5.0
-    max_rss: Annotated[
-        int,
-        Option(
-            "OFA_MAX_RSS",
-            size(),
-            "the process restarts when its resident memory, its readers' included, stays above this",
-        ),
-    ] = 0
-    max_gpu_memory: Annotated[
-        int,
-        Option(
-            "OFA_MAX_GPU_MEMORY",
-            size(),
-            "the same for the GPU memory that it has reserved",
-        ),
-    ] = 0
-    load_attempts: Annotated[
-        int, Option("OFA_LOAD_ATTEMPTS", integer(1, 100), "attempts to load the model")
-    ] = 3
-    load_pause: Annotated[
-        float,
-        Option(
-            "OFA_LOAD_PAUSE",
-            seconds(0, LONGEST_PAUSE),
-            f"the pause after the first failed attempt; it doubles each time, up to {LONGEST_PAUSE:g} s",
-        ),
-    ] = 5.0
-    stop_grace: Annotated[
-        float, Option("OFA_STOP_GRACE", seconds(0, 3600), "how long a stop waits for accepted requests")
-    ] = STOP_GRACE
-    ops: Annotated[
-        str,
-        Option(
-            "OFA_OPS",
-            choice("auto", "off"),
-            "the page's operations tab, behind its password; off: it is not there",
-        ),
-    ] = "auto"
-    ops_password: Annotated[
-        str | None,
-        Option(
-            "OFA_OPS_PASSWORD",
-            PASSWORD,
-            "the password of the operations tab; one is made in the run directory unless set",
-            secret=True,
-        ),
-    ] = dataclasses.field(default=None, repr=False)
-    ops_password_file: Annotated[
-        Path | None,
-        Option(
-            "OFA_OPS_PASSWORD_FILE",
-            FILE,
-            "the same, as the first line of a file; better, since a process's variables can be read",
-        ),
-    ] = None
-    log_level: Annotated[
-        str,
-        Option(
-            "OFA_LOG_LEVEL",
-            choice("debug", "info", "warning", "error"),
-            "the least severe lines in web_app.log; the doctor needs info",
-        ),
-    ] = "info"
-    log_max_bytes: Annotated[
-        int,
-        Option(
-            "OFA_LOG_MAX_BYTES", integer(1024, 1_073_741_824, "bytes"), "a log file is rotated at this size"
-        ),
-    ] = 10_485_760
-    log_backups: Annotated[
-        int, Option("OFA_LOG_BACKUPS", integer(1, 100), "rotated log files kept of each log")
-    ] = 5
+    revision: str | None = _option(
+        None,
+        WORD,
+        "hub revision to pin; unset uses the cached one, or fetches the newest",
+        env="OFA_MODEL_REVISION",
+    )
+    cache_dir: Path | None = _option(
+        None, FOLDER, "cache of fetched models; unset uses the hub client's default", env="MODELSCOPE_CACHE"
+    )
+    hub_endpoint: str | None = _option(None, URL, "URL of another model hub", env="MODELSCOPE_ENDPOINT")
+    verify: str = _option(
+        "quick",
+        choice("quick", "full"),
+        "how a local copy is verified: by sizes and times, or by all checksums",
+    )
+    backend: str = _option(
+        "native",
+        choice("native", "modelscope"),
+        "the native network, or ModelScope's pipeline in a child process",
+    )
+    reference_python: Path | None = _option(
+        None, PROGRAM, "Python interpreter with ModelScope's dependencies, for --backend modelscope"
+    )
+    device: str = _option("auto", DEVICE, "compute device; auto uses CUDA if available")
+    dtype: str = _option(
+        "auto",
+        choice("auto", "fp32", "bf16", "fp16"),
+        "precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
+    )
+    precision_guard: str = _option("on", SWITCH, "decide close calls of a precision below fp32 in fp32")
+    converted_cache: str = _option(
+        "on", SWITCH, "cache large weights in a form that loads faster, beside the fetched models"
+    )
+    threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 uses torch's default")
+    host: str = _option("0.0.0.0", HOST, "address the page listens on")
+    port: int = _option(7860, PORT, "port of the page; 0 picks a free one")
+    health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")
+    health_port: int = _option(8000, PORT, "port of the health API; 0 picks a free one")
+    trusted_proxies: tuple[Network, ...] = _option(
+        (), NETWORKS, "proxies in front of the page whose X-Forwarded-For header is trusted"
+    )
+    root_path: str = _option(
+        "", ROOT_PATH, "path under which a proxy serves the page, such as /vqa, stripped by the proxy or not"
+    )
+    run_dir: Path = _option(ROOT, FOLDER, "directory of logs and run-time files")
+    timeout: float = _option(15.0, seconds(0.01, 3600), "time limit of a request, from its arrival")
+    cancel_grace: float = _option(
+        5.0,
+        seconds(0.01, 3600),
+        "how long a cancelled computation may take to stop before it is reported as not stopping",
+    )
+    hang_limit: float = _option(
+        60.0, seconds(0.1, 86400), "how long it may continue after that before the process counts as hung"
+    )
+    queue_size: int = _option(
+        32, integer(1, 100000), "maximum number of waiting requests; more are answered busy"
+    )
+    max_batch: int = _option(
+        0, integer(0, 1024), "maximum batch size; 0 depends on the device: 4 on a CPU, 32 on a GPU"
+    )
+    max_pixels: int = _option(
+        64_000_000, integer(1, 170_000_000, "pixels"), "largest accepted picture, width times height"
+    )
+    max_bytes: int = _option(33_554_432, integer(1, 1_073_741_824, "bytes"), "largest accepted picture file")
+    max_chars: int = _option(
+        1000, integer(1, 100_000, "characters"), "longest accepted text; the model reads fewer characters"
+    )
+    probe_interval: float = _option(
+        60.0, seconds(0.05, 86400), "a probe runs when evidence is older than this", env="PROBE_INTERVAL"
+    )
+    probe_timeout: float = _option(15.0, seconds(0.01, 3600), "time limit of a probe")
+    max_rss: int = _option(
+        0, SIZE, "restart when the resident memory of the process and its readers stays above this"
+    )
+    max_gpu_memory: int = _option(
+        0, SIZE, "restart when the GPU memory reserved by the process stays above this"
+    )
+    load_attempts: int = _option(3, integer(1, 100), "attempts to load the model")
+    stop_grace: float = _option(
+        STOP_GRACE, seconds(0, 3600), "how long a stop waits for accepted requests to be answered"
+    )
+    ops: str = _option(
+        "auto", choice("auto", "off"), "the page's operations tab, behind a password; off removes it"
+    )
+    ops_password: str | None = _option(
+        None,
+        PASSWORD,
+        "password of the operations tab; unset generates one in the run directory",
+        secret=True,
+    )
+    ops_password_file: Path | None = _option(
+        None, FILE, "file whose first line is that password; safer than a variable, which others may read"
+    )
+    log_level: str = _option(
+        "info",
+        choice("debug", "info", "warning", "error"),
+        "lowest level written to web_app.log; the doctor needs info",
+    )
+    log_max_bytes: int = _option(
+        10_485_760, integer(1024, 1_073_741_824, "bytes"), "size at which a log file is rotated"
+    )
+    log_backups: int = _option(5, integer(1, 100), "rotated files kept of each log")
 
     @property
     def evidence_ttl(self) -> float:
-        """Seconds after which evidence is stale: the next probe has had its full time, twice."""
+        """Seconds after which evidence is stale: an interval and two full probes."""
         return self.probe_interval + 2 * self.probe_timeout
 
     @classmethod
@@ -328,21 +190,21 @@ class Settings:
         prog: str = "web_app.py",
         description: str = DESCRIPTION,
     ) -> Settings:
-        """Settings from ``argv`` (without the program's name) and ``environ``. Raises SettingsError;
-        ``--help`` prints and raises SystemExit(0) as argparse does."""
+        """Read ``argv`` (without the program's name) and ``environ``. Raises SettingsError; ``--help`` prints
+        and raises SystemExit(0)."""
         given = vars(_parser(prog, description).parse_args(list(argv)))
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         for name, option in options().items():
             if given[name] is not None and option.secret:
                 raise SettingsError(
-                    f"{flag(name)} is no flag: everybody on a machine can read its command lines.",
-                    remedy=f"Set {option.env} or {option.env}FILE.",
+                    f"{flag(name)} is not a flag, since any user can list command lines.",
+                    remedy=f"Set {option.env} or {option.env}_FILE.",
                 )
             if given[name] is not None:
                 values[name] = _read(option, given[name], flag(name))
             elif environ.get(option.env):
                 values[name] = _read(option, environ[option.env], option.env)
-        settings = cls(**values)  # type: ignore[arg-type]  # each value was read by its field's own kind
+        settings = cls(**values)
         settings._check_together()
         return settings
 
@@ -350,22 +212,24 @@ class Settings:
         if self.port and self.port == self.health_port:
             raise SettingsError(
                 f"--port and --health-port are both {self.port}.",
-                remedy="Give the page and the health API two ports.",
+                remedy="Give the page and the health API different ports.",
             )
         if self.backend == "modelscope" and self.reference_python is None:
             raise SettingsError(
                 "--backend modelscope needs --reference-python (OFA_REFERENCE_PYTHON).",
-                remedy="Make the environment of requirements-modelscope.txt and give the path of its Python.",
+                remedy="Create the environment of requirements-modelscope.txt and pass its Python.",
             )
         self.read_ops_password()
 
     def read_ops_password(self) -> str | None:
-        """The operations tab's password, from wherever it was said to be. Raises SettingsError."""
+        """Return the operations tab's password from its variable or file. Raises SettingsError."""
         file = self.ops_password_file
-        if file is None or self.ops_password is not None:
-            if file is not None:
-                raise SettingsError("OFA_OPS_PASSWORD and a file with a password are both set.")
+        if file is None:
             return self.ops_password
+        if self.ops_password is not None:
+            raise SettingsError(
+                "OFA_OPS_PASSWORD and OFA_OPS_PASSWORD_FILE are both set.", remedy="Unset one of them."
+            )
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -373,12 +237,11 @@ class Settings:
                 f"The file with the operations password cannot be read: {type(error).__name__}.",
                 remedy=f"Check {file}, or unset --ops-password-file.",
             ) from error
-        kind = options()["ops_password"].kind
         try:
-            return str(kind.parse(lines[0].strip() if lines else ""))
+            return str(PASSWORD.parse(lines[0].strip() if lines else ""))
         except ValueError:
             raise SettingsError(
-                f"The first line of {file} is not allowed as a password. Allowed: {kind.allowed}."
+                f"The first line of {file} is not allowed as a password. Allowed: {PASSWORD.allowed}."
             ) from None
 
 
@@ -389,13 +252,33 @@ class _Parser(argparse.ArgumentParser):
 
 def options() -> dict[str, Option]:
     """Every field's option, in the order of the fields."""
-    hints = get_type_hints(Settings, include_extras=True)
-    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(Settings)}
+    declared = {field.name: field.metadata["option"] for field in dataclasses.fields(Settings)}
+    return {
+        name: dataclasses.replace(option, env=option.env or f"OFA_{name.upper()}")
+        for name, option in declared.items()
+    }
 
 
 def flag(name: str) -> str:
     """The flag of a field: ``health_port`` → ``--health-port``."""
     return "--" + name.replace("_", "-")
+
+
+def removed(environ: Mapping[str, str]) -> list[str]:
+    """The variables in ``environ`` that this version no longer reads."""
+    return [name for name in REMOVED if name in environ]
+
+
+def table() -> str:
+    """The README's configuration table, in Markdown."""
+    lines = ["| flag | variable | default | allowed | what it is |", "|---|---|---|---|---|"]
+    for name, option in options().items():
+        shown = _default(name)
+        shown = shown if name == "run_dir" or shown == "unset" else f"`{shown}`"
+        shown_flag = "–" if option.secret else f"`{flag(name)}`"
+        cells = (shown_flag, f"`{option.env}`", shown, option.type.allowed, option.help)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -406,22 +289,22 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, option in options().items():
-        if option.secret:  # taken, only to be refused without repeating what follows it
+        if option.secret:  # parsed so that the refusal does not repeat the value
             parser.add_argument(flag(name), nargs="?", const="", help=argparse.SUPPRESS)
             continue
-        told = f"{option.help} (allowed: {option.kind.allowed}; default: {_default(name)}; {option.env})"
-        parser.add_argument(flag(name), metavar=option.kind.metavar, help=told.replace("%", "%%"))
+        text = f"{option.help} (allowed: {option.type.allowed}; default: {_default(name)}; {option.env})"
+        parser.add_argument(flag(name), metavar=option.type.metavar, help=text.replace("%", "%%"))
     return parser
 
 
 def _read(option: Option, text: str, source: str) -> object:
     try:
-        return option.kind.parse(text)
+        return option.type.parse(text)
     except (ValueError, OverflowError):
-        said = source if option.secret else f"{source}={text!r}"
-        remedy = SERVICE_LINKS if text.startswith("tcp://") else None
+        shown = source if option.secret else f"{source}={text!r}"
+        remedy = _SERVICE_LINKS if text.startswith("tcp://") else None
         raise SettingsError(
-            f"{said} is not allowed. Allowed: {option.kind.allowed}.", remedy=remedy
+            f"{shown} is not allowed. Allowed: {option.type.allowed}.", remedy=remedy
         ) from None
 
 
@@ -432,18 +315,6 @@ def _default(name: str) -> str:
     if name == "run_dir":
         return "beside web_app.py"
     return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def table() -> str:
-    """The documentation's configuration table, in Markdown."""
-    lines = ["| flag | variable | default | allowed | what it is |", "|---|---|---|---|---|"]
-    for name, option in options().items():
-        shown = _default(name)
-        shown = shown if name == "run_dir" or shown == "unset" else f"`{shown}`"
-        shown_flag = "–" if option.secret else f"`{flag(name)}`"
-        cells = (shown_flag, f"`{option.env}`", shown, option.kind.allowed, option.help)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The standard streams, whatever the locale."""
+"""Standard streams independent of the locale."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 
 def use_utf8() -> None:
-    """Write UTF-8 to standard output and error, or what PYTHONIOENCODING says; replace what that cannot hold.
+    """Use UTF-8, or PYTHONIOENCODING, for standard output and error; replace characters it cannot encode.
 
-    Under the locales C, Latin-1 or GBK a program that prints one other character would end there.
+    Under locales such as C, Latin-1 or GBK, printing any other character would raise.
     """
     encoding = None if os.environ.get("PYTHONIOENCODING") else "utf-8"
     for stream in (sys.stdout, sys.stderr):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from service.build import Application, build
+from service.build import RETRY_GPU_PAUSE, Application, build
 from service.hub.progress import Progress
 from service.settings import Settings
 from tests.fakes import FakePredictor
@@ -54,13 +55,15 @@ def make(tmp_path: Path) -> Iterator[Build]:
     def _make(
         fake: FakePredictor | None = None,
         hub: Hub | None = None,
-        leave: Callable[[int], object] | None = None,
+        exit_now: Callable[[int], object] | None = None,
+        retry_gpu_pause: float = RETRY_GPU_PAUSE,
         **settings: object,
     ) -> Application:
-        told = Settings(run_dir=tmp_path, load_pause=0.0, **settings)  # type: ignore[arg-type]
-        made.append(build(told, model=fake or FakePredictor(), resolve=hub or Hub(), leave=leave))
+        told = Settings(run_dir=tmp_path, **settings)  # type: ignore[arg-type]
+        with mock.patch.multiple("service.build", LOAD_PAUSE=0.0, RETRY_GPU_PAUSE=retry_gpu_pause):
+            made.append(build(told, model=fake or FakePredictor(), resolve=hub or Hub(), exit_now=exit_now))
         return made[-1]
 
     yield _make
     for application in made:
-        application.stop(0.0)
+        application.supervisor.stop(0.0)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from service.contract.errors import OutOfMemory, ServiceError
+from service.contract.events import Listener, Stage
 from service.contract.protocols import CancelPoint, Listed
 from service.contract.request import Pair, Request, RequestTiming, Source, Verdict
 from service.inference.engine import Engine, Limits
@@ -123,7 +124,7 @@ class FakeGpuModel(FakePredictor):
         self.events.append(f"move {device}")
         self.device = device
 
-    def attempt(self, device: str, pairs: Sequence[Pair]) -> Sequence[Mapping[str, float]]:
+    def judge_on(self, device: str, pairs: Sequence[Pair]) -> Sequence[Mapping[str, float]]:
         self._demand(device, len(pairs))
         return [YES for _ in pairs]
 
@@ -163,13 +164,13 @@ class Gate:
             self.left.set()
 
 
-class FakeJournal:
+class FakeEvents(Listener):
     """Record events as (event, request id, detail)."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.batches: list[int] = []
-        self.courses: dict[str, RequestTiming] = {}
+        self.timings: dict[str, RequestTiming] = {}
         self.written = threading.Condition()
 
     def _write(self, event: str, request_id: str, detail: str) -> None:
@@ -191,18 +192,20 @@ class FakeJournal:
     def batched(self, requests: Sequence[Request]) -> None:
         self.batches.append(len(requests))
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        self.courses[request.id] = timing
-        self._write("ended", request.id, verdict.reason or verdict.label)
-
-    def timed_out(self, request: Request, verdict: Verdict, timing: RequestTiming, computing: bool) -> None:
-        self._write("timed_out", request.id, "computing" if computing else "waiting")
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
+        self.timings[request.id] = timing
+        if stage is None:
+            self._write("ended", request.id, verdict.reason or verdict.label)
+        else:
+            self._write("timed_out", request.id, stage)
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:
         self._write("late", request.id, outcome)
 
-    def orphaned(self, requests: Sequence[Request], seconds: float) -> None:
-        self._write("orphaned", requests[0].id, "")
+    def not_cancelling(self, requests: Sequence[Request], seconds: float) -> None:
+        self._write("not_cancelling", requests[0].id, "")
 
     def hung(self, requests: Sequence[Request], seconds: float) -> None:
         self._write("hung", requests[0].id, "")
@@ -215,8 +218,8 @@ PICTURE = Image.new("RGB", (8, 6), (200, 10, 10))
 
 
 @pytest.fixture
-def journal() -> FakeJournal:
-    return FakeJournal()
+def events() -> FakeEvents:
+    return FakeEvents()
 
 
 def ask(
@@ -225,9 +228,9 @@ def ask(
     return Request(name, Pair(PICTURE, name if text is None else text), now, now + limit, source)
 
 
-def still(predictor: FakePredictor, journal: FakeJournal, clock: Clock, **limits: float) -> Engine:
-    """Return an engine without threads; the test calls step() and tick()."""
-    return Engine(predictor, journal, Limits(**limits), clock=clock)  # type: ignore[arg-type]
+def still(predictor: FakePredictor, events: FakeEvents, clock: Clock, **limits: float) -> Engine:
+    """An engine without threads: the test calls step() and tick()."""
+    return Engine(predictor, events, Limits(**limits), clock=clock)  # type: ignore[arg-type]
 
 
 def now(name: str, *, limit: float = 600.0, **more: str) -> object:

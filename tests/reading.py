@@ -1,4 +1,4 @@
-"""Picture readers that are stopped at the end of the test, and pictures for them."""
+"""Readers and pictures for tests; readers are stopped after each test."""
 
 from __future__ import annotations
 

@@ -133,8 +133,45 @@ def _commands(block: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", tracked("*.md"), ids=str)
-def test_links_between_documents_lead_somewhere(path: Path) -> None:
+def test_links_between_documents_lead_to_a_file_and_a_heading(path: Path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) + re.findall(r'src="([^"]+)"', text)
-    missing = [t for t in targets if "://" not in t and not (ROOT / path.parent / t).exists()]
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text) + re.findall(r'src="([^"]+)"()', text)
+    missing = []
+    for target, anchor in links:
+        if "://" in target:
+            continue
+        file = ROOT / path.parent / target if target else ROOT / path
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            missing.append(f"{target}#{anchor}")
     assert not missing
+
+
+def _anchors(document: Path) -> list[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_architecture_names_every_room() -> None:
+    code = [path for path in tracked("*.py", "*.sh") if path.parts[0] not in ("tests", ".ci", "models")]
+    entries = {str(path) for path in code if len(path.parts) == 1}
+    rooms = {f"{path.parent.as_posix()}/" for path in code if len(path.parts) > 1}
+    assert {name for name in entries | rooms if f"`{name}`" not in ARCHITECTURE} == set()
+
+
+@pytest.mark.parametrize("place", sorted(set(re.findall(r"`([\w/]+\.(?:py|sh):[\w.]+)`", ARCHITECTURE))))
+def test_a_function_that_the_architecture_names_exists(place: str) -> None:
+    file, _, name = place.partition(":")
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if file.endswith(".sh"):
+        assert f"\n{name}() {{" in text
+        return
+    scope: list[ast.stmt] = ast.parse(text).body
+    for part in name.split("."):
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        found = [node for node in scope if isinstance(node, kinds) and node.name == part]
+        assert found, f"{file} has no {name}"
+        scope = found[0].body

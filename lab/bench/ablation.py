@@ -23,7 +23,8 @@ from lab.bench.sides import Subject
 from lab.bench.timing import alternate, ratio, timed
 from ofa import onednn
 from ofa.layers import Attention
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 Change = Callable[[EntailmentModel], None]
 

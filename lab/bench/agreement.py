@@ -12,7 +12,8 @@ from lab.bench.cases import random_pairs
 from lab.bench.sides import Subject
 from lab.demo_training.pairs import RENDERERS, held_out
 from lab.demo_training.sentences import CATEGORIES
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import GuardedModel
 from ofa.vision import CancelPoint
 

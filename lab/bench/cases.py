@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ofa.model import Pair
+from ofa.pair import Pair
 
 #: Typical lengths, and some of up to three times that.
 SENTENCES = (

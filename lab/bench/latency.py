@@ -11,7 +11,7 @@ from lab.bench.cases import mixed, photograph, sentence
 from lab.bench.sides import FP32, REFERENCE, Judge, Subject
 from lab.bench.timing import Side, Spread, alternate, ratio, timed
 from lab.reference.process import ReferenceFailed, ReferenceProcess
-from ofa.model import Pair
+from ofa.pair import Pair
 
 #: Calls of our side per call of ModelScope's, which takes longer.
 OFTEN: Final = 3

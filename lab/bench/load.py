@@ -15,12 +15,11 @@ from lab.bench.machine import card_memory, matrix_peaks, name_of
 from lab.bench.sides import PICTURES, Judge, Subject
 from lab.bench.stages import count_operations
 from lab.bench.timing import Spread, ratio
-from ofa.model import Pair as NetworkPair
+from service.contract.events import NO_EVENTS
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, Verdict
 from service.inference.engine import Engine
 from service.inference.jobs import Limits
-from service.telemetry.logs import RequestLog
 
 CALLERS: Final = (1, 2, 4, 8, 16, 32, 64)
 BATCHES: Final = (1, 2, 4, 8, 16)
@@ -38,9 +37,7 @@ class Adapter:
 
     def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
         self.sizes.append(len(pairs))
-        return self._model.judge(
-            [NetworkPair(pair.image, pair.hypothesis, pair.premise) for pair in pairs], cancel_point
-        )
+        return self._model.judge(pairs, cancel_point)
 
 
 def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def _requests(subject: Subject, callers: int) -> int:
 def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict[str, Any]:
     """Let ``callers`` share ``requests``, with pictures in the model's size, as in the engine's queue."""
     adapter = Adapter(subject.fast, subject.device, name_of(subject.fast.dtype))
-    engine = Engine(adapter, RequestLog(), Limits(queue_size=10_000, **limits))
+    engine = Engine(adapter, NO_EVENTS, Limits(queue_size=10_000, **limits))
     side = subject.fast.task.patch_image_size
     pictures = [photograph(seed, side, side) for seed in range(8)]
     engine.start()

@@ -21,7 +21,8 @@ from lab.bench.machine import name_of
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
 from ofa.config import TaskConfig
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import MARGINS
 
 FORMATS: Final = tuple(dtype for dtype in MARGINS if dtype != torch.float32)

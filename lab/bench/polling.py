@@ -83,7 +83,7 @@ def _lost(subject: Subject) -> dict[str, Any]:
     sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     windows: dict[bool, list[float]] = {False: [], True: []}
     try:
-        if not application.load():
+        if not application.supervisor.load():
             raise RuntimeError("the model could not be loaded")
         sidecar.start()
         pictures = [photograph(seed) for seed in range(requests)]
@@ -95,7 +95,7 @@ def _lost(subject: Subject) -> dict[str, Any]:
                     windows[polled] += window
     finally:
         sidecar.stop()
-        application.stop(5.0)
+        application.supervisor.stop(5.0)
     lost = [1 - alone / polled for alone, polled in zip(windows[False], windows[True], strict=True)]
     low, high = bounds(lost)
     return {

@@ -15,7 +15,8 @@ from lab.bench.cases import write_photograph
 from lab.bench.machine import name_of
 from lab.parity.folders import SPECS, write_folder
 from lab.reference.process import ReferenceProcess
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import GuardedModel, best_dtype
 from ofa.vision import CancelPoint
 

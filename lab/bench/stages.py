@@ -21,7 +21,8 @@ from lab.bench.sides import Subject
 from lab.bench.timing import synchronize
 from ofa import onednn
 from ofa.image import open_picture, to_rgb
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 PARTS: Final = ("features", "encoder", "decoder")
 

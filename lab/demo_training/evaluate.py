@@ -21,7 +21,8 @@ from tqdm import tqdm
 from lab.demo_training import DEMO
 from lab.demo_training.pairs import HeldOut, TextOnly, held_out
 from lab.demo_training.sentences import CATEGORIES
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 BATCH = 32
 SURE = 0.9

@@ -8,7 +8,8 @@ allocation of 1 PiB, an index out of range in a kernel.
 
 ``fault.json`` in the run directory selects a fault and may be replaced at any time: {"kind", "times" or
 "seconds" (default: forever), "on": device, "pid": process, "for": duration in seconds}. ``FAULT`` in the
-environment does the same at the start. The next forward pass executes it:
+environment does the same at the start. ``LOAD_PAUSE``, ``RETRY_GPU_PAUSE`` and ``BASELINE_INTERVAL`` replace
+the constants of service.build. The next forward pass executes the fault:
 
     oom, assert   GPU out of memory; device-side assert
     need          allocates 4 GiB on a real GPU
@@ -23,6 +24,7 @@ environment does the same at the start. The next forward pass executes it:
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -181,7 +183,15 @@ def _always(answer: object) -> Callable[..., object]:
     return lambda *_: answer
 
 
+def replace_constants() -> None:
+    """In service.build, by the environment."""
+    for name in ("LOAD_PAUSE", "RETRY_GPU_PAUSE", "BASELINE_INTERVAL"):
+        if name in os.environ:
+            setattr(importlib.import_module("service.build"), name, float(os.environ[name]))
+
+
 if __name__ == "__main__":
+    replace_constants()
     if not REAL and os.environ.get("PRETEND_CUDA") == "1":
         pretend_cuda()
     if "FAKETIME_TIMESTAMP_FILE" in os.environ:

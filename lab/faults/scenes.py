@@ -158,7 +158,7 @@ def faked_clock(folder: Path) -> Iterator[Scene]:
 @contextmanager
 def simulated_gpu(folder: Path) -> Iterator[Scene]:
     """Use a GPU, real or simulated."""
-    yield Scene(folder, settings={"PRETEND_CUDA": 1, "OFA_TRIAL_PAUSE": 2})
+    yield Scene(folder, settings={"PRETEND_CUDA": 1, "RETRY_GPU_PAUSE": 2})
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from lab.faults.soak import as_markdown
 
 DOCS = ROOT / "docs"
 KEPT = DOCS / "faults.json"
-PAGE = DOCS / "operations.md"
+PAGE = DOCS / "fault-measurements.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 HEAD = (
     "| fault | what users saw | detected, s | healthy, s | restarts | requests lost |\n"

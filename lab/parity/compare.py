@@ -13,8 +13,9 @@ from lab.reference.process import ReferenceFailed, ReferenceProcess
 from ofa.checkpoint import is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
 from ofa.network import OFA
+from ofa.pair import Pair
 from ofa.tokenizer import build_source
 
 #: Largest allowed difference of any probability, fp32 on CPU.

@@ -1,7 +1,6 @@
-"""Every code that logs, answers, metrics and exit statuses carry, each named once.
+"""All codes in logs, answers, metrics and exit statuses. Programs read codes, never sentences.
 
-Programs read these codes and never a sentence. ``guardian/causes.sh`` holds the same names for bash, and a
-test compares the two.
+``guardian/causes.sh`` has the same names for bash; a test compares the two.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Final
 
 
 class ExitCode(IntEnum):
-    """The exit status of the process; the guardian decides by it."""
+    """The exit status of the process, by which the guardian decides."""
 
     ORDERLY = 0
     LOAD_FAILED = 1
@@ -23,21 +22,21 @@ class ExitCode(IntEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request that could be judged is not accepted now."""
+    """Why a valid request is not accepted now."""
 
     QUEUE_FULL = "queue_full"
     TOO_LATE = "too_late"  # its estimated completion is too close to the time limit
-    STUCK = "stuck"  # a cancelled computation does not stop
+    STUCK = "stuck"  # a cancelled computation still runs
     LOADING = "loading"
     STOPPING = "stopping"
 
 
-#: The refusals that ``reason: "busy"`` stands for in an answer.
+#: The refusals that an answer reports as ``reason: "busy"``.
 BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK})
 
 
 class Outcome(StrEnum):
-    """How a request ended. The first five are the ends of an accepted one."""
+    """How a request ended; an accepted one in one of the first five."""
 
     ANSWERED = "answered"
     TIMEOUT = "timeout"
@@ -45,11 +44,11 @@ class Outcome(StrEnum):
     ABANDONED = "abandoned"
     STOPPING = "stopping"
     INVALID = "invalid"  # the input cannot be judged
-    REJECTED = "rejected"  # not accepted: a Refusal says why
+    REJECTED = "rejected"  # not accepted, by a Refusal
 
 
 class InputCode(StrEnum):
-    """What is wrong with input that cannot be judged."""
+    """Why input cannot be judged."""
 
     NO_IMAGE = "no_image"
     NO_TEXT = "no_text"
@@ -59,16 +58,16 @@ class InputCode(StrEnum):
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_TRUNCATED = "image_truncated"
     IMAGE_UNREADABLE = "image_unreadable"
-    IMAGE_UNSUPPORTED = "image_unsupported"  # a kind of picture file that would be read wrongly
-    IMAGE_ELSEWHERE = "image_elsewhere"  # not a picture that was uploaded to this process
-    UPLOAD_GONE = "upload_gone"  # it was, and has been deleted since
+    IMAGE_UNSUPPORTED = "image_unsupported"  # a picture format that would be decoded wrongly
+    IMAGE_ELSEWHERE = "image_elsewhere"  # not a picture uploaded to this process
+    UPLOAD_GONE = "upload_gone"  # uploaded, but deleted since
     TOO_SLOW_TO_READ = "too_slow_to_read"
     PREMISE_REFUSED = "premise_refused"
     PREMISE_NEEDED = "premise_needed"
 
 
 class LineCode(StrEnum):
-    """What is wrong with a line of the command line's input, beside an InputCode."""
+    """Why a line of the command line's input is refused, beside an InputCode."""
 
     MALFORMED = "malformed"  # not a JSON object in UTF-8
     LINE_TOO_LONG = "line_too_long"
@@ -93,7 +92,7 @@ class RestartCause(StrEnum):
 
 
 class GuardianEvent(StrEnum):
-    """What else the guardian writes to restart.log, with ``CAUSE=`` before it like a restart's cause."""
+    """Other events in restart.log, also written as ``CAUSE=…``."""
 
     HEALTHY = "healthy"
     RECOVERED = "recovered"
@@ -101,5 +100,5 @@ class GuardianEvent(StrEnum):
     HALTED = "halted"
     NOT_LEAVING = "not_leaving"  # TERM did not end the process in time
     UNDEAD = "undead"  # KILL does not end it
-    LEFTOVERS = "leftovers"  # processes were left in its group
+    LEFTOVERS = "leftovers"  # processes remained in its group
     GUARDIAN_ENDED = "guardian_ended"

@@ -1,37 +1,37 @@
-"""Every error the service can end in. Nothing else is allowed to reach a user, a log line or an exit code.
+"""All errors of the service. No other exception reaches a user, a log line or an exit code.
 
     ServiceError
-    ├── InputError              400  what was sent cannot be judged; says what to change
-    ├── Busy                    503  no room now; says when to come back
+    ├── InputError              400  the input cannot be judged; says what to change
+    ├── Busy                    503  no capacity now; says when to retry
     ├── DeadlineExceeded        504  no answer within the time limit
-    ├── Abandoned                    the caller went away
+    ├── Abandoned                    the caller cancelled
     ├── ShuttingDown            503  the process is stopping
     ├── SettingsError           exit 78  wrong flag, environment variable or address
-    │   └── PortTaken           exit 69  another process listens there
+    │   └── PortTaken           exit 69  port already in use
     ├── Hung                    exit 70  a computation does not stop
     ├── MemoryLimitReached      exit 75  resident or GPU memory went over its absolute limit
     ├── ModelError              503
     │   ├── NotReady                 still loading
-    │   ├── Unstable            exit 1   answers its probe wrongly even after a reload
-    │   ├── TransientLoadError  exit 1   may go away: tried again
+    │   ├── Unstable            exit 1   the probe fails even after a reload
+    │   ├── TransientLoadError  exit 1   may pass: retried
     │   │   ├── HubUnavailable       the hub does not answer, or answers 5xx
     │   │   ├── DownloadInterrupted  a transfer was cut
     │   │   ├── DamagedFile          size or checksum differ from what the hub lists
-    │   │   └── DiskFull             no room for the model files
-    │   └── PermanentLoadError  exit 78  no retry mends it: the guardian halts
+    │   │   └── DiskFull             no disk space for the model files
+    │   └── PermanentLoadError  exit 78  a retry cannot fix it: the guardian halts
     │       ├── ModelNotFound        no such folder or hub id
-    │       ├── UnsupportedModel     a configuration we would compute wrongly, weights of another one
-    │       ├── DamagedFolder        a local folder with a damaged file, which nobody can fetch anew
-    │       ├── UnusableWeights      weights that never gave a finite score, loaded and verified twice
-    │       └── MissingDependency    a package, a Python or a device that is not there
-    └── InferenceError          500  the model could not finish this request
+    │       ├── UnsupportedModel     a configuration or weights that are not supported
+    │       ├── DamagedFolder        a damaged file in a local folder
+    │       ├── UnusableWeights      weights that only produce NaN, verified and loaded twice
+    │       └── MissingDependency    a missing package, Python or device
+    └── InferenceError          500  the model failed on this request
         ├── OutOfMemory              host or device memory
-        ├── DeviceLost          exit 71  the CUDA context is dead; only a new process helps
+        ├── DeviceLost          exit 71  the CUDA context is lost; only a new process helps
         ├── NotFinite                NaN or infinite scores
-        └── ComputationStopped       cancelled at a layer boundary
+        └── ComputationStopped       cancelled at a cancel point
 
-Messages are ours and hold no user input, so they may be logged and shown. A foreign exception is mapped
-once, at the edge where it appears, and kept as ``__cause__``; its own text never goes further.
+Messages are ours and never quote user input, so they may be logged and shown. A foreign exception is mapped
+once, where it appears, and kept as ``__cause__``; its text goes no further.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Fact = str | int | float
 class ServiceError(Exception):
     """The root of the tree.
 
-    ``code`` is the stable word for programs, ``message`` the sentence for people, ``remedy`` what to do
-    about it, ``facts`` the figures in the message, so that a page can say it in another language.
+    ``code`` is for programs, ``message`` for people, ``remedy`` says what to do, and ``facts`` holds the
+    values in the message for translations.
     """
 
     code: str = "error"
@@ -73,7 +73,7 @@ class InputError(ServiceError):
 
 
 class Busy(ServiceError):
-    """No room for the request now, by one of the codes in BUSY; ``retry_after`` is in seconds."""
+    """No capacity now; the code is one of BUSY. ``retry_after`` is in seconds."""
 
     code = Refusal.QUEUE_FULL
     http_status = 503
@@ -91,12 +91,12 @@ class DeadlineExceeded(ServiceError):
 
 
 class Abandoned(ServiceError):
-    """Nobody waits for the answer any more."""
+    """The caller cancelled its request."""
 
     code = Outcome.ABANDONED
 
     def __init__(self) -> None:
-        super().__init__("The caller went away.")
+        super().__init__("The caller cancelled the request.")
 
 
 class ShuttingDown(ServiceError):
@@ -112,7 +112,7 @@ class SettingsError(ServiceError):
 
 
 class PortTaken(SettingsError):
-    """Another process listens there; it may end."""
+    """The port is already in use; the other process may end."""
 
     code = "port_taken"
     exit_code = ExitCode.PORT_TAKEN
@@ -120,12 +120,12 @@ class PortTaken(SettingsError):
 
 class Hung(ServiceError):
     exit_code = ExitCode.HUNG
-    default_remedy = "The post-mortem file in the run folder has every thread's stack."
+    default_remedy = "See the stacks of all threads in the post-mortem file of the run directory."
 
 
 class MemoryLimitReached(ServiceError):
     exit_code = ExitCode.MEMORY_LIMIT
-    default_remedy = "If it returns soon, give a higher limit or a smaller --queue-size."
+    default_remedy = "If it happens again soon, raise the limit or lower --queue-size."
 
 
 class ModelError(ServiceError):
@@ -135,42 +135,42 @@ class ModelError(ServiceError):
 
 class NotReady(ModelError):
     code = Refusal.LOADING
-    default_remedy = "Wait until the model is loaded; /startupz says when."
+    default_remedy = "Wait until the model is loaded; see /startupz."
 
 
 class Unstable(ModelError):
     code = "unstable"
-    default_remedy = "Suspect the device, its memory or the dtype: try --device cpu or --dtype fp32."
+    default_remedy = "The device, its memory or the dtype may be at fault: try --device cpu or --dtype fp32."
 
 
 class TransientLoadError(ModelError):
-    """Loading failed in a way that another attempt may mend."""
+    """Loading failed; another attempt may succeed."""
 
     code = "load_failed"
 
 
 class HubUnavailable(TransientLoadError):
     code = "hub_unavailable"
-    default_remedy = "Check the network and the hub's address, or give a local folder with --model."
+    default_remedy = "Check the network and the hub's address, or pass a local folder with --model."
 
 
 class DownloadInterrupted(TransientLoadError):
     code = "download_interrupted"
-    default_remedy = "Start again: what has been fetched is kept."
+    default_remedy = "Start again: the fetched part is kept."
 
 
 class DamagedFile(TransientLoadError):
     code = "damaged_file"
-    default_remedy = "Start again: the damaged file is fetched anew."
+    default_remedy = "Start again: the damaged file is fetched again."
 
 
 class DiskFull(TransientLoadError):
     code = "disk_full"
-    default_remedy = "Free disk space, or put the cache elsewhere with --cache-dir."
+    default_remedy = "Free disk space, or move the cache with --cache-dir."
 
 
 class PermanentLoadError(ModelError):
-    """Loading failed in a way that no other attempt will mend."""
+    """Loading failed; another attempt cannot succeed."""
 
     code = "load_impossible"
     exit_code = ExitCode.CONFIGURATION
@@ -190,37 +190,37 @@ class UnsupportedModel(PermanentLoadError):
 
 class DamagedFolder(PermanentLoadError):
     code = "damaged_folder"
-    default_remedy = "Copy the folder again, or give a hub id with --model."
+    default_remedy = "Copy the folder again, or pass a hub id with --model."
 
 
 class UnusableWeights(PermanentLoadError):
     code = "unusable_weights"
-    default_remedy = "Try --dtype fp32 or --device cpu; if it stays, take another copy of the model."
+    default_remedy = "Try --dtype fp32 or --device cpu, then another copy of the model."
 
 
 class MissingDependency(PermanentLoadError):
     code = "missing_dependency"
-    default_remedy = "Install what requirements.txt lists."
+    default_remedy = "Install requirements.txt."
 
 
 class InferenceError(ServiceError):
     code = "error"
     http_status = 500
-    default_remedy = "Try again; the log has the details under the request's id."
+    default_remedy = "Try again; the log has details under the request's id."
 
 
 class OutOfMemory(InferenceError):
-    default_remedy = "Try again; free memory on the device if it happens often."
+    default_remedy = "Try again; if it happens often, free memory on the device."
 
 
 class DeviceLost(InferenceError):
     exit_code = ExitCode.DEVICE_LOST
-    default_remedy = "The process restarts itself; try again in a moment."
+    default_remedy = "The process restarts; try again in a moment."
 
 
 class NotFinite(InferenceError):
-    default_remedy = "The weights or the dtype are at fault: try --dtype fp32, or fetch the model again."
+    default_remedy = "The weights or the dtype may be at fault: try --dtype fp32, or fetch the model again."
 
 
 class ComputationStopped(InferenceError):
-    """Raised by a cancel point to leave a computation nobody waits for any more."""
+    """Raised by a cancel point: all requests of the computation have ended."""

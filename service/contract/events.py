@@ -1,13 +1,9 @@
-"""Who counts what happens. The parts of the service tell it; it tells nobody.
-
-The methods of ``Observer`` do nothing, so it stands wherever nobody counts. Those who overwrite them take
-microseconds, never raise, and may be called by any thread.
-"""
+"""Events of requests, model and probes, and their fan-out to the request log, the history and the metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from service.contract.errors import ServiceError
 from service.contract.request import Request, RequestTiming, Verdict
@@ -15,78 +11,66 @@ from service.contract.request import Request, RequestTiming, Verdict
 Stage = Literal["decoding", "waiting", "computing"]
 
 
-class Observer:
-    """Hears of everything that is counted. Times are seconds."""
+class Listener:
+    """Hooks for events, each of which does nothing here. Times are seconds.
+
+    A hook may be called by any thread, takes microseconds and never raises.
+    """
+
+    def started(self, request: Request, removed: Mapping[str, int]) -> None:
+        """The input was accepted; ``removed`` counts characters removed from the texts, by kind."""
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        """A request was not accepted; of its texts and its picture it holds what is known."""
-
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        """An accepted request got its answer, or the reason why there is none."""
-
-    def timed_out(self, request: Request, stage: Stage) -> None:
-        """Its time ran out; what it was answered is told by ``ended`` or ``refused``."""
+        """A request was not queued. It holds what was known of its texts and its picture."""
 
     def batched(self, requests: Sequence[Request]) -> None:
-        """These are computed together from now on."""
+        """A computation of these requests begins."""
 
-    def orphaned(self) -> None:
-        """A cancelled computation goes on."""
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
+        """A queued request was answered; ``stage`` is where it was if it reached its deadline, else None."""
+
+    def late(self, request: Request, outcome: str, seconds: float) -> None:
+        """A computation ended ``seconds`` after the arrival of a request that had been answered before."""
+
+    def not_cancelling(self, requests: Sequence[Request], seconds: float) -> None:
+        """A cancelled computation still runs, ``seconds`` after it began."""
+
+    def hung(self, requests: Sequence[Request], seconds: float) -> None:
+        """A cancelled computation ran past the hang limit."""
+
+    def broken(self, what: str, error: BaseException) -> None:
+        """A bug was met; ``what`` is a phrase of ours."""
 
     def out_of_memory(self, then: str) -> None:
         """A computation ran out of memory; ``then`` names the step that is tried next."""
 
     def moved(self, here: str, there: str) -> None:
-        """The model computes on device ``there`` from now on, no longer on ``here``."""
+        """The model moved from device ``here`` to device ``there``."""
 
     def load_attempted(self, outcome: str, seconds: float) -> None:
         """An attempt to load the model ended: ``loaded``, or an error's code."""
 
     def probed(self, outcome: str, seconds: float) -> None:
-        """A probe ended: success, unstable, timeout, error, or the reason why none could be run."""
+        """A probe ended: success, unstable, timeout, error, or the code of why it could not run."""
 
 
-UNOBSERVED = Observer()
+class Events(Listener):
+    """Passes every event on to each listener, in the order given."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
 
 
-class Observers(Observer):
-    """Several, each told in turn."""
+def _pass_on(hook: str) -> Callable[..., None]:
+    def method(events: Events, *args: Any) -> None:
+        for listener in events.listeners:
+            getattr(listener, hook)(*args)
 
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
+    return method
 
-    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        for one in self._observers:
-            one.refused(request, error, seconds)
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        for one in self._observers:
-            one.ended(request, verdict, timing)
-
-    def timed_out(self, request: Request, stage: Stage) -> None:
-        for one in self._observers:
-            one.timed_out(request, stage)
-
-    def batched(self, requests: Sequence[Request]) -> None:
-        for one in self._observers:
-            one.batched(requests)
-
-    def orphaned(self) -> None:
-        for one in self._observers:
-            one.orphaned()
-
-    def out_of_memory(self, then: str) -> None:
-        for one in self._observers:
-            one.out_of_memory(then)
-
-    def moved(self, here: str, there: str) -> None:
-        for one in self._observers:
-            one.moved(here, there)
-
-    def load_attempted(self, outcome: str, seconds: float) -> None:
-        for one in self._observers:
-            one.load_attempted(outcome, seconds)
-
-    def probed(self, outcome: str, seconds: float) -> None:
-        for one in self._observers:
-            one.probed(outcome, seconds)
+for _hook in [name for name in vars(Listener) if not name.startswith("_")]:
+    setattr(Events, _hook, _pass_on(_hook))
+NO_EVENTS = Listener()

@@ -1,4 +1,4 @@
-"""The value objects that travel: a pair to judge, the request around it, the verdict that comes back."""
+"""The values that travel with a request: the pair to judge, the request, its timing, the verdict."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from PIL import Image
-
+from ofa.pair import Pair as Pair  # re-exported: the network's own question travels all the way
 from service.contract.errors import NotFinite, ServiceError
 
 LABELS: Final = ("Yes", "No", "Maybe")
@@ -18,18 +17,13 @@ Source = Literal["page", "api", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """What the model is asked: does ``image`` (PIL, RGB) show ``hypothesis``, given ``premise`` if any?"""
-
-    image: Image.Image
-    hypothesis: str
-    premise: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
-    """One accepted question. ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds; ``size`` is the
-    picture's as sent, width and height, and ``prepared`` the seconds it took to read and check everything."""
+    """One question with its deadline.
+
+    ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds, ``size`` is the width and height of the
+    picture as sent, ``prepared`` the seconds spent on decoding and checks. In a refused request ``pair``
+    holds the raw texts and no picture.
+    """
 
     id: str
     pair: Pair
@@ -41,15 +35,14 @@ class Request:
 
     @property
     def chars(self) -> int:
-        """Characters of text, premise included: all that a log may say about the text."""
+        """Characters of both texts: all that a log may say about them."""
         return len(self.pair.hypothesis) + len(self.pair.premise or "")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTiming:
-    """How an accepted request went: how many were ``ahead`` of it when it came, waiting or being computed,
-    the seconds it ``waited`` and was ``computed`` (None: it never was), and the size of the ``batch`` it was
-    computed in."""
+    """Where a queued request spent its time: how many requests were ``ahead`` of it on arrival, the seconds
+    it ``waited`` and was ``computed`` (None: never), and the size of its ``batch``."""
 
     ahead: int = 0
     waited: float = 0.0
@@ -59,25 +52,25 @@ class RequestTiming:
 
 @dataclass(frozen=True, slots=True)
 class QueueEstimate:
-    """What an accepted request had before it when it came: how many were ``ahead`` of it, waiting or being
-    computed, and in how many ``seconds`` it should be answered, None while nothing was measured yet."""
+    """How many requests are ``ahead``, waiting or being computed, and the estimated ``seconds`` to the
+    answer, None before the first measurement."""
 
     ahead: int
     seconds: float | None = None
 
 
 def new_id(unix_time: float) -> str:
-    """``req_<unix>_<id>``; random, so that two instances writing one log never share an id."""
+    """Return ``req_<unix>_<random>``: unique also when two instances write one log."""
     return f"req_{int(unix_time)}_{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one request. ``reason`` is None exactly when the model decided; ``code`` is then None as
-    well, and else says which refusal ``reason: "busy"`` stands for, or repeats the reason.
+    """The answer to one request.
 
-    ``retry_after`` and ``duration`` are seconds; ``device`` and ``dtype`` are where and how it was computed
-    ("" if it was not); ``error`` is what stood in the way, when there was something to tell.
+    ``reason`` and ``code`` are None exactly when the model decided; else ``code`` is the refusal behind
+    ``reason: "busy"``, or repeats the reason. ``retry_after`` and ``duration`` are seconds. ``device`` and
+    ``dtype`` are "" when nothing was computed. ``error`` is the cause of a missing verdict, if known.
     """
 
     label: str
@@ -102,7 +95,7 @@ class Verdict:
         dtype: str = "",
         request_id: str = "",
     ) -> Verdict:
-        """The model's verdict from probabilities keyed by LABELS. Raises NotFinite."""
+        """Return the model's verdict for probabilities keyed by LABELS. Raises NotFinite."""
         if not all(math.isfinite(scores[label]) for label in LABELS):
             raise NotFinite("The model returned scores that are not finite numbers.")
         label = max(LABELS, key=lambda name: scores[name])
@@ -128,7 +121,7 @@ class Verdict:
         request_id: str = "",
         error: ServiceError | None = None,
     ) -> Verdict:
-        """No verdict: Maybe at 0.5 for scripts that read only these two, and the reason for all others."""
+        """Return an answer without a verdict: Maybe at 0.5 for scripts that read only label and score."""
         return cls(
             "Maybe",
             0.5,
@@ -142,14 +135,14 @@ class Verdict:
         )
 
     def as_dict(self) -> dict[str, object]:
-        """The contract: label, score, scores and reason, and without a verdict the code as well."""
+        """Return the public form: label, score, scores, reason, and ``code`` when there is no verdict."""
         scores = None if self.scores is None else dict(self.scores)
         answer = {"label": self.label, "score": self.score, "scores": scores, "reason": self.reason}
         return answer if self.reason is None else {**answer, "code": self.code}
 
 
 class VerdictFuture(Future[Verdict]):
-    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request, None for
-    a request that was not accepted."""
+    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request, None
+    for a request that was not accepted."""
 
     queue_estimate: QueueEstimate | None = None

@@ -1,7 +1,7 @@
-"""Where the service stands: the model's phase and the moves it may make, and the snapshots health reads.
+"""The state of the service: the model's phase, its state machine, and the snapshots that health judges.
 
-Everything here is small and immutable or guarded by one lock held for microseconds, so that asking how the
-service is never waits for what the service does. Times are ``time.monotonic()`` seconds unless named unix.
+Everything is immutable or guarded by a lock held for microseconds, so that a health check never waits for a
+computation. Times are ``time.monotonic()`` seconds unless named unix.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from service.contract.causes import Refusal
 
 
 class Phase(StrEnum):
-    """The life of the model; the first four words are those of ``/health``'s ``model``."""
+    """The phase of the model; the first four are the words of ``/health``'s ``model``."""
 
     UNINITIALIZED = "uninitialized"
     LOADING = "loading"
@@ -35,12 +35,12 @@ MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
 
 
 class IllegalMove(RuntimeError):
-    """A mistake of ours, never of the world's: the state machine was asked for a move it does not have."""
+    """A bug: the state machine has no such move."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far loading has come. ``total_bytes`` is 0 while unknown or when nothing is fetched."""
+    """The progress of loading. ``total_bytes`` is 0 while unknown, or when nothing is fetched."""
 
     message: str = ""
     done_bytes: int = 0
@@ -51,14 +51,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the engine is doing, at the moment it was asked.
+    """What the engine is doing at one moment.
 
-    ``alive`` is False only when one of its threads has died. ``beat_age`` is how long ago the running
-    computation passed a cancel point. ``counts`` are totals since the start: accepted, answered, timeout,
-    error, abandoned, stopping (the ways to end), rejected, orphaned, and divided: batches that were tried
-    again in halves. ``depth`` requests wait, ``computing`` are being computed together. One that came
-    now should be answered in ``expected_seconds``, None while nothing was measured. ``refusal`` is what it
-    would be refused with; once a request was refused it stands until the queue is half empty.
+    Attributes:
+        alive: False only after one of its threads has died.
+        depth, capacity: requests that wait, and that may.
+        computing: requests in the running batch.
+        progress_age: seconds since the running computation passed a cancel point.
+        not_cancelling: a cancelled computation still runs.
+        counts: totals since the start: accepted, answered, timeout, error, abandoned, stopping, rejected,
+            orphaned (computations not cancelling), divided (batches retried in halves).
+        service_seconds: seconds per request, a moving average.
+        expected_seconds: estimated seconds to the answer of a request that arrives now.
+        refusal: what that request would be refused with; stands until the queue is half empty.
     """
 
     alive: bool = True
@@ -67,8 +72,8 @@ class Activity:
     running: bool = False
     computing: int = 0
     running_for: float = 0.0
-    beat_age: float | None = None
-    orphaned: bool = False
+    progress_age: float | None = None
+    not_cancelling: bool = False
     hung: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     service_seconds: float | None = None
@@ -78,14 +83,13 @@ class Activity:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room, or no time, for another request."""
+        """Whether the queue has no room, or no time, for another request."""
         return self.refusal in (Refusal.QUEUE_FULL, Refusal.TOO_LATE)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The processes that read pictures. ``left`` of them work or can be expected to: not those that survived
-    being killed (``stuck``), and none while they cannot be started."""
+    """The reader processes. ``left`` of them are usable; ``stuck`` ones have survived SIGKILL."""
 
     left: int = 1
     idle: int = 0
@@ -96,7 +100,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A probe that did not prove the model. ``word`` is what ``/health`` says of it."""
+    """A failed probe. ``word`` is what ``/health`` shows."""
 
     word: str
     probe_started: float
@@ -104,12 +108,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of the model's ability to answer.
+    """What shows that the model can answer.
 
-    ``proven_at`` is the last finite answer, to a user or a probe. A failure stands until an answer comes
-    that is younger than the probe's start: a probe that waited behind a slow request proves nothing bad
-    about a model that answered meanwhile. ``unstable`` counts golden mismatches in a row; only a probe with
-    the right label ends it.
+    ``proven_at`` is the time of the last finite answer, to a user or a probe. A failure stands until an
+    answer that is younger than the start of the failed probe, which may have waited behind a slow request.
+    ``unstable`` counts probes in a row whose label differs from the baseline; only a correct one resets it.
     """
 
     proven_at: float | None = None
@@ -131,7 +134,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is known of the service at one moment."""
+    """The state of the service at one moment."""
 
     phase: Phase = Phase.UNINITIALIZED
     progress: Progress = Progress()
@@ -149,32 +152,40 @@ class Snapshot:
     reading: Reading = Reading()
 
 
-class Status:
-    """The holder of the current snapshot.
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """Where the model computes. ``degraded`` says why that is not its primary device, None if it is."""
 
-    The phase is moved here. The rest is read from its owners whenever a snapshot is taken, so that no report
-    of theirs can be overtaken by an older one: ``activity``, ``evidence``, ``reading``, and ``place``, which
-    returns values for device, dtype and degraded.
+    device: str = ""
+    dtype: str = ""
+    degraded: str | None = None
+
+
+class Status:
+    """The current snapshot, and the state machine of its phase.
+
+    The phase and the fields set by ``update`` are kept here. The rest is read from its owners whenever a
+    snapshot is taken, so that it cannot be out of date.
     """
 
-    def __init__(
+    def __init__(self, first: Snapshot) -> None:
+        self._lock = threading.Lock()  # guards _snapshot
+        self._snapshot = first
+        self.attach()
+
+    def attach(
         self,
-        first: Snapshot,
         *,
         activity: Callable[[], Activity] = Activity,
         evidence: Callable[[], Evidence] = Evidence,
-        place: Callable[[], Mapping[str, str | None]] = dict,
         reading: Callable[[], Reading] = Reading,
+        device: Callable[[], DeviceState] = DeviceState,
     ) -> None:
-        self._lock = threading.Lock()  # guards _snapshot
-        self._snapshot = first
-        self._activity = activity
-        self._evidence = evidence
-        self._place = place
-        self._reading = reading
+        """Set where each snapshot reads the state of the engine, the prober, the readers and the model."""
+        self._activity, self._evidence, self._reading, self._device = activity, evidence, reading, device
 
     def move(self, phase: Phase, **changes: Any) -> None:
-        """Go to ``phase`` and change other fields with it, in one step. Raises IllegalMove."""
+        """Change the phase and other fields in one step. Raises IllegalMove."""
         with self._lock:
             now = self._snapshot.phase
             if phase not in MOVES[now]:
@@ -190,18 +201,21 @@ class Status:
 
     @property
     def phase(self) -> Phase:
-        return self._snapshot.phase  # one reference, replaced whole: no lock needed to read it
+        return self._snapshot.phase  # one reference, replaced whole, so read without the lock
 
     @property
     def fatal(self) -> int | None:
         return self._snapshot.fatal
 
     def snapshot(self) -> Snapshot:
-        """The present, with the figures of the engine, the prober, the readers and the model."""
+        """Return the state of this moment."""
+        place = self._device()
         return replace(
             self._snapshot,
             activity=self._activity(),
             evidence=self._evidence(),
             reading=self._reading(),
-            **self._place(),  # type: ignore[arg-type]  # device, dtype and degraded
+            device=place.device,
+            dtype=place.dtype,
+            degraded=place.degraded,
         )

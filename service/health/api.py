@@ -1,6 +1,6 @@
-"""The health API's Flask application and the thread that serves it.
+"""The health API: a Flask application and the thread that serves it.
 
-Every answer is judged from evidence that others keep: nothing here computes, samples or waits.
+Answers are derived from kept evidence: no handler computes, samples or waits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SERVER_THREADS: Final = 4
 
 
 class Reporter(Protocol):
-    """What the API needs of the application."""
+    """What the API needs from the application."""
 
     def report(self) -> Report: ...
 
@@ -28,7 +28,7 @@ class Reporter(Protocol):
 
 
 def create_app(application: Reporter) -> Flask:
-    """The Flask application; it asks ``application`` for a report or the metrics at every call."""
+    """Create the Flask application; each call gets a report or the metrics from ``application``."""
     app = Flask("health_api", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
 
@@ -67,7 +67,7 @@ def create_app(application: Reporter) -> Flask:
         return _text("Not found. The endpoints are listed at /.", 404)
 
     @app.after_request
-    def never_kept(response: Response) -> Response:
+    def add_headers(response: Response) -> Response:
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -103,13 +103,12 @@ class Sidecar:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread that answers runs."""
+        """Whether the serving thread is running."""
         return self._server.alive
 
     def start(self) -> None:
-        """Answer from now on."""
         self._server.start()
 
     def stop(self, wait: float = STOP_SIDECAR / 2) -> None:
-        """Close the port and all connections, and end the threads."""
+        """Close the port and all connections, and end the threads within ``wait`` seconds twice."""
         self._server.stop(wait)

@@ -1,8 +1,8 @@
-"""The guardian's own way in: a Unix socket in the run directory, which nothing public can starve.
+"""The guardian's private channel: a Unix socket in the run directory, which public traffic cannot starve.
 
-``GET /guardian`` answers lines ``KEY=value``. The socket has its own server thread, connections and spare
-descriptor. Where the file system has no sockets, a heartbeat file takes its place: the guardian then asks the
-public port, and a fresh heartbeat says that silence there is not the process's.
+``GET /guardian`` returns lines ``KEY=value``. The socket has its own server thread, connections and spare
+descriptor. On file systems without sockets the guardian polls the public port instead, and a fresh heartbeat
+file shows that the process is alive even if that port does not answer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from flask import Flask, Response
 
@@ -29,26 +30,20 @@ _LIMITS: Final = Limits(connections=64, first_byte=5.0, keep_alive=5.0, head=5.0
 _log = logging.getLogger(__name__)
 
 
-class Reporter(Protocol):
-    """What the channel needs of the application."""
-
-    def report(self) -> Report: ...
-
-
-def create_app(application: Reporter) -> Flask:
-    """The Flask application behind the socket."""
+def create_app(report: Callable[[], Report]) -> Flask:
+    """Create the Flask application behind the socket."""
     app = Flask("guardian_channel", static_folder=None)
 
     @app.get("/guardian")
     def guardian() -> Response:
-        return Response(lines(application.report()), mimetype="text/plain")
+        return Response(lines(report()), mimetype="text/plain")
 
     return app
 
 
 def lines(report: Report) -> str:
-    """What the guardian decides by. LEAVING is the exit code that the process has announced."""
-    told = {
+    """The guardian's input. LEAVING is the announced exit code."""
+    fields = {
         "LIVE": _word(report.live.ok),
         "STARTED": _word(report.startup.ok),
         "HEALTHY": _word(report.healthy),
@@ -59,7 +54,7 @@ def lines(report: Report) -> str:
         "REASON": report.live.reason,
         "END": "yes",
     }
-    return "".join(f"{key}={' '.join(value.split())}\n" for key, value in told.items())
+    return "".join(f"{key}={' '.join(value.split())}\n" for key, value in fields.items())
 
 
 def _word(yes: bool) -> str:
@@ -69,18 +64,18 @@ def _word(yes: bool) -> str:
 class Channel:
     """Serves ``create_app`` on the socket in ``run_dir``."""
 
-    def __init__(self, application: Reporter, run_dir: Path) -> None:
-        self._application = application
+    def __init__(self, report: Callable[[], Report], run_dir: Path) -> None:
+        self._report = report
         self._path = run_dir / SOCKET
         self._server: ServerThread | None = None
 
     @property
     def alive(self) -> bool:
-        """False only when its thread has died; without a socket there is none."""
+        """False only if the server thread has died; True without a socket."""
         return self._server is None or self._server.alive
 
     def start(self) -> bool:
-        """Answer from now on; False, with a line in the log, where no socket can be made."""
+        """Start serving; False, with a log line, if the socket cannot be created."""
         try:
             listener = bind(self._path)
         except OSError as error:
@@ -88,7 +83,7 @@ class Channel:
             return False
         connections = Connections("guardian", _LIMITS)
         self._server = ServerThread(
-            "guardian-channel", create_app(self._application), listener, connections, threads=1
+            "guardian-channel", create_app(self._report), listener, connections, threads=1
         )
         self._server.start()
         return True
@@ -103,9 +98,9 @@ class Channel:
 
 
 def bind(path: Path) -> socket.socket:
-    """A listening Unix socket at ``path``, for its owner alone, in place of one left there. Raises OSError.
+    """Return a listening Unix socket at ``path`` with mode 0600, replacing a stale one. Raises OSError.
 
-    It is bound through the folder's descriptor: an address may have 107 bytes, a folder's path more.
+    Bound through the folder's descriptor, since a socket address is limited to 107 bytes.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -113,9 +108,7 @@ def bind(path: Path) -> socket.socket:
         with suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
                 os.unlink(path.name, dir_fd=folder)
-        os.fchmod(
-            listener.fileno(), 0o600
-        )  # the file takes this mode, so no moment exists in which it is open
+        os.fchmod(listener.fileno(), 0o600)  # before bind, so that the file is never accessible to others
         listener.bind(f"/proc/self/fd/{folder}/{path.name}")
         listener.listen(16)
     except BaseException:
@@ -127,13 +120,13 @@ def bind(path: Path) -> socket.socket:
 
 
 class Heartbeat:
-    """Writes the milliseconds since boot, which bash reads in /proc/uptime, to a file in ``run_dir``."""
+    """Writes the milliseconds since boot, comparable to /proc/uptime, to a file in ``run_dir``."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / HEARTBEAT
 
     def beat(self) -> None:
-        """Renew it; a disk that takes nothing leaves it old."""
+        """Update the file; on a write error it becomes stale."""
         text = f"{int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)}\n"
         part = self._path.with_name(f"{HEARTBEAT}.part")
         with suppress(OSError):
@@ -141,6 +134,6 @@ class Heartbeat:
             part.replace(self._path)
 
     def remove(self) -> None:
-        """At the start and at the end: an earlier process's is nobody's heartbeat."""
+        """Remove the file, at start (an earlier process may have left it) and at exit."""
         with suppress(OSError):
             self._path.unlink()

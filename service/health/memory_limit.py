@@ -1,8 +1,7 @@
-"""An absolute limit on the memory that this process and its readers hold, for what leaks slowly: empty the
-caches, then restart.
+"""An absolute memory limit against slow leaks, for this process and its readers.
 
-Judged by every sample of the resources: over the limit once, the caches are emptied; over it in the next
-sample still, the process is to drain and leave.
+Checked with each resource sample: over the limit, the caches are emptied; still over it in the next sample,
+the process drains and exits to be restarted.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class MemoryLimit:
-    """``rss`` and ``gpu`` are bytes, 0 for no limit; ``held`` tells our reserved GPU memory."""
+    """``rss`` and ``gpu`` are bytes, 0 for no limit; ``held`` returns the reserved GPU memory in bytes."""
 
     def __init__(
         self,
@@ -36,29 +35,28 @@ class MemoryLimit:
         self._emptied = False
         self._reached = False
 
-    def look(self, sample: Resources) -> None:
-        """Judge one sample; called by one thread."""
+    def check(self, sample: Resources) -> None:
+        """Check one sample. Called by one thread."""
         if self._reached or (over := self._over(sample)) is None:
             self._emptied = False
             return
         what, size, limit = over
         if not self._emptied:
             self._emptied = True
-            _log.warning("MEMORY_LIMIT | OF=%s | USED=%d | LIMIT=%d | the caches are emptied", *over)
+            _log.warning("MEMORY_LIMIT | OF=%s | USED=%d | LIMIT=%d | ACTION=empty_caches", *over)
             self._empty_cache()
             return
         self._reached = True
         self._on_reached(
             MemoryLimitReached(
                 f"The {what} memory is {size // 2**20} MiB, over the limit of {limit // 2**20} MiB, "
-                "with the caches emptied."
+                "after the caches were emptied."
             )
         )
 
     def _over(self, sample: Resources) -> tuple[str, int, int] | None:
-        """What is over its limit, its size and the limit."""
-        # A picture that is being read has a limit of its own, and is gone in seconds: no restart mends that,
-        # and no one who sends large pictures shall cause one.
+        """What is over its limit, its size and the limit, in bytes."""
+        # Readers that are decoding have their own limit, so that large pictures cannot cause a restart.
         resident = sample.process_memory - sample.reading_memory
         if self._rss and resident > self._rss:
             return "resident", resident, self._rss

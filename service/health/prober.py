@@ -1,8 +1,8 @@
-"""Keeps the evidence that the model can answer, and fills the silence with probes.
+"""Keep evidence that the model can answer, and run a probe when the evidence is old.
 
-A user's answer is evidence. When the newest is older than the interval, a probe runs; and every few minutes
-one runs even under traffic, because only a probe's label can be compared: the first one on a device and
-dtype is kept, and another label later means ``unstable``. One probe at a time, whether or not anyone asks.
+A finite answer to a user is evidence. A probe runs when the latest evidence is older than the interval, and
+regularly even under traffic, since only a probe's label can be compared: the first label on each device and
+dtype is the baseline, and a different label later means ``unstable``. One probe runs at a time.
 """
 
 from __future__ import annotations
@@ -16,46 +16,48 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 
 from service.contract.errors import NotFinite, ServiceError
-from service.contract.events import UNOBSERVED, Observer
+from service.contract.events import NO_EVENTS, Listener
 from service.contract.request import Verdict
 from service.contract.status import Evidence, Failure
 
-UNSTABLE_LIMIT = 3  # wrong labels or non-finite scores in a row: then the weights are not believed any more
-RETRY = 5.0  # seconds between probes while the model is unproven, so that its recovery is seen soon
-SPARE = 5.0  # seconds beyond a probe's limit until its future is given up: the engine's timer answers first
+UNSTABLE_LIMIT = 3  # wrong labels or non-finite scores in a row until the weights count as damaged
+RETRY = 5.0  # seconds between probes while inference is failing, so that recovery is detected soon
+SPARE = 5.0  # seconds to wait beyond the probe's timeout, since the engine's timer should answer first
 _log = logging.getLogger(__name__)
 
 
 class Prober:
-    """Decides when to probe and what a probe's answer means. ``ask`` starts one and returns its future;
-    ``on_unstable`` is told, by the prober's thread, when UNSTABLE_LIMIT probes in a row were,
-    ``on_agreed`` when one was answered as ever."""
+    """Schedules probes and interprets their answers. ``ask`` starts a probe and returns its future.
+
+    The prober's thread calls ``on_probe_failing`` when UNSTABLE_LIMIT probes in a row were unstable, and
+    ``on_probe_passed`` when a probe returned the baseline label. Times are seconds.
+    """
 
     def __init__(
         self,
         ask: Callable[[], Future[Verdict]],
         *,
         interval: float,
-        golden_interval: float,
+        baseline_interval: float,
         timeout: float,
-        on_unstable: Callable[[], None] = lambda: None,
-        on_agreed: Callable[[], None] = lambda: None,
-        observer: Observer = UNOBSERVED,
+        on_probe_failing: Callable[[], None] = lambda: None,
+        on_probe_passed: Callable[[], None] = lambda: None,
+        events: Listener = NO_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
-        self._on_unstable = on_unstable
-        self._on_agreed = on_agreed
-        self._observer = observer
+        self._on_probe_failing = on_probe_failing
+        self._on_probe_passed = on_probe_passed
+        self._events = events
         self._interval = interval
-        self._golden_interval = golden_interval
+        self._baseline_interval = baseline_interval
         self._timeout = timeout
         self._clock = clock
         self._wake = threading.Condition()  # guards everything below
         self._evidence = Evidence()
-        self._golden: dict[tuple[str, str], str] = {}
+        self._baseline_labels: dict[tuple[str, str], str] = {}
         self._enabled = False
-        self._wanted = False
+        self._requested = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
 
@@ -65,7 +67,7 @@ class Prober:
 
     @property
     def dead(self) -> bool:
-        """Whether its thread was started and has ended without being stopped."""
+        """Whether its thread has exited without ``stop``."""
         return self._thread.ident is not None and not self._thread.is_alive() and not self._stopped
 
     def start(self) -> None:
@@ -79,11 +81,11 @@ class Prober:
             self._thread.join(wait)
 
     def enable(self, *, new_weights: bool = False) -> None:
-        """A model was loaded: nothing is known of it yet, so it is probed at once. With ``new_weights`` its
-        labels are not those of the model before: the next ones are kept."""
+        """Discard the evidence after a load and probe at once; with ``new_weights``, discard the baseline
+        labels as well."""
         with self._wake:
             if new_weights:
-                self._golden.clear()
+                self._baseline_labels.clear()
             self._evidence = Evidence(probes=self._evidence.probes)
             self._enabled = True
             self._wake.notify_all()
@@ -93,38 +95,38 @@ class Prober:
             self._enabled = False
 
     def ask_now(self) -> bool:
-        """Probe at once, however young the evidence is. False while there is no model to probe."""
+        """Probe at once, regardless of evidence. False if no model is loaded."""
         with self._wake:
-            self._wanted = self._enabled
+            self._requested = self._enabled
             self._wake.notify_all()
-            return self._wanted
+            return self._requested
 
     def evidence(self) -> Evidence:
         return self._evidence  # one reference, replaced whole
 
-    def proven(self, now: float) -> None:
-        """A user got a finite answer at ``now``."""
+    def inference_succeeded(self, now: float) -> None:
+        """Record a finite answer to a user at ``now``."""
         with self._wake:
             self._evidence = replace(self._evidence, proven_at=now, proven_by="user")
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until the next probe; None while there is nothing to probe."""
+        """Seconds until the next probe; None while disabled or probing."""
         with self._wake:
             known = self._evidence
             if not self._enabled or known.probe_running:
                 return None
-            if known.probe_at is None or self._wanted:
+            if known.probe_at is None or self._requested:
                 return 0.0
             if known.proven_at is None or known.standing_failure or known.unstable:
                 return max(0.0, known.probe_at + min(RETRY, self._interval) - now)
-            next_at = min(known.proven_at + self._interval, known.probe_at + self._golden_interval)
+            next_at = min(known.proven_at + self._interval, known.probe_at + self._baseline_interval)
             return max(0.0, next_at - now)
 
     def probe(self) -> None:
-        """Run one probe to its end and keep what it showed."""
+        """Run one probe and record its result."""
         started = self._clock()
         with self._wake:
-            self._wanted = False
+            self._requested = False
             self._evidence = replace(self._evidence, probe_running=True)
         try:
             future = self._ask()
@@ -133,7 +135,7 @@ class Prober:
             except FutureTimeout:
                 future.cancel()
                 verdict = Verdict.none("timeout")
-        except Exception as error:  # whatever a probe trips over is a failed probe, not the prober's end
+        except Exception as error:  # any error is a failed probe; the prober must go on
             known = (
                 error
                 if isinstance(error, ServiceError)
@@ -153,8 +155,8 @@ class Prober:
                 probes=before.probes + 1,
             )
             if verdict.reason is None:
-                golden = self._golden.setdefault((verdict.device, verdict.dtype), verdict.label)
-                known = _compared(known, verdict.label, golden, now)
+                baseline = self._baseline_labels.setdefault((verdict.device, verdict.dtype), verdict.label)
+                known = _compared(known, verdict.label, baseline, now)
             elif isinstance(verdict.error, NotFinite):
                 known = replace(known, unstable=before.unstable + 1)
             elif verdict.reason == "timeout":
@@ -162,15 +164,15 @@ class Prober:
             elif verdict.reason == "error":
                 message = verdict.error.message if verdict.error else "no answer"
                 known = replace(known, failure=Failure(f"failed: {message[:50]}", started))
-            # busy, stopping, loading: the probe was not run and shows nothing
+            # busy, stopping, loading: the probe did not run
             self._evidence = known
         wrong = known.unstable > before.unstable
-        self._observer.probed("unstable" if wrong else verdict.code or "success", now - started)
-        _tell(before, known, verdict, now - started)
+        self._events.probed("unstable" if wrong else verdict.code or "success", now - started)
+        _log_change(before, known, verdict, now - started)
         if known.unstable == UNSTABLE_LIMIT and before.unstable < UNSTABLE_LIMIT:
-            self._on_unstable()
+            self._on_probe_failing()
         elif verdict.reason is None and not known.unstable:
-            self._on_agreed()
+            self._on_probe_passed()
 
     def _run(self) -> None:
         while not self._stopped:
@@ -180,19 +182,18 @@ class Prober:
                 continue
             with self._wake:
                 if not self._stopped:
-                    # A user's answer only moves the next probe away, so it wakes nobody. The bound covers
-                    # an enable() between due_in and here.
+                    # Bounded, since enable() may have notified between due_in() and here.
                     self._wake.wait(min(wait, 1.0) if wait is not None else 1.0)
 
 
-def _compared(known: Evidence, label: str, golden: str, now: float) -> Evidence:
-    if label != golden:
+def _compared(known: Evidence, label: str, baseline: str, now: float) -> Evidence:
+    if label != baseline:
         return replace(known, label=label, unstable=known.unstable + 1)
     return replace(known, label=label, unstable=0, failure=None, proven_at=now, proven_by="probe")
 
 
-def _tell(before: Evidence, after: Evidence, verdict: Verdict, seconds: float) -> None:
-    """A line whenever a probe changes what is known; none for one success after another."""
+def _log_change(before: Evidence, after: Evidence, verdict: Verdict, seconds: float) -> None:
+    """Log failures, and the first success after one."""
     if after.unstable:
         _log.error("PROBE | OUTCOME=unstable | LABEL=%s | IN_A_ROW=%d", after.label, after.unstable)
     elif verdict.reason is not None:

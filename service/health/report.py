@@ -1,8 +1,8 @@
-"""Pure judgement: a snapshot, a resource sample and the time in, a report out. No thread, no clock, no I/O.
+"""Derive the health report from a snapshot, a resource sample and the time: pure functions without I/O.
 
-Slow is not dead: a full queue or a long inference makes the service unready, never unlive. Unlive is only
-what no waiting mends: a dead engine thread, a computation stuck beyond its last limit, a fatal error. Nothing
-about pictures is: when no process is left that reads them, the service is unready at most.
+Slow is not dead: a full queue or a long inference affects readiness, never liveness. Liveness fails only if a
+restart is needed: a dead engine thread, a computation stuck beyond the hang limit, a fatal error. Missing
+picture readers affect readiness only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from service.contract.causes import Refusal
 from service.contract.status import Phase, Snapshot
 from service.health.resources import Resources, Use
 
-LOADING_RETRY = 5.0  # seconds a client should wait while the model loads or is not proven yet
+LOADING_RETRY = 5.0  # seconds a client should wait while the model loads or inference is not proven
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One yes or no, why not, and after how many seconds to ask again (None: no use in telling)."""
+    """A probe result: ``reason`` tells why not, ``retry_after`` is seconds (None: unknown)."""
 
     ok: bool
     reason: str = "ok"
@@ -30,19 +30,19 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``details`` holds the words of the contract, ``more`` what helps beyond them."""
+    """``details`` holds the contract's fields, ``more`` additional ones."""
 
     healthy: bool
     live: Check
     ready: Check
     startup: Check
-    leaving: int | None  # the exit code that the process has announced
+    leaving: int | None  # the announced exit code
     details: Mapping[str, str]
     more: Mapping[str, object]
     timestamp: int
 
     def as_dict(self) -> dict[str, object]:
-        """What ``/health`` answers."""
+        """The body of ``/health``."""
         return {
             "status": "healthy" if self.healthy else "unhealthy",
             "details": dict(self.details),
@@ -93,7 +93,7 @@ def judge(
 
 
 def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
-    """What is known of the model's ability to answer."""
+    """The contract's word for the model's ability to answer."""
     evidence = snapshot.evidence
     if evidence.unstable:
         return "unstable"
@@ -104,13 +104,13 @@ def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
     return "stale" if now - evidence.proven_at > evidence_ttl else "success"
 
 
-def work(snapshot: Snapshot) -> str:
-    """``idle``, ``busy`` (a computation passes its cancel points), ``full`` (busy, and refusing more),
-    ``stopping`` or ``wedged`` (it does not stop, or its thread died). Only the last is worth a restart."""
+def queue_state(snapshot: Snapshot) -> str:
+    """``idle``, ``busy``, ``full`` (refusing requests), ``stopping``, or ``wedged``: a cancelled computation
+    does not stop, or the engine thread has died."""
     activity = snapshot.activity
     if snapshot.phase is Phase.STOPPING:
         return "stopping"
-    if activity.orphaned or activity.hung or not activity.alive:
+    if activity.not_cancelling or activity.hung or not activity.alive:
         return "wedged"
     if activity.full:
         return "full"
@@ -118,7 +118,7 @@ def work(snapshot: Snapshot) -> str:
 
 
 def level(use: Use | None, *, warning: float, critical: float) -> str:
-    """How full something is, in a word."""
+    """The contract's word for a resource's use."""
     if use is None:
         return "disabled"
     return "critical" if use.share > critical else "warning" if use.share > warning else "healthy"
@@ -152,7 +152,7 @@ def _startup(snapshot: Snapshot) -> Check:
 
 
 def _ready(snapshot: Snapshot, inference_word: str) -> Check:
-    """Whether the next request would be accepted; the reason is the code that it would be refused with."""
+    """Whether the next request would be accepted; the reason is the refusal code."""
     activity = snapshot.activity
     retry = math.ceil(activity.retry_after)
     if snapshot.phase is Phase.STOPPING:
@@ -168,12 +168,12 @@ def _ready(snapshot: Snapshot, inference_word: str) -> Check:
     if inference_word != "success":
         return Check(False, inference_word, math.ceil(LOADING_RETRY))
     if not snapshot.reading.left:
-        return Check(False, "readers: no process that reads pictures is left", math.ceil(LOADING_RETRY))
+        return Check(False, "readers: no picture reader is running", math.ceil(LOADING_RETRY))
     return Check(True)
 
 
 def _progress(snapshot: Snapshot) -> str:
-    """Changes whenever loading moves, so that a watcher can tell slow from stuck."""
+    """Text that changes with every step of loading, so that the guardian can tell slow from stuck."""
     progress = snapshot.progress
     done = f", {progress.done_bytes} of {progress.total_bytes} bytes" if progress.total_bytes else ""
     attempt = f", attempt {progress.attempt} of {progress.attempts}" if progress.attempts else ""
@@ -205,13 +205,13 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "unstable_in_a_row": evidence.unstable,
         },
         "queue": {
-            "state": work(snapshot),
+            "state": queue_state(snapshot),
             "waiting": activity.depth,
             "computing": activity.computing,
             "capacity": activity.capacity,
             "running_seconds": _rounded(activity.running_for) if activity.running else None,
-            "progress_age_seconds": _rounded(activity.beat_age),
-            "orphaned": activity.orphaned,
+            "progress_age_seconds": _rounded(activity.progress_age),
+            "orphaned": activity.not_cancelling,
             "seconds_per_request": _rounded(activity.service_seconds),
             "totals": dict(activity.counts),
         },

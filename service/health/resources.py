@@ -1,8 +1,8 @@
-"""Memory, disk, GPU and process figures, sampled by a thread of their own, away from requests and health.
+"""Memory, disk, GPU and process figures, sampled by a separate thread. Sizes are bytes.
 
-Memory is judged against the tightest cgroup limit above this process (v1 or v2) when it is lower than the
-machine's memory. Pages the kernel can drop at once (inactive file cache: the model's own file, mostly) do
-not count as used, as with ``free`` and Kubernetes. Sizes are bytes.
+Memory is measured against the tightest cgroup limit (v1 or v2) of this process if that is below the machine's
+memory. Inactive file cache, which the kernel can drop at once, does not count as used, as in ``free`` and
+Kubernetes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How much of something is used."""
+    """Used and total amount of a resource."""
 
     used: int
     total: int
@@ -35,8 +35,8 @@ class Use:
 @dataclass(frozen=True, slots=True)
 class Resources:
     """One sample. ``gpu`` is the whole device, other processes included; None without CUDA. ``memory_by`` is
-    ``cgroup`` or ``host``: whose limit memory is judged by. ``process_memory`` is the resident memory of this
-    process and its readers, ``reading_memory`` what readers hold of it while they read a picture."""
+    the source of the memory limit, ``cgroup`` or ``host``. ``process_memory`` is the resident memory of this
+    process and its readers, ``reading_memory`` the part of readers that are decoding."""
 
     at: float
     memory: Use
@@ -54,9 +54,9 @@ GpuReader = Callable[[], tuple[str, int, int] | None]
 
 
 class Sampler:
-    """Keeps the latest sample. ``gpu`` gives (name, used, total) of the device in use, None without one;
-    ``readers`` the process ids of the readers, of the idle ones and of the others. ``on_sample`` is called
-    with each sample, by the sampling thread."""
+    """Keeps the latest sample. ``gpu`` returns (name, used, total) of the device in use, None without one;
+    ``readers`` the process ids of idle and of other readers. The sampling thread calls each of
+    ``on_sample`` with every sample."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Sampler:
         period: float = 2.0,
         cgroups: Path = CGROUPS,
         readers: Callable[[], tuple[Iterable[int], Iterable[int]]] = lambda: ((), ()),
-        on_sample: Callable[[Resources], None] = lambda sample: None,
+        on_sample: Sequence[Callable[[Resources], None]] = (),
     ) -> None:
         self._folders = tuple(folders)
         self._gpu = gpu
@@ -77,7 +77,7 @@ class Sampler:
         self._process = psutil.Process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
-        # Replaced whole by one thread and read by any: needs no lock.
+        # Replaced atomically by one thread: needs no lock.
         self._latest = self.sample(gpu=False)
 
     @property
@@ -86,7 +86,7 @@ class Sampler:
 
     @property
     def dead(self) -> bool:
-        """Whether its thread was started and has ended without being stopped."""
+        """Whether its thread has exited without ``stop``."""
         return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Sampler:
         return self._latest
 
     def sample(self, *, gpu: bool = True) -> Resources:
-        """A fresh sample. Takes a millisecond, more with ``gpu``: the driver may be slow."""
+        """Take a sample: about 1 ms, longer with ``gpu`` if the driver is slow."""
         memory, by = memory_use(self._cgroups)
         card = self._gpu() if gpu else None
         idle, reading = (sum(map(resident, pids)) for pids in self._readers())
@@ -121,17 +121,18 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            with suppress(Exception):  # the old sample stays, and its age tells
+            with suppress(Exception):  # the last sample stays and its age grows
                 self._latest = self.sample()
-                self._on_sample(self._latest)
+                for receive in self._on_sample:
+                    receive(self._latest)
             self._stop.wait(self._period)
 
 
 def resident(pid: int) -> int:
-    """The resident memory of a process, 0 when it has ended.
+    """The resident memory of a process, 0 if it has exited.
 
-    Added up over processes, what they share counts more than once: some 10 MB of libraries for each reader.
-    Shared out (PSS) it would cost a walk over all pages: tens of milliseconds where a large model is mapped.
+    Shared pages count in each process: about 10 MB of libraries per reader. PSS would avoid that but walks
+    all pages, which takes tens of milliseconds with a large mapped model.
     """
     with suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
@@ -139,7 +140,7 @@ def resident(pid: int) -> int:
 
 
 def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, str]:
-    """Memory by the tightest limit that holds for this process, and whether that is a cgroup's."""
+    """Memory against the tightest limit of this process, and the source of that limit."""
     host = psutil.virtual_memory()
     limited = [use for use in _cgroup_uses(cgroups, own) if use.total < host.total]
     if limited:
@@ -148,7 +149,7 @@ def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, s
 
 
 def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
-    """Use and limit of our cgroups and all above them, as far as they can be seen."""
+    """Use and limit of our cgroups and all visible ancestors."""
     try:
         lines = own.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -164,7 +165,7 @@ def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
             base = cgroups / "memory"
         else:
             continue
-        # In a container the path is the host's and not mounted here; our own group is then the root.
+        # In a container the path may be the host's, which is not mounted; the root is then our own group.
         folder = base / path.lstrip("/")
         while True:
             if (use := _cgroup_use(folder, *names)) is not None:
@@ -176,7 +177,7 @@ def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
 
 def _cgroup_use(folder: Path, current: str, limit: str, reclaimable: str) -> Use | None:
     try:
-        total = int((folder / limit).read_text("utf-8", "replace"))  # "max" is no number: no limit here
+        total = int((folder / limit).read_text("utf-8", "replace"))  # ValueError for "max": no limit
         used = int((folder / current).read_text("utf-8", "replace"))
     except (OSError, ValueError):
         return None
@@ -195,14 +196,14 @@ def _stat(path: Path, key: str) -> int:
 
 
 def disk_use(folder: Path) -> Use:
-    """The file system that ``folder`` is on, or will be."""
+    """Use of the file system of ``folder``, which may not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     disk = psutil.disk_usage(str(folder))
-    return Use(disk.used, disk.used + disk.free)  # without root's reserve: what we could write
+    return Use(disk.used, disk.used + disk.free)  # without the blocks reserved for root
 
 
 def process_start_ticks() -> int:
-    """When this process began, in clock ticks since boot: with the PID it names a process for good."""
+    """Start time of this process in clock ticks since boot; with the PID it identifies a process."""
     after_name = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     return int(after_name[19])

@@ -1,4 +1,4 @@
-"""A WSGI application on a listening socket, served by waitress from a thread of its own."""
+"""Serve a WSGI application on a listening socket with waitress, in a separate thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BODY_BYTES: Final = 65_536
 
 
 class _Channel(HTTPChannel):
-    """A connection that its server's ``Connections`` can judge."""
+    """A connection governed by its server's ``Connections``."""
 
     server: _Server
 
@@ -57,10 +57,10 @@ class _Channel(HTTPChannel):
 
 
 class _Server(BaseWSGIServer):
-    """waitress's server over a socket that listens already, TCP or Unix."""
+    """waitress's server on an already listening socket, TCP or Unix."""
 
     channel_class = _Channel
-    trigger: Any  # waitress's types leave out what is used of these
+    trigger: Any  # missing in waitress's type stubs
     active_channels: Any
     _map: Any
 
@@ -72,8 +72,8 @@ class _Server(BaseWSGIServer):
         self._spare = os.open(os.devnull, os.O_RDONLY)
         adjustments = Adjustments(
             ident=None,
-            asyncore_use_poll=True,  # select() fails on a descriptor over 1,023
-            connection_limit=1 << 30,  # ``connections`` keeps the limit
+            asyncore_use_poll=True,  # select() is limited to descriptors below 1,024
+            connection_limit=1 << 30,  # enforced by ``connections``
             cleanup_interval=1,
             max_request_header_size=_HEADER_BYTES,
             max_request_body_size=_BODY_BYTES,
@@ -95,7 +95,7 @@ class _Server(BaseWSGIServer):
         return (str(name[0]), str(name[1])) if isinstance(name, tuple) else ("unix", "health.sock")
 
     def fix_addr(self, addr: Any) -> Any:
-        return addr or ("", None)  # a Unix socket's peers have no name
+        return addr or ("", None)  # Unix socket peers have no address
 
     def maintenance(self, now: float) -> None:
         self.connections.sweep()
@@ -112,8 +112,8 @@ class _Server(BaseWSGIServer):
             self.channel_class(self, conn, self.fix_addr(addr), self.adj, map=self._map)
 
     def _turn_away(self) -> None:
-        """Accept with the descriptor kept for this, and close at once: left in the backlog, the connection
-        would keep this thread spinning."""
+        """Accept with the spare descriptor and close at once: a connection left in the backlog would make
+        this thread spin."""
         self.connections.out_of_descriptors()
         os.close(self._spare)
         with suppress(OSError):
@@ -123,7 +123,7 @@ class _Server(BaseWSGIServer):
 
 
 class ServerThread:
-    """Serves a WSGI ``application`` on ``listener``, which it owns, with ``threads`` beside its own."""
+    """Serves ``application`` on ``listener``, which it owns, with ``threads`` worker threads."""
 
     def __init__(
         self, name: str, application: Any, listener: socket.socket, connections: Connections, *, threads: int
@@ -133,16 +133,16 @@ class ServerThread:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread that accepts and answers runs."""
+        """Whether the serving thread is running."""
         return self._thread.is_alive()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, wait: float) -> None:
-        """Close the socket and all connections, and end the threads, within ``wait`` seconds twice."""
-        # Sockets may be closed by the thread that polls them alone; with none left its loop ends. That closes
-        # the trigger itself as well, perhaps before it was pulled to the end.
+        """Close the socket and all connections, and end the threads: at most ``wait`` seconds each."""
+        # Only the polling thread may close its sockets; its loop ends when none is left. That also closes the
+        # trigger, possibly while it is being pulled.
         with suppress(OSError):
             self._server.trigger.pull_trigger(self._close)
         self._thread.join(wait)

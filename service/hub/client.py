@@ -1,7 +1,6 @@
-"""ModelScope's hub client behind two calls, its habits tamed and its errors mapped to ours.
+"""ModelScope's hub client behind two calls, with its telemetry off and its errors mapped to ours.
 
-The only module that imports modelscope's hub client, and only when something has to be fetched: the import
-brings torch with it, but neither the model zoo nor transformers.
+The only module that imports the client, and only to fetch something: the import loads torch as well.
 """
 
 from __future__ import annotations
@@ -30,28 +29,27 @@ from service.contract.errors import (
 )
 from service.hub.progress import Meter
 
-# The client reads these once, when it is imported; whoever set one of them keeps it. Seconds.
+# Read by the client at import, in seconds; a value that is already set wins.
 _ENVIRONMENT = {
     "MODELSCOPE_API_TIMEOUT": "30",
     "MODELSCOPE_DOWNLOAD_TIMEOUT": "30",
     "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": "15",
     "MODELSCOPE_REPO_TREE_LIST_TIMEOUT_SECONDS": "120",
-    # It would ask the hub for the address of a cloud's metadata service and then call that: we call
-    # nobody but the hub.
+    # Otherwise the client also calls a cloud provider's metadata service.
     "MODELSCOPE_DOWNLOAD_INTRA_CLOUD": "false",
 }
 _ANONYMOUS = "0" * 32
 _WORKERS = 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-_SIGN_IN = "Set MODELSCOPE_API_TOKEN to a token that may read the model, or name another with --model."
+_SIGN_IN = "Set MODELSCOPE_API_TOKEN to a token with read access, or choose another model with --model."
 
-_import_lock = threading.Lock()  # guards the import and the one-time taming of the client
+_import_lock = threading.Lock()  # guards the import and one-time configuration of the client
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What the hub's file list says of a file; ``sha256`` is None where the hub gives none."""
+    """An entry of the hub's file list; ``sha256`` is None if the hub gives none."""
 
     size: int
     sha256: str | None
@@ -59,7 +57,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Source:
-    """What is asked of which hub."""
+    """A revision of a model on a hub."""
 
     model: str
     revision: str
@@ -70,7 +68,7 @@ class Source:
 
     @property
     def host(self) -> str:
-        """The hub's name for messages: an address may carry a password."""
+        """The hub's host name, for messages: the URL may contain a password."""
         return urlsplit(self.endpoint).hostname or "the configured address"
 
 
@@ -80,7 +78,7 @@ class _Client(NamedTuple):
 
 
 def list_files(source: Source) -> dict[str, Listed]:
-    """The files of the repository by path. Takes a minute or so at most, whatever the hub does."""
+    """List the files of the repository by path, within about a minute."""
     client = _client()
     with _mapped(source):
         api = client.hub.HubApi(endpoint=source.endpoint)
@@ -96,10 +94,10 @@ def list_files(source: Source) -> dict[str, Listed]:
 
 
 def download(source: Source, names: Sequence[str], folder: Path, cache: Path, meter: Meter) -> None:
-    """Fetch ``names`` into ``folder``, unless they are there and match the hub's list.
+    """Fetch ``names`` into ``folder``, except files that already match the hub's list.
 
-    A file that was begun is continued where it stopped; one whose checksum fails is fetched again, three
-    times in all. An exception raised by the meter's callback stops the download and is raised from here.
+    A partial file is resumed; a file whose checksum is wrong is fetched up to three times. An exception
+    raised by the meter's callback stops the download and propagates.
     """
     client = _client()
 
@@ -128,20 +126,21 @@ def download(source: Source, names: Sequence[str], folder: Path, cache: Path, me
 
 
 def hub_address(endpoint: str | None) -> str:
-    """The one hub to ask: ``endpoint``, else the client's setting (MODELSCOPE_ENDPOINT), else its default.
+    """Return ``endpoint``, else the client's setting (MODELSCOPE_ENDPOINT), else its default.
 
-    Always stated to the client: left to itself it asks two hubs and takes the one that has the model.
+    Without an explicit endpoint the client queries two hubs and uses the one that has the model.
     """
     config = _client().hub.HubConfig
     return str(config.normalize_endpoint(endpoint) if endpoint else config().endpoint)
 
 
 def _literal(name: str) -> str:
+    """Escape ``name`` for a glob pattern."""
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
 
 
 @functools.cache
-def _tamed() -> _Client:
+def _configured() -> _Client:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -149,17 +148,19 @@ def _tamed() -> _Client:
         from modelscope.hub.snapshot_download import snapshot_download
         from modelscope_hub import _download as transfers
     except ImportError as error:
-        raise MissingDependency("fetching a model needs the modelscope package, which is missing") from error
+        raise MissingDependency(
+            "fetching a model needs the modelscope package, which is not installed"
+        ) from error
 
     class AnonymousConfig(modelscope_hub.HubConfig):  # type: ignore[misc]
-        """Sends no install identifier: the client puts one into its User-Agent, for statistics."""
+        """Sends no install identifier; by default the client adds one to its User-Agent."""
 
         def get_session_id(self) -> str:
             return _ANONYMOUS
 
     known = modelscope_hub.get_default_config()
     modelscope_hub.set_default_config(AnonymousConfig(cache_dir=known.cache_dir, config_dir=known.config_dir))
-    # Its bars know no off switch and would fill a log file; progress is reported by the callbacks.
+    # The client's progress bars cannot be disabled and would fill a log file.
     transfers.tqdm = functools.partial(transfers.tqdm, disable=True)
     log = logging.getLogger("modelscope_hub")
     for handler in list(log.handlers):
@@ -171,7 +172,7 @@ def _tamed() -> _Client:
 
 def _client() -> _Client:
     with _import_lock:
-        return _tamed()
+        return _configured()
 
 
 @contextmanager
@@ -188,57 +189,59 @@ def _mapped(source: Source) -> Iterator[None]:
 
 
 def _translate(error: BaseException, source: Source) -> ModelError | None:
-    """Our name for what the client raised; None if it is nothing that a hub or a disk can cause."""
+    """Map an error of the client; None if neither hub nor disk caused it."""
     from modelscope_hub import errors as hub
     from requests.exceptions import HTTPError, RequestException
 
     if isinstance(error, HTTPError) and isinstance(error.__cause__, hub.HubError):
-        error = error.__cause__  # the compatibility layer wraps refusals
+        error = error.__cause__  # the compatibility layer wraps it
     if isinstance(error, hub.FileDownloadError) and error.failed_files:
         return _translate_files(error.failed_files, source)
     if isinstance(error, hub.NotExistError):
-        return ModelNotFound(f"the hub has no model {source}, or does not show it to everybody")
+        return ModelNotFound(f"the hub has no public model {source}")
     if isinstance(error, hub.AuthenticationError | hub.PermissionDeniedError):
-        return ModelNotFound(f"the hub does not let us read {source}: private, or gated", remedy=_SIGN_IN)
+        return ModelNotFound(
+            f"access to {source} denied by the hub: the model is private or gated", remedy=_SIGN_IN
+        )
     if isinstance(error, hub.RequestTimeoutError):
         return HubUnavailable(f"the hub at {source.host} did not answer in time")
     if isinstance(error, hub.NetworkError):
         return HubUnavailable(f"the hub at {source.host} cannot be reached")
     if isinstance(error, hub.ServerError | hub.RateLimitError):
-        return HubUnavailable(f"the hub at {source.host} is out of order (HTTP {error.status_code})")
+        return HubUnavailable(f"the hub at {source.host} failed (HTTP {error.status_code})")
     if isinstance(error, hub.APIError):
-        return ModelNotFound(f"the hub refuses the request for {source} (HTTP {error.status_code})")
+        return ModelNotFound(f"the hub refused the request for {source} (HTTP {error.status_code})")
     if isinstance(error, OSError) and not isinstance(error, RequestException):
         return disk_error(error)
     if isinstance(error, RequestException | ValueError | TypeError | LookupError | AttributeError):
-        # Not the hub's protocol at all: a proxy's or a hotel's page, say.
-        return HubUnavailable(f"what answers at {source.host} is not the model hub ({type(error).__name__})")
+        # Not the hub's protocol: for example a proxy's login page.
+        return HubUnavailable(f"the reply from {source.host} is not a model hub's ({type(error).__name__})")
     return None
 
 
 def _translate_files(failed: Mapping[str, BaseException], source: Source) -> ModelError:
-    """One error for several files: the one that most needs a person comes first."""
+    """Map the errors of several files to one; those that need an operator come first."""
     from modelscope_hub import errors as hub
 
     for name, error in failed.items():
         if isinstance(error, OSError) and (mapped := disk_error(error)) is not None:
             return mapped
         if isinstance(error, hub.AuthenticationError | hub.PermissionDeniedError):
-            return ModelNotFound(f"the hub does not let us read {name} of {source}", remedy=_SIGN_IN)
+            return ModelNotFound(f"access to {name} of {source} denied by the hub", remedy=_SIGN_IN)
     for name, error in failed.items():
         if isinstance(error, hub.FileIntegrityError):
-            return DamagedFile(f"the hub delivers {name} of {source} damaged: size or checksum is wrong")
+            return DamagedFile(f"the hub sent {name} of {source} with a wrong size or checksum")
     name, error = next(iter(failed.items()))
-    return DownloadInterrupted(f"the download of {name} of {source} stopped ({type(error).__name__})")
+    return DownloadInterrupted(f"the download of {name} of {source} was interrupted ({type(error).__name__})")
 
 
 def disk_error(error: OSError) -> ModelError | None:
-    """DiskFull or a permanent lack of rights; None for an OSError that is neither (network errors are)."""
+    """Map a full disk and missing permissions; None for other OSErrors, such as network errors."""
     if error.errno in _NO_ROOM:
         return DiskFull("the disk is full: the model's files do not fit into the cache")
     if error.errno in _NO_PLACE:
         return PermanentLoadError(
-            "the model cache cannot be written: permission denied, read-only or no folder",
-            remedy="Put the cache where this user may write, with --cache-dir.",
+            "the model cache cannot be written: permission denied, read-only or not a folder",
+            remedy="Choose a writable folder with --cache-dir.",
         )
     return None

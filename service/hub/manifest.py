@@ -1,7 +1,7 @@
-"""The manifest of a fetched model: what its files were when the hub's checksums were last proven.
+"""The manifest of a fetched model: sizes, times and checksums of its files when they were last verified.
 
-It lies beside the snapshot, not in it, so that the snapshot stays exactly what the hub holds. At a later
-start it decides without any network whether the local copy is unharmed.
+It is stored beside the snapshot, so that the snapshot matches the hub. Later starts use it to verify the
+local copy without network.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Self
 
 FORMAT = 1
-_BLOCK = 4 << 20  # bytes hashed between two ticks
+_BLOCK = 4 << 20  # bytes hashed between ticks
 
 Tick = Callable[[str, int], None]
-"""Told a file and how many more of its bytes have been hashed; may raise to stop."""
+"""Called with a file name and the number of bytes just hashed; may raise to stop."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """The manifest at ``path``; None if there is none that this version understands."""
+        """Read the manifest at ``path``; None if it is missing, damaged or of another format."""
         try:
             kept = json.loads(path.read_text("utf-8"))
             if kept["format"] != FORMAT:
@@ -65,7 +65,7 @@ class Manifest:
             return None
 
     def save(self, path: Path) -> None:
-        """Write to ``path``, which holds at any moment the old manifest or the new one, never a part."""
+        """Write to ``path`` atomically."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("w", encoding="utf-8") as stream:
@@ -78,22 +78,22 @@ class Manifest:
             temporary.unlink(missing_ok=True)
 
     def examine(self, folder: Path, *, full: bool, tick: Tick) -> tuple[list[str], Self]:
-        """Names of the damaged files, and this manifest with the times found on the unharmed ones.
+        """Return the names of damaged files, and this manifest with the current times of the intact ones.
 
-        A file of the right size and time is believed. One whose time alone differs (a copied cache) is
-        hashed, and so is every file when ``full``.
+        A file with the recorded size and time counts as intact. A file whose time alone differs (a copied
+        cache) is hashed, and with ``full`` every file is.
         """
         damaged: list[str] = []
         records: list[FileRecord] = []
         for known in self.files:
-            found = _look(folder, known, full, tick)
+            found = _verified(folder, known, full, tick)
             records.append(found or known)
             if found is None:
                 damaged.append(known.path)
         return damaged, type(self)(self.model, self.revision, self.endpoint, tuple(records))
 
     def checksum(self, folder: Path, path: Path) -> str | None:
-        """The SHA-256 of ``path``, if it is one of these files in ``folder`` and still as recorded."""
+        """The SHA-256 of ``path`` if it is listed here with its current size and time, else None."""
         for known in self.files:
             if folder / known.path == path:
                 try:
@@ -108,7 +108,7 @@ class Manifest:
 def _record(folder: Path, name: str, tick: Tick) -> FileRecord:
     digest = hashlib.sha256()
     with (folder / name).open("rb") as stream:
-        # The time is taken first: a write during the hashing leaves a newer one behind and is noticed.
+        # Taken first, so that a write during hashing leaves a newer time and is detected.
         before = os.fstat(stream.fileno())
         while block := stream.read(_BLOCK):
             tick(name, len(block))
@@ -116,8 +116,8 @@ def _record(folder: Path, name: str, tick: Tick) -> FileRecord:
     return FileRecord(name, before.st_size, digest.hexdigest(), before.st_mtime_ns)
 
 
-def _look(folder: Path, known: FileRecord, full: bool, tick: Tick) -> FileRecord | None:
-    """What is there now if it is still the ``known`` content, else None."""
+def _verified(folder: Path, known: FileRecord, full: bool, tick: Tick) -> FileRecord | None:
+    """The record of the file as it is now, or None if its content differs from ``known``."""
     try:
         status = (folder / known.path).stat()
         if status.st_size != known.size:

@@ -1,4 +1,4 @@
-"""Progress of getting a model: the value, the meter that adds up parallel downloads, a terminal's bar."""
+"""Progress of fetching a model: the value, a meter for parallel downloads, a terminal progress bar."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ _REPORT_EVERY = 0.1  # seconds
 
 @dataclass(frozen=True)
 class Progress:
-    """``file`` is what moved last; the bytes count all of the model's files together.
-
-    ``total_bytes`` is 0 while it is not known: another process is fetching the same model.
-    """
+    """``file`` progressed last; the bytes count all files of the model together. ``total_bytes`` is 0 while
+    unknown, because another process is fetching the model."""
 
     file: str
     done_bytes: int
@@ -29,14 +27,14 @@ Show = Callable[[Progress], None]
 
 
 class Abandoned(BaseException):
-    """Carries a stop through code that would take an Exception from a callback for a cut line."""
+    """Stops a download from a callback: the hub client treats an Exception there as a network error."""
 
 
 class Meter:
-    """Adds up the bytes of several files, whichever threads they come from, and reports them.
+    """Adds up the bytes of several files from any threads, and reports them at most ten times a second.
 
-    Reports come ten times a second at most, one at a time. If ``show`` raises, the work is stopped by
-    Abandoned; ``watched`` turns that back into what ``show`` raised.
+    If ``show`` raises, the work is stopped by Abandoned; ``watched`` turns that back into what ``show``
+    raised.
     """
 
     def __init__(self, total: int, done: Mapping[str, int], show: Show) -> None:
@@ -48,13 +46,13 @@ class Meter:
         self._lock = threading.Lock()  # guards the counts and keeps the reports in order
 
     def put(self, file: str, size: int) -> None:
-        """Set what is there of ``file``, in bytes."""
+        """Set the bytes present of ``file``."""
         with self._lock:
             self._done[file] = size
             self._report(file)
 
     def add(self, file: str, size: int) -> None:
-        """Count ``size`` more bytes of ``file``; negative when it has to be begun again."""
+        """Count ``size`` more bytes of ``file``; negative if it is restarted."""
         with self._lock:
             self._done[file] = self._done.get(file, 0) + size
             self._report(file)
@@ -82,10 +80,10 @@ class Meter:
 
 @contextmanager
 def terminal_bar() -> Iterator[Show]:
-    """A bar on standard error while a model is fetched; nothing at all when that is no terminal."""
+    """Show a progress bar on standard error while a model is fetched, if that is a terminal."""
     from tqdm import tqdm
 
-    # Made at the first report: a model that is already there shows no bar.
+    # Created by the first report: a model that needs no fetching shows no bar.
     bars: list[tqdm[Any]] = []
 
     def show(progress: Progress) -> None:

@@ -1,12 +1,12 @@
-"""Getting a model: 'demo', a folder, or a hub id becomes a folder with verified files.
+"""Resolve a model name ('demo', a folder, or a hub id) to a folder with verified files.
 
-A hub id is fetched through ModelScope's hub client into the cache layout that the client itself uses:
+A hub id is fetched by ModelScope's hub client into the client's own cache layout:
 
-    <cache>/models/<namespace>--<name>/snapshots/<revision>/               what the hub holds
-    <cache>/models/<namespace>--<name>/snapshots/<revision>.manifest.json  proof of what was verified
-    <cache>/models/<namespace>--<name>/snapshots/<revision>.lock           one process fetches at a time
+    <cache>/models/<namespace>--<name>/snapshots/<revision>/               the files
+    <cache>/models/<namespace>--<name>/snapshots/<revision>.manifest.json  verified checksums
+    <cache>/models/<namespace>--<name>/snapshots/<revision>.lock           one fetching process at a time
 
-A copy that agrees with its manifest is used with no network at all, and without importing the client.
+A copy that matches its manifest is used without network and without importing the client.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from service.hub.client import Listed, Source
 from service.hub.manifest import Manifest
 from service.hub.progress import Meter, Progress, Show, terminal_bar
 
-__all__ = ["DEMO_FOLDER", "Progress", "resolve", "terminal_bar"]
+__all__ = ["DEMO_FOLDER", "Progress", "local_folder", "resolve", "shown_name", "terminal_bar"]
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 DEFAULT_REVISION = "master"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
-_SPARE = 1 << 20  # bytes to leave free beyond the files themselves: manifest, lock, folders
-_POLL = 0.25  # seconds between two looks at another process's lock
-_PATIENCE = LONGEST_PAUSE  # seconds another process may hold the lock without its files growing
+_SPARE = 1 << 20  # bytes left free for manifest, lock and folders
+_POLL = 0.25  # seconds between attempts to take a lock that another process holds
+_STALL_LIMIT = LONGEST_PAUSE  # seconds another process may hold the lock while its files do not grow
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -59,28 +59,27 @@ def resolve(
     verify: str = "quick",
     on_damaged: Callable[[Sequence[str]], None] | None = None,
 ) -> Path:
-    """The folder of ``model``, with everything in it that a model needs.
+    """Return the complete folder of ``model``, fetching files as needed.
 
-    ``revision`` is a hub branch, tag or commit (None: master, as the local copy has it if there is one).
-    ``cache_dir`` defaults to MODELSCOPE_CACHE, else ~/.cache/modelscope. ``progress`` is called from several
-    threads, one call at a time; what it raises stops the work and comes out of here. ``verify`` "full"
-    rehashes a local copy where "quick" believes size and time. ``on_damaged`` is called with the names of
-    files that are not what was fetched; they are then fetched again.
+    Args:
+        revision: hub branch, tag or commit; None is master, in the version of the local copy if there is one.
+        cache_dir: defaults to MODELSCOPE_CACHE, else ~/.cache/modelscope.
+        progress: called from several threads, one call at a time; what it raises stops the work.
+        verify: "full" hashes a local copy, "quick" compares sizes and times.
+        on_damaged: called with the names of damaged files, which are then fetched again.
 
-    Raises HubUnavailable, DownloadInterrupted, DamagedFile, DiskFull (worth another attempt: what has been
-    fetched is kept) and ModelNotFound, UnsupportedModel, MissingDependency, PermanentLoadError.
+    Raises:
+        HubUnavailable, DownloadInterrupted, DamagedFile, DiskFull: may be retried; fetched bytes are kept.
+        ModelNotFound, UnsupportedModel, MissingDependency, PermanentLoadError: permanent.
     """
-    if model == "demo":
-        return model_folder.checked(DEMO_FOLDER, "the bundled demo model")
-    folder = _expanded(model)
-    if model and folder.is_dir():
-        return model_folder.checked(folder.absolute(), f"the folder {folder.absolute().name}")
-    if model and folder.exists():
-        raise ModelNotFound(f"{model} is a file; a model is a folder")
+    if (folder := local_folder(model)) is not None:
+        return model_folder.checked(folder, f"the folder {folder.name}")
+    if model and _expanded(model).exists():
+        raise ModelNotFound(f"{model} is a file, not a model folder")
     if not _HUB_ID.fullmatch(model):
         raise _no_such_folder(model)
     if revision is not None and not _REVISION.fullmatch(revision):
-        raise ModelNotFound(f"{revision!r} is no revision: a branch, a tag or a commit is meant")
+        raise ModelNotFound(f"{revision!r} is not a valid revision: give a branch, a tag or a commit")
     snapshot = _Snapshot(
         _cache(cache_dir), model, revision or DEFAULT_REVISION, progress or _ignore, on_damaged or _ignore
     )
@@ -90,19 +89,31 @@ def resolve(
             snapshot.fetch(endpoint, damaged)
         return snapshot.folder
     except OSError as error:
-        # TransientLoadError for a full disk, a permanent one for a cache that may not be written.
-        mapped = hub_client.disk_error(error)
-        if mapped is None:
+        if (mapped := hub_client.disk_error(error)) is None:
             raise
         raise mapped from error
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder that ``model`` names, absolute; None for a hub id or a name that does not exist."""
+    if model == "demo":
+        return DEMO_FOLDER
+    folder = _expanded(model)
+    return folder.absolute() if model and folder.is_dir() else None
+
+
+def shown_name(model: str) -> str:
+    """The model's name for logs, page and health; of a folder the last part alone, not its location."""
+    folder = local_folder(model)
+    return model if folder is None else folder.name
 
 
 def listed_checksum(
     path: Path, *, model: str, revision: str | None = None, cache_dir: Path | None = None
 ) -> str | None:
-    """The SHA-256 that ``path`` had when it was last checked, if it is an untouched file of the local copy of
-    ``model``; None of any other file."""
-    if model == "demo" or not _HUB_ID.fullmatch(model) or _expanded(model).is_dir():
+    """The verified SHA-256 of ``path`` if it is an unmodified file of the cached copy of ``model``, else
+    None."""
+    if local_folder(model) is not None or not _HUB_ID.fullmatch(model):
         return None
     snapshot = _Snapshot(_cache(cache_dir), model, revision or DEFAULT_REVISION)
     manifest = Manifest.load(snapshot.manifest_path)
@@ -110,7 +121,7 @@ def listed_checksum(
 
 
 def converted_cache(cache_dir: Path | None = None) -> Path:
-    """The folder for converted weights, beside the models that were fetched."""
+    """The folder for converted weights, beside the fetched models."""
     return _cache(cache_dir) / "converted"
 
 
@@ -122,17 +133,17 @@ def _cache(given: Path | None) -> Path:
 def _expanded(model: str) -> Path:
     try:
         return Path(model).expanduser()
-    except RuntimeError:  # ~somebody who is not a user here
+    except RuntimeError:  # ~name of an unknown user
         return Path(model)
 
 
 def _no_such_folder(model: str) -> ModelNotFound:
     if model.count("/") > 1 or model.startswith((".", "~", "/")) or model.endswith("/") or "\\" in model:
         return ModelNotFound(f"folder not found: {model}")
-    return ModelNotFound(f"{model} is neither demo nor a folder nor a hub id, which reads namespace/name")
+    return ModelNotFound(f"{model} is neither demo nor a folder nor a hub id of the form namespace/name")
 
 
-def _ignore(_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
@@ -156,8 +167,8 @@ class _Snapshot:
         return self.folder.with_name(f"{self.folder.name}.manifest.json")
 
     def examine(self, *, full: bool) -> tuple[bool, Sequence[str]]:
-        """Whether all files are there and as the manifest says, and the names of those that are not as it
-        says. Reads the disk and nothing else."""
+        """Return whether all files are present and match the manifest, and the names of those that do not.
+        Reads only the disk."""
         manifest = Manifest.load(self.manifest_path)
         if manifest is None or (manifest.model, manifest.revision) != (self.model, self.revision):
             return False, ()
@@ -169,12 +180,12 @@ class _Snapshot:
         if damaged or model_folder.missing(self.folder):
             return False, damaged
         if seen != manifest:
-            with suppress(OSError):  # a read-only cache is hashed again next time, no more
+            with suppress(OSError):  # a read-only cache is hashed again at the next start
                 seen.save(self.manifest_path)
         return True, ()
 
     def fetch(self, endpoint: str | None, damaged: Sequence[str]) -> None:
-        """Get from the hub what is not there or not whole, and what is ``damaged``."""
+        """Fetch files that are missing, incomplete or ``damaged``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder.with_name(f"{self.folder.name}.lock"), self.folder, self.show) as waited:
             if waited and self.examine(full=False)[0]:
@@ -185,15 +196,15 @@ class _Snapshot:
             self._seal(source, {name: listed[name] for name in names})
 
     def _complete(self, source: Source, listed: Mapping[str, Listed], damaged: Sequence[str]) -> list[str]:
-        """Download until everything needed is there; returns the needed names."""
-        names, lacking = model_folder.wanted(listed.__contains__)
+        """Download everything that the model needs and return the names."""
+        names, lacking = model_folder.select(listed.__contains__)
         _refuse_incomplete(source, lacking)
         self._discard(listed, damaged)
         self._make_room(names, listed)
-        # configuration.json names the answer file, the card its pictures: these two come first.
+        # First the two that name further files: the answer file and the card's pictures.
         small = [name for name in (model_folder.CONFIGURATION, model_folder.CARD) if name in listed]
         self._download(source, small, names, listed)
-        names, lacking = model_folder.wanted(listed.__contains__, self.folder)
+        names, lacking = model_folder.select(listed.__contains__, self.folder)
         _refuse_incomplete(source, lacking)
         self._make_room(names, listed)
         self._download(source, names, names, listed)
@@ -207,11 +218,8 @@ class _Snapshot:
         hub_client.download(source, now, self.folder, self.cache, meter)
 
     def _discard(self, listed: Mapping[str, Listed], damaged: Sequence[str]) -> None:
-        """Remove what the client would keep though it is wrong.
-
-        It checks size and checksum where the hub lists them. Left to us: a damaged file whose checksum the
-        hub does not list, and weights which the hub no longer holds but the loader would prefer.
-        """
+        """Remove files that the client would wrongly keep: damaged ones for which the hub lists no checksum,
+        and weights that the hub no longer has but the loader would prefer."""
         for name in damaged:
             if name in listed and listed[name].sha256 is None:
                 (self.folder / name).unlink(missing_ok=True)
@@ -224,14 +232,14 @@ class _Snapshot:
         free = shutil.disk_usage(self.folder).free
         if needed and needed + _SPARE > free:
             raise DiskFull(
-                f"the disk is full: the model needs {_megabytes(needed + _SPARE)} more, "
-                f"{_megabytes(free)} are free in the cache",
+                f"the disk is full: the model needs {(needed + _SPARE) / 1e6:.1f} MB more, "
+                f"{free / 1e6:.1f} MB are free in the cache",
                 needed_bytes=needed + _SPARE,
                 free_bytes=free,
             )
 
     def _present(self, name: str, size: int) -> int:
-        """Bytes of a file that need not be fetched: all, or what an interrupted download left."""
+        """Bytes of a file that need no fetching: all of them, or those of an interrupted download."""
         for path, partial in ((self.folder / name, False), (self.folder / f"{name}.incomplete", True)):
             with suppress(OSError):
                 there = path.stat().st_size
@@ -240,14 +248,14 @@ class _Snapshot:
         return 0
 
     def _seal(self, source: Source, files: Mapping[str, Listed]) -> None:
-        """Prove every file on the disk against the hub's list, then write the manifest."""
+        """Verify all files on disk against the hub's list, then write the manifest."""
         manifest = Manifest.of(
             self.folder,
             files,
             model=self.model,
             revision=self.revision,
             endpoint=source.host,
-            tick=_untold,
+            tick=_ignore,
         )
         wrong = [
             record.path
@@ -258,28 +266,22 @@ class _Snapshot:
         for name in wrong:
             (self.folder / name).unlink(missing_ok=True)
         if wrong:
-            raise DamagedFile(f"{', '.join(wrong)} of {source} differ from the hub's list after the download")
+            raise DamagedFile(
+                f"{', '.join(wrong)} of {source} do not match the hub's list after the download"
+            )
         manifest.save(self.manifest_path)
 
 
 def _refuse_incomplete(source: Source, lacking: Sequence[str]) -> None:
     if lacking:
-        raise UnsupportedModel(f"{source} is no model we can load: the hub has no {', no '.join(lacking)}")
-
-
-def _untold(file: str, size: int) -> None:
-    pass
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+        raise UnsupportedModel(f"{source} cannot be loaded: {', '.join(lacking)} missing on the hub")
 
 
 @contextmanager
 def _lock(path: Path, folder: Path, show: Show) -> Iterator[bool]:
-    """Hold the lock at ``path``; yields whether another process had it first.
+    """Hold the lock at ``path``; yield whether another process held it first.
 
-    Waits as long as the holder's ``folder`` grows. A lock dies with its process, so none is ever stale.
+    Waits while ``folder`` grows. The kernel releases the lock of a dead process.
     """
     with path.open("ab") as stream:
         yield _acquire(stream.fileno(), folder, show)
@@ -296,12 +298,12 @@ def _acquire(descriptor: int, folder: Path, show: Show) -> bool:
             waited = True
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return waited  # a file system without locks: the client's own per-file locks must do
+                return waited  # a file system without locks: rely on the client's per-file locks
             raise
-        if (now_there := _bytes_in(folder)) != size:
-            grown, size = time.monotonic(), now_there
-        elif time.monotonic() - grown > _PATIENCE:
-            raise DownloadInterrupted("another process is fetching this model and makes no progress")
+        if (current := _bytes_in(folder)) != size:
+            grown, size = time.monotonic(), current
+        elif time.monotonic() - grown > _STALL_LIMIT:
+            raise DownloadInterrupted("another process is fetching this model without progress")
         show(Progress("in another process", size, 0))
         time.sleep(_POLL)
 
@@ -309,6 +311,6 @@ def _acquire(descriptor: int, folder: Path, show: Show) -> bool:
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # files come and go while we look
+        with suppress(OSError):  # a file may be removed meanwhile
             total += path.stat().st_size
     return total

@@ -1,5 +1,5 @@
-"""Back-pressure: a request is refused while the queue is full, while it would be answered too late, or while
-a computation does not stop; and once one was refused, the service is not ready until half the queue is done.
+"""Back-pressure. A request is refused while the queue is full, while it would complete too late, or while a
+computation ignores its cancellation. After a refusal the service is not ready until half the queue is done.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from service.inference.jobs import LatencyEstimator, Limits
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the engine has to do at one moment: how many requests are ``waiting``, how many are ``ahead`` of
-    the next one (those that are being computed as well), and the device. ``hung_in`` is the time in seconds
-    until a computation that does not stop counts as hung, None without one."""
+    """The engine's load: requests ``waiting``, requests ``ahead`` of the next one (those being computed
+    included), and the seconds until a computation that ignores its cancellation counts as hung, if any."""
 
     waiting: int
     ahead: int
-    device: str
     hung_in: float | None = None
 
 
 class Admission:
-    """Decides by the engine's load. Guarded by the engine's lock."""
+    """Accepts or refuses requests by the engine's load. Needs the engine's lock."""
 
     def __init__(self, limits: Limits, estimator: LatencyEstimator) -> None:
         self._limits = limits
@@ -34,55 +32,52 @@ class Admission:
         self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
 
     def refusal(self, load: Load, source: Source, probe_waits: bool) -> Busy | None:
-        """Why a request of ``source`` has no room now."""
+        """Return why a request of ``source`` has no place now, or None."""
         wait = self.retry_after(load)
         if load.hung_in is not None:
-            return Busy(
-                "A computation does not stop and blocks the model.", retry_after=wait, code=Refusal.STUCK
-            )
+            return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
         if source == "probe":
-            return Busy("A probe is waiting already.", retry_after=wait) if probe_waits else None
+            return Busy("Another probe is waiting.", retry_after=wait) if probe_waits else None
         if load.waiting >= self._limits.queue_size:
-            return Busy(f"{load.waiting} requests are waiting already.", retry_after=wait)
+            return Busy(f"{load.waiting} requests are already waiting.", retry_after=wait)
         return None
 
     def too_late(self, load: Load, request: Request, now: float) -> Busy | None:
-        """The refusal of a request whose estimated completion is too close to its deadline.
+        """Return the refusal of a request whose estimated completion is too close to its deadline.
 
-        A queue whose last place is reached at the deadline answers nobody: each request times out just before
-        it completes. One with nobody ahead is always tried: a wrong estimate is corrected by nothing else.
+        Otherwise all requests of a long queue would time out just before completing.
         """
         left = request.deadline - now
-        if request.source == "probe" or not self._estimator.too_late(load.ahead, load.device, left, request):
+        if request.source == "probe" or not self._estimator.too_late(load.ahead, left):
             return None
-        wait = max(1.0, math.ceil(self._estimator.wait(load.ahead, load.device)))
+        wait = max(1.0, math.ceil(self._estimator.wait(load.ahead)))
         return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
 
     def rejected(self, refusal: Exception, source: Source) -> None:
-        """A request was refused: the refusal stands for those to come."""
+        """Remember a refusal for readiness."""
         if source != "probe" and isinstance(refusal, Busy):
             self._refused = Refusal(refusal.code)
 
     def next(self, load: Load) -> Refusal | None:
-        """What a request that came now would be refused with, or the last one was."""
+        """Return the refusal that a request would get now, or that the last one got; None if accepted."""
         if load.hung_in is not None:
             return Refusal.STUCK
         if load.waiting >= self._limits.queue_size:
             return Refusal.QUEUE_FULL
-        if self._estimator.too_late(load.ahead, load.device, self._limits.timeout):
+        if self._estimator.too_late(load.ahead, self._limits.timeout):
             return Refusal.TOO_LATE
         return self._refused
 
     def relieve(self, load: Load) -> None:
-        """Forget the last refusal once there is room and time for as many requests again: readiness that came
-        back with each free place would be gone with the next request."""
+        """Forget the last refusal once there is room and time for twice the load. Readiness that returned
+        with each free place would be gone with the next request."""
         if self._refused is None or load.hung_in is not None:
             return
         room = 2 * load.waiting <= self._limits.queue_size
-        if room and not self._estimator.too_late(2 * load.ahead, load.device, self._limits.timeout):
+        if room and not self._estimator.too_late(2 * load.ahead, self._limits.timeout):
             self._refused = None
 
     def retry_after(self, load: Load) -> float:
         """Whole seconds until there should be room."""
-        wait = load.hung_in if load.hung_in is not None else self._estimator.wait(load.ahead, load.device)
+        wait = load.hung_in if load.hung_in is not None else self._estimator.wait(load.ahead)
         return max(1.0, math.ceil(wait))

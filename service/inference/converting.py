@@ -1,4 +1,4 @@
-"""Keeps the converted weights once the first verdict is there, so that the next start is faster."""
+"""Writes the converted weights after the first verdict, so that the next start is faster."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.contract.protocols import Converting, Listed, Model
 _log = logging.getLogger(__name__)
 
 
-class Settler:
-    """``arm`` after a load, ``begin`` at every proof that the model answers: the first one starts a thread.
+class Converter:
+    """``arm`` it after a load; ``begin``, called at every success of the model, then starts a thread once.
 
-    ``listed`` knows the checksums of fetched files. ``on_damaged`` is called, by that thread, when the
-    weights on the disk are not what was fetched.
+    ``listed`` returns the checksums of fetched files. ``on_damaged`` is called by that thread when the
+    weights on disk are not what was fetched.
     """
 
     def __init__(self, model: Model, listed: Listed, on_damaged: Callable[[], None]) -> None:
@@ -27,7 +27,7 @@ class Settler:
         self._lock = threading.Lock()  # guards _armed and _thread
         self._armed = False
         self._thread: threading.Thread | None = None
-        self._reload_asked = False  # and nothing was kept since: another reload would end no better
+        self._reload_requested = False  # since the last success: a second reload would not help
         self._stopping = threading.Event()
 
     def arm(self) -> None:
@@ -35,7 +35,7 @@ class Settler:
             self._armed = True
 
     def begin(self) -> None:
-        """Start, if that is due after a load. Costs next to nothing otherwise."""
+        """Start the thread if a load has armed it. Costs next to nothing otherwise."""
         if not self._armed or not isinstance(self._model, Converting):
             return
         with self._lock:
@@ -43,12 +43,12 @@ class Settler:
                 return
             self._armed = False
             self._thread = threading.Thread(
-                target=self._run, args=(self._model,), name="settler", daemon=True
+                target=self._run, args=(self._model,), name="converter", daemon=True
             )
             self._thread.start()
 
     def stop(self, wait: float) -> bool:
-        """Cancel, and wait for the end; False if it did not come in ``wait`` seconds."""
+        """Cancel, and wait up to ``wait`` seconds. False if the thread still runs."""
         self._stopping.set()
         with self._lock:
             thread = self._thread
@@ -65,16 +65,16 @@ class Settler:
             return
         except DamagedFile as error:
             _log.error("FILES_DAMAGED | MSG=%s", error.message)
-            if not self._reload_asked:
-                self._reload_asked = True
+            if not self._reload_requested:
+                self._reload_requested = True
                 self._on_damaged()
-        except Exception as error:  # a full disk, no memory, a library's own: the next start is slower
+        except Exception as error:  # the next start is slower, nothing else
             _log.warning("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=%s", type(error).__name__, exc_info=True)
         else:
-            self._reload_asked = False
+            self._reload_requested = False
             _log.info("SETTLED | DURATION=%.2fs", time.monotonic() - began)
 
     def _go_on(self) -> None:
-        """The cancel point of everything that runs here."""
+        """The cancel point. Raises ShuttingDown."""
         if self._stopping.is_set():
             raise ShuttingDown("The service is stopping.")

@@ -1,15 +1,13 @@
-"""One thread owns the model; everybody else hands it requests and waits for a future.
+"""The engine: one thread owns the model, all others submit requests and wait for futures.
 
-Two threads: the engine computes, the timer keeps deadlines, so that a request is answered on time even while
-the engine is deep inside a computation. What waits is computed together, as a batch; each request of it keeps
-its own deadline and its own error. A computation that nobody waits for any more, because all of its requests
-have been answered or given up, is told to stop at its next cancel point. If it does not within
-``cancel_grace`` it is *orphaned*: it still blocks the engine, new requests are refused at once, and
-``hang_limit`` seconds later the process counts as hung: ``on_hung`` is called, by the timer, which needs
-nothing of the stuck thread.
+The engine thread computes, the timer thread enforces deadlines, so a request is answered on time even in the
+middle of a computation. Waiting requests are computed together as a batch; each keeps its own deadline and
+its own error. When all requests of a batch have been answered or abandoned, its computation is cancelled: the
+next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
+refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
-Every accepted request ends exactly once: ``_end`` is the only way out, and the first caller wins. A later
-result or error is only logged, under the request's id.
+Every accepted request ends exactly once: ``_end`` is the only exit, and the first call wins. A later result
+is only logged.
 """
 
 from __future__ import annotations
@@ -31,7 +29,8 @@ from service.contract.errors import (
     InferenceError,
     ServiceError,
 )
-from service.contract.protocols import CancelPoint, Journal, Predictor
+from service.contract.events import Listener, Stage
+from service.contract.protocols import CancelPoint, Predictor
 from service.contract.request import QueueEstimate, Request, Source, Verdict, VerdictFuture
 from service.contract.status import Activity
 from service.contract.times import STOP_ENGINE
@@ -46,7 +45,6 @@ from service.inference.jobs import (
     stopping,
     unexpected,
 )
-from service.inference.latency import Forecast
 
 __all__ = ["Engine", "Limits"]
 
@@ -54,45 +52,42 @@ BEAT_SECONDS: Final = 1.0
 
 
 class Engine:
-    """Bounded queue, one computing thread, one timer thread. ``step`` and ``tick`` are their loop bodies and
+    """A bounded queue, a computing thread and a timer thread. ``step`` and ``tick`` are their loop bodies and
     can be called without the threads."""
 
     def __init__(
         self,
         predictor: Predictor,
-        journal: Journal,
+        events: Listener,
         limits: Limits,
         *,
-        on_proof: Callable[[float], None] = lambda now: None,
+        on_success: Callable[[float], None] = lambda now: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
         on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
-        forecast: Forecast | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
-        self._journal = journal
+        self._events = events
         self._limits = limits
-        self._on_proof = on_proof
+        self._on_success = on_success
         self._on_fatal = on_fatal
         self._on_hung = on_hung
         self._clock = clock
-        # One lock guards everything below; nobody computes, logs or answers a future while holding it.
+        # One lock guards everything below. It is never held while computing, logging or resolving a future.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._alarm = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
         self._waiting: deque[Job] = deque()
-        self._probe: Job | None = None  # its own place: never counted, never starved, at most one
+        self._probe: Job | None = None  # has a place of its own, so that load cannot starve it
         self._batch: Batch | None = None
         self._refusing = False
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
-        self._estimator = LatencyEstimator(forecast, limits.max_wait_fraction)
+        self._estimator = LatencyEstimator(limits.max_wait_fraction)
         self._admission = Admission(limits, self._estimator)
-        self._expected_batch = (
-            0  # who asked at once when the last batch ended, if that was more than one request
-        )
+        self._expected_batch = 0  # callers answered together by the last batch, if more than one
         self._batch_wait_until = 0.0
         self._beat: Callable[[], None] | None = None
         self._threads: list[threading.Thread] = []
@@ -108,16 +103,15 @@ class Engine:
             thread.start()
 
     def submit(self, request: Request, future: VerdictFuture | None = None) -> VerdictFuture:
-        """A future that will hold the verdict, ``future`` if given; it never holds an exception. A refused
-        request is answered at once and does not count as accepted; a cancelled one is abandoned."""
+        """Queue ``request`` and return ``future`` (a new one by default), which gets a verdict, never an
+        exception. A refused request is answered at once; cancelling the future abandons it."""
         job = Job(request, queued=self._clock(), future=future if future is not None else VerdictFuture())
         with self._lock:
             load = self._load()
             refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
             if refusal is None:
                 self._add("accepted")
-                expected = self._estimator.expected(load.ahead, load.device, request)
-                job.future.queue_estimate = QueueEstimate(load.ahead, expected)
+                job.future.queue_estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead))
                 if request.source == "probe":
                     self._probe = job
                 else:
@@ -130,13 +124,13 @@ class Engine:
         if refusal is not None:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_result(no_verdict(refusal, request, self._since(job)))
-            self._journal.refused(request, refusal, self._since(job))
+            self._events.refused(request, refusal, self._since(job))
         else:
             job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
         return job.future
 
     def check(self, source: Source) -> None:
-        """Raise what a request would be refused with now, so that no work is put into preparing it."""
+        """Raise the refusal that a request would get now, before any work goes into it."""
         with self._lock:
             refusal = self._refusal(source)
             if refusal is not None:
@@ -144,14 +138,14 @@ class Engine:
                 raise refusal
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
-        """Call ``beat`` every BEAT_SECONDS from the timer thread, without any lock held."""
+        """Call ``beat`` every BEAT_SECONDS from the timer thread, with no lock held."""
         with self._lock:
             self._beat = beat
             self._alarm.notify_all()
 
     def stop(self, grace: float) -> bool:
-        """Refuse new work, let accepted work finish for ``grace`` seconds, then cancel what is left.
-        True when both threads have ended."""
+        """Refuse new requests, answer accepted ones for ``grace`` seconds, then cancel the rest. True when
+        both threads have ended."""
         with self._lock:
             self._refusing = True
             drained = self._clock() + grace
@@ -180,12 +174,12 @@ class Engine:
                 running=batch is not None,
                 computing=batch.left if batch else 0,
                 running_for=now - batch.started if batch else 0.0,
-                beat_age=now - batch.beat if batch else None,
-                orphaned=batch is not None and batch.orphaned,
+                progress_age=now - batch.last_progress if batch else None,
+                not_cancelling=batch is not None and batch.not_cancelling,
                 hung=batch is not None and batch.hung,
                 counts=dict(self._count),
                 service_seconds=self._estimator.seconds,
-                expected_seconds=self._estimator.expected(load.ahead, load.device),
+                expected_seconds=self._estimator.expected(load.ahead),
                 retry_after=self._admission.retry_after(load),
                 refusal=Refusal.STOPPING if self._refusing else self._admission.next(load),
             )
@@ -193,14 +187,15 @@ class Engine:
     # ---- the engine thread -------------------------------------------------------------------------------
 
     def step(self, block: bool = False) -> bool:
-        """Compute one batch. False when there was nothing to do (or, blocking, when the engine is closed)."""
+        """Compute one batch. False when there is nothing to do, or, with ``block``, when the engine is
+        closed."""
         with self._lock:
             if block:
                 self._await_work()
             if self._closed or not (jobs := self._take()):
                 return False
             now = self._clock()
-            batch = self._batch = Batch(jobs, started=now, beat=now)
+            batch = self._batch = Batch(jobs, started=now, last_progress=now)
             self._expected_batch = 0
             for job in jobs:
                 job.computing, job.began, job.batch = True, now, len(jobs)
@@ -219,10 +214,10 @@ class Engine:
         return True
 
     def _await_work(self) -> None:
-        """Return when there is something to take, or the engine is closed. Called with the lock held.
+        """Return when there is work, or the engine is closed. Needs the lock.
 
-        Callers who were answered together ask again almost together: only then, and for a moment, the first
-        of them is kept waiting for the others. Who asks alone never waits.
+        Callers answered together tend to ask again together: only after such a batch the first of them waits
+        a moment for the others. A single caller never waits.
         """
         while not self._closed and self._probe is None:
             left = self._batch_wait_until - self._clock()
@@ -231,28 +226,28 @@ class Engine:
             self._work.wait(left if self._waiting else None)
 
     def _take(self) -> list[Job]:
-        """The next batch: the probe first and alone, so that load cannot starve it and its answer is proof of
-        the same computation every time. Called with the lock held."""
+        """Return the next batch: the probe first and alone, so that its computation is always the same.
+        Needs the lock."""
         if self._probe is not None:
             job, self._probe = self._probe, None
             return [job]
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room()))]
 
     def _room(self) -> int:
-        """How many requests the next batch may hold: what should be done in half the time its most urgent one
-        has left, since all of them are answered together. Called with the lock held."""
+        """Return the size of the next batch: what should complete in half the time that its most urgent
+        request has left, as all are answered together. Needs the lock."""
         most = self._limits.batch_on(self._predictor.device)
         first = min((job.request.deadline for job in islice(self._waiting, most)), default=math.inf)
         return self._estimator.batch_size_for((first - self._clock()) / 2, most)
 
     def _compute(self, batch: Batch) -> None:
-        """Answer every job of the batch. Where one request may have spoilt it for the others, halves of it
-        are tried, and halves of those, until it fails alone."""
+        """Answer every job of the batch. If one request may have failed it for all, try halves, and halves of
+        those, until that request fails alone."""
 
         def cancel_point() -> None:
-            batch.beat = self._clock()
+            batch.last_progress = self._clock()
             if batch.cancelled_at is not None:
-                raise ComputationStopped("Nobody waits for this computation any more.")
+                raise ComputationStopped("All requests of this computation have ended.")
 
         parts = deque([batch.jobs])
         while parts:
@@ -268,7 +263,7 @@ class Engine:
                     half = len(jobs) // 2
                     parts.extendleft((jobs[half:], jobs[:half]))
                     continue
-                if isinstance(error, ComputationStopped):  # it would have taken at least as long
+                if isinstance(error, ComputationStopped):  # a lower bound of its duration
                     self._measure(len(jobs), self._clock() - began)
                 self._fail(jobs, error)
             else:
@@ -276,14 +271,14 @@ class Engine:
                 self._answer(jobs, results)
 
     def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those still waited for; what expired before its computation began is answered here."""
+        """Answer the jobs that have expired, and return those that have not ended."""
         for job in jobs:
             if job.request.deadline <= self._clock():
                 self._expire(job, computing=False)
         return [job for job in jobs if not job.ended]
 
     def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
-        self._journal.batched([job.request for job in jobs])
+        self._events.batched([job.request for job in jobs])
         results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
         if len(results) != len(jobs):
             raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
@@ -301,23 +296,23 @@ class Engine:
                 self._fail([job], error)
                 continue
             if job.request.source != "probe" and not job.ended:
-                self._on_proof(now)  # first: who has the answer may ask at once how we are
+                self._on_success(now)  # before the answer: its receiver may read the health at once
             if not self._end(job, Outcome.ANSWERED, verdict):
-                self._journal.late(job.request, "answer", self._since(job))
+                self._events.late(job.request, "answer", self._since(job))
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         known = error if isinstance(error, ServiceError) else unexpected(error)
         for job in jobs:
             if not self._end(job, Outcome.ERROR, no_verdict(known, job.request, self._since(job))):
                 outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
-                self._journal.late(job.request, outcome, self._since(job))
+                self._events.late(job.request, outcome, self._since(job))
         if known is not error:
-            self._journal.broken("the model raised an error nobody mapped", error)
+            self._events.broken("unmapped exception from the model", error)
         if isinstance(error, DeviceLost):
             self._on_fatal(error)
 
     def _measure(self, count: int, seconds: float) -> None:
-        """Called before any of them is answered, so that who asks again is not counted twice in the crowd."""
+        """Call it before any of them is answered, or a caller that asks again would be counted twice."""
         with self._lock:
             self._estimator.record(count, seconds)
             self._expected_batch = count + len(self._waiting) if count > 1 else 0
@@ -327,12 +322,12 @@ class Engine:
             while self.step(block=True):
                 pass
         except BaseException as error:
-            # Only a mistake of ours comes here. Nobody may wait for a thread that is gone.
+            # Only a bug gets here. Fail all pending requests, since this thread is exiting.
             with self._lock:
                 self._dead = self._refusing = True
                 jobs = self._pending()
             self._give_up(jobs, error)
-            self._journal.broken("the engine thread died", error)
+            self._events.broken("the engine thread died", error)
 
     def _give_up(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:
@@ -341,7 +336,7 @@ class Engine:
     # ---- the timer thread --------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Answer what has expired, and say so when a cancelled computation goes on."""
+        """Answer expired requests, and report a computation that ignores its cancellation."""
         now = self._clock()
         with self._lock:
             expired = [job for job in self._pending() if job.request.deadline <= now]
@@ -350,18 +345,18 @@ class Engine:
         with self._lock:
             if (batch := self._batch) is None:
                 return
-            orphaned, hung = batch.check(now, self._limits)
-            if orphaned:
+            not_cancelling, hung = batch.check(now, self._limits)
+            if not_cancelling:
                 self._add("orphaned")
         requests = [job.request for job in batch.jobs]
-        if orphaned:
-            self._journal.orphaned(requests, now - batch.started)
+        if not_cancelling:
+            self._events.not_cancelling(requests, now - batch.started)
         if hung:
-            self._journal.hung(requests, now - batch.started)
+            self._events.hung(requests, now - batch.started)
             self._on_hung(requests, now - batch.started)
 
     def _next_alarm(self) -> float | None:
-        """When the next tick is due; None when nothing is awaited. Called with the lock held."""
+        """When the next tick is due; None if nothing is pending. Needs the lock."""
         times = [job.request.deadline for job in self._pending()]
         if self._batch is not None and (check_at := self._batch.check_at(self._limits)) is not None:
             times.append(check_at)
@@ -374,8 +369,8 @@ class Engine:
                 if self._beat is not None:
                     self._beat()
                 self.tick()
-            except Exception as error:  # the clock of all deadlines must not die of one bad log line
-                self._journal.broken("the deadline timer stumbled", error)
+            except Exception as error:  # one bug must not end all deadlines
+                self._events.broken("exception in the deadline timer", error)
                 pause = 0.1
             with self._lock:
                 if self._closed and self._batch is None:
@@ -388,8 +383,8 @@ class Engine:
 
     # ---- shared ------------------------------------------------------------------------------------------
 
-    def _end(self, job: Job, outcome: Outcome, verdict: Verdict, computing: bool = False) -> bool:
-        """The one way out for an accepted request. False if it had ended before."""
+    def _end(self, job: Job, outcome: Outcome, verdict: Verdict, stage: Stage | None = None) -> bool:
+        """End an accepted request. False if it has ended before."""
         with self._lock:
             if job.ended:
                 return False
@@ -401,27 +396,24 @@ class Engine:
                 self._waiting.remove(job)
             batch = self._batch
             if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
-                batch.cancelled_at = self._clock()  # from here on its cancel point raises
+                batch.cancelled_at = self._clock()  # from now on its cancel points raise
                 self._alarm.notify_all()
             self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
         if job.future.set_running_or_notify_cancel():
             job.future.set_result(verdict)
-        timing = job.timing(self._clock())
-        if outcome is Outcome.TIMEOUT:
-            self._journal.timed_out(job.request, verdict, timing, computing)
-        else:
-            self._journal.ended(job.request, verdict, timing)
+        self._events.ended(job.request, verdict, job.timing(self._clock()), stage)
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:
         limit = job.request.deadline - job.request.arrived
         error = DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
-        self._end(job, Outcome.TIMEOUT, no_verdict(error, job.request, self._since(job)), computing)
+        stage: Stage = "computing" if computing else "waiting"
+        self._end(job, Outcome.TIMEOUT, no_verdict(error, job.request, self._since(job)), stage)
 
     def _abandon(self, job: Job) -> None:
-        """The caller cancelled its future: do not compute, or stop computing, what nobody will read."""
+        """The caller cancelled its future: remove the request, or cancel its computation."""
         self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
 
     def _refusal(self, source: Source) -> ServiceError | None:
@@ -434,13 +426,13 @@ class Engine:
         self._admission.rejected(refusal, source)
 
     def _load(self) -> Load:
-        """Called with the lock held."""
+        """Needs the lock."""
         hung_in = None if self._batch is None else self._batch.hung_in(self._clock(), self._limits)
         ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
-        return Load(len(self._waiting), ahead, self._predictor.device, hung_in)
+        return Load(len(self._waiting), ahead, hung_in)
 
     def _pending(self) -> list[Job]:
-        """Accepted and not yet ended. Called with the lock held."""
+        """Accepted requests that have not ended. Needs the lock."""
         jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
         return [job for job in (*jobs, *([self._probe] if self._probe else ())) if not job.ended]
 
@@ -448,5 +440,5 @@ class Engine:
         return self._clock() - job.request.arrived
 
     def _add(self, counter: str) -> None:
-        """Called with the lock held."""
+        """Needs the lock."""
         self._count[counter] = self._count.get(counter, 0) + 1

@@ -1,4 +1,4 @@
-"""The engine's records: a request and its future, what is being computed, answers without a verdict."""
+"""The engine's records: a queued request with its future, a batch, and answers without a verdict."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from service.contract.errors import (
     ShuttingDown,
 )
 from service.contract.request import Request, RequestTiming, Verdict, VerdictFuture
-from service.inference.latency import Arrival, Forecast
 
-#: Requests computed together unless told otherwise. A CPU gains little by more, and keeps callers waiting who
-#: could have been answered one after the other; a GPU is idle for most of a small batch.
+#: Default batch sizes. A larger batch gains little on a CPU and delays answers; a GPU idles in small ones.
 BATCH_ON_CPU: Final = 4
 BATCH_ON_GPU: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds, but for ``queue_size`` and ``max_batch`` requests, ``max_batch`` 0 going by the device, and
-    ``max_wait_fraction``: the part of a request's time left that may pass on average before its answer.
-    ``timeout`` is what a request that comes now would have left."""
+    """The engine's limits; seconds where not said otherwise.
+
+    Attributes:
+        queue_size: requests that may wait.
+        timeout: the time limit of a request that arrives now.
+        max_batch: requests computed together; 0 chooses by the device.
+        batch_wait: how long to wait to fill the next batch.
+        max_wait_fraction: the part of a request's time left that may pass before its estimated completion.
+        cancel_grace: how long a cancelled computation may run on.
+        hang_limit: how much longer until the process counts as hung.
+    """
 
     queue_size: int = 32
     timeout: float = 15.0
@@ -39,14 +45,14 @@ class Limits:
     hang_limit: float = 60.0
 
     def batch_on(self, device: str) -> int:
-        """The most requests to compute together on ``device``."""
+        """The largest batch on ``device``."""
         return self.max_batch or (BATCH_ON_CPU if device == "cpu" else BATCH_ON_GPU)
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A request on its way through the engine, ``queued`` behind ``ahead`` others; ``began`` is when its
-    computation did, in a batch of ``batch``. ``ended`` turns true once, under the engine's lock."""
+    """A request in the engine: ``queued`` behind ``ahead`` others, ``began`` in a batch of ``batch``.
+    ``ended`` becomes true once, under the engine's lock."""
 
     request: Request
     queued: float = 0.0
@@ -58,7 +64,7 @@ class Job:
     computing: bool = False
 
     def timing(self, now: float) -> RequestTiming:
-        """How it went until ``now``."""
+        """Where its time went until ``now``."""
         if self.began is None:
             return RequestTiming(self.ahead, now - self.queued)
         return RequestTiming(self.ahead, self.began - self.queued, now - self.began, self.batch)
@@ -66,112 +72,88 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """What is being computed. ``beat`` is when the computation last passed a cancel point; from
-    ``cancelled_at`` on nobody waits for it, and its cancel points raise."""
+    """Requests computed together. ``last_progress`` is when the computation last passed a cancel point;
+    after ``cancelled_at`` its cancel points raise."""
 
     jobs: list[Job]
     started: float
-    beat: float
+    last_progress: float
     cancelled_at: float | None = None
-    orphaned: bool = False
+    not_cancelling: bool = False
     hung: bool = False
 
     @property
     def left(self) -> int:
-        """How many of its requests are still waited for."""
+        """How many of its requests have no answer yet."""
         return sum(not job.ended for job in self.jobs)
 
     def check(self, now: float, limits: Limits) -> tuple[bool, bool]:
-        """Whether it counts as orphaned, and as hung, from this moment on."""
+        """Whether it begins to count as not cancelling, and as hung, at this moment."""
         overdue = -1.0 if self.cancelled_at is None else now - self.cancelled_at - limits.cancel_grace
-        orphaned = overdue >= 0 and not self.orphaned
+        not_cancelling = overdue >= 0 and not self.not_cancelling
         hung = overdue >= limits.hang_limit and not self.hung
-        self.orphaned |= orphaned
+        self.not_cancelling |= not_cancelling
         self.hung |= hung
-        return orphaned, hung
+        return not_cancelling, hung
 
     def check_at(self, limits: Limits) -> float | None:
-        """When ``check`` is due; None while it need not be."""
+        """When ``check`` is due next; None while it is not."""
         if self.cancelled_at is None or self.hung:
             return None
-        orphaned_at = self.cancelled_at + limits.cancel_grace
-        return orphaned_at + limits.hang_limit if self.orphaned else orphaned_at
+        grace_ends = self.cancelled_at + limits.cancel_grace
+        return grace_ends + limits.hang_limit if self.not_cancelling else grace_ends
 
     def hung_in(self, now: float, limits: Limits) -> float | None:
-        """Seconds until an orphaned one counts as hung; None while it is not orphaned."""
-        if self.cancelled_at is None or not self.orphaned:
+        """Seconds until it counts as hung; None while it is not known to ignore its cancellation."""
+        if self.cancelled_at is None or not self.not_cancelling:
             return None
         return self.cancelled_at + limits.cancel_grace + limits.hang_limit - now
 
 
 class LatencyEstimator:
-    """A moving average of the seconds a request takes when its batch's time is shared out. Every request
-    counts once: a batch moves the average as far as its requests would have done one by one.
+    """A moving average of the seconds a request takes, its batch's time divided by the batch's size.
 
-    A ``forecast``, where one was learnt, stands on it. Guarded by the engine's lock."""
+    A batch moves the average as far as its requests would have done one by one. Needs the engine's lock.
+    """
 
-    def __init__(self, forecast: Forecast | None = None, max_wait_fraction: float = 1.0) -> None:
+    def __init__(self, max_wait_fraction: float = 1.0) -> None:
         self.seconds: float | None = None
         self._max_wait_fraction = max_wait_fraction
-        self._last = 0.0
-        self._forecast = forecast
 
-    def expected(self, ahead: int, device: str, request: Request | None = None) -> float | None:
-        """Seconds until ``request``, or one of the usual kind, should be answered behind ``ahead`` others: by
-        the forecast if there is, else by the average, itself included. None before anything was measured."""
-        if self.seconds is None:
-            return None
-        if self._forecast is None:
-            return (ahead + 1) * self.seconds
-        return self._forecast.expected.seconds(self._arrival(self._forecast, ahead, device, request))
+    def expected(self, ahead: int) -> float | None:
+        """Seconds until the answer to a request behind ``ahead`` others; None before the first
+        measurement."""
+        return None if self.seconds is None else (ahead + 1) * self.seconds
 
-    def wait(self, ahead: int, device: str) -> float:
-        """Seconds until it is worth coming back: with a forecast, until a request behind ``ahead`` others
-        should be answered; else until those are."""
-        if self._forecast is None:
-            return ahead * (self.seconds or 1.0)
-        return self.expected(ahead, device) or float(ahead)
+    def wait(self, ahead: int) -> float:
+        """Seconds until ``ahead`` requests are answered."""
+        return ahead * (self.seconds or 1.0)
 
-    def too_late(self, ahead: int, device: str, left: float, request: Request | None = None) -> bool:
-        """Whether ``request``, or one of the usual kind, with ``left`` seconds to its deadline is expected to
-        be answered too late: by the forecast even if all went well, by the average with some time to spare.
-        """
+    def too_late(self, ahead: int, left: float) -> bool:
+        """Whether a request behind ``ahead`` others would complete too close to its deadline in ``left``
+        seconds. False with none ahead: only a computation can correct a wrong estimate."""
         if self.seconds is None or not ahead:
             return False
-        if self._forecast is None:
-            return (ahead + 1) * self.seconds > self._max_wait_fraction * left
-        return self._forecast.least.seconds(self._arrival(self._forecast, ahead, device, request)) > left
-
-    def _arrival(self, forecast: Forecast, ahead: int, device: str, request: Request | None) -> Arrival:
-        """What ``forecast`` goes by; for no request in particular, that of its median one."""
-        assert self.seconds is not None
-        chars, megapixels = forecast.chars, forecast.megapixels
-        if request is not None:
-            width, height = request.size
-            chars, megapixels = request.chars, width * height / 1e6
-        trend = self._last / self.seconds if self.seconds else 1.0
-        return Arrival(ahead, self.seconds, trend, chars, megapixels, float(device.startswith("cuda")))
+        return (ahead + 1) * self.seconds > self._max_wait_fraction * left
 
     def record(self, count: int, seconds: float) -> None:
-        """``count`` requests took ``seconds`` together."""
-        self._last = seconds
+        """``count`` requests were computed together in ``seconds``."""
         spent, keep = seconds / count, 0.8**count
         self.seconds = spent if self.seconds is None else keep * self.seconds + (1 - keep) * spent
 
     def batch_size_for(self, seconds: float, most: int) -> int:
-        """How many requests should be done in ``seconds``: from 1, which is tried anyway, to ``most``."""
+        """How many requests, 1 to ``most``, should complete in ``seconds``."""
         if not self.seconds or seconds >= most * self.seconds:
             return most
         return max(1, int(seconds / self.seconds))
 
 
 def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict:
-    """The answer to ``request`` that says why there is none."""
-    retry_after = error.retry_after if isinstance(error, Busy) else None
+    """Return the answer to ``request`` that says why it has no verdict."""
     return Verdict.none(
         "busy" if error.code in BUSY else str(error.code),
         code=error.code,
-        retry_after=retry_after,
+        retry_after=error.retry_after if isinstance(error, Busy) else None,
         duration=seconds,
         request_id=request.id,
         error=error,
@@ -183,10 +165,10 @@ def stopping() -> ShuttingDown:
 
 
 def may_be_of_one(error: Exception) -> bool:
-    """Whether an error that ended a batch may be of one request in it, so that the others fare better alone.
+    """Whether one request of a batch may have caused ``error``, so that the others may succeed without it.
 
-    A device or a model that is gone is gone for all of them; memory, a text the prompt cannot take and what
-    nobody foresaw may not be.
+    A lost device or model fails all of them; memory, a text that the prompt cannot take or an unknown error
+    may not.
     """
     if isinstance(error, DeviceLost | ComputationStopped):
         return False
@@ -194,7 +176,7 @@ def may_be_of_one(error: Exception) -> bool:
 
 
 def unexpected(error: BaseException) -> InferenceError:
-    """A foreign error's own text may hold input, so only its class is told."""
+    """Wrap a foreign error. Its text may quote input, so only its class is named."""
     known = InferenceError(f"Unexpected {type(error).__name__} in the model.")
     known.__cause__ = error
     return known

@@ -1,4 +1,4 @@
-"""Gets the model's files and loads them, with attempts and growing pauses between them."""
+"""Fetches the model's files and loads them, with retries and growing pauses."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from service.contract.errors import (
     TransientLoadError,
     UnsupportedModel,
 )
-from service.contract.events import UNOBSERVED, Observer
+from service.contract.events import NO_EVENTS, Listener
 from service.contract.log_line import fields
 from service.contract.protocols import Converting, Listed, Model
 from service.contract.status import Progress, Status
 from service.contract.times import LONGEST_PAUSE
 from service.hub.progress import Progress as HubProgress
+from service.hub.resolve import local_folder, shown_name
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -47,8 +48,11 @@ class Resolve(Protocol):
 
 
 class Loader:
-    """One ``run`` at a time. ``stopping``, once set, ends it at the next step. ``listed`` knows checksums of
-    fetched files."""
+    """Loads the model; one ``run`` at a time. Setting ``stopping`` ends it at the next step.
+
+    ``listed`` returns the checksums of fetched files; ``pause`` is the seconds after the first failed
+    attempt, doubled after each.
+    """
 
     def __init__(
         self,
@@ -56,31 +60,32 @@ class Loader:
         model: Model,
         status: Status,
         resolve: Resolve,
-        observer: Observer = UNOBSERVED,
+        events: Listener = NO_EVENTS,
         listed: Listed = lambda path: None,
+        *,
+        pause: float = 0.0,
     ) -> None:
         self._settings = settings
         self._model = model
         self._status = status
         self._resolve = resolve
-        self._observer = observer
+        self._events = events
         self._listed = listed
-        self._damaged = False  # files were found to be, in this run
-        self._read = False  # the files were there, and this attempt began to read them
+        self._pause = pause
+        self._damaged = False  # this run has found damaged files
+        self._read = False  # this attempt has begun to read the weights
         self.stopping = threading.Event()
 
     @property
     def _fetched(self) -> bool:
-        """Whether the files come from a hub, from which a damaged one can be fetched again."""
-        model = self._settings.model
-        return model != "demo" and not Path(model).expanduser().is_dir()
+        """Whether the files come from a hub, so that a damaged one can be fetched again."""
+        return local_folder(self._settings.model) is None
 
     def run(self, verify: str | None = None) -> bool:
-        """Load the model, its files checked as the settings say unless ``verify`` says otherwise; True if
-        files were found damaged and replaced.
+        """Load the model; True if damaged files were found and replaced. ``verify`` overrides the setting.
 
-        Files that could not be read are checked in full next: what a quick look believed may be the cause.
-        Raises what ended the last attempt; ShuttingDown when told to stop.
+        After a failure to read the files, the next attempt verifies them in full. Raises the error of the
+        last attempt, or ShuttingDown.
         """
         attempts, verify = self._settings.load_attempts, verify or self._settings.verify
         self._damaged, doubted = False, None
@@ -94,9 +99,11 @@ class Loader:
                 last = attempt == attempts or not self._worth_another(error, verify)
                 if last and doubted is not None:
                     raise
-                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._settings.load_pause * 2 ** (attempt - 1))
+                pause = 0.0 if doubted else min(LONGEST_PAUSE, self._pause * 2 ** (attempt - 1))
                 more = fields(again_in=None if last else f"{pause:g}s")
-                _log.warning("MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, told(error), more)
+                _log.warning(
+                    "MODEL_ATTEMPT_FAILED | ATTEMPT=%d/%d%s%s", attempt, attempts, error_fields(error), more
+                )
                 if last:
                     raise
                 if self._read or isinstance(error, DamagedFile):
@@ -106,13 +113,14 @@ class Loader:
         raise AssertionError("not reached: the last attempt returns or raises")
 
     def _worth_another(self, error: ModelError, verify: str) -> bool:
-        """A configuration that cannot be served may be a damaged file, which only its checksum tells."""
+        """Whether to try again. An unsupported configuration may be a damaged file: only a checksum can
+        tell."""
         if not isinstance(error, PermanentLoadError):
             return True
         return isinstance(error, UnsupportedModel) and self._read and self._fetched and verify != "full"
 
     def _try(self, attempt: int, verify: str, doubted: ModelError | None) -> None:
-        """One attempt, told to the observer."""
+        """Make one attempt and report it."""
         began, outcome = time.monotonic(), "loaded"
         try:
             self._load(attempt, verify, doubted)
@@ -120,10 +128,10 @@ class Loader:
             outcome = error.code
             raise
         finally:
-            self._observer.load_attempted(outcome, time.monotonic() - began)
+            self._events.load_attempted(outcome, time.monotonic() - began)
 
     def _load(self, attempt: int, verify: str, doubted: ModelError | None) -> None:
-        """One attempt. Raises ``doubted``, why the last one failed, again if the files are not its cause."""
+        """Make one attempt. Raises ``doubted``, the last attempt's error, again if no file was damaged."""
         began, self._read = time.monotonic(), False
         settings = self._settings
         _log.info(
@@ -132,7 +140,7 @@ class Loader:
             attempt,
             settings.load_attempts,
         )
-        self._say("looking for the model's files", attempt)
+        self._say("resolving the model's files", attempt)
 
         def progress(now: HubProgress) -> None:
             self._go_on()
@@ -173,7 +181,7 @@ class Loader:
         _log.error("FILES_DAMAGED | FILES=%s", ",".join(names))
 
     def _go_on(self) -> None:
-        """The cancel point of everything that runs here."""
+        """The cancel point. Raises ShuttingDown."""
         if self.stopping.is_set():
             raise ShuttingDown("The service is stopping.")
 
@@ -182,12 +190,7 @@ class Loader:
         self._status.update(progress=progress)
 
 
-def shown_name(model: str) -> str:
-    """The model's name for logs, page and health: of a local folder its own name alone, not where it lies."""
-    return Path(model).absolute().name if Path(model).is_dir() else model
-
-
-def told(error: ServiceError) -> str:
-    """The error as log fields: its class, our message, its cause's class."""
+def error_fields(error: ServiceError) -> str:
+    """Return the error as log fields: its class, our message, its cause's class."""
     cause = type(error.__cause__).__name__ if error.__cause__ else None
     return fields(error=type(error).__name__, msg=error.message, cause=cause)

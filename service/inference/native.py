@@ -1,7 +1,7 @@
-"""Our own network behind the engine's protocol; the only place in the service that knows torch or ofa.
+"""The native OFA network as a model of the engine; the only module of the service that uses torch.
 
-Both are imported when the model is loaded, so that page and health API are up before them. Every foreign
-error is mapped here, once, to a ServiceError that keeps it as its cause; its own text goes no further.
+torch and ofa are imported when the model is loaded, after page and health API have started. Foreign errors
+are mapped here to ServiceErrors, with the original as the cause.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     Judge = EntailmentModel | GuardedModel
 
-# After these the CUDA context is gone for good: every later call fails the same way.
+# After these errors the CUDA context is lost: every later call fails the same way.
 _LOST: Final = re.compile(
     r"device-side assert|illegal memory access|illegal instruction|illegal address|misaligned address"
     r"|unspecified launch failure|launch timed out|uncorrectable|hardware stack error"
@@ -58,11 +58,14 @@ _log = logging.getLogger(__name__)
 
 
 class NativePredictor:
-    """Copies of an ``ofa.model.EntailmentModel``, one a device. ``device`` and ``dtype`` may be ``auto``;
-    ``threads`` 0 leaves the number to torch; with ``guard``, close calls of a dtype below fp32 are decided in
-    fp32; in ``cache`` converted weights are kept, unless it is None.
+    """Copies of an ``ofa.model.EntailmentModel``, one per device.
 
-    ``judge`` computes on the current device; ``move`` chooses it, ``judge_on`` tries another one beside it.
+    Args:
+        device: ``auto``, or a device's name.
+        dtype: ``auto``, fp32, bf16 or fp16.
+        threads: CPU threads; 0 leaves them to torch.
+        guard: recompute close calls of a reduced precision in fp32.
+        cache: the folder of converted weights; None for none.
     """
 
     def __init__(
@@ -80,12 +83,12 @@ class NativePredictor:
         self._guard = guard
         self._cache = cache
         self._counts: GuardCounts | None = None
-        self._lock = threading.Lock()  # guards what follows; held for no computation and no loading
+        self._lock = threading.Lock()  # guards everything below; never held while computing or loading
         self._folder = Path()
         self._copies: dict[str, tuple[Judge, str]] = {}
         self._home = ""
         self._device = ""
-        self._life = 0  # counts loads and closes: a copy read in one life is of no use in the next
+        self._life = 0  # counts loads and closes: a copy read in one is useless in the next
 
     @property
     def device(self) -> str:
@@ -103,8 +106,8 @@ class NativePredictor:
         return None if slots is None else slots == 2
 
     def side(self) -> int:
-        """A picture of this size is not resized again, and a waiting request holds less than a megabyte
-        whatever its picture's size."""
+        """The network's own input size, so that a picture is resized once and a waiting request holds less
+        than a megabyte."""
         return self._current().task.patch_image_size
 
     @property
@@ -112,7 +115,7 @@ class NativePredictor:
         return tuple(dict.fromkeys((self._home, "cpu"))) if self._device else ()
 
     def load(self, folder: Path) -> None:
-        """Loads on the CPU when the GPU has no room; ``devices`` still begins with the GPU then.
+        """Load on the primary device, or on the CPU when the GPU has no room.
 
         Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency.
         """
@@ -169,9 +172,9 @@ class NativePredictor:
         self.empty_cache()
 
     def empty_cache(self) -> None:
-        """Also returns to the machine what Python and the C library hold in reserve."""
+        """Also returns memory reserved by Python and the C library."""
         gc.collect()
-        with suppress(OSError, AttributeError):  # another C library than glibc has none
+        with suppress(OSError, AttributeError):  # glibc only
             ctypes.CDLL(None).malloc_trim(0)
         if self._home.startswith("cuda"):
             import torch
@@ -194,7 +197,7 @@ class NativePredictor:
         return torch.cuda.get_device_name(self._home), total - free, total
 
     def guard_counts(self) -> tuple[int, int] | None:
-        """Pairs judged below fp32, and how many of them again in fp32; None while there is no guard."""
+        """Return the pairs judged in reduced precision and those recomputed in fp32; None without a guard."""
         counts = self._counts
         return None if counts is None else (counts.judged, counts.recomputed)
 
@@ -203,7 +206,7 @@ class NativePredictor:
         from ofa.precision import GuardedModel
 
         class AsListed(Checksums):
-            """Hashes the weights before they are converted, and refuses those that are not as listed."""
+            """Refuses weights whose checksum is not the listed one."""
 
             def of(self, path: Path, cancel_point: CancelPoint | None) -> str:
                 expected, found = listed(path), super().of(path, cancel_point)
@@ -233,8 +236,7 @@ class NativePredictor:
         return sound
 
     def keep(self, cancel_point: CancelPoint) -> None:
-        """Write the converted weights, where that is worth it. Without room the next start is slower, no
-        more."""
+        """Write the converted weights if that is worth it. A failure only makes the next start slower."""
         try:
             self._current().keep(cancel_point)
         except OSError as error:
@@ -243,7 +245,7 @@ class NativePredictor:
             )
 
     def close(self) -> None:
-        """Drop the model and the memory cached for it."""
+        """Drop the model and its cached memory."""
         with self._lock:
             self._copies.clear()
             self._device = ""
@@ -257,7 +259,7 @@ class NativePredictor:
         return copy[0]
 
     def _ready(self, device: str) -> Judge:
-        """The copy on ``device``, read from the folder if it is not there."""
+        """Return the copy on ``device``, loading it first if needed."""
         with self._lock:
             life, copy = self._life, self._copies.get(device)
             if not self._copies:
@@ -292,11 +294,11 @@ class NativePredictor:
 
 
 class _Once:
-    """The guard's fp32 model, loaded by whichever thread needs it first; the other one waits for it."""
+    """The guard's fp32 model, loaded once by the first thread that needs it."""
 
     def __init__(self, load: Callable[[], EntailmentModel]) -> None:
         self._load = load
-        self._lock = threading.Lock()  # held while it is being loaded
+        self._lock = threading.Lock()  # held while loading
         self._model: EntailmentModel | None = None
 
     def __call__(self) -> EntailmentModel:
@@ -307,10 +309,8 @@ class _Once:
 
 
 def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
-    from ofa.model import Pair as NetworkPair
-
     with _inference_errors():
-        return model.judge([NetworkPair(p.image, p.hypothesis, p.premise) for p in pairs], cancel_point)
+        return model.judge(pairs, cancel_point)
 
 
 def _choose_device(wanted: str) -> str:
@@ -324,15 +324,15 @@ def _choose_device(wanted: str) -> str:
     index = int(wanted.partition(":")[2] or 0)
     if index >= count:
         raise MissingDependency(
-            f"--device {wanted} was asked for, but torch {torch.__version__} sees {count} CUDA devices.",
+            f"--device {wanted} is not available: torch {torch.__version__} finds {count} CUDA devices.",
             remedy="Use --device auto or cpu, or install the driver and a CUDA build of torch.",
         )
     return f"cuda:{index}"
 
 
 def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
-    """The precision's name and torch's own. As a ``fallback`` the CPU takes its own best for fp16, which it
-    lacks."""
+    """Return the precision's name and torch's dtype. As a ``fallback`` for fp16 the CPU uses its best
+    dtype."""
     import torch
 
     from ofa.precision import best_dtype
@@ -361,17 +361,17 @@ def _load_errors() -> Iterator[None]:
 def _load_error(error: Exception) -> ServiceError:
     from ofa.errors import CheckpointError, Misfit, OFAError, UnsupportedConfig
 
-    # ofa's own messages speak of configuration fields and weight names, never of user input.
+    # The messages of ofa name configuration fields and weights, never user input.
     if isinstance(error, UnsupportedConfig):
         return UnsupportedModel(f"{error}.")
-    if isinstance(error, Misfit):  # the file is whole: another attempt would find the same weights
+    if isinstance(error, Misfit):  # the file is intact, so another attempt would not help
         return UnsupportedModel(f"{error}.")
     if isinstance(error, CheckpointError):
         return DamagedFile(f"{error}.")
     if isinstance(error, OFAError):
         return UnsupportedModel(f"{error}.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return DiskFull("No room on the disk while loading the model.")
+        return DiskFull("No disk space left while loading the model.")
     if isinstance(error, FileNotFoundError):
         return DamagedFile("A file of the model is missing.")
     if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
@@ -391,7 +391,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _inference_errors() -> Iterator[None]:
     try:
         yield
-    except ServiceError:  # our own, raised by the cancel point
+    except ServiceError:  # raised by the cancel point
         raise
     except Exception as error:
         raise _inference_error(error) from error

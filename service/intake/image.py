@@ -1,16 +1,15 @@
-"""From what was sent as a picture to the square that the model sees, or an error that says what to change.
+"""Convert a submitted picture to the square that the model sees, or raise an error that says what to change.
 
-A file is opened and its kind and size are checked here; a reader process decodes it (service.intake.readers).
-A PIL picture, which somebody has opened already, is converted in the caller's thread.
+Files are opened and checked here and decoded by a reader process (service.intake.readers); PIL images are
+converted in the caller's thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from PIL import Image
 
@@ -27,16 +26,15 @@ _REMEDIES: Final = {
     InputCode.IMAGE_UNSUPPORTED: "Save it as JPEG or PNG and try again.",
     InputCode.IMAGE_BYTES_TOO_LARGE: _SMALLER,
     InputCode.IMAGE_TOO_LARGE: _SMALLER,
-    InputCode.IMAGE_TRUNCATED: "Upload it again, whole.",
+    InputCode.IMAGE_TRUNCATED: "The file is incomplete: upload it again.",
     InputCode.IMAGE_UNREADABLE: "Save it as JPEG or PNG and try again.",
     InputCode.TOO_SLOW_TO_READ: "Save it as an ordinary JPEG or PNG, or make it smaller.",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """``image`` is RGB, upright, and the square that the model sees; ``size`` is the (width, height) of what
-    was sent."""
+class Picture(NamedTuple):
+    """``image`` is RGB, upright, and the square that the model sees; ``size`` is the original (width,
+    height)."""
 
     image: Image.Image
     size: tuple[int, int]
@@ -44,7 +42,7 @@ class Picture:
 
 @contextmanager
 def opened(source: object, max_bytes: int) -> Iterator[picture.File]:
-    """The file that ``source`` names, held open. Raises InputError."""
+    """Open the file that ``source`` names. Raises InputError."""
     if source is None or source == "":
         raise InputError("There is no picture.", code="no_image", remedy="Upload, paste or take a picture.")
     if not isinstance(source, (str, Path)):
@@ -58,8 +56,8 @@ def opened(source: object, max_bytes: int) -> Iterator[picture.File]:
 
 
 def load(source: object, *, side: int, max_bytes: int, max_pixels: int) -> Picture:
-    """What ``source`` shows, a path or a PIL picture, read in this thread, without any limit on its time: for
-    the command line, whose files are its caller's own. Raises InputError and MemoryError."""
+    """Read a path or a PIL image in this thread without a time limit: for the command line, whose files are
+    trusted. Raises InputError and MemoryError."""
     if isinstance(source, Image.Image):
         return converted(source, side=side, max_pixels=max_pixels)
     with opened(source, max_bytes) as file:
@@ -68,7 +66,7 @@ def load(source: object, *, side: int, max_bytes: int, max_pixels: int) -> Pictu
 
 
 def converted(image: Image.Image, *, side: int, max_pixels: int) -> Picture:
-    """A PIL picture as the model sees it. Raises InputError and MemoryError."""
+    """Convert a PIL image to what the model sees. Raises InputError and MemoryError."""
     size = image.size
     with input_errors():
         picture.check_size(*size, max_pixels)
@@ -77,7 +75,7 @@ def converted(image: Image.Image, *, side: int, max_pixels: int) -> Picture:
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Turns an ImageError into an InputError, once."""
+    """Map ImageError to InputError."""
     try:
         yield
     except ImageError as error:

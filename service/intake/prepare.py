@@ -1,108 +1,104 @@
-"""From what was sent to a request that can wait: texts cleaned, picture read and made small, all checked.
+"""Check and prepare the input of a request: clean the texts, convert the picture to the model's square.
 
-Runs in the callers' threads. A picture file is read by a process of its own; a PIL picture is converted here.
+Runs in the callers' threads. A picture file is decoded by a reader process; a PIL image is converted here.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image
 
-from service.contract.errors import DeadlineExceeded, InputError
-from service.contract.protocols import Journal, Model
-from service.contract.request import Pair, Request, VerdictFuture
+from service.contract.errors import InputError
+from service.contract.protocols import Model
+from service.contract.request import Pair, VerdictFuture
 from service.intake import image as image_input
 from service.intake import text
 from service.intake.image import Picture
 from service.intake.readers import Readers
 from service.settings import Settings
 
-_UNSEEN: Final = Image.new("RGB", (1, 1))  # in place of a picture that was not read yet
+_NO_PICTURE: Final = Image.new("RGB", (1, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Input that the model can judge. ``size`` is the picture's width and height as sent, ``removed`` counts
+    characters removed from the texts, by kind."""
+
+    pair: Pair
+    size: tuple[int, int]
+    removed: Mapping[str, int]
 
 
 class Intake:
-    """Safe to call from any number of threads."""
+    """Thread-safe."""
 
-    def __init__(self, settings: Settings, model: Model, journal: Journal, readers: Readers) -> None:
+    def __init__(self, settings: Settings, model: Model, readers: Readers) -> None:
         self._settings = settings
         self._model = model
-        self._journal = journal
         self._readers = readers
 
-    def accept(
+    def prepare(
         self,
         image: object,
         hypothesis: object,
         premise: object,
-        frame: Request,
+        *,
+        deadline: float,
         caller: str,
         wanted: VerdictFuture,
-    ) -> tuple[Request, dict[str, int]]:
-        """The request with clean texts and the square the model sees, and what was removed from the texts.
+    ) -> Prepared:
+        """Prepare the input by ``deadline`` (monotonic seconds).
 
-        ``caller`` is whose it is; cancelling ``wanted`` ends the reading of a file.
-
-        Raises InputError, DeadlineExceeded when the picture was not read in time, MemoryError, and what else
-        ``Readers.read`` raises.
+        ``caller`` identifies whose request it is, for the readers' limits; cancelling ``wanted`` stops the
+        decoding. Raises InputError, DeadlineExceeded, MemoryError, and what ``Readers.read`` raises.
         """
-        began = time.monotonic()
         texts = text.prepare(hypothesis, premise, self._settings.max_chars)
         self._check_premise(texts.premise)
-        unread = replace(frame, pair=Pair(_UNSEEN, texts.hypothesis, texts.premise))
-        try:
-            picture = self._picture(image, unread, caller, wanted)
-        except DeadlineExceeded:
-            self._journal.slow(unread, "decoding", time.monotonic() - frame.arrived)
-            raise
-        request = replace(
-            frame,
-            pair=Pair(picture.image, texts.hypothesis, texts.premise),
-            size=picture.size,
-            prepared=time.monotonic() - began,
-        )
-        return request, dict(texts.removed)
+        picture = self._picture(image, deadline, caller, wanted)
+        return Prepared(Pair(picture.image, texts.hypothesis, texts.premise), picture.size, texts.removed)
 
-    def _picture(self, image: object, request: Request, caller: str, wanted: VerdictFuture) -> Picture:
+    @property
+    def takes_premise(self) -> bool | None:
+        """Whether the model requires (True), refuses (False) or allows a premise."""
+        return self._model.takes_premise
+
+    def _picture(self, image: object, deadline: float, caller: str, wanted: VerdictFuture) -> Picture:
         settings, side = self._settings, self._model.side()
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
         with image_input.opened(image, settings.max_bytes) as file:
-            pixels, size = self._readers.read(
+            return self._readers.read(
                 file,
                 side=side,
                 max_pixels=settings.max_pixels,
-                deadline=request.deadline,
+                deadline=deadline,
                 caller=caller,
                 wanted=wanted,
             )
-        return Picture(pixels, size)
 
     def _check_premise(self, premise: str | None) -> None:
-        takes = self._model.takes_premise
+        takes = self.takes_premise
         if takes is False and premise is not None:
             raise InputError(
-                "This model's prompt has no place for a premise.",
-                code="premise_refused",
-                remedy="Leave the premise out.",
+                "This model does not take a premise.", code="premise_refused", remedy="Leave the premise out."
             )
         if takes is True and premise is None:
-            raise InputError(
-                "This model compares two texts.", code="premise_needed", remedy="Give a premise as well."
-            )
+            raise InputError("This model needs a premise.", code="premise_needed", remedy="Add a premise.")
 
 
 def raw_pair(hypothesis: object, premise: object) -> Pair:
-    """What was sent, before anything of it was looked at: what is no text is none."""
+    """Return the texts as sent, for the record of a refused request; anything but a string counts as
+    empty."""
     first, second = (sent if isinstance(sent, str) else "" for sent in (hypothesis, premise))
-    return Pair(_UNSEEN, first, second or None)
+    return Pair(_NO_PICTURE, first, second or None)
 
 
-def with_image_size(request: Request, error: InputError) -> Request:
-    """The refused request with the size of its picture, if the error was found in a picture that has one."""
-    width, height = error.facts.get("width"), error.facts.get("height")
-    if isinstance(width, int) and isinstance(height, int):
-        return replace(request, size=(width, height))
-    return request
+def size_in(error: Exception) -> tuple[int, int]:
+    """Return the size of the refused picture, (0, 0) if ``error`` does not name it."""
+    facts = error.facts if isinstance(error, InputError) else {}
+    width, height = facts.get("width"), facts.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)

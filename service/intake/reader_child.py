@@ -1,20 +1,20 @@
-"""A reader: the program that reads pictures, one after the other, in a process of its own.
+"""A reader: a child process that decodes pictures, one at a time.
 
-Started by reader_process.py; imports Pillow and nothing of the service, so that it starts fast and can
-be killed at any moment. A hostile picture costs this process at most: it has a limit on processor time, one
-on memory, a lower priority than the service, and is the first that the kernel kills when memory runs out.
+Started by reader_process.py. It imports Pillow but not the service, so that it starts fast and can be killed
+at any time. A hostile picture can harm only this process: its CPU time and memory are limited, its priority
+is below the service's, and the kernel's OOM killer selects it first.
 
-Its standard input is a socket to the parent; what it prints goes nowhere. A message is a JSON object after
-its length (4 bytes, big-endian); ``bytes`` in it says how many raw bytes follow. Seconds are processor time.
+Its standard input is a socket to the parent; its output is discarded. A message is a JSON object after its
+length (4 bytes, big-endian); ``bytes`` in it is the number of raw bytes that follow. Seconds are CPU time.
 
     reader  {"ready": true}
     parent  {"bytes", "side", "max_pixels", "memory", "seconds"} and the file
-    reader  {"promise"}, when it needs more bytes of memory than "memory"; then
-    parent  {"seconds"} to go on, or {} to drop the picture
+    reader  {"promise"}: needs this many bytes of memory, more than "memory"; then
+    parent  {"seconds"} to continue, or {} to drop the picture
     reader  {"size": [width, height], "bytes"} and RGB pixels of side × side
-        or  {"code", "message", "facts"}, and "spent" when it ends itself after that
+        or  {"code", "message", "facts"}, with "spent" if the reader then exits
 
-It ends at the end of its input, and with its parent.
+It exits at the end of its input, and with its parent.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from ofa.errors import ImageError
 LENGTH: Final = struct.Struct(">I")
 NICE: Final = 5
 FIRST_TO_DIE: Final = "1000"  # /proc/self/oom_score_adj
-SLACK: Final = 48 << 20  # bytes for what is no picture: Python's own, NumPy's buffers
+SLACK: Final = 48 << 20  # bytes for Python itself and NumPy's buffers
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> NoReturn:
-    """Read pictures until the parent is gone."""
+    """Decode pictures until the parent exits."""
     _settle(parent=int(sys.argv[1]))
     channel = Channel(socket.socket(fileno=0))
     gc.collect()
-    gc.freeze()  # what is there now stays: later collections pass it over
+    gc.freeze()  # later collections skip all current objects
     channel.send({"ready": True})
     while True:
         job, data = channel.receive()
@@ -62,7 +62,7 @@ def main() -> NoReturn:
         except ImageError as error:
             reply, pixels = {"code": error.code, "message": str(error), "facts": error.facts}, b""
         except MemoryError:
-            text = "The picture needs more memory than its size explains."
+            text = "The picture needs more memory than its header declares."
             reply = {"code": "too_slow_to_read", "message": text, "facts": {}, "spent": True}
             pixels = b""
         _limit_time(0.0)
@@ -75,7 +75,7 @@ def main() -> NoReturn:
 
 
 def _read(channel: Channel, job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The reply to a job. Raises ImageError and MemoryError."""
+    """Return the reply to a job. Raises ImageError and MemoryError."""
     began = time.process_time()
     side = int(job["side"])
     header = picture.read(data, int(job["max_pixels"]))
@@ -88,7 +88,7 @@ def _read(channel: Channel, job: dict[str, Any], data: bytes) -> tuple[dict[str,
             return {"dropped": True}, b""
         _limit_time(max(0.1, float(answer["seconds"]) - (time.process_time() - began)))
     if header.deep:
-        import numpy  # noqa: F401  # before the memory is limited: it takes some of its own
+        import numpy  # noqa: F401  # before limiting the memory, since NumPy needs some
     _limit_memory(memory)
     pixels = picture.square(header.pixels(), side).tobytes()
     return {"size": header.size, "bytes": len(pixels)}, pixels
@@ -106,7 +106,7 @@ class Channel:
         self._socket.sendall(payload)
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
-        """The next message and what follows it. Ends the process when the parent is gone."""
+        """The next message and its payload. Exits when the parent is gone."""
         (length,) = LENGTH.unpack(self._exactly(LENGTH.size))
         message: dict[str, Any] = json.loads(self._exactly(length))
         return message, self._exactly(message.get("bytes", 0))
@@ -120,11 +120,11 @@ class Channel:
 
 def _settle(parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the parent says when to end, by closing the socket
+        signal.signal(number, signal.SIG_IGN)  # the parent ends it by closing the socket
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the parent exited before prctl
         os._exit(0)
     with suppress(OSError):
         os.nice(NICE)
@@ -132,16 +132,16 @@ def _settle(parent: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
-    Image.MAX_IMAGE_PIXELS = None  # the limit is the job's
+    Image.MAX_IMAGE_PIXELS = None  # limited by each job
 
 
 def _limit_time(seconds: float) -> None:
-    """End this process after so much more processor time, even inside a decoder; 0 takes the limit away."""
+    """Kill this process after ``seconds`` more CPU time, even inside a decoder; 0 removes the limit."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _limit_memory(more: int | None) -> None:
-    """Have allocations fail beyond ``more`` bytes from now on; None takes the limit away."""
+    """Make allocations beyond ``more`` bytes fail; None removes the limit."""
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     soft = hard
     if more is not None:

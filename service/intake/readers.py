@@ -1,13 +1,12 @@
-"""Reader processes: pictures are read beside the service, within bounds of time and memory.
+"""A pool of reader processes that decode pictures within limits of time and memory.
 
-A picture waits for a place until its deadline, or until its caller goes away. The caller who holds the fewest
-readers comes first, of his pictures the smallest file, and one caller holds at most half of the readers. A
-picture whose header promises more than LIGHT_BYTES of memory is heavy. Heavy pictures share a budget of
-memory and leave one reader, and one of their caller's half, to ordinary pictures: a heavy one that has to
-wait gives its reader back.
+A picture waits for a reader until its deadline or its cancellation. The caller holding the fewest readers is
+served first, with its smallest file; one caller holds at most half of the readers. A picture whose header
+declares more than LIGHT_BYTES of memory is heavy. Heavy pictures share a memory budget and leave one reader,
+and one of their caller's half, to light pictures; a heavy picture that must wait returns its reader.
 
-A thread of its own starts readers and reaps them. A reader that was killed is replaced once it has ended; one
-that survives the kill is stuck, keeps its place, and is counted.
+A maintenance thread starts and reaps readers. A killed reader is replaced once it has exited; one that
+survives SIGKILL counts as stuck and is not replaced until it exits.
 """
 
 from __future__ import annotations
@@ -30,24 +29,25 @@ from ofa.errors import ImageError
 from ofa.picture import File
 from service.contract.errors import Abandoned, DeadlineExceeded, OutOfMemory, ShuttingDown
 from service.contract.status import Reading
+from service.intake.image import Picture
 from service.intake.reader_process import ReaderEnded, ReaderProcess, ReaderSilent, command
 
 READERS: Final = 4
 MEGABYTE: Final = 1 << 20
-LIGHT_BYTES: Final = 128 << 20  # a photograph of 12 megapixels, turned
-LIGHT_SECONDS: Final = 1.5  # of processor time; ordinary pictures take hundredths
-HEAVY_BYTES: Final = 1 << 30  # what all heavy pictures may need together
+LIGHT_BYTES: Final = 128 << 20  # enough for a rotated photograph of 12 megapixels
+LIGHT_SECONDS: Final = 1.5  # of CPU time; typical pictures take hundredths
+HEAVY_BYTES: Final = 1 << 30  # for all heavy pictures together
 HEAVY_SECONDS: Final = 4.0
-STUCK_SECONDS: Final = 10.0  # since it was killed
+STUCK_SECONDS: Final = 10.0  # after SIGKILL
 _REAP_SECONDS: Final = 0.02
-_RETRY_SECONDS: Final = 1.0  # after a reader that could not be started
+_RETRY_SECONDS: Final = 1.0  # after a reader failed to start
 _STOP_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """A picture that waits or is being read. ``promise`` is its memory in bytes once it is heavy."""
+    """A waiting or running read. ``promise`` is its memory in bytes if it is heavy, else 0."""
 
     caller: str
     deadline: float
@@ -68,7 +68,7 @@ class _Ending:
 
 
 class Readers:
-    """Starts nothing before ``start`` or the first ``read``. ``make`` starts a reader."""
+    """The pool. Starts with ``start`` or the first ``read``; ``make`` starts one reader."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Readers:
         self._of_one = max(1, count // 2)  # readers that one caller may hold
         self._stuck_seconds = stuck_seconds
         self._numbers = itertools.count()
-        # Guards everything below. Nobody waits for a process while holding it.
+        # Guards everything below. Never held while waiting for a process.
         self._changed = threading.Condition()
         self._idle: list[ReaderProcess] = []
         self._busy: list[ReaderProcess] = []
@@ -90,20 +90,20 @@ class Readers:
         self._waiting: list[_Ticket] = []
         self._held: Counter[str] = Counter()
         self._heavy: list[_Ticket] = []
-        self._failing = False  # the last reader could not be started
+        self._failing = False  # the last reader failed to start
         self._retry_at = 0.0
         self._stopped = False
         self._keeper: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the readers, which takes no time here. May be called more than once."""
+        """Start the readers in the background. May be called more than once."""
         with self._changed:
             if self._keeper is None and not self._stopped:
-                self._keeper = threading.Thread(target=self._keep, name="readers", daemon=True)
+                self._keeper = threading.Thread(target=self._maintain, name="readers", daemon=True)
                 self._keeper.start()
 
     def stop(self, wait: float = _STOP_SECONDS) -> None:
-        """End all readers at once, and what waits for one; then the thread that keeps them, within ``wait``
+        """Kill all readers, fail what waits for one, and join the maintenance thread for at most ``wait``
         seconds."""
         with self._changed:
             self._stopped = True
@@ -125,14 +125,14 @@ class Readers:
         deadline: float,
         caller: str = "",
         wanted: Future[Any] | None = None,
-    ) -> tuple[Image.Image, tuple[int, int]]:
-        """The picture in ``file``, RGB of ``side`` × ``side``, and the size it had.
+    ) -> Picture:
+        """Decode the picture in ``file`` to an RGB square of ``side`` pixels.
 
-        ``deadline`` is ``time.monotonic()``'s; cancelling ``wanted`` ends the reading.
+        ``deadline`` is a ``time.monotonic()`` value; cancelling ``wanted`` stops the reading.
 
         Raises:
-            ImageError: it cannot be read.
-            DeadlineExceeded: it was not read in time.
+            ImageError: the picture cannot be decoded.
+            DeadlineExceeded: the picture was not decoded in time.
             Abandoned: ``wanted`` was cancelled.
             ShuttingDown, OutOfMemory.
         """
@@ -145,7 +145,7 @@ class Readers:
                 reply, pixels = self._ask(reader, ticket, file, side, max_pixels)
             if "promise" not in reply:
                 return _picture(reply, pixels, side)
-            ticket.promise = int(reply["promise"])  # known to be heavy: wait for a place among those
+            ticket.promise = int(reply["promise"])  # it is heavy: wait for a reader again
 
     def state(self) -> Reading:
         with self._changed:
@@ -155,7 +155,7 @@ class Readers:
             return Reading(left, idle, busy, stuck, len(self._waiting))
 
     def pids(self) -> tuple[Sequence[int], Sequence[int]]:
-        """The process ids of those that wait for a picture, and of the others that have not ended."""
+        """Process ids of idle readers, and of all others that have not exited."""
         with self._changed:
             others = (*self._busy, *(one.reader for one in self._ending))
             return [one.pid for one in self._idle], [one.pid for one in others]
@@ -165,7 +165,7 @@ class Readers:
     def _ask(
         self, reader: ReaderProcess, ticket: _Ticket, file: File, side: int, max_pixels: int
     ) -> tuple[dict[str, Any], bytes]:
-        """The reader's answer; a ``promise`` in it says that the picture is heavy and has to wait."""
+        """Return the reader's answer; one with ``promise`` means that the picture is heavy and must wait."""
         data = file.read()
         job = {
             "bytes": len(data),
@@ -174,21 +174,21 @@ class Readers:
             "memory": ticket.promise or LIGHT_BYTES,
             "seconds": HEAVY_SECONDS if ticket.promise else LIGHT_SECONDS,
         }
-        reader.tell(job, data, ticket.deadline)
-        del data  # the reader has it; many may be waiting for theirs
+        reader.send(job, data, ticket.deadline)
+        del data  # many requests may wait here
         reply, pixels = reader.reply(ticket.deadline)
         if "promise" not in reply:
             return reply, pixels
         if self._counts_as_heavy(ticket, int(reply["promise"])):
-            reader.tell({"seconds": HEAVY_SECONDS}, b"", ticket.deadline)
+            reader.send({"seconds": HEAVY_SECONDS}, b"", ticket.deadline)
             return reader.reply(ticket.deadline)
-        reader.tell({}, b"", ticket.deadline)
+        reader.send({}, b"", ticket.deadline)
         reader.reply(ticket.deadline)
         return reply, b""
 
     @contextmanager
     def _place(self, ticket: _Ticket) -> Iterator[ReaderProcess]:
-        """A reader, given back at the end; one that does not wait for the next picture then is killed."""
+        """Take a reader and return it afterwards; kill it if it is not ready for another picture."""
         reader = self._take(ticket)
         try:
             yield reader
@@ -200,7 +200,7 @@ class Readers:
             self._give_back(ticket, reader)
 
     def _take(self, ticket: _Ticket) -> ReaderProcess:
-        """Wait for a place, and until its reader has started."""
+        """Wait for a reader that has started."""
         while True:
             reader = self._wait_for_place(ticket)
             try:
@@ -254,7 +254,7 @@ class Readers:
             self._changed.notify_all()
 
     def _next(self) -> _Ticket | None:
-        """Who gets the next reader. Called with the lock held."""
+        """The ticket that gets the next reader. Called with the lock held."""
         able = [
             one
             for one in self._waiting
@@ -263,11 +263,11 @@ class Readers:
         ]
         if not (self._idle and able):
             return None
-        # A file's size is all that is known of its work before a reader has seen it.
+        # Before decoding, the file size is the only estimate of the work.
         return min(able, key=lambda one: (self._held[one.caller], one.promise, one.megabytes, one.number))
 
     def _has_room(self, caller: str, promise: int) -> bool:
-        """Whether another heavy picture of this caller may be read. Called with the lock held."""
+        """Whether another heavy picture of this caller fits. Called with the lock held."""
         used = sum(one.promise for one in self._heavy)
         of_one = sum(one.caller == caller for one in self._heavy)
         return not used or (
@@ -277,7 +277,7 @@ class Readers:
         )
 
     def _counts_as_heavy(self, ticket: _Ticket, promise: int) -> bool:
-        """Whether a picture that turned out to be heavy may go on at once. It counts as such from now on."""
+        """Count a picture as heavy if it may continue at once; return whether it may."""
         with self._changed:
             if ticket in self._heavy:
                 self._heavy.remove(ticket)
@@ -287,14 +287,14 @@ class Readers:
             return room
 
     def _forget(self, ticket: _Ticket) -> None:
-        """Its caller has gone away."""
+        """Stop a cancelled read."""
         with self._changed:
             if ticket.reader is not None:
                 ticket.reader.kill()
             self._changed.notify_all()
 
     def _why_ended(self, reader: ReaderProcess, ticket: _Ticket) -> Exception:
-        """Why a reader ended while it had a picture."""
+        """The error to raise for a reader that exited while decoding."""
         if ticket.wanted.cancelled():
             return Abandoned()
         if self._stopped:
@@ -302,14 +302,14 @@ class Readers:
         status = reader.status(_STOP_SECONDS)
         if status == -signal.SIGPROF:
             return ImageError("The picture takes too long to read.", "too_slow_to_read")
-        if status == -signal.SIGKILL:  # the kernel's: when memory runs out it takes readers first
+        if status == -signal.SIGKILL:  # by the kernel's OOM killer, which selects readers first
             return OutOfMemory("The machine's memory is full.")
         return ImageError("The picture is damaged.")
 
-    # ---- the thread that starts and reaps readers --------------------------------------------------------
+    # ---- the maintenance thread --------------------------------------------------------------------------
 
-    def _keep(self) -> None:
-        """Until it is stopped and all have ended."""
+    def _maintain(self) -> None:
+        """Run until stopped and all readers have exited."""
         while True:
             with self._changed:
                 if self._stopped and not (self._busy or self._ending):
@@ -322,11 +322,11 @@ class Readers:
                     self._reap(one)
                 for _ in range(missing):
                     self._start_one()
-            except Exception as error:  # only a bug gets here; without this thread no reader is replaced
+            except Exception as error:  # a bug; the thread must survive, since it replaces readers
                 self._not_started(error)
 
     def _pause(self) -> float | None:
-        """Seconds until there is something to do. Called with the lock held."""
+        """Seconds until the next step. Called with the lock held."""
         if self._missing():
             return 0.0
         if any(not one.stuck for one in self._ending):
@@ -336,13 +336,13 @@ class Readers:
         return max(0.0, self._retry_at - time.monotonic()) if self._failing else None
 
     def _missing(self) -> int:
-        """How many readers to start now. Called with the lock held."""
+        """The number of readers to start now. Called with the lock held."""
         if self._stopped or (self._failing and time.monotonic() < self._retry_at):
             return 0
         return self._count - len(self._idle) - len(self._busy) - len(self._ending)
 
     def _drop_dead(self) -> None:
-        """Take out idle readers that have ended by themselves. Called with the lock held."""
+        """Remove idle readers that have exited. Called with the lock held."""
         for reader in [one for one in self._idle if not one.alive]:
             self._idle.remove(reader)
             self._ending.append(_Ending(reader))
@@ -359,7 +359,7 @@ class Readers:
                 reader.kill()
                 self._ending.append(_Ending(reader))
             else:
-                self._idle.insert(0, reader)  # those that have started are taken first
+                self._idle.insert(0, reader)  # started readers are taken first
             self._changed.notify_all()
 
     def _can_start(self) -> None:
@@ -370,10 +370,10 @@ class Readers:
 
     def _not_started(self, error: Exception) -> None:
         with self._changed:
-            told, self._failing = self._failing, True
+            logged, self._failing = self._failing, True
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             self._changed.notify_all()
-        if not told:
+        if not logged:
             _log.error("READER_NOT_STARTED | ERROR=%s", type(error).__name__)
 
     def _reap(self, one: _Ending) -> None:
@@ -391,9 +391,9 @@ class Readers:
             _log.error("READER_STUCK | PID=%d | AFTER=%.0fs", one.reader.pid, seconds)
 
 
-def _picture(reply: dict[str, Any], pixels: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """What a reader's final answer says. Raises ImageError."""
+def _picture(reply: dict[str, Any], pixels: bytes, side: int) -> Picture:
+    """Decode a reader's final answer. Raises ImageError."""
     if "code" in reply:
         raise ImageError(reply["message"], reply["code"], **reply["facts"])
     width, height = reply["size"]
-    return Image.frombytes("RGB", (side, side), pixels), (width, height)
+    return Picture(Image.frombytes("RGB", (side, side), pixels), (width, height))

@@ -1,9 +1,9 @@
-"""Dirty text made clean before a tokenizer sees it, without changing what it says.
+"""Clean text for the tokenizer without changing its meaning.
 
 Removed, and counted by kind: lone surrogates, control characters, zero-width and other format characters
-(direction marks, tags, variation selectors), private-use and unassigned code points, and combining marks
-piled higher than any language does. Every kind of space becomes a plain one. The rest is put into Unicode's
-composed form (NFC); compatibility forms are left alone, because x² is not x2.
+(direction marks, tags, variation selectors), private-use and unassigned code points, and more stacked
+combining marks than any language uses. All kinds of space become U+0020. The rest is normalised to NFC, not
+NFKC, because x² is not x2.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ KINDS: Final[Mapping[str, str]] = {
     "Co": "private",
     "Cn": "unassigned",
 }
-MOST_MARKS: Final = 4  # on one letter; Vietnamese and Hebrew with all signs stay below
+MAX_MARKS: Final = 4  # on one letter; fully marked Vietnamese and Hebrew use fewer
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Clean texts, and how many characters of which kind were removed from both together."""
+    """Cleaned texts, and the characters removed from both, by kind."""
 
     hypothesis: str
     premise: str | None
@@ -37,7 +37,7 @@ class Texts:
 
 
 def prepare(text: object, premise: object, max_chars: int) -> Texts:
-    """What the model may read. A premise of nothing but blanks is none.
+    """Clean both texts. A blank premise becomes None.
 
     Raises InputError: ``no_text``, ``text_too_long``.
     """
@@ -53,9 +53,9 @@ def prepare(text: object, premise: object, max_chars: int) -> Texts:
 
 
 def clean(text: str) -> tuple[str, Counter[str]]:
-    """``text`` as it may be shown to a tokenizer, and the number of removed characters by kind."""
+    """Return the cleaned text and the number of removed characters by kind."""
     removed: Counter[str] = Counter()
-    # A pair of surrogates that arrived as two code points is one character in two halves: joined, not lost.
+    # A surrogate pair that arrived as two code points is one character.
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     kept: list[str] = []
     marks = 0
@@ -68,24 +68,24 @@ def clean(text: str) -> tuple[str, Counter[str]]:
             removed[kind] += 1
         else:
             kept.append(char)
-    # Once more: what was removed may have kept a letter and its accent apart.
+    # Again, since a removed character may have separated a letter from its accent.
     return unicodedata.normalize("NFC", "".join(kept)).strip(), removed
 
 
 def _kind(char: str, category: str, marks: int) -> str | None:
-    """Why this character goes; None when it stays."""
+    """Why this character is removed; None if it is kept."""
     if char in ZERO_WIDTH:
         return "zero_width"
     if "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef":
         return "format"
-    return KINDS.get(category) or ("marks" if marks > MOST_MARKS else None)
+    return KINDS.get(category) or ("marks" if marks > MAX_MARKS else None)
 
 
 def _cleaned(text: object, what: str, max_chars: int, removed: Counter[str]) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise InputError(f"{what} is not a text.", code="no_text", remedy="Send a string.")
+        raise InputError(f"{what} is not a string.", code="no_text", remedy="Send a string.")
     if len(text) > max_chars:
         raise InputError(
             f"{what} has {len(text)} characters; at most {max_chars} are allowed.",

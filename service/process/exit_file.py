@@ -1,4 +1,4 @@
-"""The last things a process does: say how it ended, and end."""
+"""Write the exit file and exit the process."""
 
 from __future__ import annotations
 
@@ -19,32 +19,31 @@ _log = logging.getLogger(__name__)
 
 
 def write_exit(run_dir: Path, code: int, reason: str) -> None:
-    """Say in ``last_exit.json`` how this process ended: a guardian that did not start it cannot ask.
+    """Write exit code and reason to ``last_exit.json``, for a guardian that is not the parent.
 
-    ``start_ticks`` is the start in clock ticks since boot, as in /proc/PID/stat. Failing is no reason not
-    to end.
+    ``start_ticks`` is the start time in clock ticks since boot, as in /proc/PID/stat. Errors are logged.
     """
     try:
-        told = {
+        content = {
             "pid": os.getpid(),
             "start_ticks": resources.process_start_ticks(),
             "exit_unix": int(time.time()),
             "code": code,
             "reason": reason,
         }
-        run_dir.mkdir(parents=True, exist_ok=True)  # used as a library, nobody has made it yet
+        run_dir.mkdir(parents=True, exist_ok=True)  # may not exist if used as a library
         part = run_dir / f".{EXIT_FILE}.{os.getpid()}"
-        part.write_text(json.dumps(told) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content) + "\n", encoding="utf-8")
         part.replace(run_dir / EXIT_FILE)
     except Exception as error:
         _log.warning("EXIT_FILE | ERROR=%s", type(error).__name__)
 
 
-def leave(code: int) -> NoReturn:
-    """End the process at once, its log and its output flushed.
+def exit_now(code: int) -> NoReturn:
+    """Flush logs and output, then exit at once.
 
-    The interpreter's own way out takes torch's libraries down one by one: seconds in which a guardian sees a
-    process that answers nothing, or a crash instead of ``code`` where a thread is left in native code."""
+    A regular interpreter exit unloads torch's libraries: that takes seconds without health answers, or
+    crashes instead of returning ``code`` if a thread is in native code."""
     logs.flush()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

@@ -1,10 +1,8 @@
-"""What a hung process leaves behind for people: stacks, the last requests, figures. No user text.
+"""Diagnostics of a hung process: stacks, recent requests, figures. No user text.
 
-Two ways to the stacks. A process whose other threads still run writes a post-mortem by itself. When one
-thread keeps the interpreter's lock nothing written in Python runs any more; then a thread of the C library,
-armed by ``StallDump`` and put off every second, writes the stacks of all threads for ``stalled.txt``.
-Neither ends the process: in the first case the application does, in the other the guardian, whom it no
-longer answers.
+A process whose other threads still run writes a post-mortem file. If a thread holds the GIL, no Python code
+runs: then faulthandler's native thread, armed by ``StallDump`` and postponed every second, dumps all stacks
+to ``stalled.txt``. Neither exits the process: the application does, or the guardian kills it.
 """
 
 from __future__ import annotations
@@ -24,20 +22,20 @@ from typing import Final, TextIO
 from service.contract.request import Request
 from service.contract.status import Snapshot
 from service.health.resources import Resources
-from service.telemetry.logs import Recent
+from service.telemetry.request_log import Recent
 
 KEPT: Final = 5
 STALL_SECONDS: Final = 10.0
 STALL_FILE: Final = "stalled.txt"
-STALL_PART: Final = "stalled.part"  # written while it stands still; its content goes to the other afterwards
-STALL_BYTES: Final = 1_048_576  # a longer file is begun anew; else each dump follows the last
+STALL_PART: Final = "stalled.part"  # written during a stall; appended to STALL_FILE afterwards
+STALL_BYTES: Final = 1_048_576  # STALL_FILE is overwritten once it is larger
 _log = logging.getLogger(__name__)
 
 
 def write(run_dir: Path, reason: str, sections: Mapping[str, Iterable[str]]) -> Path | None:
-    """Write ``postmortem-<unix>-<pid>.txt`` and keep the newest few; None if that could not be done.
+    """Write ``sections`` (titles and lines) and all stacks to ``postmortem-<unix>-<pid>.txt``.
 
-    ``sections`` are titles and lines. The stacks of all threads are added to them.
+    Keeps the newest KEPT files. Returns None if the file cannot be written.
     """
     path = run_dir / f"postmortem-{int(time.time())}-{os.getpid()}.txt"
     try:
@@ -62,7 +60,7 @@ def sections(
     recent: Sequence[Recent],
     versions: Mapping[str, str],
 ) -> dict[str, list[str]]:
-    """What a post-mortem tells beside the stacks."""
+    """The sections of a post-mortem, except the stacks."""
     now = time.monotonic()
     plain = ("phase", "model", "device", "dtype", "degraded", "reloads", "activity", "evidence")
     figures = ("memory", "memory_by", "process_memory", "threads", "gpu_name", "gpu", "disk", "cpu_seconds")
@@ -76,23 +74,23 @@ def sections(
 
 
 def stacks() -> Iterable[str]:
-    """The stack of every Python thread, innermost frame first: places in the code, none of the values."""
+    """The stack of every Python thread, innermost frame first: code locations without values."""
     threads = {thread.ident: thread for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():
         thread = threads.get(ident)
         kind = "" if thread is None or not thread.daemon else ", daemon"
         yield f"{thread.name if thread else 'no name'} (thread {ident}{kind})"
-        # Without the source lines: reading files is no work for a process in trouble.
+        # Without source lines, to avoid reading files.
         walk = traceback.walk_stack(frame)
         for place in traceback.StackSummary.extract(walk, limit=40, lookup_lines=False):
             yield f"    {place.filename}:{place.lineno} in {place.name}"
 
 
 class StallDump:
-    """Puts off, as long as Python threads run, a dump of all stacks that needs no Python.
+    """Dumps all stacks natively if no Python thread has run for ``seconds``.
 
-    There is one such dump in a process, so only a program's main function arms it. A crash in native code
-    writes its stacks to standard error as well.
+    faulthandler has one such timer per process, so only main arms it. Also writes the stacks of a native
+    crash to standard error.
     """
 
     def __init__(self, run_dir: Path, seconds: float = STALL_SECONDS) -> None:
@@ -104,20 +102,20 @@ class StallDump:
         self._thread = threading.Thread(target=self._run, name="stall-dump", daemon=True)
 
     def start(self) -> None:
-        with suppress(OSError, ValueError, RuntimeError):  # no console, nowhere to write a crash to
+        with suppress(OSError, ValueError, RuntimeError):  # no standard error
             faulthandler.enable()
         try:
             self._part.parent.mkdir(parents=True, exist_ok=True)
-            self._publish()  # of a process that was killed while it stood still
+            self._publish()  # left by a process that was killed during a stall
             self._file = self._part.open("w", encoding="utf-8")
         except OSError as error:
             _log.warning("STALL_DUMP | ERROR=%s", type(error).__name__)
             return
-        self._put_off()  # from here on, not from when the thread has its first turn
+        self._postpone()  # now, since the thread may start late
         self._thread.start()
 
     def stop(self) -> None:
-        """Also removes the file that is written to."""
+        """Disarm the timer and remove STALL_PART."""
         self._ended.set()
         if self._file is None:
             return
@@ -130,12 +128,12 @@ class StallDump:
 
     def _run(self) -> None:
         while not self._ended.wait(self._seconds / 10):
-            self._put_off()
+            self._postpone()
             with suppress(OSError):
                 self._publish()
 
     def _publish(self) -> None:
-        """Move what was dumped to the end of STALL_FILE, which exists only after a stall. Raises OSError."""
+        """Move a dump to the end of STALL_FILE, which exists only after a stall. Raises OSError."""
         if not self._part.exists() or not (size := self._part.stat().st_size):
             return
         full = self._path.exists() and self._path.stat().st_size > STALL_BYTES
@@ -145,6 +143,6 @@ class StallDump:
         if self._file is not None:
             os.lseek(self._file.fileno(), 0, os.SEEK_SET)
 
-    def _put_off(self) -> None:
+    def _postpone(self) -> None:
         assert self._file is not None
         faulthandler.dump_traceback_later(self._seconds, file=self._file)

@@ -1,7 +1,6 @@
-"""What the guardian wrote down: restarts and their causes, read from the end of restart.log.
+"""Read restarts and their causes from the end of the guardian's restart.log.
 
-The file is another program's and may be missing, cut in the middle of a line, or rotated while it is read.
-What cannot be read is left out.
+The file may be missing, truncated within a line, or rotated while it is read. Unreadable lines are skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Final, Literal
 from service.contract.causes import GuardianEvent, RestartCause
 
 RESTART_LOG: Final = "restart.log"
-TAIL_BYTES: Final = 65_536  # of each file: some hundred restarts, with the log lines below them
+TAIL_BYTES: Final = 65_536  # of each file: about a hundred restarts with their log excerpts
 KEPT: Final = 20
 _LINE: Final = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \[(ALERT|FATAL|SUCCESS)\] CAUSE=([a-z_]+) (?:[A-Z]+=\S* )*(.*)"
@@ -26,7 +25,7 @@ Level = Literal["ALERT", "FATAL", "SUCCESS"]
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """One line of the guardian's: when, by the machine's local time, and what."""
+    """One line of restart.log; ``when`` is local time."""
 
     when: str
     level: Level
@@ -35,14 +34,14 @@ class Restart:
 
     @property
     def kind(self) -> RestartCause | GuardianEvent:
-        """What it is about; OTHER for a code that this version does not know."""
+        """The cause as a code; OTHER if this version does not know it."""
         return next((known for known in KINDS if known == self.cause), RestartCause.OTHER)
 
 
 def read(run_dir: Path, keep: int = KEPT) -> list[Restart]:
-    """The last ``keep`` lines of the guardian's that are news, newest first."""
+    """Return the last ``keep`` ALERT, FATAL and SUCCESS lines, newest first."""
     found: list[Restart] = []
-    for name in (RESTART_LOG, f"{RESTART_LOG}.1"):  # the rotated one holds the time before
+    for name in (RESTART_LOG, f"{RESTART_LOG}.1"):  # the rotated file is older
         found += reversed(_parsed(_tail(run_dir / name)))
         if len(found) >= keep:
             break
@@ -55,7 +54,7 @@ def _parsed(text: str) -> list[Restart]:
 
 
 def _tail(path: Path) -> str:
-    """The last TAIL_BYTES, from the beginning of a line on; nothing if it cannot be read."""
+    """The complete lines in the last TAIL_BYTES; empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

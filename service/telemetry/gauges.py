@@ -1,4 +1,4 @@
-"""What ``/metrics`` reads anew at each scrape, from evidence that others keep: nothing here samples."""
+"""Metrics read at each scrape from the state that other parts keep. Nothing here samples or computes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,8 @@ CHECKS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GaugeInputs:
-    """Where the figures come from. ``reserved`` tells the bytes of GPU memory this process has reserved;
-    ``guard`` how many answers the precision guard has judged and how many of those it had
-    computed again, None without a guard."""
+    """Where the values come from. ``reserved`` returns the bytes of GPU memory reserved by this process,
+    ``guard`` the answers judged by the precision guard and those recomputed in fp32, None without a guard."""
 
     report: Callable[[], Report]
     snapshot: Callable[[], Snapshot]
@@ -52,7 +51,7 @@ class GaugeInputs:
 
 
 class Gauges(Collector):
-    """A collector of prometheus_client's."""
+    """A collector for prometheus_client."""
 
     def __init__(self, inputs: GaugeInputs) -> None:
         self._inputs = inputs
@@ -76,27 +75,27 @@ class Gauges(Collector):
 def _health(report: Report) -> Iterator[Metric]:
     checks = GaugeMetricFamily(
         "ofa_health_check_status",
-        "1 for the word that /health says of a check now, 0 for its other words.",
+        "1 for the current status of a check of /health, 0 for its other statuses.",
         labels=["check", "status"],
     )
     for check, words in CHECKS.items():
-        said = report.details[check].partition(":")[0]
+        status = report.details[check].partition(":")[0]
         for word in words:
-            checks.add_metric([check, word], float(word == said))
+            checks.add_metric([check, word], float(word == status))
     yield checks
-    yield _gauge("ofa_healthy", "1 while the model is loaded and its inference proven.", report.healthy)
-    yield _gauge("ofa_ready", "1 while it should be sent traffic (/readyz).", report.ready.ok)
-    yield _gauge("ofa_live", "1 unless only a restart helps (/livez).", report.live.ok)
+    yield _gauge("ofa_healthy", "1 while the model is loaded and inference succeeds.", report.healthy)
+    yield _gauge("ofa_ready", "1 while ready for traffic (/readyz).", report.ready.ok)
+    yield _gauge("ofa_live", "0 when only a restart helps (/livez).", report.live.ok)
 
 
 def _evidence(snapshot: Snapshot) -> Iterator[Metric]:
     evidence = snapshot.evidence
     age = GaugeMetricFamily(
-        "ofa_evidence_age_seconds", "Since the model was last seen to answer; absent before the first time."
+        "ofa_evidence_age_seconds", "Age of the last successful inference; absent before the first."
     )
     success = GaugeMetricFamily(
         "ofa_last_success_timestamp_seconds",
-        "When the model was last seen to answer, in Unix time; absent before the first time.",
+        "Unix time of the last successful inference; absent before the first.",
     )
     if evidence.proven_at is not None:
         seconds = max(0.0, time.monotonic() - evidence.proven_at)
@@ -108,14 +107,14 @@ def _evidence(snapshot: Snapshot) -> Iterator[Metric]:
 
 def _work(snapshot: Snapshot) -> Iterator[Metric]:
     activity = snapshot.activity
-    yield _gauge("ofa_queue_depth_requests", "Requests that wait.", activity.depth)
-    yield _gauge("ofa_queue_capacity_requests", "Requests that may wait.", activity.capacity)
+    yield _gauge("ofa_queue_depth_requests", "Requests waiting in the queue.", activity.depth)
+    yield _gauge("ofa_queue_capacity_requests", "Capacity of the queue.", activity.capacity)
     running = activity.running_for if activity.running else 0.0
+    yield _gauge("ofa_computation_age_seconds", "Age of the running computation; 0 without one.", running)
     yield _gauge(
-        "ofa_computation_age_seconds", "How long the computation under way has run; 0: none.", running
-    )
-    yield _gauge(
-        "ofa_orphaned_inferences", "Computations that do not stop though nobody waits.", activity.orphaned
+        "ofa_orphaned_inferences",
+        "Cancelled computations still running.",
+        activity.not_cancelling,
     )
 
 
@@ -123,67 +122,66 @@ def _readers(snapshot: Snapshot) -> Iterator[Metric]:
     reading = snapshot.reading
     processes = GaugeMetricFamily(
         "ofa_reader_processes",
-        "Processes that read pictures, by state; stuck: killed, and not ended since.",
+        "Picture reader processes by state; stuck ones have survived SIGKILL.",
         labels=["state"],
     )
     for state in ("idle", "busy", "stuck"):
         processes.add_metric([state], getattr(reading, state))
     yield processes
-    yield _gauge("ofa_pictures_waiting", "Pictures that wait to be read.", reading.waiting)
+    yield _gauge("ofa_pictures_waiting", "Pictures waiting for a reader process.", reading.waiting)
 
 
 def _model(snapshot: Snapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "ofa_model_info",
-        "1; the labels say what is loaded, and where and in which precision it computes.",
+        "1; the labels name the loaded model, its device and its precision.",
         labels=["model", "device", "dtype"],
     )
     info.add_metric([snapshot.model, snapshot.device, snapshot.dtype], 1)
     yield info
-    yield _gauge(
-        "ofa_fallback_active", "1 while it computes on the CPU in place of a GPU.", bool(snapshot.degraded)
-    )
+    yield _gauge("ofa_fallback_active", "1 while in fallback mode on the CPU.", bool(snapshot.degraded))
     loading = GaugeMetricFamily(
-        "ofa_model_load_duration_seconds", "What loading took, all attempts and pauses; absent until loaded."
+        "ofa_model_load_duration_seconds",
+        "Duration of loading, retries and pauses included; absent until loaded.",
     )
     if snapshot.ready_seconds is not None:
         loading.add_metric([], snapshot.ready_seconds)
     yield loading
-    yield _counter("ofa_model_reloads", "Reloads for probes that were wrong in a row.", snapshot.reloads)
+    yield _counter("ofa_model_reloads", "Reloads after failing probes.", snapshot.reloads)
 
 
 def _memory(resources: Resources, reserved: Callable[[], int]) -> Iterator[Metric]:
-    yield _gauge("ofa_memory_used_bytes", "Memory in use where it is limited.", resources.memory.used)
+    yield _gauge("ofa_memory_used_bytes", "Memory used of that limit.", resources.memory.used)
     yield _gauge(
-        "ofa_memory_limit_bytes", "That limit: the cgroup's or the machine's.", resources.memory.total
+        "ofa_memory_limit_bytes", "Memory limit of the cgroup or the machine.", resources.memory.total
     )
     yield _gauge(
         "ofa_disk_used_bytes",
-        "Used on the disk with the logs, or with temporary files if that is fuller.",
+        "Used bytes of the fuller disk: the run directory's or the temporary files'.",
         resources.disk.used,
     )
-    yield _gauge("ofa_disk_size_bytes", "What there is of that disk.", resources.disk.total)
+    yield _gauge("ofa_disk_size_bytes", "Size of that disk.", resources.disk.total)
     used = GaugeMetricFamily(
-        "ofa_gpu_memory_used_bytes", "GPU memory in use by all processes; absent without one."
+        "ofa_gpu_memory_used_bytes", "GPU memory used by all processes; absent without a GPU."
     )
-    size = GaugeMetricFamily("ofa_gpu_memory_size_bytes", "GPU memory there is; absent without one.")
+    size = GaugeMetricFamily("ofa_gpu_memory_size_bytes", "Size of the GPU memory; absent without a GPU.")
     ours = GaugeMetricFamily("ofa_gpu_memory_reserved_bytes", "GPU memory reserved by this process.")
     if resources.gpu is not None:
         used.add_metric([], resources.gpu.used)
         size.add_metric([], resources.gpu.total)
-        with suppress(Exception):  # a lost device must not cost the other figures
+        with suppress(Exception):  # a lost device must not fail the scrape
             ours.add_metric([], reserved())
     yield from (used, size, ours)
     age = max(0.0, time.monotonic() - resources.at)
-    yield _gauge("ofa_resource_sample_age_seconds", "Since memory, disk and GPU were looked at.", age)
+    yield _gauge("ofa_resource_sample_age_seconds", "Age of the last sample of memory, disk and GPU.", age)
 
 
 def _guard(counts: tuple[int, int] | None) -> Iterator[Metric]:
     judged, recomputed = counts or (0, 0)
-    yield _counter("ofa_precision_guard_judged", "Answers that the precision guard looked at.", judged)
+    yield _counter("ofa_precision_guard_judged", "Answers checked by the precision guard.", judged)
     yield _counter(
         "ofa_precision_guard_recomputed",
-        "Answers too close to call in reduced precision, computed again in fp32.",
+        "Answers recomputed in fp32 because reduced precision was too close to call.",
         recomputed,
     )
 
@@ -192,13 +190,12 @@ def _connections(servers: Sequence[Connections]) -> Iterator[Metric]:
     open_now = GaugeMetricFamily("ofa_connections", "Open connections, by port.", labels=["port"])
     closed = CounterMetricFamily(
         "ofa_connections_closed",
-        "Connections closed by us: slow ones, idle ones to make room (cap), and new ones that had to go "
-        "(refused).",
+        "Connections closed by the server: slow ones, idle ones at the cap, and new ones (refused).",
         labels=["port", "reason"],
     )
     exhausted = CounterMetricFamily(
         "ofa_descriptors_exhausted",
-        "Connections that could not be accepted for lack of a file descriptor.",
+        "Connections not accepted because no file descriptor was left.",
         labels=["port"],
     )
     for server in servers:
@@ -211,7 +208,9 @@ def _connections(servers: Sequence[Connections]) -> Iterator[Metric]:
 
 def _restarts(path: Path) -> Metric:
     restarts = CounterMetricFamily(
-        "ofa_restarts", "Restarts by the guardian, by cause, over the life of its folder.", labels=["cause"]
+        "ofa_restarts",
+        "Restarts by the guardian, by cause, since the run directory was created.",
+        labels=["cause"],
     )
     counts = read_restarts(path)
     for cause in RestartCause:
@@ -220,7 +219,7 @@ def _restarts(path: Path) -> Metric:
 
 
 def read_restarts(path: Path) -> dict[str, int]:
-    """Restarts by cause, as the guardian has counted them. A damaged line counts nothing."""
+    """Return the guardian's count of restarts by cause. Damaged lines are skipped."""
     counts: dict[str, int] = {}
     with suppress(OSError, UnicodeDecodeError), path.open(encoding="ascii") as file:
         for line in file.read(4096).splitlines():
@@ -234,16 +233,16 @@ def read_restarts(path: Path) -> dict[str, int]:
 def _build() -> Metric:
     build = GaugeMetricFamily(
         "ofa_build_info",
-        "1; the labels are the versions that decide an answer.",
+        "1; the labels are the versions of the packages that affect answers.",
         labels=["python", *PACKAGES],
     )
     build.add_metric([platform.python_version(), *(versions().get(name, "") for name in PACKAGES)], 1)
     return build
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, told, value=float(value))
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
 
 
-def _counter(name: str, told: str, value: float) -> Metric:
-    return CounterMetricFamily(name, told, value=float(value))
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=float(value))

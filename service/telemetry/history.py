@@ -1,8 +1,7 @@
-"""The last hour in memory: samples of kept figures, the last requests without their texts, changes of state.
+"""The last hour in memory: samples of the state, the last requests without their texts, changes of state.
 
-A thread of its own looks every few seconds at snapshots that others keep; it asks neither the model nor the
-driver. Everything is bounded: samples by the span, requests and changes by their number. Times named ``at``
-are ``time.monotonic()`` seconds, ``unix`` is for people.
+A thread samples snapshots every few seconds, without asking the model or the driver. Everything is bounded.
+Times named ``at`` are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.contract.errors import ServiceError
-from service.contract.events import Observer
+from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Source, Verdict
 from service.contract.status import Snapshot
 from service.health import report as health
@@ -27,15 +26,15 @@ PERIOD: Final = 5.0
 SPAN: Final = 3600.0
 REQUESTS: Final = 50
 CHANGES: Final = 50
-WINDOW: Final = 60.0  # seconds of answers that a sample's latency is taken from
-ANSWERS: Final = 2000  # at most so many of them
+WINDOW: Final = 60.0  # seconds of answers that the latency of a sample covers
+ANSWERS: Final = 2000  # the most answers it covers
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's code.
-    ``size`` is the picture's as sent, (0, 0) if nobody looked; ``chars`` counts the texts."""
+    """A request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's code.
+    ``size`` is the picture's as sent, (0, 0) if unknown; ``chars`` counts the texts."""
 
     unix: float
     source: Source
@@ -50,7 +49,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a change of state is a change of; the words are those of ``/health``."""
+    """The state whose changes are kept, in the words of ``/health``."""
 
     phase: str
     inference: str
@@ -60,7 +59,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From this moment on, as far as a look every few seconds can tell."""
+    """The moment of a change, to the precision of the sampling period."""
 
     unix: float
     state: State
@@ -68,9 +67,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look. ``ended`` and ``failed`` count requests since the one before (failed: no verdict for a
-    question that could be judged); the latencies are seconds over the answers of the last minute, None
-    without any; sizes are bytes."""
+    """One sample. ``ended`` and ``failed`` count requests since the last one (failed: valid input without a
+    verdict); latencies are seconds over the answers of WINDOW, None without answers; sizes are bytes."""
 
     at: float
     unix: float
@@ -85,8 +83,8 @@ class Sample:
     evidence_age: float | None
 
 
-class History(Observer):
-    """Hears of every request's end. ``look`` is the loop body and can be called without the thread."""
+class History(Listener):
+    """Keeps the last hour. ``sample`` is the loop body and can be called without the thread."""
 
     def __init__(
         self,
@@ -124,9 +122,11 @@ class History(Observer):
         if self._thread.ident is not None:
             self._thread.join(wait)
 
-    # ---- what happens ------------------------------------------------------------------------------------
+    # ---- events ------------------------------------------------------------------------------------------
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
         decided = verdict.reason is None
         self._keep(
             Ended(
@@ -144,8 +144,7 @@ class History(Observer):
         )
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        # Input that cannot be judged is no failure of the service's.
-        failed = error.http_status >= 500
+        failed = error.http_status >= 500  # invalid input is not a failure of the service
         self._keep(
             Ended(
                 unix=self._unix(),
@@ -160,7 +159,7 @@ class History(Observer):
         )
 
     def _keep(self, ended: Ended, *, failed: bool) -> None:
-        if ended.source == "probe":  # evidence, and no request of anybody's
+        if ended.source == "probe":
             return
         with self._lock:
             self._requests.append(ended)
@@ -169,10 +168,10 @@ class History(Observer):
             if ended.outcome == "answered":
                 self._answers.append((self._clock(), ended.seconds))
 
-    # ---- looking -----------------------------------------------------------------------------------------
+    # ---- samples -----------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Keep one sample."""
+    def sample(self) -> None:
+        """Take one sample."""
         snapshot, resources, now, unix = self._snapshot(), self._resources(), self._clock(), self._unix()
         state = State(
             str(snapshot.phase),
@@ -203,30 +202,31 @@ class History(Observer):
                 self._changes.append(Change(unix, state))
 
     def samples(self) -> list[Sample]:
-        """Those of the last hour, oldest first."""
+        """Return the samples of the last hour, oldest first."""
         oldest = self._clock() - SPAN
         with self._lock:
             return [sample for sample in self._samples if sample.at >= oldest]
 
     def requests(self) -> list[Ended]:
-        """The last requests that ended, newest first."""
+        """Return the last requests that ended, newest first."""
         with self._lock:
             return list(reversed(self._requests))
 
     def changes(self) -> list[Change]:
-        """The last changes of state, newest first."""
+        """Return the last changes of state, newest first."""
         with self._lock:
             return list(reversed(self._changes))
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self.look()
-            except Exception as error:  # a record with a hole in it is better than one that has ended
+                self.sample()
+            except Exception as error:  # a gap is better than the end of the history
                 _log.error("HISTORY | ERROR=%s", type(error).__name__, exc_info=True)
             self._stop.wait(self._period)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest of the ``ordered`` values that ``share`` of them do not exceed; None of nothing."""
+    """Return the smallest of the ``ordered`` values that ``share`` of them do not exceed, None without
+    values."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None

@@ -1,9 +1,9 @@
-"""Lines on their way to a file or the console. No caller waits for a disk or a terminal.
+"""Threads that write log lines, so that no caller waits for a disk or a terminal.
 
-A ``Writer`` is a thread with a bounded queue. A line that finds the queue full, because the disk or the
-reader of the console is blocked, is dropped and counted, and so is one that cannot be written; the first line
-that can be written again is followed by ``LOG_GAP | LOST=n``. The file is opened again when another program
-has moved or deleted it, as logrotate does, which is a line of its own.
+Each ``Writer`` has a bounded queue. A line is dropped and counted when the queue is full, because the disk or
+the console is blocked, or when it cannot be written; the next written line is followed by ``LOG_GAP |
+LOST=n``. The file is reopened, with a line that says so, when another program such as logrotate has moved or
+deleted it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
-QUEUED: Final = 10_000  # lines that wait for each of the files and for the console
+QUEUED: Final = 10_000  # lines per writer
 BLOCKED_SECONDS: Final = 10.0  # a write that takes longer counts as failing
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
-    """A rotated file, opened again after a failure and when another program has moved or deleted it. Its
-    ``emit`` raises OSError."""
+    """A rotating file, reopened after a failure and when another program has moved or deleted it. ``emit``
+    raises OSError."""
 
     def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
         super().__init__(
             path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8", delay=True, errors="replace"
         )
-        self.news = ""  # what should be said in the file, once
+        self.news = ""  # a message of ours for the file
 
     def open(self) -> None:
-        """Open it now, to see whether it can be. Raises OSError."""
+        """Open the file. Raises OSError."""
         if self.stream is None:
             self.stream = self._open()
 
@@ -48,7 +48,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
         super().emit(record)
 
     def _gone(self) -> str:
-        """How the open file has left its name."""
+        """Return how the open file was removed from its path, "" if it was not."""
         if self.stream is None:
             return ""
         ours = os.fstat(self.stream.fileno())
@@ -56,7 +56,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
             there = os.stat(self.baseFilename)
         except (FileNotFoundError, NotADirectoryError):
             return "moved" if ours.st_nlink else "deleted"
-        except OSError:  # it cannot be seen; what is open can be written
+        except OSError:  # unknown; the open file can still be written
             return ""
         return "" if os.path.samestat(ours, there) else "moved"
 
@@ -67,14 +67,14 @@ class LogFile(logging.handlers.RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """Called by ``emit`` while it handles the error."""
         stream, self.stream = self.stream, None
-        with suppress(OSError, ValueError):  # it still holds the line that did not fit
+        with suppress(OSError, ValueError):  # its buffer still holds the failed line
             if stream is not None:
                 stream.close()
         raise  # the error that is being handled
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """Standard error, which may be a closed terminal, or a pipe that nobody reads."""
+    """Standard error, which may be a closed terminal or a full pipe."""
 
     news = ""
 
@@ -83,7 +83,7 @@ class Console(logging.StreamHandler[TextIO]):
 
 
 class Writer:
-    """Writes lines to ``sink`` in a thread of its own. ``line_of`` makes a line of a message of ours."""
+    """Writes lines to ``sink`` in a thread. ``line_of`` formats a message of ours as a line."""
 
     def __init__(self, name: str, sink: LogFile | Console, line_of: Callable[[str], str]) -> None:
         self._sink = sink
@@ -100,7 +100,7 @@ class Writer:
         self._thread.start()
 
     def put(self, line: str) -> None:
-        """Hand over a line. Returns at once."""
+        """Queue a line. Never blocks."""
         try:
             self._lines.put_nowait(line)
         except queue.Full:
@@ -108,21 +108,21 @@ class Writer:
 
     @property
     def failing(self) -> str:
-        """Why lines cannot be written now, as the name of an errno or BLOCKED; "" while they can."""
+        """Why lines cannot be written now: the name of an errno, or BLOCKED; "" while they can."""
         since = self._writing_since
         if since is not None and time.monotonic() - since > BLOCKED_SECONDS:
             return "BLOCKED"
         return self._failing
 
     def flush(self, seconds: float) -> None:
-        """Wait until what was handed over is written, ``seconds`` at most."""
+        """Wait up to ``seconds`` until all queued lines are written."""
         written = threading.Event()
         with suppress(queue.Full):
             self._lines.put(written, timeout=seconds)
             written.wait(seconds)
 
     def close(self, seconds: float) -> None:
-        """Write what was handed over, end the thread and close the file; ``seconds`` at most."""
+        """Write all queued lines, end the thread and close the file, within ``seconds``."""
         with suppress(queue.Full):
             self._lines.put(None, timeout=seconds)
             self._thread.join(seconds)
@@ -147,7 +147,7 @@ class Writer:
             self._missed()
             return
         self._failing = ""
-        with suppress(OSError, ValueError):  # then the next line has another chance to be followed by it
+        with suppress(OSError, ValueError):  # retried after the next line
             self._report()
 
     def _report(self) -> None:

@@ -1,8 +1,8 @@
-"""web_app.log, slow_requests.log and the console, and what is written there.
+"""The log files web_app.log and slow_requests.log, and the console.
 
-Nothing that happens while writing a log stops or holds up the service (log_writers.py). User text is
-never written: not in messages, which are ours, not in tracebacks, of which only the places are kept, and not
-in what libraries log, of whom only the logger, the place and the error's class are.
+Logging never blocks or stops the service (log_writers.py). User text is never written: messages are ours, of
+tracebacks only file names and line numbers are kept, and of library messages only logger, place and error
+class.
 """
 
 from __future__ import annotations
@@ -15,30 +15,26 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
-from service.contract.errors import ServiceError, SettingsError
-from service.contract.events import UNOBSERVED, Observer, Stage
+from service.contract.errors import SettingsError
 from service.contract.log_line import fields
-from service.contract.request import Request, RequestTiming, Verdict
 from service.contract.times import STOP_LOGS
 from service.telemetry.log_writers import Console, LogFile, Writer
 
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "ofa", "doctor")
 LOG_FILE: Final = "web_app.log"
 SLOW_FILE: Final = "slow_requests.log"
-REPEATED: Final = 60.0  # seconds in which a library's like lines are written once
-KINDS: Final = 200  # of lines of libraries that are told apart
+SLOW_LOGGER: Final = "slow_requests"
+REPEATED: Final = 60.0  # seconds in which equal lines of a library are written once
+KINDS: Final = 200  # of library lines that are remembered
 _log = logging.getLogger(__name__)
-_slow = logging.getLogger("slow_requests")
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-11-22 17:30:00 | INFO     | message``; always one line, CRITICAL written as FATAL."""
+    """``2026-11-22 17:30:00 | INFO     | message``: one line always, CRITICAL written as FATAL."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s | %(word)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -52,25 +48,25 @@ class LineFormatter(logging.Formatter):
 
 
 class TabFormatter(logging.Formatter):
-    """A message of columns, as it is: its tabs are ours."""
+    """Keeps the tabs of a message, which separate its columns."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\t".join(one_line(column) for column in record.getMessage().split("\t"))
 
 
 def one_line(text: str) -> str:
-    """``text`` without anything that could begin a new line or move a terminal's cursor."""
+    """Replace everything that could start a new line or move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def places(error: BaseException) -> str:
-    """Where an error came from, innermost last, without its message: that may quote input."""
+    """Return the innermost frames of ``error`` as file:line. Its message may quote input and is left out."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
 
 
 class _ToWriters(logging.Handler):
-    """Makes a line of a record in the caller's thread, and hands it to threads that write."""
+    """Formats a record in the caller's thread and queues the line for the writers."""
 
     def __init__(self, formatter: logging.Formatter, *writers: Writer) -> None:
         super().__init__()
@@ -80,16 +76,16 @@ class _ToWriters(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception as error:  # arguments that do not fit their message
+        except Exception as error:  # arguments do not fit the message
             line = f"UNPRINTABLE | ERROR={type(error).__name__} | LOGGER={record.name}"
         for writer in self._writers:
             writer.put(line)
 
 
 class _Libraries(_ToWriters):
-    """What libraries log, without their messages, which may quote input: ``LIBRARY | LOGGER=…``.
+    """Writes ``LIBRARY | LOGGER=…`` for a library's record, whose message may quote input.
 
-    The same of one logger is written once in REPEATED seconds; what others send us must not fill the log.
+    Equal lines are written once in REPEATED seconds, so that clients cannot fill the log.
     """
 
     def __init__(self, formatter: logging.Formatter, *writers: Writer) -> None:
@@ -107,16 +103,16 @@ class _Libraries(_ToWriters):
             self._seen.clear()
         self._seen[kind] = now, 0
         place = f"{record.filename}:{record.lineno}"
-        told = fields(logger=record.name, at=place, error=error, left_out=left_out or None)
+        more = fields(logger=record.name, at=place, error=error, left_out=left_out or None)
         ours = logging.LogRecord(
-            "service.telemetry.logs", record.levelno, "", 0, f"LIBRARY{told}", None, record.exc_info
+            "service.telemetry.logs", record.levelno, "", 0, f"LIBRARY{more}", None, record.exc_info
         )
         super().emit(ours)
 
 
 class Logs:
-    """The log files and the console of one process: ``open`` before the first line, ``close`` after the last.
-    ``level`` is that of our own loggers; of libraries we write warnings and worse."""
+    """The log files and the console of one process. ``level`` applies to our own loggers; of libraries,
+    warnings and errors are written."""
 
     def __init__(
         self,
@@ -140,14 +136,14 @@ class Logs:
         ours = _ToWriters(lines, self._file, self._console)
         self._handlers: dict[str | None, logging.Handler] = {
             **dict.fromkeys(LOGGERS, ours),
-            _slow.name: _ToWriters(columns, self._slow),
-            None: _Libraries(lines, self._file, self._console),  # the root, where libraries' lines arrive
+            SLOW_LOGGER: _ToWriters(columns, self._slow),
+            None: _Libraries(lines, self._file, self._console),  # the root logger
         }
         self._thread_hook = threading.excepthook
 
     def open(self, *, must_write: bool = False) -> None:
-        """Begin to write. Raises SettingsError with ``must_write`` if the run directory is not writable for
-        this user at all; a full disk is no reason not to serve."""
+        """Start logging. With ``must_write``, raises SettingsError if this user may not write to the run
+        directory; a full disk never stops the service."""
         try:
             self._log_file.open()
         except OSError as error:
@@ -160,18 +156,18 @@ class Logs:
         for name, handler in self._handlers.items():
             logger = logging.getLogger(name)
             if name is not None:
-                logger.setLevel(logging.INFO if name == _slow.name else self._level)
+                logger.setLevel(logging.INFO if name == SLOW_LOGGER else self._level)
                 logger.propagate = False
             logger.addHandler(handler)
         threading.excepthook = _thread_died
         _log.info("STARTED | PID=%d", os.getpid())
 
     def flush(self, seconds: float = STOP_LOGS) -> None:
-        """Wait until everything so far is written, ``seconds`` at most."""
+        """Wait up to ``seconds`` until all lines are written."""
         _each(self._writers, seconds, Writer.flush)
 
     def close(self) -> None:
-        """Write what is left, within STOP_LOGS."""
+        """Write the remaining lines within STOP_LOGS and stop logging."""
         threading.excepthook = self._thread_hook
         for name, handler in self._handlers.items():
             logger = logging.getLogger(name)
@@ -187,39 +183,39 @@ class Logs:
         return self._file, self._slow, self._console
 
 
-#: What is open in this process: for health, and for an end that nobody announces.
+#: The open writers of this process, for health and for an abrupt exit.
 _open_files: Final[set[Writer]] = set()
 _open_writers: Final[set[Writer]] = set()
 
 
 def unwritable(run_dir: Path, error: OSError) -> SettingsError | None:
-    """The refusal to start where this user may not write; None for an error that may pass, as a full disk."""
+    """Return the refusal to start when this user may not write here; None for an error that may pass."""
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
         return None
     return SettingsError(
         f"The run directory {run_dir} cannot be written: {error.strerror}.",
-        remedy="Give this user the right to, or set another with --run-dir (OFA_RUN_DIR).",
+        remedy="Make it writable for this user, or pass another with --run-dir (OFA_RUN_DIR).",
         code="run_dir_unwritable",
     )
 
 
 def lost_lines() -> int:
-    """Lines that could not be written to this process's files since they were opened."""
+    """Return how many lines could not be written to the open files."""
     return sum(writer.lost for writer in list(_open_files))
 
 
 def failing() -> str | None:
-    """Why lines cannot be written to this process's files now: the name of an errno, or BLOCKED."""
+    """Return why the open files cannot be written now: the name of an errno, BLOCKED, or None."""
     return next((writer.failing for writer in list(_open_files) if writer.failing), None)
 
 
 def flush() -> None:
-    """Write what is on its way in this process, within STOP_LOGS."""
+    """Write all queued lines of this process within STOP_LOGS."""
     _each(list(_open_writers), STOP_LOGS, Writer.flush)
 
 
 def _each(writers: Sequence[Writer], seconds: float, act: Callable[[Writer, float], None]) -> None:
-    """Do it to all of them in ``seconds`` at most."""
+    """Call ``act`` for each within ``seconds`` together."""
     end = time.monotonic() + seconds
     for writer in writers:
         act(writer, max(0.0, end - time.monotonic()))
@@ -235,156 +231,10 @@ def _line_of(formatter: logging.Formatter) -> Callable[[str], str]:
 
 
 def _thread_died(args: threading.ExceptHookArgs) -> None:
-    """Python would print the error's own text, which may quote input."""
+    """Log a thread's death. Python would print the error's text, which may quote input."""
     name = args.thread.name if args.thread is not None else "?"
     if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
         info = (args.exc_type, args.exc_value, args.exc_traceback)
         _log.critical(
             "BROKEN | MSG=a thread died | THREAD=%s | ERROR=%s", name, args.exc_type.__name__, exc_info=info
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Recent:
-    """What a post-mortem may tell of a request: nothing of its text."""
-
-    unix: int
-    id: str
-    source: str
-    chars: int
-    size: tuple[int, int]
-    outcome: str
-    seconds: float
-
-    def __str__(self) -> str:
-        width, height = self.size
-        return (
-            f"{self.unix} {self.id} {self.source}: {self.chars} chars, {width}x{height}, "
-            f"{self.outcome} after {self.seconds:.2f} s"
-        )
-
-
-class RequestLog:
-    """The engine's journal, in the line formats that scripts read. Its methods never raise. What it writes
-    down it tells ``observer``, too."""
-
-    def __init__(self, keep: int = 30, observer: Observer = UNOBSERVED) -> None:
-        self._recent: deque[Recent] = deque(maxlen=keep)
-        self._observer = observer
-
-    @property
-    def recent(self) -> list[Recent]:
-        """The requests that ended last, oldest first."""
-        return list(self._recent)
-
-    def started(self, request: Request, removed: Mapping[str, int]) -> None:
-        """Accepted for judging; ``removed`` as counted by service.intake.text."""
-        hypothesis, premise = request.pair.hypothesis, request.pair.premise
-        more = fields(
-            premise_len=None if premise is None else len(premise),
-            removed=",".join(f"{kind}:{count}" for kind, count in sorted(removed.items())) or None,
-            source=request.source,
-        )
-        head = f"REQUEST_START | {request.id} | TEXT_LEN={len(hypothesis)} | IMG_SIZE={request.size}"
-        _log.log(_level(request), "%s", head + more)
-
-    def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        """Not accepted: the input cannot be judged, or there is no room or no model."""
-        self._observer.refused(request, error, seconds)
-        told = fields(reason=error.code, source=request.source)
-        _log.info("%s", _error_line(request.id, error, seconds) + told)
-
-    def batched(self, requests: Sequence[Request]) -> None:
-        self._observer.batched(requests)
-
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        self._remember(request, verdict, timing)
-        if verdict.reason is None:
-            head = f"REQUEST_END | {request.id} | LABEL={verdict.label} | SCORE={verdict.score:.3f}"
-            more = fields(
-                duration=f"{verdict.duration:.2f}s", device=verdict.device or None, source=request.source
-            )
-            _log.log(_level(request), "%s", head + more + _timing(request, timing))
-        else:
-            self._failed(request, verdict, timing)
-
-    def timed_out(self, request: Request, verdict: Verdict, timing: RequestTiming, computing: bool) -> None:
-        stage: Stage = "computing" if computing else "waiting"
-        self._remember(request, verdict, timing)
-        self._failed(request, verdict, timing, stage=stage)
-        self.slow(request, stage, verdict.duration)
-
-    def slow(self, request: Request, stage: Stage, seconds: float) -> None:
-        """A line in slow_requests.log; ``stage`` is where its time ran out, and the size the picture's as
-        sent, which nobody knows yet when that was in decoding."""
-        self._observer.timed_out(request, stage)
-        width, height = request.size
-        size = f"{width}x{height}" if width else "-"
-        columns = (
-            f"{int(time.time())}\tTIMEOUT\t{request.chars} chars",
-            request.id,
-            stage,
-            f"{seconds:.2f}s",
-            size,
-            request.source,
-        )
-        _slow.warning("%s", "\t".join(columns))
-
-    def late(self, request: Request, outcome: str, seconds: float) -> None:
-        _log.info("REQUEST_LATE | %s | OUTCOME=%s | AFTER=%.2fs", request.id, outcome, seconds)
-
-    def orphaned(self, requests: Sequence[Request], seconds: float) -> None:
-        self._observer.orphaned()
-        _log.error("ORPHANED | %s | RUNNING=%.2fs", _ids(requests), seconds)
-
-    def hung(self, requests: Sequence[Request], seconds: float) -> None:
-        _log.critical("HUNG | %s | RUNNING=%.2fs", _ids(requests), seconds)
-
-    def broken(self, what: str, error: BaseException) -> None:
-        info = (type(error), error, error.__traceback__)
-        _log.error("BROKEN | MSG=%s | ERROR=%s", what, type(error).__name__, exc_info=info)
-
-    def _remember(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        outcome = verdict.reason or "answered"
-        self._recent.append(
-            Recent(
-                *(int(time.time()), request.id, request.source, request.chars, request.size),
-                outcome,
-                verdict.duration,
-            )
-        )
-        self._observer.ended(request, verdict, timing)
-
-    def _failed(self, request: Request, verdict: Verdict, timing: RequestTiming, **more: object) -> None:
-        error = verdict.error or ServiceError("No verdict.", code=verdict.code)
-        line = _error_line(request.id, error, verdict.duration)
-        told = fields(reason=verdict.code, **more, source=request.source)
-        _log.warning("%s", line + told + _timing(request, timing))
-
-
-def _error_line(request_id: str, error: ServiceError, seconds: float) -> str:
-    """MSG is the first 100 characters of our own message; a foreign cause is told by its class alone."""
-    cause = error.__cause__
-    told = fields(error=type(error).__name__, msg=error.message[:100], duration=f"{seconds:.2f}s")
-    return f"REQUEST_ERROR | {request_id}{told}" + fields(cause=type(cause).__name__ if cause else None)
-
-
-def _timing(request: Request, timing: RequestTiming) -> str:
-    """Where the time went: what tells a crowd from a slow model, and a slow model from a large picture."""
-    computed = None if timing.computed is None else f"{timing.computed:.2f}s"
-    return fields(
-        prepared=f"{request.prepared:.2f}s",
-        ahead=timing.ahead,
-        waited=f"{timing.waited:.2f}s",
-        computed=computed,
-        batch=timing.batch or None,
-    )
-
-
-def _level(request: Request) -> int:
-    """A probe a minute would drown the users' lines; only its failures are written."""
-    return logging.DEBUG if request.source == "probe" else logging.INFO
-
-
-def _ids(requests: Sequence[Request]) -> str:
-    return ",".join(request.id for request in requests)

@@ -1,9 +1,8 @@
-"""Prometheus metrics: counts what it observes, and reads the rest from kept evidence at each scrape.
+"""Prometheus metrics: counts events, and reads everything else at each scrape (gauges.py).
 
-Names and units follow Prometheus' practices: prefix ``ofa_``, seconds and bytes, ``_total`` for what only
-grows. Labels take words of ours alone, never a user's. Nothing lives in a process global: every application
-has a registry of its own. Combinations of labels that can occur exist from the start, at zero, because a rate
-needs a value to rise from.
+Names and units follow Prometheus' conventions. Label values are ours, never a user's. Each application has
+its own registry. Every label combination that can occur exists from the start at zero, because a rate needs a
+value to rise from.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from service.contract.errors import (
     ServiceError,
     TransientLoadError,
 )
-from service.contract.events import Observer, Stage
+from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Verdict
 from service.telemetry.gauges import GaugeInputs, Gauges
 
 SOURCES: Final = ("page", "api", "probe")
-#: Seconds. 15 is the default deadline: what is answered at it, with reason timeout, falls beyond this edge.
+#: Seconds. 15 is the default time limit: a timeout falls just above that bucket.
 DURATIONS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
 STAGES: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
 RUNGS: Final = ("cache emptied", "smaller batch", "CPU", "none left")
 
 
-class Metrics(Observer):
-    """Counts for one application; ``exposition`` is what its ``/metrics`` answers."""
+class Metrics(Listener):
+    """The metrics of one application."""
 
     def __init__(self) -> None:
         self._registry = _Registry()
@@ -46,72 +45,69 @@ class Metrics(Observer):
         self._make_model_metrics()
         self._exposition = Summary(
             "ofa_exposition_duration_seconds",
-            "What answering /metrics itself took; the latest answer is counted in the next.",
+            "Duration of a scrape; each is counted in the next.",
             registry=self._registry,
         )
         ProcessCollector(registry=self._registry)
 
     def set_inputs(self, inputs: GaugeInputs) -> None:
-        """Where each scrape reads what is not counted here. Called once, before the first scrape."""
+        """Set where each scrape reads the gauges. Called once, before the first scrape."""
         self._registry.register(Gauges(inputs))
 
     def exposition(self) -> bytes:
-        """Prometheus' text format. Takes a few milliseconds and waits for nothing."""
+        """Return all metrics in Prometheus' text format."""
         began = time.perf_counter()
         text = generate_latest(self._registry)
         self._exposition.observe(time.perf_counter() - began)
         return text
 
-    # ---- what is counted ---------------------------------------------------------------------------------
+    # ---- metrics -----------------------------------------------------------------------------------------
 
     def _make_request_metrics(self) -> None:
         registry = self._registry
         self._requests = Counter(
             "ofa_requests",
-            "Requests that ended, by who asked and how: invalid could not be judged, rejected was "
-            "turned away for want of room or of a model.",
+            "Ended requests by source and outcome; invalid: the input cannot be judged, rejected: no room "
+            "or no model.",
             ["source", "outcome"],
             registry=registry,
         )
         self._durations = Histogram(
             "ofa_request_duration_seconds",
-            "From the arrival of an accepted request to its end, by who asked.",
+            "Time from the arrival of an accepted request to its end, by source.",
             ["source"],
             buckets=DURATIONS,
             registry=registry,
         )
         self._stages = Histogram(
             "ofa_request_stage_duration_seconds",
-            "Where the time of users' requests goes: prepare (reading the picture, in the caller's thread), "
-            "queue, compute.",
+            "Time of users' requests by stage: prepare (decoding the picture), queue, compute.",
             ["stage"],
             buckets=STAGES,
             registry=registry,
         )
         self._batches = Histogram(
             "ofa_batch_size_requests",
-            "Users' requests computed together.",
+            "Users' requests per batch.",
             buckets=BATCHES,
             registry=registry,
         )
-        self._verdicts = Counter(
-            "ofa_verdicts", "Verdicts given to users, by label.", ["label"], registry=registry
-        )
+        self._verdicts = Counter("ofa_verdicts", "Verdicts for users by label.", ["label"], registry=registry)
         self._rejections = Counter(
             "ofa_rejections",
-            "Requests that were not accepted, by reason: queue_full, too_late, stuck, loading, stopping, or "
-            "what is wrong with the input.",
+            "Requests not accepted, by code: queue_full, too_late, stuck, loading, stopping, or an input "
+            "error.",
             ["reason"],
             registry=registry,
         )
         self._timeouts = Counter(
             "ofa_timeouts",
-            "Requests that reached their deadline, by where they were: decoding, waiting, computing.",
+            "Requests that reached their deadline, by stage: decoding, waiting, computing.",
             ["stage"],
             registry=registry,
         )
-        self._orphaned = Counter(
-            "ofa_orphanings", "Computations that did not stop when they were cancelled.", registry=registry
+        self._not_cancelling = Counter(
+            "ofa_orphanings", "Computations that ignored their cancellation.", registry=registry
         )
         for source in SOURCES:
             self._durations.labels(source)
@@ -126,31 +122,31 @@ class Metrics(Observer):
         registry = self._registry
         self._memory = Counter(
             "ofa_out_of_memory_events",
-            "Computations that ran out of memory, by what was tried next.",
+            "Computations that ran out of memory, by the step tried next.",
             ["next"],
             registry=registry,
         )
         self._moves = Counter(
             "ofa_fallback_transitions",
-            "Moves of the model between the devices: to cpu for want of GPU memory, and back to gpu.",
+            "Moves of the model between devices: to cpu when GPU memory is full, and back to gpu.",
             ["to"],
             registry=registry,
         )
         self._loads = Counter(
             "ofa_model_load_attempts",
-            "Attempts to load the model, by outcome: loaded, or what went wrong.",
+            "Attempts to load the model by outcome: loaded, or an error code.",
             ["outcome"],
             registry=registry,
         )
         self._probes = Counter(
             "ofa_probes",
-            "Probes by outcome: success, unstable, timeout, error, or why none could be run.",
+            "Probes by outcome: success, unstable, timeout, error, or why the probe was refused.",
             ["outcome"],
             registry=registry,
         )
         self._probe_durations = Histogram(
             "ofa_probe_duration_seconds",
-            "Probes that were run: the same small question each time, so a drift here is the device's.",
+            "Duration of probes. The question never changes, so a drift shows a slower device.",
             buckets=DURATIONS,
             registry=registry,
         )
@@ -159,16 +155,22 @@ class Metrics(Observer):
         _begin(self._loads, "loaded", *sorted(_codes(TransientLoadError) | _codes(PermanentLoadError)))
         _begin(self._probes, "success", "unstable", "timeout", "error")
 
-    # ---- what is observed --------------------------------------------------------------------------------
+    # ---- events ------------------------------------------------------------------------------------------
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         outcome = _outcome(error)
         self._requests.labels(request.source, outcome).inc()
         if outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.STOPPING):
             self._rejections.labels(error.code).inc()
+        elif outcome is Outcome.TIMEOUT:
+            self._timeouts.labels("decoding").inc()
 
-    def ended(self, request: Request, verdict: Verdict, timing: RequestTiming) -> None:
-        """Counted as ended last, so that whoever sees it counted finds the rest."""
+    def ended(
+        self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
+    ) -> None:
+        """Counts the request last, so that a scrape that has it has its parts as well."""
+        if stage is not None:
+            self._timeouts.labels(stage).inc()
         if request.source != "probe":
             self._stages.labels("prepare").observe(request.prepared)
             self._stages.labels("queue").observe(timing.waited)
@@ -180,15 +182,12 @@ class Metrics(Observer):
         outcome = Outcome.ANSWERED if verdict.reason is None else _outcome(verdict.error, verdict.reason)
         self._requests.labels(request.source, outcome).inc()
 
-    def timed_out(self, request: Request, stage: Stage) -> None:
-        self._timeouts.labels(stage).inc()
-
     def batched(self, requests: Sequence[Request]) -> None:
         if requests[0].source != "probe":
             self._batches.observe(len(requests))
 
-    def orphaned(self) -> None:
-        self._orphaned.inc()
+    def not_cancelling(self, requests: Sequence[Request], seconds: float) -> None:
+        self._not_cancelling.inc()
 
     def out_of_memory(self, then: str) -> None:
         self._memory.labels(then).inc()
@@ -206,7 +205,7 @@ class Metrics(Observer):
 
 
 class _Registry(CollectorRegistry):
-    """Leaves out the ``_created`` series: they double the output and say nothing that a restart does not."""
+    """Leaves out the ``_created`` series, which double the output."""
 
     def collect(self) -> Iterable[Metric]:
         for family in super().collect():
@@ -220,7 +219,7 @@ def _begin(metric: Counter | Histogram, *values: str) -> None:
 
 
 def _outcome(error: ServiceError | None, reason: str = "") -> Outcome:
-    """The outcome of a request that got no verdict."""
+    """Return the outcome of a request without a verdict."""
     if isinstance(error, InputError):
         return Outcome.INVALID
     if isinstance(error, DeadlineExceeded):

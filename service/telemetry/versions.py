@@ -1,4 +1,4 @@
-"""The versions of the packages that decide an answer, from their metadata: nothing heavy is imported."""
+"""The versions of the packages that affect answers, read from their metadata without importing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES: Final = ("torch", "tokenizers", "pillow", "gradio")
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Package → version, for those of PACKAGES that are installed."""
+    """Return package → version for the installed ones of PACKAGES."""
     found = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

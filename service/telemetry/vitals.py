@@ -1,8 +1,7 @@
-"""A line a minute on how the process fares: what a later look needs to tell a leak, a jump of the clock or a
-standstill from a quiet hour.
+"""One line of process statistics per minute, so that the log shows leaks, clock changes and stalls.
 
-``UP`` is measured by a clock that no setting moves and ``UNIX`` by the one that people set, so the two part
-when it jumps; where a line is missing and ``UP`` goes on, the process stood still or the log has a hole.
+``UP`` is monotonic and ``UNIX`` is not, so they diverge when the clock is set; a missing line with a
+continuing ``UP`` means that the process stalled or that log lines were lost.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Vitals:
-    """Looks at every sample of the resources and writes the first, and then one each ``period`` seconds."""
+    """Logs the first sample of the resources, then one every ``period`` seconds."""
 
     def __init__(
         self,
@@ -35,8 +34,8 @@ class Vitals:
         self._began = clock()
         self._next = self._began
 
-    def look(self, sample: Resources) -> None:
-        """Called by one thread."""
+    def sample(self, sample: Resources) -> None:
+        """Take one sample. Called by one thread."""
         now = self._clock()
         if now < self._next:
             return

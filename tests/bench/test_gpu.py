@@ -25,7 +25,8 @@ from lab.bench.gpu.precision import MODES
 from lab.bench.gpu.speed import EMULATED, modelscopes_way
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from service.contract.causes import ExitCode
 
 NEEDS_A_CARD = {"needs": "a card"}
@@ -106,14 +107,14 @@ IMPORTS = """
 import sys
 from importlib.metadata import packages_distributions
 import lab.bench.gpu.__main__, lab.bench.gpu.service, health_api, service.build, lab.faults.inside
-from service.process.exit_file import leave
+from service.process.exit_file import exit_now
 from service.settings import Settings
 application = service.build.build(Settings.from_args(["--model", "demo", "--device", "cpu"], {}))
-assert application.load()
+assert application.supervisor.load()
 application.report(), application.exposition()
 known = packages_distributions()
 print(*{name for module in [*sys.modules] for name in known.get(module.partition(".")[0], [])})
-leave(0)  # without waiting for a probe that is under way
+exit_now(0)  # without waiting for a probe that is under way
 """
 
 

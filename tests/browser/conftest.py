@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, driven by Playwright, that may reach this machine only."""
+"""A real browser: Debian's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    # A camera that shows a test picture, and no question whether it may be used.
+    # A fake camera, without a permission prompt.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
+LOCALES = [("en-US", "en"), ("zh-CN", "zh")]
 PATIENCE = 240_000.0  # milliseconds; a bound for a broken run on a busy machine, never a measurement
 expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of a file, not of the session: while it is there, no other test can run an event loop."""
+    """Per module: while Playwright runs, no other test can run an event loop."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     assert chromium, "Chromium is not installed: tests/system_packages.sh chromium"
     with sync_playwright() as playwright:
@@ -42,7 +43,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A visitor's tab, with everything that went wrong in it."""
+    """A browser tab; ``errors`` collects its exceptions and console errors."""
 
     def __init__(self, context: BrowserContext, base: str) -> None:
         self.context = context
@@ -50,11 +51,11 @@ class Visit:
         self.page: Page = context.new_page()
         self.hosts: set[str] = set()
         self.errors: list[str] = []
-        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.on("request", lambda request: self._requested(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
 
-    def _asked(self, url: str) -> None:
+    def _requested(self, url: str) -> None:
         if urlsplit(url).scheme not in ("data", "blob"):
             self.hosts.add(urlsplit(url).netloc)
 
@@ -72,12 +73,12 @@ class Visit:
         self.page.fill("#hypothesis textarea", sentence)
 
     def judge(self) -> str:
-        """Press the button; the text of the answer, on a page that shows none yet."""
+        """Press the button and return the answer's text; the page must not show one yet."""
         self.page.click("#judge")
         return self.answer()
 
     def answer(self) -> str:
-        """The answer's text, once there is one."""
+        """Wait for the answer and return its text."""
         answer = self.page.locator("#answer .answer:not(.answer-empty, .answer-pending)")
         answer.wait_for()
         return answer.inner_text()
@@ -85,7 +86,7 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Opens a page as a visitor with the given address, language and screen."""
+    """Return a function that opens the page with the given locale and screen."""
     contexts: list[BrowserContext] = []
 
     def open_page(
@@ -108,7 +109,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
 
 @pytest.fixture(scope="session")
 def red_circle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A red circle on a light ground, in the size a phone's picture might be cut to."""
+    """A red circle on a light background."""
     path = tmp_path_factory.mktemp("pictures") / "red-circle.png"
     picture = Image.new("RGB", (480, 360), (246, 244, 238))
     ImageDraw.Draw(picture).ellipse((150, 90, 330, 270), fill=(220, 38, 38))

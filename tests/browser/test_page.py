@@ -1,4 +1,4 @@
-"""The real service in a real browser: what a person sees and can do."""
+"""The real service in a real browser."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lab.instances.instance import ROOT, Instance
-from tests.browser.conftest import Visit
+from page.words import STATIC, Language, say
+from tests.browser.conftest import LOCALES, Visit
 
 Open = Callable[..., Visit]
 
 CARD = json.loads((ROOT / "models" / "demo" / "card.json").read_text(encoding="utf-8"))
 EXAMPLES = CARD["examples"]
-# Drops a file on an element as a person would: it is dragged in first.
+# Drags a file onto an element and drops it.
 DROP_PDF = """element => {
   const held = new DataTransfer();
   held.items.add(new File(['%PDF-1.4'], 'private.pdf', {type: 'application/pdf'}));
@@ -41,20 +42,16 @@ def chinese(visit: Open, running_service: Instance) -> Visit:
 
 
 @pytest.mark.parametrize(
-    ("sentence", "label", "meaning"),
-    [
-        ("there is a red circle", "Yes", "The picture shows what the sentence says."),
-        ("there is a blue star", "No", "The picture contradicts the sentence."),
-        ("the circle is heavy", "Maybe", "The picture alone does not settle it."),
-    ],
+    ("sentence", "label"),
+    [("there is a red circle", "Yes"), ("there is a blue star", "No"), ("the circle is heavy", "Maybe")],
 )
 def test_a_picture_and_a_sentence_get_their_verdict(
-    english: Visit, red_circle: Path, sentence: str, label: str, meaning: str
+    english: Visit, red_circle: Path, sentence: str, label: str
 ) -> None:
     english.upload(red_circle)
     english.write(sentence)
     lines = [line for line in english.judge().splitlines() if line]
-    assert lines[:2] == [label, meaning]
+    assert lines[:2] == [say("en", f"label.{label}"), say("en", f"meaning.{label}")]
     shares = [float(line.strip("<%")) for line in lines if line.endswith("%")]
     assert len(shares) == 3
     assert sum(shares) == pytest.approx(100, abs=0.5)
@@ -66,51 +63,46 @@ def test_a_picture_and_a_sentence_get_their_verdict(
         SCREENSHOT.write_bytes(english.page.screenshot(full_page=True))
 
 
-def test_the_page_says_which_model_is_ready_and_what_it_knows(english: Visit) -> None:
+def test_the_page_shows_the_ready_model_and_its_description(english: Visit) -> None:
     expect(english.page.locator("#state")).to_have_text(
-        re.compile(r"Ready\s+demo · (CPU|CUDA)"), use_inner_text=True
+        re.compile(rf"{say('en', 'state.ready')}\s+demo · (CPU|CUDA)"), use_inner_text=True
     )
     expect(english.page.locator("#knows")).to_contain_text("shapes")
-    expect(english.page).to_have_title("Does the picture show it?")
+    expect(english.page).to_have_title(STATIC["en"]["title"])
 
 
-def test_without_a_picture_it_says_so(english: Visit) -> None:
+def test_a_missing_picture_is_an_input_error(english: Visit) -> None:
     english.write("there is a red circle")
-    told = english.judge()
-    assert "Please change your input" in told
-    assert "There is no picture." in told
+    text = english.judge()
+    assert say("en", "input.title") in text
+    assert say("en", "input.no_image") in text
     assert english.page.locator("#answer [role=alert]").count() == 1
 
 
-def test_without_a_sentence_it_says_so(english: Visit, red_circle: Path) -> None:
+def test_a_missing_sentence_is_an_input_error(english: Visit, red_circle: Path) -> None:
     english.upload(red_circle)
-    assert "There is no sentence." in english.judge()
+    assert say("en", "input.no_text") in english.judge()
 
 
-def test_a_file_that_is_no_picture_is_refused_in_words_that_help(english: Visit, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_an_input_error(english: Visit, tmp_path: Path) -> None:
     fake = tmp_path / "holiday.png"
     fake.write_bytes(b"These are words. " * 50)
     english.page.set_input_files("#picture input[type=file]", fake)
     english.page.locator("#picture img").wait_for(state="attached")
     english.write("there is a red circle")
-    told = english.judge()
-    assert "not a picture that can be read" in told
-    assert "JPEG" in told
+    assert say("en", "input.not_an_image") in english.judge()
 
 
-@pytest.mark.parametrize(
-    ("locale", "words"),
-    [("en-US", "This file is not a picture that can be read."), ("zh-CN", "这个文件不是可以读取的图片。")],
-)
+@pytest.mark.parametrize(("locale", "language"), LOCALES)
 @pytest.mark.parametrize("way", ["chosen", "dropped"])
-def test_a_pdf_is_refused_in_the_pages_own_words(
+def test_a_pdf_is_refused_before_the_upload(
     visit: Open,
     running_service: Instance,
     red_circle: Path,
     tmp_path: Path,
     way: str,
     locale: str,
-    words: str,
+    language: Language,
 ) -> None:
     pdf = tmp_path / "private.pdf"
     pdf.write_bytes(b"%PDF-1.4\n")
@@ -122,17 +114,17 @@ def test_a_pdf_is_refused_in_the_pages_own_words(
     else:
         visitor.page.locator("#picture button").first.evaluate(DROP_PDF)
     refused = visitor.page.locator("#answer .answer-input[role=alert]")
-    expect(refused).to_contain_text(words)
+    expect(refused).to_contain_text(say(language, "input.not_an_image"))
     expect(visitor.page.locator("body")).not_to_contain_text("private.pdf")
     assert uploads == []
     visitor.upload(red_circle)
     expect(refused).to_have_count(0)
     visitor.write("there is a red circle")
-    assert visitor.judge().startswith("Yes" if locale == "en-US" else "是")
+    assert visitor.judge().startswith(say(language, "label.Yes"))
     visitor.page.click("#clear")
     visitor.page.locator("#answer .answer-empty").wait_for()
     visitor.page.set_input_files("#picture input[type=file]", pdf)
-    expect(refused).to_contain_text(words)
+    expect(refused).to_contain_text(say(language, "input.not_an_image"))
 
 
 def test_the_focus_stays_on_the_picture_after_an_upload(english: Visit, red_circle: Path) -> None:
@@ -152,14 +144,14 @@ def test_the_focus_stays_on_the_picture_after_an_upload(english: Visit, red_circ
     assert tab_to_sentence(page)[0] == "Drop an image file here to upload"
 
 
-def test_the_focus_is_left_where_it_was_put(english: Visit, red_circle: Path) -> None:
+def test_an_upload_does_not_move_the_focus(english: Visit, red_circle: Path) -> None:
     english.page.focus("#hypothesis textarea")
     english.upload(red_circle)
     expect(english.page.locator("#hypothesis textarea")).to_be_focused()
 
 
 def tab_to_sentence(page: Page) -> list[str]:
-    """The names of what the Tab key reaches before the sentence."""
+    """Return the names of the elements that the Tab key reaches before the sentence."""
     reached: list[str] = []
     while True:
         page.keyboard.press("Tab")
@@ -173,7 +165,7 @@ def tab_to_sentence(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
-def test_the_sentence_is_in_sight_on_a_small_phone(
+def test_the_sentence_is_visible_on_a_small_phone(
     visit: Open, running_service: Instance, red_circle: Path, locale: str
 ) -> None:
     visitor = visit(running_service.page, locale=locale, width=375, height=667)
@@ -184,11 +176,11 @@ def test_the_sentence_is_in_sight_on_a_small_phone(
         visitor.upload(red_circle)
 
 
-def test_chinese_from_the_first_word_to_the_verdict(chinese: Visit, red_circle: Path) -> None:
-    expect(chinese.page).to_have_title("图片里真有这回事吗？")
-    expect(chinese.page.locator("#judge")).to_have_text("判断")
+def test_the_page_is_chinese_from_title_to_verdict(chinese: Visit, red_circle: Path) -> None:
+    expect(chinese.page).to_have_title(STATIC["zh"]["title"])
+    expect(chinese.page.locator("#judge")).to_have_text(STATIC["zh"]["judge"])
     expect(chinese.page.locator("html")).to_have_attribute("lang", "zh-CN")
-    expect(chinese.page.locator("#state")).to_contain_text("就绪")
+    expect(chinese.page.locator("#state")).to_contain_text(say("zh", "state.ready"))
     for selector in (
         "#masthead",
         "#knows",
@@ -200,17 +192,17 @@ def test_chinese_from_the_first_word_to_the_verdict(chinese: Visit, red_circle: 
         expect(chinese.page.locator(selector)).to_have_text(re.compile(r"[\u4e00-\u9fff]"))
     chinese.upload(red_circle)
     chinese.write("there is a red circle")
-    told = chinese.judge()
-    assert told.startswith("是")
-    assert "图片显示了句子所说的内容。" in told
-    assert "运行于" in told
+    text = chinese.judge()
+    assert text.startswith(say("zh", "label.Yes"))
+    assert say("zh", "meaning.Yes") in text
+    assert say("zh", "on_device", device="") in text
 
 
-def test_chinese_errors_too(chinese: Visit) -> None:
+def test_input_errors_are_chinese(chinese: Visit) -> None:
     chinese.write("there is a red circle")
-    told = chinese.judge()
-    assert "请修改输入" in told
-    assert "还没有图片" in told
+    text = chinese.judge()
+    assert say("zh", "input.title") in text
+    assert say("zh", "input.no_image") in text
 
 
 def test_markup_in_a_sentence_stays_text(english: Visit, red_circle: Path) -> None:
@@ -237,8 +229,8 @@ def test_the_examples_cover_the_models_categories_and_say_why(english: Visit, ch
     assert [example["category"] for example in EXAMPLES] == CARD["categories"]
     expect(english.page.locator(".card")).to_have_count(len(EXAMPLES))
     for visit, language in ((english, "en"), (chinese, "zh")):
-        told = visit.page.locator(".card small").all_inner_texts()
-        for text, example in zip(told, EXAMPLES, strict=True):
+        texts = visit.page.locator(".card small").all_inner_texts()
+        for text, example in zip(texts, EXAMPLES, strict=True):
             assert text.endswith(example["explain"][language])
 
 
@@ -262,12 +254,12 @@ def test_clear_empties_everything(english: Visit, red_circle: Path) -> None:
     english.judge()
     english.page.click("#clear")
     english.page.locator("#answer .answer-empty").wait_for()
-    expect(english.page.locator("#answer")).to_contain_text("The answer appears here")
+    expect(english.page.locator("#answer")).to_contain_text(STATIC["en"]["empty_title"])
     expect(english.page.locator("#hypothesis textarea")).to_have_value("")
     expect(english.page.locator("#picture img")).to_have_count(0)
 
 
-def test_a_model_that_takes_no_premise_is_not_offered_one(english: Visit) -> None:
+def test_the_premise_is_hidden_for_a_model_without_one(english: Visit) -> None:
     assert english.page.locator("#premise-box").count() == 0
 
 
@@ -297,7 +289,7 @@ def test_a_picture_can_be_pasted(english: Visit) -> None:
     assert english.judge().startswith("Yes")
 
 
-def test_nothing_is_asked_of_a_foreign_host_and_nothing_goes_wrong(
+def test_no_other_host_is_contacted_and_no_error_occurs(
     english: Visit, red_circle: Path, running_service: Instance
 ) -> None:
     english.upload(red_circle)
@@ -309,7 +301,7 @@ def test_nothing_is_asked_of_a_foreign_host_and_nothing_goes_wrong(
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_nothing_sticks_out_on_a_screen_of_any_width(
+def test_no_element_is_wider_than_the_screen(
     visit: Open, running_service: Instance, red_circle: Path, width: int
 ) -> None:
     visitor = visit(running_service.page, width=width)
@@ -317,7 +309,7 @@ def test_nothing_sticks_out_on_a_screen_of_any_width(
     visitor.write("there is a red circle")
     visitor.judge()
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-    # The answer was brought where it can be seen.
+    # The page scrolled to the answer.
     visitor.page.wait_for_function(
         "document.querySelector('#answer .answer').getBoundingClientRect().y < 900"
     )

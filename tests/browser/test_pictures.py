@@ -1,4 +1,4 @@
-"""What a browser shows of an odd picture is what the model is given."""
+"""The model gets the pixels that a browser shows, for unusual pictures too."""
 
 from __future__ import annotations
 

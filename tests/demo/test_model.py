@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from lab.demo_training.evaluate import accuracy, calibration, judge
 from lab.demo_training.pairs import held_out
 from ofa.errors import TextError
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 from . import DEMO
 

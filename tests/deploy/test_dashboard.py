@@ -44,9 +44,9 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Applicati
     application = build(Settings(run_dir=folder), model=GpuModel(), resolve=lambda *_, **__: folder)
     sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     sidecar.start()
-    assert application.load()
+    assert application.supervisor.load()
     yield application, sidecar.port
-    application.stop(0.0)
+    application.supervisor.stop(0.0)
     sidecar.stop()
 
 

@@ -55,15 +55,15 @@ def heard(listener: socket.socket) -> list[str]:
 def test_it_is_ready_when_the_model_is_and_fed_while_it_lives(listener: socket.socket) -> None:
     report = LOADING
     systemd = Systemd(lambda: report, {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "20000000"})
-    systemd.look()
-    systemd.look()
+    systemd.poll()
+    systemd.poll()
     assert heard(listener) == ["STATUS=loading: 1 of 2 bytes\nEXTEND_TIMEOUT_USEC=300000000"]
     report = SERVING
-    systemd.look()
-    systemd.look()
+    systemd.poll()
+    systemd.poll()
     assert heard(listener) == ["READY=1\nSTATUS=serving", "WATCHDOG=1", "WATCHDOG=1"]
     report = HUNG
-    systemd.look()
+    systemd.poll()
     assert heard(listener) == []
     systemd.stop()
     assert heard(listener) == ["STOPPING=1"]
@@ -81,7 +81,7 @@ def test_its_thread_reports_by_itself(listener: socket.socket) -> None:
 def test_nobody_listening_is_no_error(environ: dict[str, str]) -> None:
     systemd = Systemd(lambda: SERVING, environ)
     systemd.start()
-    systemd.look()
+    systemd.poll()
     systemd.stop()
 
 

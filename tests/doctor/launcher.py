@@ -1,9 +1,9 @@
-"""Starts web_app.py with a model, a clock and a machine that can be made worse while it runs.
+"""Starts web_app.py with a model, a clock and a machine that can be degraded while it runs.
 
-``worse.json`` in the run folder says how, and may be replaced at any time: ``judge`` (seconds more for each
-batch), ``char`` (for each character of a batch's longest text), ``megapixel`` (for each million pixels of a
-picture, while it is read), ``clock`` (what the set clock is off by), ``leak`` (bytes kept for each
-batch). VITALS_PERIOD is the pause between two lines on how the process fares, so that a recording is short.
+``worse.json`` in the run folder, read all the time: ``judge`` (additional seconds per batch), ``char`` (per
+character of a batch's longest text), ``megapixel`` (per million pixels of a picture, while it is read),
+``clock`` (offset of the wall clock), ``leak`` (bytes kept per batch). VITALS_PERIOD is the period of VITALS
+lines, so that recordings are short.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from service.inference.native import NativePredictor  # noqa: E402
-from service.intake.prepare import Intake  # noqa: E402  # the path has to be there first
+from service.intake.prepare import Intake  # noqa: E402  # after the path
 from service.telemetry.vitals import Vitals  # noqa: E402
 
 WORSE = Path(os.environ["OFA_RUN_DIR"]) / "worse.json"

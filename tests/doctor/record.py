@@ -1,7 +1,7 @@
 """Records the logs that the doctor is tested with: python -m tests.doctor.record [NAME…]
 
-Each fault is brought upon a real process; what it wrote is kept in tests/doctor/logs/NAME, with the folders
-of this machine replaced. Takes about half an hour for all of them, and root for the small disks.
+Each fault is injected into a real process; its logs are kept in tests/doctor/logs/NAME, with the folders of
+this machine replaced. All of them take about half an hour, and the small disks need root.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEPT = (
     *("web_app.log", "slow_requests.log", "restart.log", "console.log", "last_exit.json"),
     *("restart_counts", "metrics.txt"),
 )
-CONSOLE_LINES = 30  # what is worth reading there is at its end; the rest repeats web_app.log
+CONSOLE_LINES = 30  # the rest repeats web_app.log
 
 
 def record(recording: Recording) -> None:
@@ -38,17 +38,17 @@ def record(recording: Recording) -> None:
 
 def _plain(path: Path, run_dir: Path) -> str:
     text = path.read_text(encoding="utf-8", errors="replace")
-    for ours, told in (
+    for ours, neutral in (
         (str(run_dir), "/var/lib/entailment"),
         (str(ROOT), "/srv/entailment"),
         (sys.prefix, "/srv/entailment/.venv"),
         (sys.base_prefix, "/usr"),
     ):
-        text = text.replace(ours, told)
+        text = text.replace(ours, neutral)
     lines = text.splitlines(keepends=True)
     if path.name == "console.log":
         lines = lines[-CONSOLE_LINES:]
-    if path.name == "metrics.txt":  # what has risen
+    if path.name == "metrics.txt":  # only counters that rose
         lines = [line for line in lines if not line.startswith("#") and not line.endswith(" 0.0\n")]
         lines = [line for line in lines if "_bucket{" not in line and "build_info" not in line]
     return "".join(lines)

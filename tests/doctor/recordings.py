@@ -1,4 +1,4 @@
-"""The faults whose logs are recorded, and what must show each: a metric, an alert, the doctor."""
+"""The faults whose logs are recorded, and what must show each: a metric, an alert, a finding."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.doctor import ways
 
 @dataclass(frozen=True)
 class Recording:
-    """``names`` are the codes the doctor must find, and no others. ``metric`` is a series that rises with the
-    fault, as the last scrape before the process ended shows it, or a word for what Prometheus sees by itself;
-    ``alert`` is one that goes by it."""
+    """``names`` are the codes that the doctor must find, and no others. ``metric`` is a series that rises
+    with the fault, in the last scrape before the process exited, or one of Prometheus itself; ``alert``
+    depends on it."""
 
     name: str
     title: str
@@ -27,43 +27,43 @@ class Recording:
 LOADS = "ofa_model_load_attempts_total"
 RESTARTS = "ofa_restarts_total"
 COMPUTED = 'ofa_request_stage_duration_seconds_sum{stage="compute"}'
-UP = "up"  # Prometheus' own: 0 while nobody answers
+UP = "up"  # Prometheus' own: 0 if a scrape fails
 RECORDINGS = (
     Recording("healthy", "no fault", (), ways.healthy),
     Recording(
-        *("cut", "a download that is cut again and again", ("download-cut",), ways.cut),
+        *("cut", "a download that is always interrupted", ("download-cut",), ways.cut),
         *(f'{LOADS}{{outcome="download_interrupted"}}', "OfaModelLoadFailing"),
     ),
     Recording(
-        *("damaged", "a file that the hub sends damaged", ("file-damaged",), ways.damaged),
+        *("damaged", "a corrupt file from the hub", ("file-damaged",), ways.damaged),
         *(f'{LOADS}{{outcome="damaged_file"}}', "OfaModelLoadFailing"),
     ),
     Recording(
-        *("wrong-id", "an id the hub does not have", ("model-not-found",), ways.wrong_id),
+        *("wrong-id", "a model id that does not exist", ("model-not-found",), ways.wrong_id),
         *(f'{LOADS}{{outcome="model_not_found"}}', "OfaDown"),
     ),
     Recording(
-        *("no-network", "a hub that does not answer", ("hub-unreachable",), ways.no_network),
+        *("no-network", "an unreachable hub", ("hub-unreachable",), ways.no_network),
         *(f'{LOADS}{{outcome="hub_unavailable"}}', "OfaModelLoadFailing"),
     ),
     Recording(
-        *("full-disk", "a disk without room for the model", ("disk-full",), ways.full_disk),
+        *("full-disk", "a disk too small for the model", ("disk-full",), ways.full_disk),
         *(f'{LOADS}{{outcome="disk_full"}}', "OfaModelLoadFailing"),
     ),
     Recording(
-        *("no-gpu", "a GPU asked for that is not there", ("device-missing",), ways.no_gpu),
+        *("no-gpu", "a requested GPU that does not exist", ("device-missing",), ways.no_gpu),
         *(f'{LOADS}{{outcome="missing_dependency"}}', "OfaDown"),
     ),
     Recording(
-        *("fp16", "a precision the device does not have", ("dtype-unsupported",), ways.fp16),
+        *("fp16", "a precision that the device does not support", ("dtype-unsupported",), ways.fp16),
         *(f'{LOADS}{{outcome="unsupported_model"}}', "OfaDown"),
     ),
     Recording(
-        *("drift", "like questions, 3 s at first and 21 s later", ("latency-drift",), ways.drift),
+        *("drift", "comparable requests: 3 s at first, 21 s later", ("latency-drift",), ways.drift),
         *(COMPUTED, "OfaLatencyDrift"),
     ),
     Recording(
-        *("creep", "a leak of 4 MiB a question", ("memory-creep",), ways.creep),
+        *("creep", "a leak of 4 MiB per request", ("memory-creep",), ways.creep),
         *("process_resident_memory_bytes", "OfaMemoryCreep"),
     ),
     Recording(
@@ -88,19 +88,19 @@ RECORDINGS = (
         *("ofa_log_lines_lost_total", "OfaLogLinesLost"),
     ),
     Recording(
-        *("oom", "a GPU without memory for a while", ("gpu-memory-full", "time-on-cpu"), ways.oom),
+        *("oom", "temporarily no GPU memory", ("gpu-memory-full", "time-on-cpu"), ways.oom),
         *('ofa_out_of_memory_events_total{next="CPU"}', "OfaOutOfMemory"),
     ),
     Recording(
-        *("host-memory", "a machine without memory for a while", ("memory-full",), ways.memory),
+        *("host-memory", "temporarily no host memory", ("memory-full",), ways.memory),
         *('ofa_out_of_memory_events_total{next="none left"}', "OfaOutOfMemory"),
     ),
     Recording(
-        *("nan", "scores that are no numbers", ("scores-not-finite",), ways.nan),
+        *("nan", "NaN scores", ("scores-not-finite",), ways.nan),
         *('ofa_requests_total{outcome="error",source="api"}', "OfaErrorBudgetBurnFast"),
     ),
     Recording(
-        *("unstable", "a probe that is wrong three times", ("probe-unstable",), ways.unstable),
+        *("unstable", "three wrong probe answers", ("probe-unstable",), ways.unstable),
         *('ofa_probes_total{outcome="unstable"}', "OfaUnstable"),
     ),
     Recording(
@@ -113,7 +113,7 @@ RECORDINGS = (
     ),
     Recording(
         "gil",
-        "a thread that keeps the interpreter's lock",
+        "a thread that holds the GIL",
         ("hung",),
         ways.ordered("gil"),
         *(f'{RESTARTS}{{cause="hung"}}', "OfaRestarted"),
@@ -136,17 +136,17 @@ RECORDINGS = (
     ),
     Recording(
         "loop",
-        "a hub that is away for good, under a guardian",
+        "a permanently unreachable hub, under a guardian",
         ("restart-loop", "gave-up", "hub-unreachable"),
         ways.loop,
         *(f'{RESTARTS}{{cause="failed"}}', "OfaRestartLoop"),
     ),
     Recording(
-        *("halted", "a wrong id, under a guardian", ("halted", "model-not-found"), ways.halted),
+        *("halted", "a wrong model id, under a guardian", ("halted", "model-not-found"), ways.halted),
         *(UP, "OfaDown"),
     ),
     Recording(
-        *("stranger", "a stranger on the health port", ("port-taken", "killed"), ways.stranger),
+        *("stranger", "another process on the health port", ("port-taken", "killed"), ways.stranger),
         *(f'{RESTARTS}{{cause="port_taken"}}', "OfaDown"),
     ),
     Recording(

@@ -1,4 +1,4 @@
-"""The doctor as people and programs call it: its output, its exit status, and guardian.sh doctor."""
+"""The doctor's command line: output, exit status, and ``guardian.sh doctor``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from doctor.findings import PROBLEMS
 from doctor.report import table
 from lab.instances.instance import ROOT
+from tests.doctor.coverage import documents
 from tests.doctor.record import LOGS
 
 
-def doctor(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def doctor(
+    *arguments: object, module: str = "doctor", **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "doctor", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
@@ -26,33 +30,32 @@ def doctor(*arguments: object, **environment: str) -> subprocess.CompletedProces
     )
 
 
-def test_a_finding_is_told_with_its_lines_why_and_what_to_do() -> None:
-    told = doctor(LOGS / "wrong-id")
-    assert told.returncode == 2
-    assert "CRITICAL  model-not-found: There is no such model" in told.stdout
-    assert "    | web_app.log:" in told.stdout
-    assert "    why: " in told.stdout
-    assert "    do:  Correct --model" in told.stdout
-    assert "1 finding in " in told.stdout
+@pytest.mark.parametrize("module", ["doctor", "service.doctor"])
+def test_a_finding_is_printed_with_its_lines_cause_and_fix(module: str) -> None:
+    done = doctor(LOGS / "wrong-id", module=module)
+    assert done.returncode == 2, done.stderr
+    assert f"CRITICAL  model-not-found: {PROBLEMS['en']['model-not-found.title']}" in done.stdout
+    assert "    | web_app.log:" in done.stdout
+    assert "    why: " in done.stdout
+    assert "    fix: Correct --model" in done.stdout
 
 
-def test_healthy_logs_are_told_in_one_line_and_end_with_nothing() -> None:
-    told = doctor(LOGS / "healthy")
-    assert (told.returncode, told.stderr) == (0, "")
-    (line,) = told.stdout.splitlines()
-    assert line.startswith("Nothing found in ")
+def test_healthy_logs_are_one_line_and_exit_status_0() -> None:
+    done = doctor(LOGS / "healthy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
 
 
-def test_a_program_gets_one_object() -> None:
-    told = json.loads(doctor(LOGS / "cut", "--json").stdout)
-    (finding,) = told["findings"]
-    assert told["status"] == 2
-    assert (finding["code"], finding["severity"], finding["over"]) == ("download-cut", "critical", False)
+def test_json_is_one_object() -> None:
+    report = json.loads(doctor(LOGS / "cut", "--json").stdout)
+    (finding,) = report["findings"]
+    assert report["status"] == 2
+    assert (finding["code"], finding["severity"], finding["resolved"]) == ("download-cut", "critical", False)
     assert finding["evidence"]
     assert finding["since"] <= finding["until"]
 
 
-def test_the_folder_is_that_of_the_service_unless_given() -> None:
+def test_the_default_folder_is_the_run_directory() -> None:
     assert "hub-unreachable" in doctor(OFA_RUN_DIR=str(LOGS / "no-network")).stdout
 
 
@@ -62,38 +65,38 @@ def test_wrong_usage_is_not_taken_for_a_finding(arguments: list[str]) -> None:
 
 
 def test_a_folder_without_logs_is_not_taken_for_a_healthy_one(tmp_path: Path) -> None:
-    told = doctor(tmp_path)
-    assert (told.returncode, told.stdout) == (64, "")
-    assert f"no logs in {tmp_path}" in told.stderr
+    refused = doctor(tmp_path)
+    assert (refused.returncode, refused.stdout) == (64, "")
+    assert str(tmp_path) in refused.stderr
 
 
 def test_the_guardian_calls_the_doctor_for_its_folder() -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         [ROOT / "guardian.sh", "doctor", "--", "--json"],
         env=os.environ | {"OFA_RUN_DIR": str(LOGS / "wrong-id"), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert told.returncode == 2, told.stderr
-    assert [one["code"] for one in json.loads(told.stdout)["findings"]] == ["model-not-found"]
+    assert done.returncode == 2, done.stderr
+    assert [one["code"] for one in json.loads(done.stdout)["findings"]] == ["model-not-found"]
 
 
-def test_the_guardian_hands_the_language_on() -> None:
-    told = subprocess.run(
+def test_the_guardian_passes_the_language_on() -> None:
+    done = subprocess.run(
         [ROOT / "guardian.sh", "doctor", "--", "--lang", "zh"],
         env=os.environ | {"OFA_RUN_DIR": str(LOGS / "wrong-id"), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert told.returncode == 2, told.stderr
-    assert "没有这个模型" in told.stdout
+    assert done.returncode == 2, done.stderr
+    assert PROBLEMS["zh"]["model-not-found.title"] in done.stdout
 
 
-def test_the_doctor_needs_nothing_but_python() -> None:
-    """It must work where the service cannot start for want of a package."""
-    told = subprocess.run(
+def test_the_doctor_needs_no_package() -> None:
+    """It must work where the service cannot start because a package is missing."""
+    done = subprocess.run(
         [
             sys.executable,
             "-I",
@@ -106,8 +109,8 @@ def test_the_doctor_needs_nothing_but_python() -> None:
         text=True,
         timeout=120,
     )
-    assert told.returncode == 2, told.stderr
+    assert done.returncode == 2, done.stderr
 
 
-def test_the_runbook_has_every_finding_and_its_cure() -> None:
-    assert table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+def test_the_documentation_has_every_finding_and_its_fix() -> None:
+    assert table() in documents()

@@ -1,4 +1,4 @@
-"""Every recorded fault shows in a metric, has an alert that goes by it, and is named by the doctor."""
+"""Every recorded fault shows in a metric, has an alert, and is found by the doctor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 
 from lab.instances.instance import ROOT
 from service.telemetry.gauges import read_restarts
-from tests.doctor.coverage import table
+from tests.doctor.coverage import documents, table
 from tests.doctor.record import LOGS
 from tests.doctor.recordings import COMPUTED, RECORDINGS, RESTARTS, UP, Recording
 
 FAULTS = [one for one in RECORDINGS if one.names]
-#: What Prometheus sees by itself, and what no single scrape shows: how a figure went over time.
+#: Series of Prometheus itself, and trends that no single scrape shows.
 NOT_IN_ONE_SCRAPE = ("", UP, "process_resident_memory_bytes", COMPUTED)
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 
@@ -33,9 +33,9 @@ def test_the_metric_of_a_fault_has_risen_where_it_was_recorded(recording: Record
 
 
 @pytest.mark.parametrize("recording", [one for one in FAULTS if one.alert], ids=lambda one: one.name)
-def test_the_alert_of_a_fault_is_there(recording: Recording) -> None:
+def test_the_alert_of_a_fault_exists(recording: Recording) -> None:
     assert f"- alert: {recording.alert}\n" in ALERTS.read_text(encoding="utf-8")
 
 
-def test_the_runbook_has_the_table() -> None:
-    assert table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+def test_the_documentation_has_the_table() -> None:
+    assert table() in documents()

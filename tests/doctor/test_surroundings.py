@@ -1,4 +1,4 @@
-"""What the doctor says of ports, variables, disks and logs that are not as they should be."""
+"""Findings about ports, variables, disks and logs in a bad state."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from doctor import examine, live, read
-from doctor.english import AILMENTS
+from doctor.findings import SEVERITIES
 from health_api import Sidecar
 from lab.instances.instance import ROOT
 from service.listening import listen
 from service.main import lock_run_dir
-from tests.doctor.test_courses import START, line
-from tests.health.test_sidecar import SERVING, Told
+from tests.doctor.test_trends import EXIT, HEALTH, START, line
+from tests.health.test_api import SERVING, Told
 
 
 def codes(folder: Path) -> list[str]:
@@ -48,7 +48,7 @@ def refused(folder: Path, *arguments: str, **variables: str) -> list[str]:
 
 
 @pytest.mark.parametrize("flag", ["--port", "--health-port"])
-def test_a_taken_port_is_named_whichever_it_is(tmp_path: Path, flag: str) -> None:
+def test_a_taken_port_is_found_whichever_it_is(tmp_path: Path, flag: str) -> None:
     other = {"--port": "--health-port", "--health-port": "--port"}[flag]
     with closing(listen("127.0.0.1", 0, flag)) as stranger:
         port = str(stranger.getsockname()[1])
@@ -56,11 +56,11 @@ def test_a_taken_port_is_named_whichever_it_is(tmp_path: Path, flag: str) -> Non
     assert found == ["port-taken"]
 
 
-def test_a_variable_that_kubernetes_set_is_a_setting_that_is_refused(tmp_path: Path) -> None:
+def test_a_variable_set_by_kubernetes_is_an_invalid_setting(tmp_path: Path) -> None:
     assert refused(tmp_path, OFA_PORT="tcp://10.0.0.7:7860") == ["setting-refused"]
 
 
-def test_a_run_directory_of_another_instance_is_named(tmp_path: Path) -> None:
+def test_a_run_directory_of_another_instance_is_found(tmp_path: Path) -> None:
     lock = lock_run_dir(tmp_path, must_write=True)
     assert lock is not None
     try:
@@ -70,14 +70,14 @@ def test_a_run_directory_of_another_instance_is_named(tmp_path: Path) -> None:
     assert found == ["two-instances"]
 
 
-def test_a_run_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """/sys takes no folders, whoever asks."""
+def test_a_run_directory_that_is_not_writable_is_found(tmp_path: Path) -> None:
+    """No user can create folders in /sys."""
     ports = ("--port", "0", "--health-port", "0")
     (tmp_path / "console.log").touch()
     assert refused(tmp_path, *ports, OFA_RUN_DIR="/sys/ofa-run") == ["run-dir-unwritable"]
 
 
-# ---- what single lines say -------------------------------------------------------------------------------
+# ---- single lines ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_run_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None
         ("LOG_REOPENED | FILE=web_app.log | REASON=moved", "log-moved"),
         ("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=ENOSPC", "converted-not-kept"),
         ("FILES_DAMAGED | FILES=pytorch_model.bin", "file-damaged"),
-        ("BROKEN | MSG=a thread died | THREAD=settler | ERROR=KeyError", "unforeseen"),
+        ("BROKEN | MSG=a thread died | THREAD=converter | ERROR=KeyError", "unforeseen"),
     ],
 )
 def test_a_line_is_a_finding(tmp_path: Path, message: str, code: str) -> None:
@@ -105,20 +105,21 @@ def test_a_line_is_a_finding(tmp_path: Path, message: str, code: str) -> None:
         "STARTED | PID=7",
     ],
 )
-def test_its_twin_is_none(tmp_path: Path, message: str) -> None:
+def test_a_similar_line_is_no_finding(tmp_path: Path, message: str) -> None:
     (tmp_path / "web_app.log").write_text(line(START, message))
     assert codes(tmp_path) == []
 
 
-# ---- whose lines they are --------------------------------------------------------------------------------
+# ---- processes and rotated logs --------------------------------------------------------------------------
 
 
 def test_a_process_that_died_before_its_health_api_answered_died_silently_too(tmp_path: Path) -> None:
     first, second = line(START, "STARTED | PID=7"), line(START + 60, "STARTED | PID=8")
     (tmp_path / "web_app.log").write_text(first + second)
     assert codes(tmp_path) == ["died-silently"]
-    (tmp_path / "web_app.log").write_text(first + line(START + 50, "Ended.") + second)
-    assert codes(tmp_path) == []
+    for end in EXIT:
+        (tmp_path / "web_app.log").write_text(first + line(START + 50, end) + second)
+        assert codes(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_logs_that_logrotate_moved_are_read_in_their_order(
     assert read(tmp_path).app[1].file == newest
 
 
-def test_a_damaged_archive_is_named_and_the_rest_read(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_listed_and_the_rest_read(tmp_path: Path) -> None:
     packed = gzip.compress(line(START, "OLD | 1").encode() * 100)
     (tmp_path / "web_app.log.1.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "web_app.log").write_text(line(START, "NEW | 1"))
@@ -149,11 +150,11 @@ def test_a_damaged_archive_is_named_and_the_rest_read(tmp_path: Path) -> None:
     assert records.unreadable == ["web_app.log.1.gz: EOFError"]
 
 
-# ---- what the endpoints say ------------------------------------------------------------------------------
+# ---- endpoints -------------------------------------------------------------------------------------------
 
 
-def test_an_instance_that_cannot_log_says_so_itself_where_web_app_pid_names_it(tmp_path: Path) -> None:
-    """The newest address in the log is of another run."""
+def test_an_instance_that_cannot_log_is_found_by_web_app_pid(tmp_path: Path) -> None:
+    """The newest address in the log is that of an earlier run."""
     with closing(listen("127.0.0.1", 0, "--health-port")) as another:
         (tmp_path / "web_app.log").write_text(
             line(START, f"Health: http://127.0.0.1:{another.getsockname()[1]}/health")
@@ -169,21 +170,21 @@ def test_an_instance_that_cannot_log_says_so_itself_where_web_app_pid_names_it(t
             (tmp_path / "web_app.pid").write_text(
                 f"{os.getpid()}\nstarttime=1 boot=1\nhealth=http://127.0.0.1:{sidecar.port}\n"
             )
-            (finding,) = live.look(read(tmp_path))
+            (finding,) = live.check(read(tmp_path))
         finally:
             sidecar.stop()
     assert (finding.code, finding.severity) == ("log-failing", "warning")
-    assert "EROFS" in finding.diagnosis
+    assert "EROFS" in finding.text().diagnosis
 
 
 @pytest.mark.parametrize("rubbish", ["", "\n", "one two", "-7\n", "\x00\xff"])
-def test_a_pid_file_of_rubbish_names_nobody(tmp_path: Path, rubbish: str) -> None:
-    (tmp_path / "web_app.log").write_text(line(START, "Health: http://127.0.0.1:1/health"))
+def test_a_damaged_pid_file_names_no_process(tmp_path: Path, rubbish: str) -> None:
+    (tmp_path / "web_app.log").write_text(line(START, HEALTH[0]))
     (tmp_path / "web_app.pid").write_text(rubbish)
-    assert list(live.look(read(tmp_path))) == []
+    assert list(live.check(read(tmp_path))) == []
 
 
-def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_as_pid_file_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "web_app.pid")
     assert not live.runs(tmp_path)
     (tmp_path / "web_app.pid").unlink()
@@ -192,8 +193,8 @@ def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
         assert not live.runs(tmp_path)
 
 
-def test_what_is_for_the_record_ends_with_nothing_to_do() -> None:
-    assert {code for code, one in AILMENTS.items() if one.severity == "info"} == {
+def test_only_harmless_problems_are_of_severity_info() -> None:
+    assert {code for code, severity in SEVERITIES.items() if severity == "info"} == {
         "converted-not-kept",
         "log-moved",
     }

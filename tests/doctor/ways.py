@@ -1,7 +1,7 @@
-"""How each fault is brought upon a real process so that its logs can be recorded.
+"""Injects each fault into a real process so that its logs can be recorded.
 
-Each gets an empty run folder and returns when all that is worth keeping is written. Every process that it
-starts is gone by then.
+Each function gets an empty run folder and returns when the logs are written and all its processes have
+exited.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ QUICK = {"OMP_NUM_THREADS": "1", "OFA_THREADS": "1", "OFA_PROBE_TIMEOUT": "30", 
 
 
 def _scrape(run_dir: Path, port: int) -> None:
-    """Keeps what /metrics says now, if it says anything."""
+    """Save the present answer of /metrics, if there is one."""
     address = f"http://127.0.0.1:{port}/metrics"
     with suppress(OSError, HTTPException), urllib.request.urlopen(address, timeout=10) as answer:
         (run_dir / "metrics.txt").write_bytes(answer.read())
@@ -69,7 +69,7 @@ def _order(run_dir: Path, text: str) -> None:
 def _instance(
     run_dir: Path, program: str = LAUNCHER, *arguments: str, **environment: str
 ) -> Iterator[Instance]:
-    """A healthy instance of the demo model; ended in order unless it has ended before."""
+    """A healthy instance of the demo model, stopped at the end unless it has exited."""
     with Instance(
         run_dir,
         *("web_app.py", "--model", "demo", *arguments),
@@ -87,12 +87,12 @@ def _instance(
 
 
 def _load(run_dir: Path, hub: Hub | None, cache: Path, *arguments: str, model: str = MODEL) -> None:
-    """An instance that ends because it cannot load."""
+    """An instance that exits because it cannot load."""
     (port,) = free_ports(1)
     endpoint = hub.endpoint if hub is not None else f"http://127.0.0.1:{port}"
     with Instance(
         run_dir,
-        *("--model", model, "--load-attempts", "2", "--load-pause", "0.1", *arguments),
+        *("--model", model, "--load-attempts", "2", *arguments),
         program="health_api.py",
         environment={"MODELSCOPE_ENDPOINT": endpoint, "MODELSCOPE_CACHE": str(cache)},
     ) as instance:
@@ -165,7 +165,7 @@ def healthy(run_dir: Path) -> None:
 
 
 def drift(run_dir: Path) -> None:
-    """The classic: the same questions that took 3 s take 21."""
+    """The same requests take 3 s, then 21 s."""
     with _instance(run_dir, LAUNCHER, "--timeout", "60", PROBE_INTERVAL="600") as instance:
         for seconds in (3.0, 21.0):
             _worse(run_dir, judge=seconds)
@@ -242,8 +242,8 @@ def gap(run_dir: Path) -> None:
 
 
 def _pretended(run_dir: Path, fault: str, count: int = 3, **environment: str) -> None:
-    """Questions to an instance with a (pretended) GPU in which a fault is made."""
-    with _instance(run_dir, INSIDE, PRETEND_CUDA="1", OFA_TRIAL_PAUSE="0.5", **environment) as instance:
+    """Requests to an instance with a simulated GPU and an injected fault."""
+    with _instance(run_dir, INSIDE, PRETEND_CUDA="1", RETRY_GPU_PAUSE="0.5", **environment) as instance:
         _ask(instance, 2)
         _order(run_dir, fault)
         _ask(instance, count)
@@ -266,7 +266,7 @@ def memory(run_dir: Path) -> None:
 
 
 def unstable(run_dir: Path) -> None:
-    often = {"PROBE_INTERVAL": "0.5", "OFA_GOLDEN_INTERVAL": "0.5"}
+    often = {"PROBE_INTERVAL": "0.5", "BASELINE_INTERVAL": "0.5"}
     with _instance(run_dir, INSIDE, OFA_DTYPE="fp32", **often) as instance:
         _order(run_dir, '{"kind": "nan", "times": 3}')
         instance.wait_for("the reload", lambda: instance.log.count("MODEL_LOADED") == 2)
@@ -292,7 +292,7 @@ def _restarted(run_dir: Path, make: Callable[[Service], object], **settings: obj
         first = service.pid
         make(service)
         service.wait_until_healthy(other_than=first)
-        wait_for("the last word", lambda: "[SUCCESS]" in service.restart_log)
+        wait_for("the recovery", lambda: "[SUCCESS]" in service.restart_log)
 
 
 def signalled(number: int) -> Callable[[Path], None]:
@@ -300,14 +300,14 @@ def signalled(number: int) -> Callable[[Path], None]:
 
 
 def ordered(kind: str) -> Callable[[Path], None]:
-    """A fault that ends in a hang, made by the next forward pass."""
+    """A fault that makes the next forward pass hang."""
     return lambda run_dir: _restarted(
         run_dir, _within(kind), OFA_TIMEOUT=2, OFA_CANCEL_GRACE=1, OFA_HANG_LIMIT=2
     )
 
 
 def _within(kind: str) -> Callable[[Service], None]:
-    """A fault in this very process, which is asked until it is gone."""
+    """A fault in the present process, which gets requests until it is replaced."""
 
     def make(service: Service) -> None:
         first = service.pid
@@ -324,12 +324,12 @@ def lost(run_dir: Path) -> None:
 
 
 def limit(run_dir: Path) -> None:
-    # Looked at rarely: on a busy machine it may take its time between its last word and its end.
+    # Checked rarely: on a busy machine the exit may take long after the announcement.
     _restarted(run_dir, _within("grow"), OFA_MAX_RSS="1200M", CHECK_INTERVAL=20)
 
 
 def loop(run_dir: Path) -> None:
-    """A hub that is away for good, under a guardian."""
+    """A permanently unreachable hub, under a guardian."""
     (port,) = free_ports(1)
     settings = {
         "OFA_LOAD_ATTEMPTS": 1,
@@ -361,7 +361,7 @@ def stranger(run_dir: Path) -> None:
 
 
 def second(run_dir: Path) -> None:
-    """Somebody has started an instance by hand, and the guardian finds it on its ports."""
+    """An instance that was started by hand holds the guardian's ports."""
     ports = free_ports(2)
     with Instance(run_dir / "other", "--model", "demo", ports=(ports[0], ports[1])) as other:
         other.wait_for("the health port", lambda: other.get("/livez")[0] == 200)
@@ -371,7 +371,7 @@ def second(run_dir: Path) -> None:
 
 
 def silent(run_dir: Path) -> None:
-    """Killed without a guardian, and started again by hand."""
+    """Killed without a guardian and started again."""
     with _instance(run_dir) as instance:
         _ask(instance, 2)
         os.kill(instance.process.pid, signal.SIGKILL)

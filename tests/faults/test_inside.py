@@ -41,7 +41,7 @@ QUICK = {
     "OFA_DTYPE": "fp32",  # one forward pass per request, without the precision guard
     "OFA_TIMEOUT": "120",
     "OFA_PROBE_TIMEOUT": "120",
-    "OFA_TRIAL_PAUSE": "0.5",
+    "RETRY_GPU_PAUSE": "0.5",
 }
 Start = Callable[..., Instance]
 
@@ -72,7 +72,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
         *("web_app.py", "--model", "demo"),
         program="lab/faults/inside.py",
         # No probe after the first, which could consume a fault meant for a request.
-        environment=QUICK | {"PRETEND_CUDA": "1", "PROBE_INTERVAL": "86400", "OFA_GOLDEN_INTERVAL": "86400"},
+        environment=QUICK | {"PRETEND_CUDA": "1", "PROBE_INTERVAL": "86400", "BASELINE_INTERVAL": "86400"},
     ) as instance:
         instance.wait_healthy()
         yield instance
@@ -240,7 +240,7 @@ def test_a_process_over_its_memory_limit_drains_and_exits_with_75(start: Start) 
     assert code == 75
     assert reason.startswith("The resident memory is ")
     assert f"over the limit of {limit} MiB" in reason
-    emptied, ended = instance.log.index("the caches are emptied"), instance.log.index("RESTART_NEEDED")
+    emptied, ended = instance.log.index("MEMORY_LIMIT |"), instance.log.index("RESTART_NEEDED")
     assert emptied < ended
 
 
@@ -347,7 +347,7 @@ def _deepen(scene: Scene) -> None:
         ),
         pytest.param(
             making.remove,
-            "has no model.safetensors or pytorch_model.bin",
+            "missing model.safetensors or pytorch_model.bin",
             id="missing",
             marks=pytest.mark.long,
         ),
@@ -364,7 +364,7 @@ def test_an_unusable_local_folder_exits_at_once_with_78(
 ) -> None:
     with scenes.copied(tmp_path) as scene:
         damage(scene)
-        instance = start("health_api.py", *scene.arguments, "--load-pause", "30")
+        instance = start("health_api.py", *scene.arguments)
         code, reason = left(instance)
     assert code == 78
     assert named in reason

@@ -1,4 +1,4 @@
-"""What is counted and told is that of whole applications."""
+"""Fixtures: whole applications."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LOADING = Snapshot(phase=Phase.LOADING, progress=Progress("reading the weights",
 
 
 class Told:
-    """An application whose state a test writes by hand."""
+    """An application whose state is set by the test."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -158,7 +158,7 @@ def test_every_endpoint_answers_while_the_model_is_stuck(tmp_path: Path) -> None
     sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
     sidecar.start()
     try:
-        application.start()
+        application.supervisor.start()
         assert gate.entered.wait(PATIENCE)  # the first probe is inside, and stays there
         while get(sidecar.port, "/livez")[0] == 200:  # on its way to beyond help
             assert get(sidecar.port, "/health")[0] == 503
@@ -170,5 +170,5 @@ def test_every_endpoint_answers_while_the_model_is_stuck(tmp_path: Path) -> None
         assert answer["queue"]["totals"]["orphaned"] == 1
     finally:
         gate.opened.set()
-        application.stop(0.0)
+        application.supervisor.stop(0.0)
         sidecar.stop()

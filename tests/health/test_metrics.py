@@ -56,7 +56,7 @@ def test_the_deadline_is_an_edge_of_the_durations() -> None:
 
 def test_an_answered_request_is_counted_by_source_label_and_stage(make: Build) -> None:
     application = make(FakePredictor(lambda pairs, cancel: [NO for _ in pairs]))
-    application.load()
+    application.supervisor.load()
     application.submit(PICTURE, "a red", source="page").result(PATIENCE)
     told = until_told(application, 1, "ofa_requests_total", source="page", outcome="answered")
     assert told("ofa_verdicts_total", label="No") == 1
@@ -67,9 +67,9 @@ def test_an_answered_request_is_counted_by_source_label_and_stage(make: Build) -
     assert told("ofa_model_load_attempts_total", outcome="loaded") == 1
 
 
-def test_probes_are_no_users(make: Build) -> None:
+def test_probes_do_not_count_as_users(make: Build) -> None:
     application = make()
-    application.load()
+    application.supervisor.load()
     told = until_told(application, 1, "ofa_probes_total", outcome="success")
     assert told("ofa_probe_duration_seconds_count") >= 1
     until_told(application, 1, "ofa_requests_total", source="probe", outcome="answered")
@@ -82,7 +82,7 @@ def test_probes_are_no_users(make: Build) -> None:
 def test_what_was_turned_away_is_counted_by_reason_and_what_cannot_be_judged_apart(make: Build) -> None:
     application = make()
     application.submit(PICTURE, "a red", source="page").result(PATIENCE)
-    application.load()
+    application.supervisor.load()
     with pytest.raises(InputError):
         application.submit(None, "a red")
     told = scrape(application)
@@ -96,7 +96,7 @@ def test_a_full_queue_is_a_depth_and_a_rejection(make: Build) -> None:
     gate = Gate()
     application = make(FakePredictor(gate), queue_size=1, timeout=600, probe_timeout=600)
     try:
-        application.load()
+        application.supervisor.load()
         assert gate.entered.wait(PATIENCE)  # the probe is inside, and stays there
         application.submit(PICTURE, "one")
         assert application.submit(PICTURE, "two").result(PATIENCE).reason == "busy"
@@ -111,7 +111,7 @@ def test_a_timeout_is_counted_by_where_the_request_was(make: Build) -> None:
     gate = Gate()
     application = make(FakePredictor(gate), timeout=0.05, probe_timeout=600)
     try:
-        application.load()
+        application.supervisor.load()
         assert gate.entered.wait(PATIENCE)
         assert application.submit(PICTURE, "one").result(PATIENCE).reason == "timeout"
         told = until_told(application, 1, "ofa_requests_total", source="api", outcome="timeout")
@@ -125,7 +125,7 @@ def test_a_computation_that_does_not_stop_is_a_gauge_and_a_count(make: Build) ->
     gate = Gate(listens=False)
     application = make(FakePredictor(gate), probe_timeout=0.05, cancel_grace=0.01, hang_limit=600)
     try:
-        application.load()
+        application.supervisor.load()
         told = until_told(application, 1, "ofa_orphanings_total")
         assert told("ofa_orphaned_inferences") == 1
         assert told("ofa_computation_age_seconds") > 0
@@ -136,14 +136,14 @@ def test_a_computation_that_does_not_stop_is_a_gauge_and_a_count(make: Build) ->
     until(lambda: scrape(application)("ofa_orphaned_inferences") == 0)
 
 
-def test_lack_of_gpu_memory_is_told_rung_by_rung_and_so_is_the_way_back(make: Build) -> None:
+def test_gpu_out_of_memory_is_counted_by_step_and_so_is_the_return(make: Build) -> None:
     room = {"gpu": False}
     application = make(
         FakeGpuModel(lambda device, size: device == "cpu" or room["gpu"]),
-        trial_pause=0.05,
+        retry_gpu_pause=0.05,
         probe_interval=600,
     )
-    application.load()
+    application.supervisor.load()
     told = until_told(application, 1, "ofa_fallback_transitions_total", to="cpu")
     assert told("ofa_out_of_memory_events_total", next="cache emptied") >= 1
     assert told("ofa_out_of_memory_events_total", next="CPU") >= 1
@@ -156,15 +156,15 @@ def test_lack_of_gpu_memory_is_told_rung_by_rung_and_so_is_the_way_back(make: Bu
 
 def test_attempts_to_load_are_counted_by_what_went_wrong(make: Build) -> None:
     application = make(hub=Hub(HubUnavailable("No answer."), DamagedFile("Its size is wrong.")))
-    assert application.load()
+    assert application.supervisor.load()
     told = scrape(application)
     for outcome in ("hub_unavailable", "damaged_file", "loaded"):
         assert told("ofa_model_load_attempts_total", outcome=outcome) == 1
 
 
-def test_health_is_told_check_by_check_and_each_says_one_word(make: Build) -> None:
+def test_each_health_check_has_exactly_one_state(make: Build) -> None:
     application = make(FakePredictor(lambda pairs, cancel: 1 / 0))  # type: ignore[arg-type, return-value]
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().details["inference"].startswith("failed: Unexpected"))
     told = scrape(application)
     assert told("ofa_health_check_status", check="inference", status="failed") == 1
@@ -196,14 +196,14 @@ def test_a_damaged_line_of_the_guardians_counts_nothing(written: bytes, tmp_path
     assert sum(read_restarts(tmp_path / RESTARTS_FILE).values()) == 0
 
 
-def test_a_cause_that_is_not_known_makes_no_series_of_its_own(tmp_path: Path) -> None:
+def test_an_unknown_cause_adds_no_series(tmp_path: Path) -> None:
     (tmp_path / RESTARTS_FILE).write_text("sunspots 3\nweather 1\n")
     assert read_restarts(tmp_path / RESTARTS_FILE) == {"other": 4}
 
 
 def test_two_applications_in_one_process_count_apart(make: Build) -> None:
     first, second = make(), make()
-    first.load()
+    first.supervisor.load()
     first.submit(PICTURE, "a red").result(PATIENCE)
     until_told(first, 1, "ofa_requests_total", source="api", outcome="answered")
     assert scrape(second)("ofa_requests_total", source="api", outcome="answered") == 0
@@ -211,7 +211,7 @@ def test_two_applications_in_one_process_count_apart(make: Build) -> None:
 
 def test_no_users_text_becomes_a_label_or_a_name(make: Build) -> None:
     application = make(FakePredictor(lambda pairs, cancel: [YES for _ in pairs]), max_chars=40)
-    application.load()
+    application.supervisor.load()
     application.submit(PICTURE, "xylophonist").result(PATIENCE)
     for image, text in ((PICTURE, "xylophonist " * 9), ("xylophonist.png", "a"), (PICTURE, "")):
         with pytest.raises(InputError):
@@ -229,8 +229,8 @@ def test_a_scrape_tells_its_own_cost(make: Build) -> None:
 
 
 def test_the_operators_table_names_every_metric_and_no_other(make: Build) -> None:
-    document = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
-    section = document.partition("## Metrics\n")[2].partition("\n## ")[0]
+    document = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    section = document.partition("\n## ")[0]
     rows = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
     written = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     # The parser drops the suffix of a counter, which its samples carry.

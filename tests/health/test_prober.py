@@ -1,4 +1,4 @@
-"""When probes run and what they show, with a clock that is moved by hand."""
+"""Scheduling and results of probes, with a manual clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import PATIENCE, YES, Clock
 
 
 class Model:
-    """Answers probes with what it was told to."""
+    """Answers probes as configured."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -44,13 +44,13 @@ def model(clock: Clock) -> Model:
 
 @pytest.fixture
 def prober(model: Model, clock: Clock) -> Prober:
-    prober = Prober(model, interval=60, golden_interval=300, timeout=15, clock=clock)
+    prober = Prober(model, interval=60, baseline_interval=300, timeout=15, clock=clock)
     prober.enable()
     return prober
 
 
 def test_nothing_is_probed_before_a_model_is_loaded_or_after_it_went(model: Model, clock: Clock) -> None:
-    prober = Prober(model, interval=60, golden_interval=300, timeout=15, clock=clock)
+    prober = Prober(model, interval=60, baseline_interval=300, timeout=15, clock=clock)
     assert prober.due_in(clock.now) is None
     prober.enable()
     assert prober.due_in(clock.now) == 0.0
@@ -71,7 +71,7 @@ def test_a_probe_proves_the_model_and_the_next_is_due_an_interval_later(prober: 
 def test_a_users_answer_puts_the_probe_off(prober: Prober, clock: Clock) -> None:
     prober.probe()
     clock.move(50)
-    prober.proven(clock.now)
+    prober.inference_succeeded(clock.now)
     assert prober.evidence().proven_by == "user"
     assert prober.due_in(clock.now) == 60
 
@@ -80,10 +80,10 @@ def test_under_traffic_a_golden_probe_runs_all_the_same(prober: Prober, clock: C
     prober.probe()
     for _ in range(29):
         clock.move(10)
-        prober.proven(clock.now)
+        prober.inference_succeeded(clock.now)
         assert prober.due_in(clock.now) != 0.0
     clock.move(10)
-    prober.proven(clock.now)
+    prober.inference_succeeded(clock.now)
     assert prober.due_in(clock.now) == 0.0
 
 
@@ -127,7 +127,7 @@ def test_another_label_is_unstable_until_a_probe_gives_the_right_one(
     prober.probe()
     prober.probe()
     assert prober.evidence().unstable == 2
-    prober.proven(clock.now)  # a user's answer does not end it
+    prober.inference_succeeded(clock.now)  # a user's answer does not end it
     assert prober.evidence().unstable == 2
     assert prober.due_in(clock.now) == RETRY
     model.answer = model.verdict
@@ -188,7 +188,7 @@ def test_a_probe_over_its_limit_is_a_timeout_that_a_users_answer_since_its_start
     assert failure.word == "timeout"
 
     def slow() -> Verdict:
-        prober.proven(clock.now)  # the request before it took long, and was answered
+        prober.inference_succeeded(clock.now)  # the request before it took long, and was answered
         return Verdict.none("timeout")
 
     model.answer = slow
@@ -219,7 +219,7 @@ def test_a_probe_that_cannot_even_be_asked_is_a_failed_one(prober: Prober, model
     assert failure.word == "failed: KeyError in the probe"
 
 
-def test_the_thread_probes_by_itself_and_stops_when_told(model: Model) -> None:
+def test_the_thread_probes_and_stops(model: Model) -> None:
     probed = threading.Event()
 
     def answer() -> Verdict:
@@ -227,7 +227,7 @@ def test_the_thread_probes_by_itself_and_stops_when_told(model: Model) -> None:
         return model.verdict()
 
     model.answer = answer
-    prober = Prober(model, interval=60, golden_interval=300, timeout=15)
+    prober = Prober(model, interval=60, baseline_interval=300, timeout=15)
     prober.start()
     assert not probed.is_set()
     prober.enable()

@@ -1,4 +1,4 @@
-"""Every word of the health report, from snapshots written by hand."""
+"""Every value of the health report, from constructed snapshots."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def test_refusing_requests_is_unready_with_a_time_to_wait_and_neither_dead_nor_u
 
 
 def test_an_orphaned_computation_is_unready_but_alive_until_it_counts_as_hung() -> None:
-    stuck = with_activity(running=True, orphaned=True, refusal=Refusal.STUCK, retry_after=30.0)
+    stuck = with_activity(running=True, not_cancelling=True, refusal=Refusal.STUCK, retry_after=30.0)
     told = report(stuck)
     assert (told.ready.ok, told.ready.retry_after, told.live.ok) == (False, 30, True)
-    told = report(with_activity(running=True, orphaned=True, hung=True, running_for=81.0))
+    told = report(with_activity(running=True, not_cancelling=True, hung=True, running_for=81.0))
     assert (told.ready.ok, told.live.ok) == (False, False)
     assert told.live.reason == "hung: a computation is stuck for 81 s"
 
@@ -160,7 +160,7 @@ def test_the_gpu_has_its_own_limits(use: Use | None, word: str) -> None:
         ({"running": True, "depth": 1}, "busy"),
         ({"running": True, "depth": 2, "refusal": Refusal.QUEUE_FULL}, "full"),
         ({"running": True, "depth": 1, "refusal": Refusal.TOO_LATE}, "full"),
-        ({"running": True, "depth": 2, "refusal": Refusal.STUCK, "orphaned": True}, "wedged"),
+        ({"running": True, "depth": 2, "refusal": Refusal.STUCK, "not_cancelling": True}, "wedged"),
         ({"running": True, "hung": True}, "wedged"),
         ({"alive": False}, "wedged"),
     ],

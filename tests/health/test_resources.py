@@ -1,4 +1,4 @@
-"""Memory, disk and GPU figures: whose limit counts, and what cannot be read is said to be unknown."""
+"""Memory, disk and GPU figures: which limit applies, and unreadable values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub on loopback with one small fake model, an empty cache, and a client that gives up quickly."""
+"""A loopback hub with a small fake model, an empty cache, and a client with short timeouts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_demo = pytest.mark.skipif(
 
 
 def fake_model(seed: int = 0) -> dict[str, bytes]:
-    """What a repository holds: the needed files, and some that a service has no use for."""
+    """The files of a repository, including some that the service does not need."""
     configuration = {"model": {"type": "ofa", "answer2label": "ans2label.json"}}
     return {
         "configuration.json": json.dumps(configuration).encode(),
@@ -68,7 +68,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hasty_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turn off the client's own retries; it reads its knobs from the environment once, at import."""
+    """Disable the client's own retries, which it configures from the environment at import."""
     from modelscope_hub import _download, _legacy_api
 
     monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_MAX_ATTEMPTS", 1)

@@ -1,4 +1,4 @@
-"""Good downloads with the real client against a hub on loopback, and what is fetched of them later."""
+"""Successful downloads with the real client from a loopback hub, and later verification of the copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from PIL import Image
 
 from lab.instances.hub import Hub
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from service.contract.errors import HubUnavailable
 from service.hub.resolve import Progress, resolve
 from tests.hub.conftest import MODEL, NEEDED, WEIGHTS, fake_model
@@ -41,13 +42,15 @@ def test_the_manifest_names_every_file_with_size_and_checksum(hub: Hub, cache: P
 
 
 @pytest.mark.parametrize("verify", ["quick", "full"])
-def test_an_unharmed_copy_needs_no_hub(hub: Hub, cache: Path, verify: str) -> None:
+def test_an_intact_copy_does_not_contact_the_hub(hub: Hub, cache: Path, verify: str) -> None:
     folder = resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
     hub.stop()
     assert resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint, verify=verify) == folder
 
 
-def test_a_copied_cache_with_other_file_times_needs_no_hub(hub: Hub, cache: Path, tmp_path: Path) -> None:
+def test_a_copied_cache_with_other_file_times_does_not_contact_the_hub(
+    hub: Hub, cache: Path, tmp_path: Path
+) -> None:
     resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
     hub.stop()
     moved = tmp_path / "elsewhere"

@@ -1,4 +1,4 @@
-"""What a hub, a line and a disk do to a download, and what is left to start from afterwards."""
+"""Faults of hub, connection and disk during a download, and resuming afterwards."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_hub_out_of_order_is_worth_another_attempt(hub: Hub, cache: Path, stat
 @pytest.mark.parametrize(
     "body", [b"<html>sign in to the hotel</html>", b"[]", b'{"Data": {"Files": []}}', b"1"]
 )
-def test_an_answer_that_is_no_file_list_is_not_taken_for_one(hub: Hub, cache: Path, body: bytes) -> None:
+def test_an_invalid_file_list_makes_the_hub_unavailable(hub: Hub, cache: Path, body: bytes) -> None:
     hub.faults.list_body = body
     with pytest.raises(HubUnavailable):
         resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
@@ -170,7 +170,7 @@ def test_a_gated_model_asks_for_a_token(hub: Hub, cache: Path, status: int) -> N
     assert "MODELSCOPE_API_TOKEN" in raised.value.remedy
 
 
-def test_a_model_whose_list_is_open_and_whose_files_are_gated_asks_for_a_token(hub: Hub, cache: Path) -> None:
+def test_a_gated_file_of_a_listed_model_asks_for_a_token(hub: Hub, cache: Path) -> None:
     hub.faults.file_status["configuration.json"] = [403] * 9
     with pytest.raises(ModelNotFound, match=MODEL) as raised:
         resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
@@ -197,7 +197,7 @@ def test_a_configuration_that_cannot_be_followed_is_refused(
     assert hub.requested() == ["configuration.json"]
 
 
-def test_a_cache_that_is_no_folder_is_no_case_for_another_attempt(hub: Hub, cache: Path) -> None:
+def test_a_cache_path_that_is_a_file_is_a_permanent_error(hub: Hub, cache: Path) -> None:
     cache.write_text("a file")
     with pytest.raises(PermanentLoadError, match="cannot be written"):
         resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
@@ -226,7 +226,7 @@ def test_a_model_too_large_for_the_disk_is_refused_before_it_is_fetched(hub: Hub
 
 
 @pytest.mark.usefixtures("hasty_client")
-def test_what_is_there_already_needs_no_room(hub: Hub, small_disk: Path) -> None:
+def test_files_already_present_need_no_free_space(hub: Hub, small_disk: Path) -> None:
     hub.repositories[MODEL, "master"][WEIGHTS] = os.urandom(2 << 20)
     hub.faults.cut_after[WEIGHTS] = [3 << 19]
     with pytest.raises(DownloadInterrupted):
@@ -265,7 +265,7 @@ def fill(path: Path) -> None:
             pass
 
 
-def test_a_cache_that_may_not_be_written_is_no_case_for_another_attempt(hub: Hub, tmp_path: Path) -> None:
+def test_a_read_only_cache_is_a_permanent_error(hub: Hub, tmp_path: Path) -> None:
     disk = tmp_path / "read-only"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)]

@@ -1,4 +1,4 @@
-"""The manifest on its own: what it notices, what it survives."""
+"""The manifest: which changes it detects and which faults it survives."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_hashing_can_be_stopped(folder: Path) -> None:
         manifest.examine(folder, full=True, tick=stop)
 
 
-def test_a_checksum_is_told_as_long_as_the_file_is_what_was_hashed(folder: Path, tmp_path: Path) -> None:
+def test_a_checksum_is_returned_while_size_and_time_match(folder: Path, tmp_path: Path) -> None:
     manifest = manifest_of(folder)
     assert manifest.checksum(folder, folder / "a") == hashlib.sha256(b"alpha").hexdigest()
     assert manifest.checksum(folder, tmp_path / "a") is None, "another file of that name"

@@ -1,4 +1,4 @@
-"""What a model may be called, and what is said of a name that leads nowhere. No hub is asked here."""
+"""Model names: folders, hub ids and errors. No hub is contacted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.errors import ModelNotFound, UnsupportedModel
-from service.hub.resolve import DEMO_FOLDER, resolve
+from service.hub.resolve import DEMO_FOLDER, local_folder, resolve, shown_name
 from tests.hub.conftest import NEEDED, fake_model, needs_demo
 
 NOWHERE = "http://127.0.0.1:9"
@@ -83,7 +83,7 @@ def test_what_is_neither_a_folder_nor_an_id_is_refused(model: str, tmp_path: Pat
         resolve(model, cache_dir=tmp_path, endpoint=NOWHERE)
 
 
-def test_a_file_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_instead_of_a_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     with pytest.raises(ModelNotFound, match="is a file"):
         resolve("model/vocab.json", endpoint=NOWHERE)
@@ -94,6 +94,16 @@ def test_a_revision_cannot_lead_out_of_the_cache(revision: str, tmp_path: Path) 
     with pytest.raises(ModelNotFound, match="revision"):
         resolve("iic/model", revision=revision, cache_dir=tmp_path / "cache", endpoint=NOWHERE)
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_shown_name_is_a_folder_s_last_part_or_the_hub_id(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.chdir(folder)
+    names = [shown_name(model) for model in (str(folder), "~/model", ".", "demo", "iic/ofa", "/no/such", "")]
+    assert names == ["model", "model", "model", "demo", "iic/ofa", "/no/such", ""]
+    assert [local_folder(model) for model in ("~/model", "iic/ofa", "")] == [folder, None, None]
 
 
 @needs_demo

@@ -1,4 +1,4 @@
-"""The client in a process of its own: what it imports, sends and leaves; two processes; one killed."""
+"""The client in child processes: imports, requests, two downloads at once, a killed download."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print(json.dumps({
 
 
 def start(program: str, hub: Hub, cache: Path, **more: str) -> subprocess.Popen[str]:
-    """A process told all by its environment, as the client's users know it."""
+    """A process configured by environment variables alone."""
     environment = os.environ | {"MODELSCOPE_ENDPOINT": hub.endpoint, "MODELSCOPE_CACHE": str(cache)} | more
     command = [sys.executable, "-c", program, MODEL]
     pipe = subprocess.PIPE
@@ -48,7 +48,7 @@ def start(program: str, hub: Hub, cache: Path, **more: str) -> subprocess.Popen[
 
 @contextmanager
 def gate(hub: Hub) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Hold the weights back after half of their bytes: (reached, let go on)."""
+    """Pause the weights halfway. Returns (reached, proceed)."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -62,7 +62,7 @@ def gate(hub: Hub) -> Iterator[tuple[threading.Event, threading.Event]]:
         go_on.set()
 
 
-def test_the_client_brings_no_model_zoo_calls_only_the_hub_and_leaves_no_trace_of_the_user(
+def test_the_client_imports_no_model_zoo_contacts_only_the_hub_and_sends_no_identifier(
     hub: Hub, cache: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -99,7 +99,7 @@ def test_two_processes_fetch_a_model_once(hub: Hub, cache: Path) -> None:
     assert hub.listings == 3  # all of them the first one's
 
 
-def test_a_killed_download_leaves_no_lock_and_goes_on_where_it_stopped(hub: Hub, cache: Path) -> None:
+def test_a_killed_download_leaves_no_lock_and_resumes(hub: Hub, cache: Path) -> None:
     with gate(hub) as (reached, _):
         process = start(FETCH, hub, cache)
         assert reached.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""The meter that adds up parallel downloads, and the bar of a terminal."""
+"""The meter of parallel downloads, and the progress bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from service.hub.progress import Abandoned, Meter, Progress, terminal_bar
 
 
-def test_files_are_added_up_and_the_end_is_always_told() -> None:
+def test_files_are_added_up_and_the_end_is_always_reported() -> None:
     seen: list[Progress] = []
     meter = Meter(100, {"kept": 40}, seen.append)
     for _ in range(6):
@@ -68,7 +68,7 @@ def test_a_bar_is_drawn_on_a_terminal_alone(
     assert bool(stream.getvalue()) is drawn
 
 
-def test_a_model_that_is_there_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_model_shows_no_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
     with terminal_bar():
         pass

@@ -1,4 +1,4 @@
-"""Fetched weights and their converted form: what is hashed, when, and what becomes of damaged ones."""
+"""Fetched and converted weights: what is hashed when, and how damage is handled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUESTION = [Pair(Image.new("RGB", (64, 64), "red"), "a photo")]
 
 @pytest.fixture
 def folder(hub: Hub, cache: Path, tmp_path: Path) -> Path:
-    """The local copy of a small model that the hub really holds."""
+    """The local copy of a small model on the hub."""
     made = write_folder(tmp_path / "made", SMALL["scaled-shared-resnet34"])
     hub.repositories[MODEL, "master"] = {path.name: path.read_bytes() for path in made.iterdir()}
     return resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
@@ -66,12 +66,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(module, function, count)
 
     counted(ofa.converted, "_sha256", lambda path, *_: path.name)
-    counted(service.manifest, "_record", lambda folder, name, *_: name)
+    counted(service.hub.manifest, "_record", lambda folder, name, *_: name)
     return hashed
 
 
 def hidden(path: Path) -> None:
-    """Spoil one byte and leave size and time as they were."""
+    """Change one byte but not size and time."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -116,12 +116,12 @@ def test_a_service_that_starts_from_converted_weights_hashes_nothing(
 
     def serve() -> None:
         application = build(settings, model=predictor)
-        application.start()
+        application.supervisor.start()
         try:
             until(lambda: application.report().healthy)
             until(lambda: any(record.getMessage().startswith("SETTLED") for record in caplog.records))
         finally:
-            until(lambda: application.stop(0.0))
+            until(lambda: application.supervisor.stop(0.0))
 
     for expected in (1, 0):
         read.clear()
@@ -147,7 +147,7 @@ def test_damaged_weights_are_found_when_they_are_converted(
 
 
 @pytest.mark.parametrize("harm", [hidden, lambda path: os.truncate(path, path.stat().st_size - 1)])
-def test_a_full_check_removes_a_damaged_converted_file_and_reads_the_weights_no_second_time(
+def test_a_full_check_removes_a_damaged_converted_file_without_reading_the_weights_twice(
     folder: Path,
     predictor: NativePredictor,
     cache: Path,

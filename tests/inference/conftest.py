@@ -10,13 +10,13 @@ import pytest
 from service.contract.errors import ServiceError
 from service.inference.engine import Engine, Limits
 from tests.applications import make
-from tests.fakes import FakeJournal, FakePredictor, clock, end, journal
+from tests.fakes import FakeEvents, FakePredictor, clock, end, events
 
-__all__ = ["clock", "journal", "make", "start"]
+__all__ = ["clock", "events", "make", "start"]
 
 
 @pytest.fixture
-def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
+def start(events: FakeEvents) -> Iterator[Callable[..., Engine]]:
     """Starts engines with real threads, and a real clock unless given another; stops them all at the end."""
     started: list[Engine] = []
 
@@ -27,7 +27,7 @@ def start(journal: FakeJournal) -> Iterator[Callable[..., Engine]]:
         clock: Callable[[], float] = time.monotonic,
         **limits: float,
     ) -> Engine:
-        engine = Engine(predictor, journal, Limits(**limits), on_fatal=on_fatal, clock=clock)  # type: ignore[arg-type]
+        engine = Engine(predictor, events, Limits(**limits), on_fatal=on_fatal, clock=clock)  # type: ignore[arg-type]
         engine.start()
         started.append(engine)
         return engine

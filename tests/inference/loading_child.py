@@ -19,7 +19,7 @@ import torch  # noqa: F401  # before the forks
 from ofa.model import EntailmentModel  # noqa: F401
 from page import card
 from service.contract.errors import ServiceError
-from service.contract.events import Observer
+from service.contract.events import Listener
 from service.contract.status import Snapshot, Status
 from service.hub import resolve as hub
 from service.inference.loader import Loader
@@ -30,7 +30,7 @@ MEMORY = 320 << 20  # bytes beyond what the interpreter with torch has; the demo
 SECONDS = 60  # of processor time: only against an endless loop
 
 
-class Attempts(Observer):
+class Attempts(Listener):
     """Counts them."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Attempts(Observer):
 def load(folder: str) -> dict[str, Any]:
     """What the service finds: the error's class and exit code, the attempts, the card's examples."""
     attempts = Attempts()
-    settings = Settings(model=folder, device="cpu", dtype="fp32", load_pause=0.0)
+    settings = Settings(model=folder, device="cpu", dtype="fp32")
     predictor = NativePredictor(device="cpu", dtype="fp32")
     status = Status(Snapshot(model="model", started_unix=0))
     found: dict[str, Any] = {"error": None, "exit": 0, "message": ""}

@@ -32,8 +32,8 @@ from tests.fakes import (
     PICTURE,
     YES,
     Clock,
+    FakeEvents,
     FakeGpuModel,
-    FakeJournal,
     FakePredictor,
     Sizes,
     answers,
@@ -60,21 +60,21 @@ DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_one_bad_request_fails_alone(error: Exception, journal: FakeJournal, clock: Clock) -> None:
+def test_one_bad_request_fails_alone(error: Exception, events: FakeEvents, clock: Clock) -> None:
     predictor = Sizes(d=error)
-    engine = still(predictor, journal, clock, max_batch=8)
+    engine = still(predictor, events, clock, max_batch=8)
     futures = submit(engine, "abcdeF")
     drain(engine)
     reason = error.code if isinstance(error, ServiceError) else "error"
     assert answers(futures) == {"a": "Yes", "b": "Yes", "c": "Yes", "d": reason, "e": "Yes", "F": "No"}
     assert predictor.batches == ["abcdeF", "abc", "deF", "d", "eF"]
     assert engine.activity().counts["divided"] == 2
-    assert sum(line[0] == "broken" for line in journal.lines) == (not isinstance(error, ServiceError))
+    assert sum(line[0] == "broken" for line in events.lines) == (not isinstance(error, ServiceError))
 
 
-def test_when_all_are_bad_each_fails_once_and_alone(journal: FakeJournal, clock: Clock) -> None:
+def test_when_all_are_bad_each_fails_once_and_alone(events: FakeEvents, clock: Clock) -> None:
     predictor = Sizes(a=ValueError(), b=ValueError(), c=ValueError())
-    engine = still(predictor, journal, clock)
+    engine = still(predictor, events, clock)
     futures = submit(engine, "abc")
     drain(engine)
     assert answers(futures) == dict.fromkeys("abc", "error")
@@ -83,25 +83,25 @@ def test_when_all_are_bad_each_fails_once_and_alone(journal: FakeJournal, clock:
 
 @pytest.mark.parametrize("error", [DeviceLost("The device is gone."), NotReady("Loading.")])
 def test_what_is_gone_for_all_is_not_tried_again(
-    error: ServiceError, journal: FakeJournal, clock: Clock
+    error: ServiceError, events: FakeEvents, clock: Clock
 ) -> None:
     predictor = Sizes(b=error)
-    engine = still(predictor, journal, clock)
+    engine = still(predictor, events, clock)
     futures = submit(engine, "abc")
     drain(engine)
     assert answers(futures) == dict.fromkeys("abc", error.code)
     assert predictor.batches == ["abc"]
 
 
-def test_scores_that_are_not_finite_spoil_one_answer(journal: FakeJournal, clock: Clock) -> None:
-    engine = still(FakePredictor(lambda pairs, cancel: [YES, NAN, NO]), journal, clock)
+def test_scores_that_are_not_finite_spoil_one_answer(events: FakeEvents, clock: Clock) -> None:
+    engine = still(FakePredictor(lambda pairs, cancel: [YES, NAN, NO]), events, clock)
     futures = submit(engine, "abc")
     engine.step()
     assert answers(futures) == {"a": "Yes", "b": "error", "c": "No"}
 
 
 def test_what_expires_while_a_batch_is_divided_is_not_computed_again(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
     def slow_failure(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
         clock.move(10)
@@ -110,7 +110,7 @@ def test_what_expires_while_a_batch_is_divided_is_not_computed_again(
         return [YES]
 
     predictor = FakePredictor(slow_failure)
-    engine = still(predictor, journal, clock)
+    engine = still(predictor, events, clock)
     patient, hasty = engine.submit(ask("a", limit=60)), engine.submit(ask("b", limit=15))
     engine.step()
     assert (patient.result(0).label, hasty.result(0).reason) == ("Yes", "timeout")
@@ -121,10 +121,10 @@ def test_what_expires_while_a_batch_is_divided_is_not_computed_again(
 
 
 def test_a_batch_too_large_for_the_memory_is_answered_in_smaller_ones(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
     model = FakeGpuModel(lambda device, size: size <= 3)
-    engine = still(MemoryFallback(model, lambda: Pair(PICTURE, "a")), journal, clock)  # type: ignore[arg-type]
+    engine = still(MemoryFallback(model, lambda: Pair(PICTURE, "a")), events, clock)  # type: ignore[arg-type]
     futures = submit(engine, "abcdefgh")
     engine.step()
     assert answers(futures) == dict.fromkeys("abcdefgh", "Yes")
@@ -133,9 +133,9 @@ def test_a_batch_too_large_for_the_memory_is_answered_in_smaller_ones(
     assert "move cpu" not in model.events
 
 
-def test_a_cpu_without_room_for_the_batch_answers_its_parts(journal: FakeJournal, clock: Clock) -> None:
+def test_a_cpu_without_room_for_the_batch_answers_its_parts(events: FakeEvents, clock: Clock) -> None:
     model = FakeGpuModel(lambda device, size: device == "cpu" and size <= 2)
-    engine = still(MemoryFallback(model, lambda: Pair(PICTURE, "a")), journal, clock)  # type: ignore[arg-type]
+    engine = still(MemoryFallback(model, lambda: Pair(PICTURE, "a")), events, clock)  # type: ignore[arg-type]
     futures = submit(engine, "abcde")
     engine.step()
     assert answers(futures) == dict.fromkeys("abcde", "Yes")
@@ -147,7 +147,7 @@ def test_a_cpu_without_room_for_the_batch_answers_its_parts(journal: FakeJournal
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_accepted_request_ends_exactly_once_whatever_happens_to_its_batch(
-    seed: int, journal: FakeJournal, start: Callable[..., Engine]
+    seed: int, events: FakeEvents, start: Callable[..., Engine]
 ) -> None:
     dice = random.Random(seed)
     sizes: Counter[int] = Counter()
@@ -196,7 +196,7 @@ def test_every_accepted_request_ends_exactly_once_whatever_happens_to_its_batch(
     assert len(outcomes) == 300
     found = Counter(outcomes.values())
     assert set(found) <= {"Yes", "No", "error", "premise_refused", "busy", "timeout", "left"}
-    ends = Counter(line[1] for line in journal.lines if line[0] in ("ended", "timed_out"))
+    ends = Counter(line[1] for line in events.lines if line[0] in ("ended", "timed_out"))
     assert set(ends.values()) == {1}
     counts = engine.activity().counts
     assert len(ends) == counts["accepted"] == 300 - counts.get("rejected", 0)
@@ -224,7 +224,7 @@ WANTED = {
 # ---- with a real model -----------------------------------------------------------------------------------
 
 
-def test_together_the_model_answers_what_it_answers_one_by_one(journal: FakeJournal, clock: Clock) -> None:
+def test_together_the_model_answers_what_it_answers_one_by_one(events: FakeEvents, clock: Clock) -> None:
     predictor = NativePredictor(device="cpu", dtype="fp32")
     predictor.load(DEMO)
     try:
@@ -236,7 +236,7 @@ def test_together_the_model_answers_what_it_answers_one_by_one(journal: FakeJour
         pairs = [Pair(picture, text) for picture in pictures[:2] for text in texts]
         single = [predictor.judge([pair], lambda: None)[0] for pair in pairs]
         pairs.insert(4, Pair(pictures[0], texts[0], premise=texts[1]))  # which this model's prompt refuses
-        engine = still(predictor, journal, clock, max_batch=16)  # type: ignore[arg-type]
+        engine = still(predictor, events, clock, max_batch=16)  # type: ignore[arg-type]
         futures = [engine.submit(Request(str(i), pair, 1000.0, 1015.0)) for i, pair in enumerate(pairs)]
         assert engine.step()
         verdicts = [future.result(0) for future in futures]

@@ -15,7 +15,7 @@ from tests.fakes import (
     PATIENCE,
     YES,
     Clock,
-    FakeJournal,
+    FakeEvents,
     FakePredictor,
     Gate,
     Sizes,
@@ -33,45 +33,45 @@ LONG = 3600.0  # seconds: a limit that keeps no batch small, however slow the ma
 
 
 def test_what_waits_is_computed_together_in_its_order_up_to_the_maximum(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
     predictor = Sizes()
-    engine = still(predictor, journal, clock, max_batch=3)
+    engine = still(predictor, events, clock, max_batch=3)
     futures = submit(engine, "abCde")
     drain(engine)
     assert predictor.batches == ["abC", "de"]
     assert answers(futures) == {"a": "Yes", "b": "Yes", "C": "No", "d": "Yes", "e": "Yes"}
-    assert [line[1] for line in journal.lines] == list("abCde")
+    assert [line[1] for line in events.lines] == list("abCde")
 
 
 @pytest.mark.parametrize(("device", "most"), [("cpu", 4), ("cuda:0", 32)])
 def test_unless_told_the_maximum_goes_by_the_device(
-    device: str, most: int, journal: FakeJournal, clock: Clock
+    device: str, most: int, events: FakeEvents, clock: Clock
 ) -> None:
     predictor = Sizes()
     predictor.device = device
-    engine = still(predictor, journal, clock, queue_size=100)
+    engine = still(predictor, events, clock, queue_size=100)
     for _ in range(40):
         engine.submit(ask("b"))
     engine.step()
     assert len(predictor.batches[0]) == most
 
 
-def test_a_probe_is_alone_in_its_batch(journal: FakeJournal, clock: Clock) -> None:
+def test_a_probe_is_alone_in_its_batch(events: FakeEvents, clock: Clock) -> None:
     predictor = Sizes()
-    engine = still(predictor, journal, clock)
+    engine = still(predictor, events, clock)
     submit(engine, "ab")
     engine.submit(ask("P", source="probe"))
     drain(engine)
     assert predictor.batches == ["P", "ab"]
 
 
-def test_no_more_is_taken_than_can_be_done_in_half_the_time_left(journal: FakeJournal, clock: Clock) -> None:
+def test_no_more_is_taken_than_can_be_done_in_half_the_time_left(events: FakeEvents, clock: Clock) -> None:
     def two_seconds(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
         clock.move(2.0 * len(pairs))
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(two_seconds), journal, clock, max_batch=8, max_wait_fraction=math.inf)
+    engine = still(FakePredictor(two_seconds), events, clock, max_batch=8, max_wait_fraction=math.inf)
     submit(engine, "a", limit=15)
     engine.step()
     futures = {name: engine.submit(ask(name, now=clock.now, limit=15)) for name in "bcdefg"}
@@ -81,7 +81,7 @@ def test_no_more_is_taken_than_can_be_done_in_half_the_time_left(journal: FakeJo
     assert engine.step()
 
 
-def test_a_batch_shows_in_the_activity_and_in_the_wait_told(journal: FakeJournal, clock: Clock) -> None:
+def test_a_batch_shows_in_the_activity_and_in_the_wait_told(events: FakeEvents, clock: Clock) -> None:
     seen: list[tuple[bool, int, int, float]] = []
 
     def look(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
@@ -90,7 +90,7 @@ def test_a_batch_shows_in_the_activity_and_in_the_wait_told(journal: FakeJournal
         clock.move(3.0)
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(look), journal, clock, max_batch=2)
+    engine = still(FakePredictor(look), events, clock, max_batch=2)
     submit(engine, "abc")
     drain(engine)
     assert seen[0] == (True, 2, 1, 3.0)  # three requests at an assumed second each
@@ -169,7 +169,7 @@ def test_a_stop_does_not_wait_for_company(start: Callable[..., Engine]) -> None:
 
 
 def test_each_request_of_a_batch_is_answered_at_its_own_deadline_and_the_rest_goes_on(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
     seen: list[dict[str, bool]] = []
 
@@ -181,7 +181,7 @@ def test_each_request_of_a_batch_is_answered_at_its_own_deadline_and_the_rest_go
             seen.append({name: future.done() for name, future in futures.items()})
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(layers), journal, clock)
+    engine = still(FakePredictor(layers), events, clock)
     limits = {"a": 5, "b": 10, "c": 60}
     futures = {name: engine.submit(ask(name, limit=limit)) for name, limit in limits.items()}
     engine.step()
@@ -191,14 +191,14 @@ def test_each_request_of_a_batch_is_answered_at_its_own_deadline_and_the_rest_go
         {"a": True, "b": True, "c": False},
     ]
     assert answers(futures) == {"a": "timeout", "b": "timeout", "c": "Yes"}
-    assert [line for line in journal.lines if line[0] == "late"] == [
+    assert [line for line in events.lines if line[0] == "late"] == [
         ("late", "a", "answer"),
         ("late", "b", "answer"),
     ]
     assert engine.activity().counts == {"accepted": 3, "timeout": 2, "answered": 1}
 
 
-def test_a_batch_is_stopped_only_when_nobody_waits_for_any_of_it(journal: FakeJournal, clock: Clock) -> None:
+def test_a_batch_is_stopped_only_when_nobody_waits_for_any_of_it(events: FakeEvents, clock: Clock) -> None:
     def layers(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
         clock.move(5)
         engine.tick()
@@ -212,27 +212,27 @@ def test_a_batch_is_stopped_only_when_nobody_waits_for_any_of_it(journal: FakeJo
         cancel()
         raise AssertionError("not stopped")
 
-    engine = still(FakePredictor(layers), journal, clock)
+    engine = still(FakePredictor(layers), events, clock)
     expiring, leaving, patient = (engine.submit(ask(n, limit=s)) for n, s in (("a", 5), ("b", 60), ("c", 10)))
     engine.step()
     assert engine.activity().counts == {"accepted": 3, "timeout": 2, "abandoned": 1}
-    assert [line for line in journal.lines if line[0] == "late"] == [("late", n, "stopped") for n in "abc"]
+    assert [line for line in events.lines if line[0] == "late"] == [("late", n, "stopped") for n in "abc"]
 
 
-def test_a_caller_who_leaves_a_batch_takes_nobody_along(journal: FakeJournal, clock: Clock) -> None:
+def test_a_caller_who_leaves_a_batch_takes_nobody_along(events: FakeEvents, clock: Clock) -> None:
     def leave(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
         futures["b"].cancel()
         cancel()
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(leave), journal, clock)
+    engine = still(FakePredictor(leave), events, clock)
     futures = submit(engine, "abc")
     engine.step()
     assert [futures[name].result(0).label for name in "ac"] == ["Yes", "Yes"]
     assert engine.activity().counts == {"accepted": 3, "abandoned": 1, "answered": 2}
 
 
-def test_every_request_of_a_stuck_batch_is_named(journal: FakeJournal, clock: Clock) -> None:
+def test_every_request_of_a_stuck_batch_is_named(events: FakeEvents, clock: Clock) -> None:
     told: list[list[str]] = []
 
     def stuck(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
@@ -245,7 +245,7 @@ def test_every_request_of_a_stuck_batch_is_named(journal: FakeJournal, clock: Cl
         told.append([request.id for request in requests])
 
     engine = Engine(
-        FakePredictor(stuck), journal, Limits(cancel_grace=5, hang_limit=5), clock=clock, on_hung=hung
+        FakePredictor(stuck), events, Limits(cancel_grace=5, hang_limit=5), clock=clock, on_hung=hung
     )
     submit(engine, "ab")
     engine.step()

@@ -11,7 +11,7 @@ import pytest
 from service.contract.errors import DamagedFile, InferenceError
 from service.contract.protocols import CancelPoint, Converting, Listed
 from service.contract.status import Phase
-from service.inference.converting import Settler
+from service.inference.converting import Converter
 from tests.applications import Build
 from tests.fakes import PATIENCE, FakeConvertingModel, FakePredictor
 
@@ -86,11 +86,11 @@ def test_what_could_not_be_kept_is_a_line_and_nothing_else(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, damaged = CountedModel(failure), threading.Event()
-    settler = Settler(model, lambda path: None, damaged.set)
-    settler.arm()
-    settler.begin()
+    converter = Converter(model, lambda path: None, damaged.set)
+    converter.arm()
+    converter.begin()
     assert model.kept.acquire(timeout=PATIENCE)
-    assert settler.stop(PATIENCE)
+    assert converter.stop(PATIENCE)
     assert not damaged.is_set()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == f"CONVERTED_WEIGHTS_NOT_KEPT | ERROR={type(failure).__name__}"
@@ -106,12 +106,12 @@ def test_a_stop_ends_the_keeping() -> None:
                 cancel_point()
 
     damaged = threading.Event()
-    settler = Settler(Endless(), lambda path: None, damaged.set)
-    settler.arm()
-    settler.begin()
+    converter = Converter(Endless(), lambda path: None, damaged.set)
+    converter.arm()
+    converter.begin()
     assert begun.wait(PATIENCE)
-    assert settler.stop(PATIENCE)
+    assert converter.stop(PATIENCE)
     assert not damaged.is_set()
-    settler.arm()
-    settler.begin()
-    assert settler.stop(0.0), "after a stop nothing begins"
+    converter.arm()
+    converter.begin()
+    assert converter.stop(0.0), "after a stop nothing begins"

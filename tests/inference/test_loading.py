@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.build import LOAD_PAUSE
 from service.contract.errors import (
     DamagedFile,
     DamagedFolder,
@@ -18,7 +19,6 @@ from service.contract.errors import (
 )
 from service.contract.status import Phase
 from service.contract.times import LONGEST_PAUSE, START_STALL
-from service.settings import Settings
 from tests.applications import Build, Hub
 from tests.fakes import PATIENCE, PICTURE, FakePredictor
 
@@ -26,18 +26,18 @@ from tests.fakes import PATIENCE, PICTURE, FakePredictor
 def test_a_passing_failure_is_tried_again_and_a_damaged_file_looked_at_closely(make: Build) -> None:
     hub = Hub(HubUnavailable("The hub is down."), DamagedFile("A file is damaged."))
     application = make(hub=hub)
-    assert application.load() is True
+    assert application.supervisor.load() is True
     assert hub.asked == ["quick", "quick", "full"]
     assert application.snapshot().last_error is None
-    assert application.fatal is None
+    assert application.supervisor.fatal is None
 
 
 def test_after_the_last_attempt_the_process_should_leave_with_1(make: Build) -> None:
     hub = Hub(*[HubUnavailable("The hub is down.") for _ in range(3)])
     application = make(hub=hub)
-    application.start()
-    assert application.wait(PATIENCE)
-    assert application.fatal == 1
+    application.supervisor.start()
+    assert application.supervisor.wait(PATIENCE)
+    assert application.supervisor.fatal == 1
     assert len(hub.asked) == 3
     snapshot = application.snapshot()
     assert (snapshot.phase, snapshot.last_error) == (Phase.FAILED, "The hub is down.")
@@ -48,34 +48,34 @@ def test_after_the_last_attempt_the_process_should_leave_with_1(make: Build) -> 
 def test_what_no_attempt_mends_is_not_tried_again_and_leaves_with_78(make: Build) -> None:
     hub = Hub(ModelNotFound("There is no such model."))
     application = make(hub=hub)
-    assert application.load() is False
-    assert application.fatal == 78
+    assert application.supervisor.load() is False
+    assert application.supervisor.fatal == 78
     assert hub.asked == ["quick"]
 
 
 def test_an_unknown_failure_counts_as_passing_and_its_text_is_not_told(make: Build) -> None:
     hub = Hub(*[ValueError("a token: s3cr3t") for _ in range(3)])
     application = make(hub=hub)
-    assert application.load() is False
-    assert application.fatal == 1
+    assert application.supervisor.load() is False
+    assert application.supervisor.fatal == 1
     assert application.snapshot().last_error == "Unexpected ValueError while loading the model."
 
 
 def test_after_a_failure_a_script_may_try_again(make: Build) -> None:
     hub = Hub(ModelNotFound("There is no such model."))
     application = make(hub=hub)
-    assert application.load() is False
-    assert application.load() is True
-    assert application.fatal is None
+    assert application.supervisor.load() is False
+    assert application.supervisor.load() is True
+    assert application.supervisor.fatal is None
 
 
 def test_the_pauses_between_attempts_grow(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(4)]), load_attempts=4)
     waited: list[float] = []
-    loader = application._loader
-    object.__setattr__(loader._settings, "load_pause", 5.0)
+    loader = application.supervisor._parts.loader
+    loader._pause = LOAD_PAUSE
     monkeypatch.setattr(loader.stopping, "wait", waited.append)
-    assert application.load() is False
+    assert application.supervisor.load() is False
     assert waited == [5.0, 10.0, 20.0]
 
 
@@ -84,10 +84,10 @@ def test_the_pauses_stay_shorter_than_the_guardian_waits_for_progress(
 ) -> None:
     application = make(hub=Hub(*[HubUnavailable("The hub is down.") for _ in range(9)]), load_attempts=9)
     waited: list[float] = []
-    loader = application._loader
-    object.__setattr__(loader._settings, "load_pause", Settings.load_pause)
+    loader = application.supervisor._parts.loader
+    loader._pause = LOAD_PAUSE
     monkeypatch.setattr(loader.stopping, "wait", waited.append)
-    assert application.load() is False
+    assert application.supervisor.load() is False
     assert waited[:3] == [5.0, 10.0, 20.0]
     assert max(waited) == LONGEST_PAUSE < START_STALL
 
@@ -112,9 +112,9 @@ def test_a_damaged_local_folder_is_not_tried_again_for_nobody_can_fetch_it(
     hub = Hub()
     model = "demo" if name == "demo" else str(tmp_path)
     application = make(Unloadable(DamagedFile("pytorch_model.bin is damaged.")), hub, model=model)
-    assert application.load() is False
+    assert application.supervisor.load() is False
     assert len(hub.asked) == 1
-    assert application.fatal == DamagedFolder.exit_code == 78
+    assert application.supervisor.fatal == DamagedFolder.exit_code == 78
     assert application.snapshot().last_error == "pytorch_model.bin is damaged."
 
 
@@ -124,17 +124,17 @@ MISFIT = UnsupportedModel("the weights do not fit config.json.")
 def test_weights_of_another_architecture_are_checked_once_and_not_read_again(make: Build) -> None:
     hub, model = Hub(), Unloadable(MISFIT)
     application = make(model, hub)
-    assert application.load() is False
+    assert application.supervisor.load() is False
     assert (hub.asked, model.loads) == (["quick", "full"], 1)
-    assert application.fatal == 78
+    assert application.supervisor.fatal == 78
 
 
 def test_in_a_folder_of_ones_own_nobody_knows_what_they_should_be(make: Build, tmp_path: Path) -> None:
     hub, model = Hub(), Unloadable(MISFIT)
     application = make(model, hub, model=str(tmp_path))
-    assert application.load() is False
+    assert application.supervisor.load() is False
     assert (hub.asked, model.loads) == (["quick"], 1)
-    assert application.fatal == 78
+    assert application.supervisor.fatal == 78
 
 
 def test_a_damaged_configuration_is_fetched_again_and_not_taken_for_an_unsupported_one(make: Build) -> None:
@@ -146,8 +146,8 @@ def test_a_damaged_configuration_is_fetched_again_and_not_taken_for_an_unsupport
 
     hub = Hub(damaged=["config.json"])
     application = make(Configured(), hub)
-    assert application.load() is True
-    assert (hub.asked, application.fatal) == (["quick", "full"], None)
+    assert application.supervisor.load() is True
+    assert (hub.asked, application.supervisor.fatal) == (["quick", "full"], None)
 
 
 def test_weights_that_could_not_be_read_are_checked_in_full(make: Build) -> None:
@@ -159,7 +159,7 @@ def test_weights_that_could_not_be_read_are_checked_in_full(make: Build) -> None
 
     hub = Hub(damaged=["pytorch_model.bin"])
     application = make(Cut(), hub)
-    assert application.load() is True
+    assert application.supervisor.load() is True
     assert hub.asked == ["quick", "full"]
 
 
@@ -167,17 +167,17 @@ def test_the_limit_while_the_model_loads_ends_the_loading_and_leaves_with_75(mak
     class Large(FakePredictor):
         def load(self, folder: Path) -> None:
             super().load(folder)
-            application.lost(MemoryLimitReached("The resident memory is 3 MiB."))
+            application.supervisor.restart_needed(MemoryLimitReached("The resident memory is 3 MiB."))
 
     application = make(Large())
-    assert application.load() is False
-    assert application.load() is False, "only a new process has its memory back"
-    assert (application.fatal, application.snapshot().phase) == (75, Phase.FAILED)
+    assert application.supervisor.load() is False
+    assert application.supervisor.load() is False, "only a new process has its memory back"
+    assert (application.supervisor.fatal, application.snapshot().phase) == (75, Phase.FAILED)
     assert not application.report().ready.ok
 
 
 def test_the_limit_before_the_model_loads_leaves_with_75(make: Build) -> None:
     application = make()
-    application.lost(MemoryLimitReached("The resident memory is 3 MiB."))
-    assert application.wait(0.0)
-    assert (application.fatal, application.load()) == (75, False)
+    application.supervisor.restart_needed(MemoryLimitReached("The resident memory is 3 MiB."))
+    assert application.supervisor.wait(0.0)
+    assert (application.supervisor.fatal, application.supervisor.load()) == (75, False)

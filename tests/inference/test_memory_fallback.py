@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from service.contract.errors import ComputationStopped, DeviceLost, OutOfMemory, ServiceError
-from service.contract.events import Observer
+from service.contract.events import Listener
 from service.contract.protocols import CancelPoint, MultiDevice
 from service.contract.request import Pair
 from service.inference.memory_fallback import SETTLED, MemoryFallback, Pauses
@@ -243,7 +243,7 @@ def test_a_model_that_was_loaded_on_the_cpu_for_want_of_room_is_on_its_way_back(
     model.device = "cpu"
     memory_fallback.loaded()
     assert memory_fallback.degraded == FULL
-    assert memory_fallback.trial() is True
+    assert memory_fallback.retry_gpu() is True
     assert (model.device, memory_fallback.degraded) == ("cuda:0", None)
 
 
@@ -262,7 +262,7 @@ def test_a_minute_without_memory_is_spent_on_the_cpu_and_ends_on_the_gpu(clock: 
         clock.move(1)
         if memory_fallback.due_in(clock.now) == 0.0:
             trials.append(clock.now - began)
-            memory_fallback.trial()
+            memory_fallback.retry_gpu()
     assert trials == [5, 15, 35, 75]
     assert memory_fallback.degraded is None
     assert memory_fallback.judge([PAIR], go_on) == [YES]
@@ -278,7 +278,7 @@ def test_the_first_trial_finds_the_weights_still_there_a_failed_one_gives_them_b
     memory_fallback = ladder_of(model, clock, log)
     memory_fallback.judge([PAIR], go_on)
     assert "release cuda:0" not in model.events
-    assert memory_fallback.trial() is False
+    assert memory_fallback.retry_gpu() is False
     assert model.events[-1] == "release cuda:0"
 
 
@@ -292,7 +292,7 @@ def test_a_gpu_that_runs_out_again_soon_is_tried_after_longer_pauses(clock: Cloc
         memory_fallback.judge([PAIR], go_on)
         pause = memory_fallback.due_in(clock.now)
         full[0] = False
-        assert memory_fallback.trial() is True
+        assert memory_fallback.retry_gpu() is True
         return pause
 
     assert [fall_and_return() for _ in range(3)] == [5, 10, 20]
@@ -314,7 +314,7 @@ def test_a_trial_that_finds_the_device_lost_says_so(clock: Clock, log: Log) -> N
         raise DeviceLost("The CUDA context is lost.")
 
     model.room = lose
-    assert memory_fallback.trial() is False
+    assert memory_fallback.retry_gpu() is False
     assert [type(error) for error in log.fatal] == [DeviceLost]
 
 
@@ -328,7 +328,7 @@ def test_a_reload_ends_what_was_known_and_a_trial_of_before_promotes_nothing(clo
         return True
 
     model.room = reload_meanwhile
-    assert memory_fallback.trial() is False
+    assert memory_fallback.retry_gpu() is False
     assert model.device == "cpu"
     assert memory_fallback.degraded is None
     assert memory_fallback.due_in(clock.now) is None
@@ -352,7 +352,7 @@ def test_a_promotion_waits_for_the_answer_under_way_so_that_its_device_is_true(l
         memory_fallback.judge([PAIR], go_on)
         devices.append(memory_fallback.device)
 
-    asking, trying = threading.Thread(target=ask), threading.Thread(target=memory_fallback.trial)
+    asking, trying = threading.Thread(target=ask), threading.Thread(target=memory_fallback.retry_gpu)
     asking.start()
     assert entered.wait(PATIENCE)
     trying.start()
@@ -371,7 +371,7 @@ def test_a_fall_right_after_a_promotion_is_reported_after_it(clock: Clock, log: 
     full = [True]
     model = FakeGpuModel(lambda device, size: device == "cpu" or not full[0])
 
-    class HeldUp(Observer):
+    class HeldUp(Listener):
         def moved(self, here: str, there: str) -> None:
             if there != "cpu":
                 full[0] = True
@@ -379,11 +379,11 @@ def test_a_fall_right_after_a_promotion_is_reported_after_it(clock: Clock, log: 
                 falling.join(0.05)
             moves.append(there)
 
-    memory_fallback = ladder_of(model, clock, log, observer=HeldUp())
+    memory_fallback = ladder_of(model, clock, log, events=HeldUp())
     falling = threading.Thread(target=memory_fallback.judge, args=([PAIR], go_on))
     memory_fallback.judge([PAIR], go_on)
     full[0] = False
-    assert memory_fallback.trial() is True
+    assert memory_fallback.retry_gpu() is True
     falling.join(PATIENCE)
     assert moves == ["cpu", "cuda:0", "cpu"]
     assert (model.device, memory_fallback.degraded) == ("cpu", FULL)

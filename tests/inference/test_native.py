@@ -16,7 +16,6 @@ from PIL import Image
 from lab.parity.folders import SMALL, write_folder
 from ofa.errors import CheckpointError, Misfit, TextError, UnsupportedConfig
 from ofa.model import EntailmentModel
-from ofa.model import Pair as NetworkPair
 from service.contract.errors import (
     ComputationStopped,
     DamagedFile,
@@ -75,7 +74,7 @@ def test_a_prepared_picture_gets_the_very_same_answer_and_is_small(
     side = EntailmentModel.load(folder).task.patch_image_size
     assert small.size == (side, side)
     (through_us,) = predictor.judge([Pair(small, "a red circle", "men")], go_on)
-    (direct,) = EntailmentModel.load(folder).judge([NetworkPair(picture, "a red circle", "men")])
+    (direct,) = EntailmentModel.load(folder).judge([Pair(picture, "a red circle", "men")])
     assert through_us == direct
     assert set(through_us) == set(LABELS)
 

@@ -1,4 +1,4 @@
-"""Real files, odd and damaged ones, through real readers."""
+"""Unusual and damaged files through real readers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read(
         return converted(source, side=side, max_pixels=max_pixels)
     with opened(source, max_bytes) as file:
         deadline = time.monotonic() + PATIENCE
-        return Picture(*_READERS[0].read(file, side=side, max_pixels=max_pixels, deadline=deadline))
+        return _READERS[0].read(file, side=side, max_pixels=max_pixels, deadline=deadline)
 
 
 def refused(source: object, **limits: int) -> InputError:
@@ -78,7 +78,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """A PNG with a declared size and almost no data."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -193,7 +193,7 @@ def test_no_picture_is_named_as_such(tmp_path: Path) -> None:
     assert refused("a\0b").code == "image_unreadable"
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_input_that_is_not_a_picture_is_refused(tmp_path: Path) -> None:
     for name, data in [("a.png", b"hello"), ("b.jpg", b""), ("c.gif", b"%PDF-1.7 ..."), ("d.svg", b"<svg/>")]:
         (tmp_path / name).write_bytes(data)
         assert refused(tmp_path / name).code == "not_an_image"
@@ -255,7 +255,7 @@ def test_a_side_is_limited_as_well(tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_is_refused_wherever_the_damage_is(save: Save) -> None:
-    """Every byte of a small picture is spoilt in turn: a picture or an InputError comes out, nothing else."""
+    """Change every byte of a small picture in turn: the result is a picture or an InputError."""
     for name in ("a.png", "a.gif", "a.jpg", "a.bmp", "a.tiff"):
         path = save(halves(size=(12, 8)), name)
         data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Who waits for whom: places in the readers, by caller and by what a picture promises."""
+"""The order in which pictures get readers, by caller and by declared memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stand_in_reader import Desk, stand_in
 
 
 class Crowd(Desk):
-    """Callers of stand-in readers, whose pictures are read when the test says so."""
+    """Callers of stand-in readers, whose progress the test controls."""
 
     def __init__(self, readers: Readers, folder: Path) -> None:
         super().__init__(folder)
@@ -34,7 +34,7 @@ class Crowd(Desk):
         seconds: float = PATIENCE,
         wanted: Future[Any] | None = None,
     ) -> Future[Any]:
-        """A picture called ``name``. It is waiting, or being read, when this returns."""
+        """Submit a picture called ``name``. Returns when it is waiting or being read."""
         data, before = self.picture(name, promise).read_bytes() + b" " * padding, self._known()
         asked = self._pool.submit(read, self._readers, data, seconds=seconds, caller=caller, wanted=wanted)
         until(lambda: asked.done() or self._known() > before)
@@ -154,7 +154,7 @@ def test_a_deadline_that_has_passed_reads_nothing(crowd: Crowd) -> None:
 
 
 @pytest.mark.parametrize("reading", [True, False], ids=["being read", "waiting"])
-def test_a_caller_who_goes_away_frees_his_place(crowd: Crowd, reading: bool) -> None:
+def test_a_cancelled_read_frees_its_place(crowd: Crowd, reading: bool) -> None:
     first = [Future(), Future()] if reading else [Future(), Future(), Future()]  # type: ignore[var-annotated]
     asked = [crowd.ask(f"a{index}", "A", wanted=wanted) for index, wanted in enumerate(first)]
     until(lambda: len(crowd.reading()) == 2)
@@ -167,7 +167,7 @@ def test_a_caller_who_goes_away_frees_his_place(crowd: Crowd, reading: bool) -> 
         until(lambda: "next" in crowd.reading())
 
 
-def test_who_was_away_before_is_not_read(crowd: Crowd) -> None:
+def test_a_picture_cancelled_before_reading_is_not_read(crowd: Crowd) -> None:
     wanted: Future[Any] = Future()
     wanted.cancel()
     with pytest.raises(Abandoned):

@@ -1,4 +1,4 @@
-"""Readers as real processes: what a hostile picture costs, who waits for whom, and how they end."""
+"""Readers as real processes: hostile pictures, waiting, and termination."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SHARE = 0.05  # of the largest hostile file: what takes minutes unbounded takes 
 
 
 def prepared(before: str) -> Callable[[], ReaderProcess]:
-    """Starts real readers in which ``before`` has been done."""
+    """Starts real readers that first run ``before``."""
     return lambda: running(START.replace("main()", f"import os, ofa.picture; {before}; main()"))
 
 
 # ---- what a picture may cost -----------------------------------------------------------------------------
 
 
-def test_hostile_pictures_end_in_a_code_and_cost_no_reader_for_good(make_readers: Make) -> None:
+def test_hostile_pictures_are_refused_with_a_code_and_lose_no_reader(make_readers: Make) -> None:
     readers = make_readers(count=2)
     ended = {one.name: code_of(readers, one.make(SHARE)) for one in SET}
     assert {name: code for name, code in ended.items() if code not in codes_of(name)} == {}
@@ -61,7 +61,7 @@ def test_processor_time_is_limited_and_a_fresh_reader_takes_the_place(make_reade
 
 
 def test_memory_is_limited_by_what_the_header_promised(make_readers: Make) -> None:
-    """A reader that promises less than it needs is stopped at its promise, and replaced."""
+    """A reader that declares less memory than it needs is stopped at that limit and replaced."""
     readers = make_readers(count=1, make=prepared("ofa.picture.Header.memory = lambda self, side: 1 << 20"))
     assert code_of(readers, SMALL) == OK
     before = pids(readers)
@@ -128,7 +128,7 @@ def test_nothing_is_started_before_the_first_picture(make_readers: Make) -> None
     until(lambda: readers.state().idle == 2)
 
 
-def test_an_idle_reader_that_is_killed_is_replaced_and_costs_no_picture(make_readers: Make) -> None:
+def test_an_idle_reader_that_is_killed_is_replaced_without_failing_a_picture(make_readers: Make) -> None:
     readers = make_readers(count=1)
     assert code_of(readers, SMALL) == OK
     for _ in range(3):
@@ -146,7 +146,7 @@ def test_a_reader_that_survives_being_killed_is_counted_and_the_last_one_is_miss
     mortal = threading.Event()
 
     class Surviving(ReaderProcess):
-        """Like a process that is stuck in the kernel."""
+        """Stands in for a process stuck in the kernel."""
 
         def kill(self) -> None:
             if mortal.is_set():
@@ -171,7 +171,7 @@ def test_a_reader_that_survives_being_killed_is_counted_and_the_last_one_is_miss
 
 
 def stopped(readers: Readers) -> bytes:
-    """A picture that is never read: its reader stands still."""
+    """A picture that is never read, since its reader is stopped."""
     for pid in readers.pids()[1]:
         os.kill(pid, signal.SIGSTOP)
     return SMALL
@@ -197,7 +197,7 @@ def test_readers_that_cannot_be_started_are_missed_and_tried_again(
     until(lambda: readers.state().left == 2)
 
 
-def test_a_reader_whose_program_fails_blames_no_picture(make_readers: Make) -> None:
+def test_a_reader_that_cannot_start_does_not_blame_the_picture(make_readers: Make) -> None:
     readers = make_readers(count=1, make=lambda: ReaderProcess([sys.executable, "-c", "raise SystemExit(1)"]))
     with pytest.raises(DeadlineExceeded):
         read(readers, SMALL, seconds=0.5)
@@ -220,7 +220,7 @@ def test_a_process_with_more_than_1024_files_reads_pictures(make_readers: Make) 
 
 
 def test_readers_are_humble(make_readers: Make) -> None:
-    """A lower priority, the first to be killed when memory runs out, and nothing that they print is seen."""
+    """Lower priority, first choice of the OOM killer, and discarded output."""
     readers = make_readers(count=1)
     read(readers, SMALL)
     (pid,) = pids(readers)

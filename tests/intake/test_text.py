@@ -1,4 +1,4 @@
-"""What is cleaned out of a text, what is kept, and what is refused."""
+"""Characters removed from texts, characters kept, and refused texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.intake.text import clean, prepare
         ("z" + "\u0301" * 9, "\u017a\u0301\u0301\u0301\u0301", {"marks": 4}),
     ],
 )
-def test_what_no_model_can_read_is_removed_and_counted_by_kind(
+def test_unreadable_characters_are_removed_and_counted_by_kind(
     dirty: str, wanted: str, removed: dict[str, int]
 ) -> None:
     assert clean(dirty) == (wanted, removed)

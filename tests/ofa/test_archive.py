@@ -1,4 +1,4 @@
-"""The checksums in torch's own weight files, on files that torch wrote."""
+"""The checksums in weight files written by torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_whole_file_agrees_with_its_checksums(weights: Path) -> None:
+def test_an_intact_file_matches_its_checksums(weights: Path) -> None:
     assert not damaged(weights)
 
 
@@ -48,7 +48,7 @@ def no_checksums() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_checksums")
-def test_a_file_that_was_written_without_checksums_is_believed(tmp_path: Path) -> None:
+def test_a_file_without_checksums_is_accepted(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "weights.bin")
     assert not damaged(tmp_path / "weights.bin")
 

@@ -1,4 +1,4 @@
-"""The cached bias gives every length what the network computes for it alone, padded or not."""
+"""The cached bias equals the network's own bias for every length, padded or not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def decoded(
     network: OFA, tokens: torch.Tensor, features: torch.Tensor, cache: BiasCache | None
 ) -> torch.Tensor:
-    """The decoder's states for the text as its own prompt, through the cache or without any."""
+    """The decoder's states with the text as prompt, with or without the cache."""
     if cache is None:
         return network.decoder(tokens, network.encoder(tokens, features))
     bias = cache.of(tokens.shape[1])

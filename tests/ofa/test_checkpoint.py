@@ -1,4 +1,4 @@
-"""The weight file is untrusted: it fits exactly, or it is refused and nothing in it runs."""
+"""The weight file is untrusted: it must match exactly, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from ofa.checkpoint import is_ignored, read_state
 from ofa.errors import CheckpointError
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 State = dict[str, Tensor]
 Change = Callable[[State], object]
 
 
 def stored(folder: Path) -> State:
-    """The folder's weights, free of the memory-mapped file, which a test is about to replace."""
+    """A copy of the folder's weights in memory, since a test replaces the mapped file."""
     return {key: value.clone() for key, value in read_state(folder / "pytorch_model.bin").items()}
 
 

@@ -1,4 +1,4 @@
-"""``python -m ofa`` as a person types it."""
+"""``python -m ofa`` as a child process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(
 
 
 def answers_of(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
-    """The answers, after nothing but them was said."""
+    """The answers; checks that nothing else was printed."""
     assert done.stderr == b""
     return [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
 
@@ -70,7 +70,7 @@ def test_one_pair_gives_one_line(random_folder: Path, picture_file: Path) -> Non
 
 
 def test_a_lines_trouble_is_its_own_error(random_folder: Path, picture_file: Path) -> None:
-    """Whatever a line holds, and whatever the file it names is, the lines around it are judged."""
+    """A bad line or a bad file does not affect other lines."""
     good = {"image": str(picture_file), "text": "a circle"}
     here = picture_file.parent
     os.mkfifo(here / "pipe.png")
@@ -198,7 +198,7 @@ def test_it_runs_from_another_folder_as_the_readme_says(tmp_path: Path, picture_
     assert [answer["reason"] for answer in answers_of(done)] == [None]
 
 
-def test_a_folder_that_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported_in_one_line(tmp_path: Path) -> None:
     done = run("--model", str(tmp_path))
     assert done.returncode == CONFIGURATION
     assert len(done.stderr.strip().splitlines()) == 1

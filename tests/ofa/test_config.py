@@ -1,4 +1,4 @@
-"""A configuration is honoured or refused by name, never computed wrongly."""
+"""Unsupported configuration values are refused by field."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_files_that_contradict_each_other_are_refused(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "\udcff"])
-def test_a_file_that_is_no_json_object_is_named(folder_copy: Path, content: str) -> None:
+def test_a_file_without_a_json_object_is_named(folder_copy: Path, content: str) -> None:
     (folder_copy / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UnsupportedConfig, match=r"config\.json"):
         NetworkConfig.from_folder(folder_copy)

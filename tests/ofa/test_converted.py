@@ -1,4 +1,4 @@
-"""A converted file answers as what it was made from, and is not used when it was made from anything else."""
+"""A converted file gives the source's answers, and is not used for another source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from lab.instances.instance import ROOT
 from lab.parity.folders import SMALL, write_folder
 from ofa import converted
 from ofa.converted import Conversion
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def cut(path: Path) -> None:
 
 
 def flipped(path: Path) -> None:
-    """Another content of the same size and time: what only hashing finds."""
+    """Change the content but not size and time, which only hashing detects."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -148,7 +149,7 @@ def test_weights_that_changed_while_they_were_read_are_not_kept(folder_copy: Pat
 
 
 def test_a_full_disk_leaves_nothing_behind(folder_copy: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: it ends the same writes, with another number."""
+    """A file size limit stands in for a full disk: the same writes fail, with another errno."""
     program = """
 import errno, resource, signal, sys
 from pathlib import Path

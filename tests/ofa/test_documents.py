@@ -1,4 +1,4 @@
-"""A document of unknown origin is read within its bounds, or refused by a ValueError."""
+"""Untrusted documents are read within limits or refused with a ValueError."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def test_what_is_within_the_bounds_is_read_as_it_is(tmp_path: Path) -> None:
     ],
     ids=["pipe", "device", "large", "latin-1"],
 )
-def test_what_is_no_text_file_of_that_size_is_refused(make: Callable[[Path], object], tmp_path: Path) -> None:
+def test_anything_but_a_small_regular_text_file_is_refused(
+    make: Callable[[Path], object], tmp_path: Path
+) -> None:
     make(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"not|larger"):
         documents.read_text(tmp_path / "a.json", 100)

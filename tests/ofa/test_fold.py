@@ -1,4 +1,4 @@
-"""Folding changes how the network computes, never what."""
+"""Folding does not change the network's results."""
 
 from __future__ import annotations
 

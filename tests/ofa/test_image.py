@@ -1,4 +1,4 @@
-"""Pictures of every kind become the same kind of pixels."""
+"""Conversion of pictures to pixels."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
     assert open_picture(tmp_path / "moving.gif").getpixel((1, 1)) == (255, 0, 0)
 
 
-def test_what_is_no_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     for name, code in (("text.png", "not_an_image"), ("absent.png", "no_image")):
         with pytest.raises(ImageError) as caught:

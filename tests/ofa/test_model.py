@@ -1,4 +1,4 @@
-"""The network as a whole: batches, cancelling, formats, the bias cache."""
+"""The complete network: batches, cancellation, number formats, the bias cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from PIL import Image
 
 from lab.parity.folders import SMALL, write_folder
 from ofa.errors import TextError
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import build_source
 

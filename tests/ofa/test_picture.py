@@ -1,4 +1,4 @@
-"""Odd files are read as a browser shows them, and what would be read wrongly is refused by a code."""
+"""Unusual files are decoded as browsers do; files that would be decoded wrongly are refused with a code."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def like(pixel: object, colour: tuple[int, int, int], tolerance: int = 30) -> bo
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_picture_is_read(name: str) -> None:
-    """In tests/browser each is held against what a browser shows."""
+    """tests/browser compares each with a real browser."""
     header = read(ODD[name]())
     image = header.pixels()
     assert image.mode == "RGB"
@@ -97,7 +97,7 @@ def test_a_transparent_colour_of_16_bits_is_white() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE"])
-def test_a_damaged_header_is_damage_and_no_other_format(kind: bytes) -> None:
+def test_a_damaged_header_is_reported_as_damage_not_as_another_format(kind: bytes) -> None:
     data = bytearray(encoded(drawing("P"), "PNG"))
     data[data.index(kind) + 6] ^= 0xFF
     assert code_of(bytes(data)) == "image_unreadable"
@@ -176,7 +176,7 @@ def test_a_tiff_keeps_its_pixels_and_loses_its_metadata(options: dict[str, objec
     assert header.pixels().tobytes() == noise.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
-def test_formats_that_are_not_offered_are_no_pictures() -> None:
+def test_unsupported_formats_are_refused() -> None:
     heic = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(64)
     for data in (b"", b"hello", heic, encoded(drawing(), "ICO"), encoded(drawing(), "JPEG2000")):
         assert code_of(data) == "not_an_image"
@@ -185,8 +185,8 @@ def test_formats_that_are_not_offered_are_no_pictures() -> None:
 # ---- orientation and transparency ------------------------------------------------------------------------
 
 
-def test_metadata_that_browsers_do_not_look_at_turns_no_picture() -> None:
-    """XMP and ImageMagick's profile have an orientation, too."""
+def test_orientation_metadata_that_browsers_ignore_is_ignored() -> None:
+    """XMP and ImageMagick's profile contain an orientation as well."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     info.add_text("Raw profile type exif", "\nexif\n 26\n" + exif(6).hex())
@@ -195,7 +195,7 @@ def test_metadata_that_browsers_do_not_look_at_turns_no_picture() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white_at_full_size_and_to_the_last_bit(mode: str) -> None:
-    """As composing the whole picture at once would do: strips change nothing."""
+    """Strips give the same result as compositing the whole picture."""
     values = np.random.default_rng(2).integers(0, 255, (700, 1700, 4), dtype=np.uint8)
     image = Image.fromarray(values).convert(mode)
     ground = Image.new("RGBA", image.size, "white")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 from ofa.precision import GuardedModel, margin
 
 
@@ -31,7 +32,7 @@ def test_the_margin_is_the_lead_in_log_probability(scores: dict[str, float], exp
     assert margin(scores) == pytest.approx(expected)
 
 
-def test_scores_that_are_no_numbers_have_no_margin() -> None:
+def test_nan_scores_have_no_margin() -> None:
     assert math.isnan(margin({"Yes": math.nan, "No": 0.0, "Maybe": 0.0}))
 
 

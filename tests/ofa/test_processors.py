@@ -1,4 +1,4 @@
-"""The network's core tests as on processors with fewer instructions."""
+"""The core tests of the network, emulating processors with fewer instruction sets."""
 
 from __future__ import annotations
 

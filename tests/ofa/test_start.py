@@ -1,4 +1,4 @@
-"""What a start must not import: seconds that nobody sees where they go."""
+"""Modules that a start must not import, since they cost seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 from ofa import converted
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
 
 converted.WORTHWHILE = 1
 folder, cache = Path(sys.argv[1]), Path(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Texts become ids as in ModelScope, except that no text can spell a control token."""
+"""Token ids equal ModelScope's, except that text cannot produce control tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_byte_has_a_token(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("\x00\x7fé圖🙂") != []
 
 
-def test_half_a_surrogate_pair_is_an_error_and_no_crash(tokenizer: Tokenizer) -> None:
+def test_a_lone_surrogate_is_a_text_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(TextError, match="surrogate"):
         tokenizer.encode("a \ud800 b")
 
@@ -78,7 +78,7 @@ def test_a_prompt_with_two_slots_needs_a_premise(tokenizer: Tokenizer, task: Tas
         build_source(tokenizer, two_slots, "this", None)
 
 
-def test_braces_in_a_text_are_no_slots(tokenizer: Tokenizer, task: TaskConfig) -> None:
+def test_braces_in_a_text_are_not_slots(tokenizer: Tokenizer, task: TaskConfig) -> None:
     source = build_source(tokenizer, task, "{0.__class__} {}", None)
     assert source[1:-1] == tokenizer.encode(' does the image describe " {0.__class__} {} "?')
 

@@ -21,8 +21,9 @@ from lab.reference.child import digest
 from ofa.checkpoint import IGNORED_KEYS, is_ignored
 from ofa.config import NetworkConfig
 from ofa.image import open_picture
-from ofa.model import EntailmentModel, Pair
+from ofa.model import EntailmentModel
 from ofa.network import OFA
+from ofa.pair import Pair
 from ofa.positions import token_buckets
 from ofa.tokenizer import build_source
 

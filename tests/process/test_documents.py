@@ -1,4 +1,4 @@
-"""The commands and programs of the README, run unchanged against a real process."""
+"""Runs the commands and programs of README.md and docs/api.md, as written, against a real process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from lab.instances.instance import ROOT, Instance
 
 
-def snippet(language: str, containing: str) -> str:
-    """Return the README's only block in ``language`` that contains these words."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def snippet(language: str, containing: str, document: str = "README.md") -> str:
+    """Return the document's only block in ``language`` that contains these words."""
+    text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (block,) = [block for block in blocks if containing in block]
     return str(block)
@@ -43,16 +43,16 @@ def test_curl_alone_gets_an_answer(running_service: Instance) -> None:
 
 
 def test_gradio_s_client_gets_an_answer(running_service: Instance) -> None:
-    script = snippet("python", "gradio_client").replace("http://localhost:7860", running_service.page)
+    script = snippet("python", "gradio_client", "docs/api.md").replace(
+        "http://localhost:7860", running_service.page
+    )
     said = run([sys.executable, "-c"], script)
     assert "'label': 'Yes'" in said
     assert "'reason': None" in said
 
 
 def test_the_names_that_scripts_import_answer_without_a_server(tmp_path: Path) -> None:
-    said = run(
-        [sys.executable, "-c"], snippet("python", "web_app"), OFA_MODEL="demo", OFA_RUN_DIR=str(tmp_path)
-    )
+    said = run([sys.executable, "-c"], snippet("python", "web_app"), OFA_RUN_DIR=str(tmp_path))
     answer, details = said.splitlines()[-2:]
     assert "'label': 'Yes'" in answer
     assert "'model': 'loaded', 'inference': 'success'" in details
@@ -76,5 +76,5 @@ def test_the_readme_s_health_check_works(running_service: Instance) -> None:
 
 
 def test_the_command_line_judges_the_example() -> None:
-    script = snippet("bash", "python -m ofa --model demo").splitlines()[0]
+    script = snippet("bash", "python -m ofa --model demo").replace(".venv/bin/python", sys.executable)
     assert json.loads(run(["bash", "-euc"], script))["label"] == "Yes"

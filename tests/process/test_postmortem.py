@@ -1,4 +1,4 @@
-"""The post-mortem file, and the stack dump that needs no GIL, in a child process."""
+"""The post-mortem file, and the native stack dump of a stalled process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ dump.stop()
 
 
 def stall(run_dir: Path, seconds: float, limit: float = 0.5) -> Path:
-    """Hold the GIL for ``seconds``; the dump is due after ``limit``."""
+    """A process in which no Python runs for ``seconds``; a stall is detected after ``limit``."""
     arguments = [str(run_dir), str(seconds), str(limit)]
     subprocess.run([sys.executable, "-c", STALLED, *arguments], cwd=ROOT, check=True, timeout=240)
     return run_dir / postmortem.STALL_FILE
@@ -68,7 +68,7 @@ def test_an_unwritable_folder_is_not_fatal(tmp_path: Path) -> None:
     assert postmortem.write(tmp_path / "missing", "It hung.", {}) is None
 
 
-def test_a_process_whose_gil_is_held_dumps_its_stacks(tmp_path: Path) -> None:
+def test_a_process_with_a_blocked_gil_leaves_its_stacks(tmp_path: Path) -> None:
     text = stall(tmp_path, 3.0).read_text()
     assert "Timeout (0:00:00.5" in text
     assert "in keep_the_lock" in text
@@ -86,7 +86,7 @@ def test_the_dump_of_a_process_that_was_killed_is_kept_by_the_next_one(tmp_path:
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-def test_dumps_are_appended_and_a_long_file_is_truncated(tmp_path: Path) -> None:
+def test_dumps_are_appended_and_a_long_file_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / postmortem.STALL_FILE
     path.write_text("an older dump\n")
     assert stall(tmp_path, 2.0).read_text().startswith("an older dump\nTimeout")

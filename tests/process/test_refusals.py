@@ -152,10 +152,22 @@ def test_an_unknown_hub_id_is_refused_without_a_retry(start: Start) -> None:
     assert "nobody/nothing" in instance.log
 
 
+def test_a_removed_variable_is_one_warning_and_has_no_effect(start: Start) -> None:
+    with Hub() as hub:
+        instance = start(
+            *("--model", "nobody/nothing"),
+            environment={"MODELSCOPE_ENDPOINT": hub.endpoint, "OFA_TRIAL_PAUSE": "not a number"},
+        )
+        assert instance.exit_code() == CONFIGURATION
+    assert instance.log.count("SETTING_REMOVED | NAME=OFA_TRIAL_PAUSE") == 1
+    assert instance.log.count("SETTING_REMOVED") == 1
+    assert hub.listings == 1
+
+
 def test_a_hub_that_is_down_is_retried_and_the_exit_is_retriable(start: Start) -> None:
     (port,) = free_ports(1)
     instance = start(
-        *("--model", "some/model", "--load-attempts", "2", "--load-pause", "0"),
+        *("--model", "some/model", "--load-attempts", "2"),
         environment={"MODELSCOPE_ENDPOINT": f"http://127.0.0.1:{port}"},
     )
     assert instance.exit_code() == LOAD_FAILED

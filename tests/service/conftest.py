@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.applications import make
-from tests.fakes import clock, journal
+from tests.fakes import clock, events
 
-__all__ = ["clock", "journal", "make"]
+__all__ = ["clock", "events", "make"]

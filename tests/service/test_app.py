@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.build import PROBE_TEXT, build, shown_name
+from service.build import PROBE_TEXT, build
 from service.contract.errors import (
     DeviceLost,
     InputError,
@@ -26,6 +26,7 @@ from service.contract.request import Pair, VerdictFuture
 from service.contract.status import Phase
 from service.health import resources
 from service.hub.progress import Progress
+from service.hub.resolve import shown_name
 from service.intake.reader_process import ReaderProcess
 from service.intake.readers import Readers
 from service.settings import DEFAULT_MODEL, Settings
@@ -49,7 +50,7 @@ def test_building_starts_and_loads_nothing(make: Build) -> None:
 def test_a_loaded_model_is_proven_by_a_probe_and_answers(make: Build) -> None:
     model = FakePredictor()
     application = make(model)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     assert model.loaded_from == Path("/models") / DEFAULT_MODEL
     assert model.seen == [PROBE_TEXT]
@@ -62,8 +63,8 @@ def test_a_loaded_model_is_proven_by_a_probe_and_answers(make: Build) -> None:
 def test_scripts_load_by_themselves_and_twice_is_once(make: Build) -> None:
     hub = Hub()
     application = make(hub=hub)
-    assert application.load() is True
-    assert application.load() is True
+    assert application.supervisor.load() is True
+    assert application.supervisor.load() is True
     assert hub.asked == ["quick"]
 
 
@@ -79,7 +80,7 @@ def test_while_loading_requests_are_answered_so_and_progress_is_told(make: Build
 
     application = make(hub=SlowHub())
     assert application.submit(PICTURE, "a").result(0).reason == "loading"
-    application.start()
+    application.supervisor.start()
     assert arrived.wait(PATIENCE)
     progress = application.snapshot().progress
     assert (progress.message, progress.done_bytes, progress.total_bytes) == (
@@ -98,7 +99,7 @@ def test_while_loading_requests_are_answered_so_and_progress_is_told(make: Build
 
 def test_input_that_cannot_be_judged_is_an_error_and_not_a_maybe(make: Build, tmp_path: Path) -> None:
     application = make(max_chars=20)
-    application.load()
+    application.supervisor.load()
     cases: list[tuple[object, object, object, str]] = [
         (None, "a", None, "no_image"),
         (PICTURE, "", None, "no_text"),
@@ -120,7 +121,7 @@ def test_the_model_gets_clean_texts(make: Build) -> None:
         return [NO]
 
     application = make(FakePredictor(keep))
-    application.load()
+    application.supervisor.load()
     verdict = application.submit(PICTURE, " a\u200b red\ud800 ", "\x00men\x00").result(PATIENCE)
     assert verdict.label == "No"
     (asked,) = [pair for pair in seen if pair.hypothesis != PROBE_TEXT]  # a probe may come at any moment
@@ -130,7 +131,7 @@ def test_the_model_gets_clean_texts(make: Build) -> None:
 def test_a_premise_the_model_cannot_take_is_refused_and_one_it_needs_is_asked_for(make: Build) -> None:
     model = FakePredictor()
     application = make(model)
-    application.load()
+    application.supervisor.load()
     for takes, premise, code in [(False, "men", "premise_refused"), (True, None, "premise_needed")]:
         model.takes_premise = takes
         with pytest.raises(InputError) as caught:
@@ -143,7 +144,7 @@ def test_a_model_of_two_texts_is_probed_with_two(make: Build) -> None:
     model = FakePredictor()
     model.takes_premise = True
     application = make(model)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
 
 
@@ -153,7 +154,7 @@ def test_a_full_queue_is_answered_busy_before_any_decoding(
     gate = Gate()
     model = FakePredictor()
     application = make(model, queue_size=1)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     model.behave = gate
     application.submit(PICTURE, "running")
@@ -177,7 +178,7 @@ def test_the_time_limit_counts_from_arrival_and_is_answered_as_a_timeout(make: B
     gate = Gate()
     model = FakePredictor()
     application = make(model, timeout=0.5)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     model.behave = gate
 
@@ -197,7 +198,7 @@ def test_a_lack_of_memory_ends_one_request_and_nothing_else(
         raise MemoryError
 
     application = make()
-    application.load()
+    application.supervisor.load()
     with monkeypatch.context() as patched:
         patched.setattr("service.intake.image.converted", greedy)
         assert application.submit(PICTURE, "a").result(0).reason == "error"
@@ -222,7 +223,7 @@ def test_a_picture_file_is_read_in_another_process_to_the_model_s_size(make: Bui
         return [NO]
 
     application = make(FakePredictor(keep))
-    application.load()
+    application.supervisor.load()
     Image.new("RGB", (70, 30), (1, 200, 3)).save(tmp_path / "a.png")
     application.submit(tmp_path / "a.png", "a").result(PATIENCE)
     (asked,) = [pair for pair in seen if pair.hypothesis != PROBE_TEXT]
@@ -232,7 +233,7 @@ def test_a_picture_file_is_read_in_another_process_to_the_model_s_size(make: Bui
 
 def test_a_probe_waits_for_no_reader(make: Build, desk: Desk) -> None:
     application = make(probe_interval=0.05, timeout=PATIENCE)
-    application.load()
+    application.supervisor.load()
     with ThreadPoolExecutor() as callers:
         asked = [
             callers.submit(application.submit, desk.picture(name), "a", caller=name)
@@ -250,7 +251,7 @@ def test_the_time_limit_counts_from_the_arrival_in_the_handler(
 ) -> None:
     """However long a request has waited before it came here, it is answered by its deadline."""
     application = make(timeout=15.0)
-    application.load()
+    application.supervisor.load()
     arrived = time.monotonic() - 16
     verdict = application.submit(desk.picture("late"), "abcde", arrived=arrived).result(0)
     assert (verdict.reason, verdict.duration > 16) == ("timeout", True)
@@ -263,7 +264,7 @@ def test_the_time_limit_counts_from_the_arrival_in_the_handler(
 def test_a_picture_that_takes_too_long_is_answered_at_the_deadline(make: Build, desk: Desk) -> None:
     model = FakePredictor()
     application = make(model, timeout=2.0)
-    application.load()
+    application.supervisor.load()
     assert application.submit(desk.picture("slow"), "slow").result(0).reason == "timeout"
     assert "slow" not in model.seen
 
@@ -271,7 +272,7 @@ def test_a_picture_that_takes_too_long_is_answered_at_the_deadline(make: Build, 
 def test_who_goes_away_while_his_picture_is_read_is_not_judged(make: Build, desk: Desk) -> None:
     model = FakePredictor()
     application = make(model)
-    application.load()
+    application.supervisor.load()
     with ThreadPoolExecutor() as callers:
         for name, begun in (("read", True), ("waits", False)):
             future = VerdictFuture()
@@ -291,7 +292,7 @@ def test_nothing_about_pictures_makes_the_service_unlive(
 
     monkeypatch.setattr("service.build.Readers", partial(Readers, make=start))
     application = make()
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     until(lambda: application.snapshot().reading.left == 0)
     report = application.report()
@@ -301,7 +302,7 @@ def test_nothing_about_pictures_makes_the_service_unlive(
 
 def test_a_users_answer_is_evidence(make: Build) -> None:
     application = make()
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     application.submit(PICTURE, "a").result(PATIENCE)
     until(lambda: application.snapshot().evidence.proven_by == "user")
@@ -310,7 +311,7 @@ def test_a_users_answer_is_evidence(make: Build) -> None:
 def test_a_model_that_stops_answering_turns_unhealthy_by_itself_and_back(make: Build) -> None:
     model = FakePredictor()
     application = make(model, probe_interval=0.05, probe_timeout=0.5)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     gate = model.behave = Gate()
     until(lambda: application.report().details["inference"] == "timeout")
@@ -325,12 +326,12 @@ def test_a_lost_device_ends_the_service_with_71(make: Build) -> None:
 
     model = FakePredictor()
     application = make(model)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     model.behave = lose
     assert application.submit(PICTURE, "a").result(PATIENCE).reason == "error"
-    assert application.wait(PATIENCE)
-    assert application.fatal == 71
+    assert application.supervisor.wait(PATIENCE)
+    assert application.supervisor.fatal == 71
     assert not application.report().live.ok
 
 
@@ -341,12 +342,12 @@ def test_a_stop_answers_what_runs_and_refuses_what_comes_and_says_so(make: Build
     gate = Gate()
     model = FakePredictor()
     application = make(model)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     model.behave = gate
     running = application.submit(PICTURE, "running")
     assert gate.entered.wait(PATIENCE)
-    stopper = threading.Thread(target=application.stop, args=(PATIENCE,))
+    stopper = threading.Thread(target=application.supervisor.stop, args=(PATIENCE,))
     stopper.start()
     until(lambda: application.snapshot().phase is Phase.STOPPING)
     assert application.submit(PICTURE, "refused").result(0).reason == "stopping"
@@ -358,7 +359,7 @@ def test_a_stop_answers_what_runs_and_refuses_what_comes_and_says_so(make: Build
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert (told["pid"], told["code"], told["reason"]) == (os.getpid(), 0, "asked to end")
     assert told["start_ticks"] > 0
-    assert application.stop(0.0) is True  # a second time does nothing
+    assert application.supervisor.stop(0.0) is True  # a second time does nothing
 
 
 def test_a_stop_while_loading_ends_the_download(make: Build, tmp_path: Path) -> None:
@@ -369,23 +370,23 @@ def test_a_stop_while_loading_ends_the_download(make: Build, tmp_path: Path) -> 
                 time.sleep(0.002)
 
     application = make(hub=Endless())
-    application.start()
+    application.supervisor.start()
     until(lambda: application.snapshot().progress.total_bytes == 10)
-    until(lambda: application.stop(0.0))  # True once the loader's thread has ended
-    assert application.fatal is None
+    until(lambda: application.supervisor.stop(0.0))  # True once the loader's thread has ended
+    assert application.supervisor.fatal is None
 
 
 def test_a_stop_after_a_failure_says_which(make: Build, tmp_path: Path) -> None:
     application = make(hub=Hub(ModelNotFound("There is no such model.")))
-    application.load()
-    application.stop(0.0)
+    application.supervisor.load()
+    application.supervisor.stop(0.0)
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert (told["code"], told["reason"]) == (78, "There is no such model.")
 
 
 def test_the_caller_may_say_why_it_ends(make: Build, tmp_path: Path) -> None:
     application = make()
-    application.stop(0.0, code=78, reason="The port is taken.")
+    application.supervisor.stop(0.0, code=78, reason="The port is taken.")
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert (told["code"], told["reason"]) == (78, "The port is taken.")
 
@@ -393,7 +394,7 @@ def test_the_caller_may_say_why_it_ends(make: Build, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_does_not_keep_the_process(make: Build, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     application = build(Settings(run_dir=tmp_path / "file" / "x"), model=FakePredictor(), resolve=Hub())
-    assert application.stop(0.0) is True
+    assert application.supervisor.stop(0.0) is True
 
 
 def test_a_local_folder_is_shown_by_its_name_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who a request counts for: peers, trusted proxies, forged headers."""
+"""The caller of a request: peers, trusted proxies, forged headers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_caller_is_the_peer_or_what_the_last_trusted_proxy_saw(
     assert PROXIED.of(peer, {"x-forwarded-for": forwarded}) == caller
 
 
-def test_without_trusted_proxies_no_header_counts() -> None:
+def test_without_trusted_proxies_headers_are_ignored() -> None:
     assert Callers().of("10.0.0.1", {"x-forwarded-for": "198.51.100.1"}) == "10.0.0.1"
     assert not Callers().is_proxy("10.0.0.1")
     assert PROXIED.is_proxy("10.0.0.1")
@@ -42,6 +42,6 @@ def test_a_header_of_any_length_is_read_in_bounded_steps() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0.0/33", "proxy.example", "10.0.0.1;10.0.0.2"])
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_an_invalid_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         networks(text)

@@ -1,4 +1,4 @@
-"""Both servers over real sockets: what is slow goes, what is answered stays, and descriptors may run out."""
+"""Both servers over real sockets: slow connections, connections in use, exhausted descriptors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Running]:
 
 
 def gone(sock: socket.socket) -> bool:
-    """Whether the other side closes the connection; waits for it."""
+    """Wait until the peer closes the connection; return whether it did."""
     with sock:
         try:
             while sock.recv(65_536):
@@ -148,7 +148,7 @@ def test_an_answer_that_takes_longer_than_any_limit_is_given(server: Running) ->
     assert server.connections.dropped["slow"] == 0
 
 
-def test_an_answer_that_nobody_takes_is_closed(server: Running) -> None:
+def test_an_answer_that_is_not_read_is_closed(server: Running) -> None:
     sock = server.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     with sock:
         until(lambda: server.connections.dropped["slow"] == 1)
@@ -167,7 +167,7 @@ def test_a_kept_alive_connection_is_used_again_and_closed_when_idle(server: Runn
 def test_a_crowd_of_one_caller_never_keeps_it_from_being_served(server: Running) -> None:
     crowd = [server.connect() for _ in range(60)]
     assert server.status() == 200
-    assert server.connections.count <= QUICK.of_a_caller
+    assert server.connections.count <= QUICK.per_caller
     assert server.connections.dropped["cap"] > 0
     for sock in crowd:
         sock.close()

@@ -40,7 +40,7 @@ NAN = {"Yes": float("nan"), "No": 0.5, "Maybe": 0.5}
 @pytest.fixture
 def make(make: Build) -> Build:
     """Applications that probe often and soon try the GPU again."""
-    return partial(make, probe_interval=0.05, trial_pause=0.05)
+    return partial(make, probe_interval=0.05, retry_gpu_pause=0.05)
 
 
 class Weights(FakePredictor):
@@ -69,14 +69,14 @@ def test_a_model_that_probes_wrongly_is_loaded_again_from_verified_files(
 ) -> None:
     model, hub = Weights(mends=1), Hub()
     application = make(model, hub)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.scores = wrong
     until(lambda: application.snapshot().reloads == 1)
     until(lambda: application.report().healthy)
     assert hub.asked == ["quick", "full"]
     assert model.loads == 2
-    assert application.fatal is None
+    assert application.supervisor.fatal is None
     assert application.submit(PICTURE, "a").result(PATIENCE).label == "Yes"
 
 
@@ -93,7 +93,7 @@ def test_while_it_is_loaded_again_that_is_seen_and_requests_are_answered_so(make
 
     model = Weights(mends=1)
     application = make(model, SlowSecondTime())
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.scores = NO
     assert arrived.wait(PATIENCE)
@@ -123,7 +123,7 @@ def test_a_script_that_asks_during_a_reload_does_not_wait_for_it(
     asking = threading.Thread(target=lambda: answers.append(web_app.predict(PICTURE, "a")["code"]))
     try:
         assert web_app.init_model() is True
-        application.reload()
+        application.supervisor.reload()
         assert arrived.wait(PATIENCE)
         asking.start()
         until(lambda: bool(answers))
@@ -137,14 +137,14 @@ def test_a_script_that_asks_during_a_reload_does_not_wait_for_it(
 def test_a_model_that_a_reload_does_not_mend_ends_the_process_with_1(make: Build, tmp_path: Path) -> None:
     model, hub = Weights(mends=0), Hub()
     application = make(model, hub)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.scores = NAN
-    assert application.wait(PATIENCE)
-    assert application.fatal == 1
+    assert application.supervisor.wait(PATIENCE)
+    assert application.supervisor.fatal == 1
     assert hub.asked == ["quick", "full"]
     assert application.snapshot().phase is Phase.FAILED
-    application.stop(0.0)
+    application.supervisor.stop(0.0)
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert told["reason"] == "The model answers its probe wrongly even after it was loaded again."
 
@@ -154,13 +154,13 @@ def test_healed_weights_are_not_judged_by_the_label_of_the_damaged_ones(make: Bu
     model, hub = Weights(mends=1), Hub(damaged=["pytorch_model.bin"])
     model.scores = NO
     application = make(model, hub)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.scores = NAN
     until(lambda: application.snapshot().reloads == 1)
     until(lambda: application.report().healthy)
     assert hub.asked == ["quick", "full"]
-    assert (application.snapshot().evidence.label, application.fatal) == ("Yes", None)
+    assert (application.snapshot().evidence.label, application.supervisor.fatal) == ("Yes", None)
 
 
 def test_damaged_converted_weights_are_weights_too(make: Build) -> None:
@@ -170,7 +170,7 @@ def test_damaged_converted_weights_are_weights_too(make: Build) -> None:
     model = Converted(mends=1)
     model.scores = NO
     application = make(model)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.scores = NAN
     until(lambda: application.snapshot().reloads == 1)
@@ -183,11 +183,11 @@ def test_another_label_from_files_that_are_whole_is_the_devices_fault(make: Buil
     model, hub = Weights(mends=1), Hub()
     model.scores = NO
     application = make(model, hub)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.scores = NAN
-    assert application.wait(PATIENCE)
-    assert application.fatal == 1
+    assert application.supervisor.wait(PATIENCE)
+    assert application.supervisor.fatal == 1
     assert hub.asked == ["quick", "full"]
 
 
@@ -196,30 +196,30 @@ def test_a_model_that_never_gave_a_number_ends_the_process_with_78(make: Build) 
     model, hub = Weights(mends=0), Hub()
     model.scores = NAN
     application = make(model, hub)
-    application.start()
-    assert application.wait(PATIENCE)
-    assert application.fatal == UnusableWeights.exit_code == 78
+    application.supervisor.start()
+    assert application.supervisor.wait(PATIENCE)
+    assert application.supervisor.fatal == UnusableWeights.exit_code == 78
     assert hub.asked == ["quick", "full"]
 
 
 def test_a_mended_model_may_be_mended_again_later(make: Build) -> None:
     model = Weights(mends=2)
     application = make(model)
-    application.start()
+    application.supervisor.start()
     for reloads in (1, 2):
         until(lambda: application.report().healthy)
         model.scores = NO
         until(lambda reloads=reloads: application.snapshot().reloads == reloads)
     until(lambda: application.report().healthy)
-    assert application.fatal is None
+    assert application.supervisor.fatal is None
 
 
 def test_what_is_known_to_be_wrong_is_not_asked_again_before_it_is_mended(make: Build) -> None:
     model = Weights(mends=1)
     application = make(model)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
-    with application._loading:  # the reload is late
+    with application.supervisor._loading:  # the reload is late
         model.scores = NO
         until(lambda: application.snapshot().evidence.unstable >= UNSTABLE_LIMIT)
         time.sleep(0.3)  # six times as long as probes are apart
@@ -231,7 +231,7 @@ def test_fewer_than_the_limit_of_wrong_probes_reload_nothing(make: Build) -> Non
     wrong = iter([YES, *[NO] * (UNSTABLE_LIMIT - 1)])
     model, hub = FakePredictor(lambda pairs, cancel: [next(wrong, YES)]), Hub()
     application = make(model, hub)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.snapshot().evidence.probes > UNSTABLE_LIMIT + 1)
     assert application.report().healthy
     assert hub.asked == ["quick"]
@@ -244,7 +244,7 @@ def test_a_service_on_the_cpu_for_want_of_gpu_memory_is_degraded_and_ready(make:
     full = threading.Event()
     model = FakeGpuModel(lambda device, size: device == "cpu" or not full.is_set())
     application = make(model)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     full.set()
     verdict = application.submit(PICTURE, "a").result(PATIENCE)
@@ -281,7 +281,7 @@ class Limited:
 def test_over_its_limit_the_caches_are_emptied_first() -> None:
     limited = Limited(rss=100)
     for rss in (100, 101, 99, 101, 50):
-        limited.limit.look(sample(rss))
+        limited.limit.check(sample(rss))
     assert limited.did == ["emptied", "emptied"]
 
 
@@ -290,7 +290,7 @@ def test_what_an_emptied_cache_does_not_mend_ends_the_process_once(limits: dict[
     limited = Limited(**limits)
     limited.held = 200 << 20
     for _ in range(4):
-        limited.limit.look(sample(200 << 20))
+        limited.limit.check(sample(200 << 20))
     emptied, reached = limited.did
     assert emptied == "emptied"
     assert isinstance(reached, MemoryLimitReached)
@@ -301,8 +301,8 @@ def test_what_an_emptied_cache_does_not_mend_ends_the_process_once(limits: dict[
 def test_without_a_limit_nothing_is_done() -> None:
     limited = Limited()
     limited.held = 1 << 40
-    limited.limit.look(sample(1 << 40))
-    limited.limit.look(sample(1 << 40))
+    limited.limit.check(sample(1 << 40))
+    limited.limit.check(sample(1 << 40))
     assert limited.did == []
 
 
@@ -310,17 +310,17 @@ def test_the_limit_drains_and_leaves_with_75(make: Build, tmp_path: Path) -> Non
     gate = Gate()
     model = FakePredictor()
     application = make(model)
-    application.load()
+    application.supervisor.load()
     until(lambda: application.report().healthy)
     model.behave = gate
     running = application.submit(PICTURE, "running")
     assert gate.entered.wait(PATIENCE)
-    application.lost(MemoryLimitReached("The resident memory is 3 MiB."))
-    assert application.wait(PATIENCE)
-    assert application.fatal == 75
+    application.supervisor.restart_needed(MemoryLimitReached("The resident memory is 3 MiB."))
+    assert application.supervisor.wait(PATIENCE)
+    assert application.supervisor.fatal == 75
     assert application.submit(PICTURE, "a").result(0).reason == "stopping"
     gate.opened.set()
-    assert application.stop(PATIENCE) is True
+    assert application.supervisor.stop(PATIENCE) is True
     assert running.result(0).label == "Yes"
     told = json.loads((tmp_path / "last_exit.json").read_text())
     assert (told["code"], told["reason"]) == (75, "The resident memory is 3 MiB.")
@@ -349,8 +349,10 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         gone.set()
 
     model = FakePredictor()
-    application = make(model, leave=leave, probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1)
-    application.start()
+    application = make(
+        model, exit_now=leave, probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1
+    )
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     until(lambda: application.submit(PICTURE, secret).result(PATIENCE).reason is None)
     gate = model.behave = Gate(listens=False)
@@ -365,7 +367,7 @@ def test_a_hung_process_leaves_a_post_mortem_and_goes(make: Build, tmp_path: Pat
         text = path.read_text()
         assert "engine (thread" in text
         assert "fakes.py" in text  # where the engine's thread is stuck
-        assert "orphaned=True" in text
+        assert "not_cancelling=True" in text
         assert f"api: {len(secret)} chars, 8x6, answered" in text
         assert f"api: {len(secret)} chars, 8x6, timeout" in text
         assert "private" not in text
@@ -385,13 +387,13 @@ def test_a_hung_process_leaves_though_its_post_mortem_fails(
     application = make(
         *(model, None, left.append), probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1
     )
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.behave = gate
     try:
         get_stuck(application, gate, "a")
-        until(lambda: application.fatal is not None)
-        assert (left, application.fatal) == ([70], 70)
+        until(lambda: application.supervisor.fatal is not None)
+        assert (left, application.supervisor.fatal) == ([70], 70)
         assert json.loads((tmp_path / "last_exit.json").read_text())["code"] == 70
     finally:
         gate.opened.set()
@@ -401,13 +403,13 @@ def test_a_script_is_told_and_not_ended(make: Build) -> None:
     gate = Gate(listens=False)
     model = FakePredictor()
     application = make(model, probe_interval=60, timeout=0.5, cancel_grace=0.05, hang_limit=0.1)
-    application.start()
+    application.supervisor.start()
     until(lambda: application.report().healthy)
     model.behave = gate
     try:
         get_stuck(application, gate, "a")
-        assert application.wait(PATIENCE)
-        assert application.fatal == 70
+        assert application.supervisor.wait(PATIENCE)
+        assert application.supervisor.fatal == 70
         assert application.submit(PICTURE, "a").result(0).reason == "stopping"
     finally:
         gate.opened.set()

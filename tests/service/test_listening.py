@@ -1,4 +1,4 @@
-"""Ports that cannot be had, descriptors, and who keeps a connection when there are too many."""
+"""Unavailable ports, descriptor limits, and which connections are closed at a limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMITS = Limits(connections=8, first_byte=10, keep_alive=20, head=5, body=30, st
 
 
 class Held:
-    """A connection that is in the phase it is told to be in."""
+    """A connection with a configurable phase."""
 
     def __init__(self, peer: str, now: float, phase: Phase = Phase.IDLE) -> None:
         self.watch = Watch(peer, now)
@@ -70,7 +70,7 @@ def filled(connections: Connections, *held: Held) -> list[Held]:
     return list(held)
 
 
-def test_at_its_cap_a_caller_loses_its_own_oldest_idle_connection_and_nobody_elses() -> None:
+def test_at_its_limit_a_caller_loses_only_its_own_oldest_idle_connection() -> None:
     clock = Clock()
     connections = Connections("page", LIMITS, clock=clock)
     (other,) = filled(connections, Held("192.0.2.1", clock.now))
@@ -106,7 +106,7 @@ def test_at_the_cap_of_all_the_caller_with_the_most_makes_room() -> None:
     assert [one.closed for one in crowd] == [True, False]
 
 
-def test_a_trusted_proxy_has_no_cap_of_a_single_caller() -> None:
+def test_a_trusted_proxy_is_exempt_from_the_per_caller_limit() -> None:
     connections = Connections("page", LIMITS, Callers(networks("10.0.0.0/8")), clock=Clock())
     held = filled(connections, *(Held("10.0.0.1", 0.0) for _ in range(8)))
     assert not any(one.closed for one in held)
@@ -132,7 +132,7 @@ def test_each_phase_has_its_time(phase: Phase, limit: float | None) -> None:
     assert connections.dropped["slow"] == (limit is not None)
 
 
-def test_a_body_whose_bytes_come_has_longer_but_not_for_ever() -> None:
+def test_a_body_in_progress_has_a_longer_limit() -> None:
     clock = Clock()
     connections = Connections("page", LIMITS, clock=clock)
     (one,) = filled(connections, Held("192.0.2.9", clock.now, Phase.HEAD))

@@ -38,17 +38,17 @@ def test_a_prober_whose_thread_has_died_ends_the_process_and_a_stopped_one_does_
 ) -> None:
     monkeypatch.setattr(Prober, "_run", lambda self: None)  # as if an error had ended it
     application = make()
-    application.load()
-    until(lambda: application.dead_threads() == ["prober"])
+    application.supervisor.load()
+    until(lambda: application.supervisor.dead_threads() == ["prober"])
     code, reason = main._wait(application, {"health": Part()}, main.Signals())
     assert (code, reason) == (ExitCode.LOAD_FAILED, "the thread prober ended")
-    application.stop(0.0)
-    assert application.dead_threads() == []
+    application.supervisor.stop(0.0)
+    assert application.supervisor.dead_threads() == []
 
 
 def test_a_sampler_whose_thread_runs_or_was_stopped_is_not_dead(tmp_path: Path) -> None:
     seen: list[Resources] = []
-    sampler = Sampler([tmp_path], lambda: None, on_sample=seen.append)
+    sampler = Sampler([tmp_path], lambda: None, on_sample=[seen.append])
     assert not sampler.dead
     sampler.start()
     until(lambda: bool(seen))

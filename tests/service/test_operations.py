@@ -14,12 +14,13 @@ from PIL import Image
 from service.contract.causes import GuardianEvent, RestartCause
 from service.contract.errors import InputError
 from service.contract.protocols import Model
-from service.contract.status import Snapshot
+from service.contract.status import Snapshot, Status
 from service.health.resources import Resources, Use
-from service.operations import EXAMINED, Finding, Operations
+from service.operations import FINDINGS_SECONDS, Finding, Operations
 from service.process import restart_log as restarts
 from service.telemetry.gauges import read_restarts
 from service.telemetry.history import History
+from service.telemetry.reporter import Reporter
 from tests.applications import Build
 from tests.doctor.record import LOGS
 from tests.fakes import PATIENCE, Clock, FakeGpuModel, FakePredictor, until
@@ -88,25 +89,35 @@ def test_a_line_is_about_what_its_code_says(tmp_path: Path, line: str, kind: str
     assert "CAUSE" not in found.text.partition(";")[0]
 
 
-# ---- the desk --------------------------------------------------------------------------------------------
+# ---- operations ------------------------------------------------------------------------------------------
 
 
-def desk(
+class Sampled:
+    """A sampler whose only sample is given."""
+
+    def __init__(self, gpu: Use | None) -> None:
+        self.sample = Resources(0.0, Use(1, 2), "host", Use(1, 2), gpu)
+
+    def latest(self) -> Resources:
+        return self.sample
+
+
+def operations_of(
     tmp_path: Path,
     *,
     model: Model | None = None,
     gpu: Use | None = None,
-    examine: Callable[[], Sequence[Finding]] | None = None,
+    examine: Callable[[], Sequence[Finding]] = tuple,
     clock: Clock | None = None,
 ) -> Operations:
-    figures = Resources(0.0, Use(1, 2), "host", Use(1, 2), gpu)
+    status, sampler = Status(Snapshot()), Sampled(gpu)
     return Operations(
-        report=lambda: None,  # type: ignore[arg-type,return-value]  # not asked for here
-        snapshot=Snapshot,
-        resources=lambda: figures,
-        history=History(Snapshot, lambda: figures, evidence_ttl=90.0),
+        reporter=Reporter(status, sampler, 90.0),  # type: ignore[arg-type]
+        status=status,
+        sampler=sampler,  # type: ignore[arg-type]
+        history=History(status.snapshot, sampler.latest, evidence_ttl=90.0),
         model=model or FakePredictor(),
-        ask_probe=lambda: True,
+        probe_now=lambda: True,
         run_dir=tmp_path,
         examine=examine,
         clock=clock or Clock(),
@@ -114,16 +125,16 @@ def desk(
 
 
 def test_without_a_gpu_there_is_no_cache_to_empty(tmp_path: Path) -> None:
-    assert desk(tmp_path).empty_cache() is None
+    assert operations_of(tmp_path).empty_cache() is None
     model = FakeGpuModel()
-    assert desk(tmp_path, model=model).empty_cache() is None
+    assert operations_of(tmp_path, model=model).empty_cache() is None
     assert model.events == []
 
 
 def test_emptying_the_cache_tells_what_was_given_back(tmp_path: Path) -> None:
     model = FakeGpuModel()
     model.crowd = (500, 200)
-    assert desk(tmp_path, model=model, gpu=Use(1, 2)).empty_cache() == 300
+    assert operations_of(tmp_path, model=model, gpu=Use(1, 2)).empty_cache() == 300
     assert model.events == ["empty cache"]
 
 
@@ -134,18 +145,17 @@ def test_logs_are_examined_seldom_whoever_asks(tmp_path: Path) -> None:
         examined.append(1)
         return ()
 
-    operations = desk(tmp_path, examine=examine, clock=clock)
+    operations = operations_of(tmp_path, examine=examine, clock=clock)
     assert operations.findings() == operations.findings() == ()
     assert len(examined) == 1
-    clock.move(EXAMINED + 1)
+    clock.move(FINDINGS_SECONDS + 1)
     operations.findings()
     assert len(examined) == 2
-    assert desk(tmp_path).findings() is None, "nobody examines"
 
 
 def test_the_application_keeps_what_it_was_asked_and_how_that_ended(make: Build) -> None:
     application = make()
-    assert application.load()
+    assert application.supervisor.load()
     picture = Image.new("RGB", (64, 48))
     future = application.submit(picture, "a secret", source="page")
     assert future.result(PATIENCE).reason is None
@@ -172,7 +182,7 @@ def test_of_what_was_refused_all_that_is_known_is_kept(make: Build, tmp_path: Pa
         (tmp_path / "none.png", 7, None, ("no_text", 0, (0, 0))),
     ]
     assert application.submit(Image.new("RGB", (8, 6)), "too soon").result(0).reason == "loading"
-    assert application.load()
+    assert application.supervisor.load()
     for image, text, premise, _ in cases:
         with pytest.raises(InputError):
             application.submit(image, text, premise)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from service.contract.request import Pair
 from service.inference.engine import Engine
 from service.telemetry.logs import Logs
 from tests.applications import Build
-from tests.fakes import PICTURE, YES, Clock, FakeJournal, FakePredictor, Gate, ask, still, until
+from tests.fakes import PICTURE, YES, Clock, FakeEvents, FakePredictor, Gate, ask, still, until
 
 PACE = 0.45  # seconds a request takes the real model on a CPU
 
@@ -46,9 +46,9 @@ def seen_while_it_drains(engine: Engine) -> list[tuple[int, Refusal | None]]:
 
 
 def test_what_would_come_too_late_at_the_models_pace_ends_readiness_until_half_of_it_is_done(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
-    engine = still(at_pace(clock), journal, clock)
+    engine = still(at_pace(clock), events, clock)
     submit(engine, clock, 1)
     engine.step()
     assert engine.activity().refusal is None
@@ -61,8 +61,8 @@ def test_what_would_come_too_late_at_the_models_pace_ends_readiness_until_half_o
     ]
 
 
-def test_a_full_queue_ends_readiness_until_it_is_half_empty(journal: FakeJournal, clock: Clock) -> None:
-    engine = still(at_pace(clock, 0.001), journal, clock, queue_size=8, max_batch=1)
+def test_a_full_queue_ends_readiness_until_it_is_half_empty(events: FakeEvents, clock: Clock) -> None:
+    engine = still(at_pace(clock, 0.001), events, clock, queue_size=8, max_batch=1)
     assert submit(engine, clock, 8) == [None] * 8
     assert engine.activity().refusal is Refusal.QUEUE_FULL, "the next would be refused"
     assert submit(engine, clock, 1) == [Refusal.QUEUE_FULL]
@@ -71,17 +71,17 @@ def test_a_full_queue_ends_readiness_until_it_is_half_empty(journal: FakeJournal
 
 
 def test_a_full_queue_that_refused_nobody_is_ready_with_its_first_free_place(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
-    engine = still(at_pace(clock, 0.001), journal, clock, queue_size=8, max_batch=1)
+    engine = still(at_pace(clock, 0.001), events, clock, queue_size=8, max_batch=1)
     submit(engine, clock, 8)
     assert seen_while_it_drains(engine)[0] == (7, None)
 
 
 def test_what_was_half_empty_between_two_looks_is_not_held_against_it(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
-    engine = still(at_pace(clock, 0.001), journal, clock, queue_size=8)
+    engine = still(at_pace(clock, 0.001), events, clock, queue_size=8)
     submit(engine, clock, 9)
     while engine.step():
         pass
@@ -90,7 +90,7 @@ def test_what_was_half_empty_between_two_looks_is_not_held_against_it(
 
 
 def test_a_pace_that_recovers_brings_readiness_back_before_half_of_the_queue_is_done(
-    journal: FakeJournal, clock: Clock
+    events: FakeEvents, clock: Clock
 ) -> None:
     """One slow answer made the next ones look late."""
     pace = [5.0]
@@ -99,7 +99,7 @@ def test_a_pace_that_recovers_brings_readiness_back_before_half_of_the_queue_is_
         clock.move(pace[0] * len(pairs))
         return [YES] * len(pairs)
 
-    engine = still(FakePredictor(judge), journal, clock, max_batch=1)
+    engine = still(FakePredictor(judge), events, clock, max_batch=1)
     submit(engine, clock, 1)
     engine.step()
     assert submit(engine, clock, 3) == [None, None, Refusal.TOO_LATE]
@@ -128,8 +128,8 @@ def test_a_stuck_computation_ends_readiness_until_it_is_gone(
     until(lambda: engine.activity().refusal is None)
 
 
-def test_a_refused_probe_ends_nobodys_readiness(journal: FakeJournal, clock: Clock) -> None:
-    engine = still(FakePredictor(), journal, clock)
+def test_a_refused_probe_ends_nobodys_readiness(events: FakeEvents, clock: Clock) -> None:
+    engine = still(FakePredictor(), events, clock)
     for name in "ab":
         engine.submit(ask(name, now=clock.now, source="probe"))
     assert engine.activity().refusal is None
@@ -152,7 +152,7 @@ def test_overload_at_the_models_pace_and_default_settings_is_seen_everywhere(
 
     try:
         application = make(FakePredictor(judge))
-        application.load()
+        application.supervisor.load()
         until(lambda: application.report().ready.ok)
         futures = [application.submit(PICTURE, "a circle") for _ in range(60)]
         refused = [verdict for future in futures if future.done() and (verdict := future.result()).code]
@@ -177,7 +177,7 @@ def test_overload_at_the_models_pace_and_default_settings_is_seen_everywhere(
 def test_what_is_no_matter_of_load_is_a_code_too(make: Build, reason: Refusal) -> None:
     application = make()
     if reason is Refusal.STOPPING:
-        application.stop(0.0)
+        application.supervisor.stop(0.0)
     ready = application.report().ready
     assert (ready.ok, ready.reason) == (False, reason)
     assert application.submit(PICTURE, "a").result(0).code == reason

@@ -1,4 +1,4 @@
-"""Settings from flags and environment: what is read, what wins, what is refused and in which words."""
+"""Settings from flags and environment: precedence, validation and error messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.errors import SettingsError
-from service.settings import DEFAULT_MODEL, ROOT, Settings, flag, options, table
+from service.settings import DEFAULT_MODEL, REMOVED, ROOT, Settings, flag, options, removed, table
 
 
 def refused(argv: list[str], environ: dict[str, str] | None = None) -> str:
@@ -117,7 +117,7 @@ def test_help_names_every_flag_variable_and_default(capsys: pytest.CaptureFixtur
             continue
         assert flag(name) in told
         assert f"{option.env})" in told
-        assert option.kind.allowed in told
+        assert option.type.allowed in told
 
 
 def test_the_table_for_the_docs_has_a_row_for_every_option() -> None:
@@ -125,6 +125,13 @@ def test_the_table_for_the_docs_has_a_row_for_every_option() -> None:
     assert len(rows) == len(dataclasses.fields(Settings))
     assert rows[0].startswith("| `--model` | `OFA_MODEL` | `iic/")
     assert all(row.count("|") == 6 for row in rows)
+
+
+def test_a_removed_variable_is_reported_and_sets_nothing() -> None:
+    environ = {"OFA_LOAD_PAUSE": "soon", "OFA_PORT": "1111"}
+    assert removed(environ) == ["OFA_LOAD_PAUSE"]
+    assert Settings.from_args([], environ) == Settings(port=1111)
+    assert not {option.env for option in options().values()} & set(REMOVED)
 
 
 def test_evidence_outlives_an_interval_and_two_full_probes() -> None:
@@ -158,9 +165,9 @@ def test_a_password_file_that_holds_none_is_refused_at_once(tmp_path: Path, cont
 @pytest.mark.parametrize(
     "argv", [["--ops-password", SECRET], [f"--ops-password={SECRET}"], ["--ops-password"]]
 )
-def test_the_password_is_no_flag_and_is_not_repeated(argv: list[str]) -> None:
+def test_the_password_is_not_a_flag_and_is_not_repeated(argv: list[str]) -> None:
     told = refused(argv)
-    assert "is no flag" in told
+    assert "is not a flag" in told
     assert SECRET not in told
 
 

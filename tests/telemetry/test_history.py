@@ -94,13 +94,13 @@ def test_a_sample_tells_latency_counts_and_figures_of_its_moment(service: Servic
     service.end(Verdict.none("timeout", duration=15.0))
     service.refuse(Busy("full", retry_after=1.0))
     service.refuse(InputError("no picture", code="no_image"))
-    service.history.look()
+    service.history.sample()
     (sample,) = service.history.samples()
     assert (sample.p50, sample.p95) == (0.2, 0.4)
     assert (sample.ended, sample.failed) == (7, 2), "what nobody could judge is no failure"
     assert (sample.depth, sample.process_memory, sample.gpu_memory) == (3, 640, 3)
     assert sample.evidence_age == 10.0
-    service.history.look()
+    service.history.sample()
     assert service.history.samples()[-1].ended == 0, "counted once"
 
 
@@ -108,16 +108,16 @@ def test_latency_is_that_of_the_last_minute(service: Service) -> None:
     service.end(answer(9.0))
     service.clock.move(WINDOW + 1)
     service.end(answer(1.0))
-    service.history.look()
+    service.history.sample()
     assert service.history.samples()[-1].p95 == 1.0
     service.clock.move(WINDOW + 1)
-    service.history.look()
+    service.history.sample()
     assert service.history.samples()[-1].p95 is None
 
 
 def test_an_hour_is_kept_and_no_more(service: Service) -> None:
     for _ in range(1000):
-        service.history.look()
+        service.history.sample()
         service.clock.move(5.0)
     samples = service.history.samples()
     assert len(samples) == SPAN / 5
@@ -127,16 +127,16 @@ def test_an_hour_is_kept_and_no_more(service: Service) -> None:
 
 def test_only_changes_of_state_are_changes(service: Service) -> None:
     for _ in range(3):
-        service.history.look()
+        service.history.sample()
         service.clock.move(5.0)
     service.now = replace(READY, degraded="computing on the CPU")
-    service.history.look()
+    service.history.sample()
     newest, first = service.history.changes()
     assert (first.state.phase, first.state.inference, first.state.degraded) == ("loaded", "success", False)
     assert newest.state.degraded
     for number in range(2 * CHANGES):
         service.now = replace(READY, device=f"cuda:{number}")
-        service.history.look()
+        service.history.sample()
     assert len(service.history.changes()) == CHANGES
 
 

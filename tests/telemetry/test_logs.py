@@ -14,7 +14,8 @@ from PIL import Image
 
 from service.contract.errors import InputError, OutOfMemory
 from service.contract.request import Pair, Request, RequestTiming, Verdict
-from service.telemetry.logs import RequestLog, flush, one_line
+from service.telemetry.logs import flush, one_line
+from service.telemetry.request_log import RequestLog
 from tests.written_logs import OpenLogs, lines
 
 SECRET = "my private sentence"
@@ -86,7 +87,7 @@ def test_a_refused_input_is_one_line(open_logs: OpenLogs, tmp_path: Path) -> Non
 
 def test_a_timeout_is_a_line_in_slow_requests_too(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs()
-    RequestLog().timed_out(REQUEST, Verdict.none("timeout", duration=15.0), RequestTiming(), computing=True)
+    RequestLog().ended(REQUEST, Verdict.none("timeout", duration=15.0), RequestTiming(), "computing")
     (slow,) = lines(tmp_path, "slow_requests.log")
     columns = slow.split("\t")
     assert re.fullmatch(r"\d{10}", columns[0])
@@ -115,10 +116,10 @@ def test_user_text_is_in_no_line_not_even_in_a_traceback(
     try:
         raise KeyError(REQUEST.pair.hypothesis)
     except KeyError as error:
-        log.broken("the model raised an error nobody mapped", error)
-    log.timed_out(REQUEST, Verdict.none("timeout"), RequestTiming(), computing=False)
+        log.broken("unmapped exception from the model", error)
+    log.ended(REQUEST, Verdict.none("timeout"), RequestTiming(), "waiting")
     log.late(REQUEST, "KeyError", 20.0)
-    log.orphaned([REQUEST], 20.0)
+    log.not_cancelling([REQUEST], 20.0)
     log.hung([REQUEST], 90.0)
     flush()
     written = "".join(path.read_text() for path in tmp_path.iterdir()) + console.getvalue()
@@ -204,7 +205,7 @@ def test_a_thread_that_dies_is_a_line_without_its_errors_words(
 def test_both_files_are_rotated_and_old_ones_thrown_away(open_logs: OpenLogs, tmp_path: Path) -> None:
     open_logs(max_bytes=2000)
     for _ in range(100):
-        RequestLog().timed_out(REQUEST, Verdict.none("timeout"), RequestTiming(), computing=True)
+        RequestLog().ended(REQUEST, Verdict.none("timeout"), RequestTiming(), "computing")
     flush()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [

@@ -21,7 +21,7 @@ def test_a_line_comes_at_once_and_then_once_a_period(caplog: pytest.LogCaptureFi
     vitals = Vitals(period=60.0, clock=clock, unix=unix)
     with caplog.at_level(logging.INFO, "service.telemetry.vitals"):
         for _ in range(61):
-            vitals.look(SAMPLE)
+            vitals.sample(SAMPLE)
             clock.move(2.0)
             unix.move(2.0)
     first, second, third = (record.getMessage() for record in caplog.records)
@@ -37,8 +37,8 @@ def test_a_clock_that_is_set_shows_in_one_figure_and_not_in_the_other(
     clock, unix = Clock(), Clock(1_795_000_000)
     vitals = Vitals(period=60.0, clock=clock, unix=unix)
     with caplog.at_level(logging.INFO, "service.telemetry.vitals"):
-        vitals.look(SAMPLE)
+        vitals.sample(SAMPLE)
         clock.move(60.0)
         unix.move(-3540.0)
-        vitals.look(SAMPLE)
+        vitals.sample(SAMPLE)
     assert "UP=60s | UNIX=1794996460 " in caplog.records[1].getMessage()

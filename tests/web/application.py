@@ -1,9 +1,15 @@
-"""An application that answers as it is told, and a process that serves the page over it.
+"""A scripted application, and a process that serves the page over it.
 
-``python -m tests.web.application PORT [FLAG…]``. The texts that callers send steer it: ``state X``
-(from now on; one that is not there breaks the page), ``tell`` (what the application was handed), ``together
-N`` (when N of them have come), ``reason X`` (no verdict), ``hold N S`` (an estimate of N ahead and S seconds, and
-no answer until somebody says ``release``, or it ends), anything else a Yes.
+``python -m tests.web.application PORT [FLAG…]``. The text of a request is the command:
+
+    state X     switch to a state of STATES; an unknown one breaks the page
+    tell        answer with the arguments of ``submit``
+    together N  answer once N of them have arrived
+    reason X    answer without a verdict
+    hold N S    estimate N ahead and S seconds; answer at ``release`` or at the stop
+    release     answer all held requests
+
+Any other text is answered with Yes.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from doctor.chinese import Words
+from doctor.findings import Text
 from page.words import Language
 from service.contract.errors import InputError
 from service.contract.request import QueueEstimate, Source, Verdict, VerdictFuture
@@ -51,29 +57,29 @@ STATES: Final = {
     "cuda": replace(READY, device="cuda:0"),
     "queue": replace(READY, activity=Activity(depth=3, capacity=32, computing=1, expected_seconds=6.2)),
 }
-OWN: Final = ("OFA_OPS_PASSWORD", "OFA_ROOT_PATH")  # settings that tests give by variable
+VARIABLES: Final = ("OFA_OPS_PASSWORD", "OFA_ROOT_PATH")  # settings that tests pass by variable
 SCORES: Final = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 
 
 @dataclass(frozen=True)
 class FakeFinding:
-    """What a doctor might say."""
+    """A finding of the doctor."""
 
     severity: str = "warning"
     title: str = "Requests take longer than they did"
     evidence: Sequence[str] = ("a <b>line</b>", f"2026-11-22 20:00:00 | ERROR | {'words ' * 40}{'x' * 200}")
     since: str = "2026-11-22 20:00:00"
     until: str = "2026-11-22 20:30:00"
-    over: bool = False
+    resolved: bool = False
 
-    def told(self, language: Language) -> Words:
+    def text(self, language: Language) -> Text:
         if language == "zh":
-            return Words("同样的问题比以前慢", "从 3 秒到 21 秒。", "看看还有谁在计算。")
-        return Words(self.title, "From 3 s to 21 s.", "Look who else computes.")
+            return Text("同样的问题比以前慢", "从 3 秒到 21 秒。", "找出还在占用计算资源的进程。")
+        return Text(self.title, "From 3 s to 21 s.", "Find the other process that computes.")
 
 
 class FakeOperationsService:
-    """What an operator sees: an hour with a pause in it, with a GPU where the snapshot names one."""
+    """An hour of samples with a gap, with a GPU if the snapshot's device is one."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
@@ -109,7 +115,7 @@ class FakeOperationsService:
         return [Restart("2026-11-22 20:00:00", "ALERT", "hung", text)]
 
     def findings(self) -> list[FakeFinding]:
-        return [FakeFinding(), FakeFinding(title="The disk was full", over=True, since="", until="")]
+        return [FakeFinding(), FakeFinding(title="The disk was full", resolved=True, since="", until="")]
 
     def probe(self) -> bool:
         self.probes += 1
@@ -120,11 +126,11 @@ class FakeOperationsService:
 
 
 class FakeApplication:
-    """What the page needs of the service, without a model."""
+    """Implements ``page.handlers.Application`` without a model."""
 
     def __init__(self, snapshot: Snapshot = READY) -> None:
         self._snapshot = snapshot
-        self._desk = FakeOperationsService(lambda: self._snapshot)
+        self._operations = FakeOperationsService(lambda: self._snapshot)
         self._lock = threading.Lock()  # guards the two below
         self._together: list[VerdictFuture] = []
         self._held: list[VerdictFuture] = []
@@ -197,7 +203,7 @@ class FakeApplication:
 
     @property
     def operations(self) -> FakeOperationsService:
-        return self._desk
+        return self._operations
 
 
 def _sha(path: Path) -> str:
@@ -211,14 +217,14 @@ def main(port: int, flags: list[str]) -> None:
 
     logging.basicConfig(format="%(levelname)s | %(message)s")
     logging.getLogger("page").setLevel(logging.INFO)
-    asked_to_end: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked_to_end.append(number))
+    stop_signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_signals.append(number))
     application = FakeApplication()
-    settings = Settings.from_args(flags, {name: os.environ[name] for name in OWN if name in os.environ})
+    settings = Settings.from_args(flags, {name: os.environ[name] for name in VARIABLES if name in os.environ})
     page = PageServer(application, settings, listen("127.0.0.1", port, "--port"))
     page.start()
     print("serving", flush=True)
-    while not asked_to_end:
+    while not stop_signals:
         time.sleep(0.02)
     application.stop()
     page.stop()

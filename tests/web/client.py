@@ -1,4 +1,4 @@
-"""A page over the application that answers as told, in a process of its own, and how scripts talk to it."""
+"""A page over the scripted application in its own process, and a client for it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ T = TypeVar("T")
 
 
 class Page:
-    """A serving process. ``base`` is its address, ``output`` what it printed so far, ``temporary`` where its
-    uploads go."""
+    """A serving process. ``base`` is its URL, ``output`` its output so far, ``temporary`` its temp folder."""
 
     def __init__(self, process: subprocess.Popen[bytes], base: str, output: Path, temporary: Path) -> None:
         self.process = process
@@ -34,7 +33,7 @@ class Page:
 
     @property
     def uploads(self) -> list[Path]:
-        """The uploaded files that it has."""
+        """Return its uploaded files."""
         return [path for path in self.temporary.glob("ofa-page-*/*/picture*") if path.is_file()]
 
     @property
@@ -42,7 +41,7 @@ class Page:
         return self._output.read_text(encoding="utf-8", errors="replace")
 
     def run(self, conversation: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
-        """What the conversation with the page returns."""
+        """Run the conversation and return its result."""
 
         async def inner() -> T:
             limits = httpx.Limits(max_connections=1000)
@@ -52,7 +51,7 @@ class Page:
         return asyncio.run(inner())
 
     def end(self) -> int:
-        """SIGTERM, and the exit code that follows."""
+        """Send SIGTERM and return the exit code."""
         self.process.terminate()
         return self.process.wait(EXIT_SECONDS)
 
@@ -61,7 +60,7 @@ class Page:
 def serving(
     folder: Path, *flags: str, port: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Page]:
-    """A page over ``tests.web.application``; gone on leaving."""
+    """Serve a page over ``tests.web.application`` inside the context."""
     port = port or free_ports(1)[0]
     output, temporary = folder / "output.txt", folder / "temporary"
     temporary.mkdir(exist_ok=True)
@@ -89,7 +88,7 @@ def serving(
 
 
 async def upload(client: httpx.AsyncClient, content: bytes, name: str = "picture.png") -> dict[str, Any]:
-    """Upload a file; what names it in a call."""
+    """Upload a file and return its value for a call."""
     answer = await client.post("/gradio_api/upload", files={"files": (name, content)})
     answer.raise_for_status()
     return {"path": answer.json()[0], "meta": META}
@@ -98,11 +97,11 @@ async def upload(client: httpx.AsyncClient, content: bytes, name: str = "picture
 async def call(
     client: httpx.AsyncClient, *data: Any, headers: Mapping[str, str] | None = None
 ) -> tuple[str, Any]:
-    """Ask /judge: ``("complete", answer)`` or ``("error", what was told)``."""
+    """Call /judge; return ``("complete", answer)`` or ``("error", error)``."""
     joined = await client.post("/gradio_api/call/judge", json={"data": data}, headers=dict(headers or {}))
     joined.raise_for_status()
     stream = await client.get(f"/gradio_api/call/judge/{joined.json()['event_id']}")
-    *_, event, told = (line for line in stream.text.splitlines() if line)
-    content = json.loads(told.removeprefix("data: "))
+    *_, event, data = (line for line in stream.text.splitlines() if line)
+    content = json.loads(data.removeprefix("data: "))
     event = event.removeprefix("event: ")
     return event, content[0] if event == "complete" else content

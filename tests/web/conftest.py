@@ -1,4 +1,4 @@
-"""The real service, shared with the browser's tests."""
+"""The real service, shared with the browser tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests byte for byte, as no library sends them."""
+"""HTTP requests byte for byte, which no client library would send."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sent = bytes | Iterable[bytes]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; ``status`` 0 if the connection was closed without an answer."""
+    """The response; ``status`` is 0 if the connection was closed without one."""
 
     status: int
     headers: Mapping[str, str]
@@ -28,13 +28,13 @@ class Answer:
 
 
 def connected(base: str) -> socket.socket:
-    """A connection to the server at ``base``."""
+    """Connect to the server at ``base``."""
     address = urlsplit(base)
     return socket.create_connection((address.hostname, address.port), PATIENCE)
 
 
 def exchange(base: str, *sent: Sent) -> Answer:
-    """Send, and read until the server closes. It may close, or stop reading, before all is sent."""
+    """Send, and read until the server closes, which may happen before everything is sent."""
     with connected(base) as connection:
         with suppress(ConnectionError):
             for piece in sent:
@@ -50,7 +50,7 @@ def exchange(base: str, *sent: Sent) -> Answer:
 def request(
     method: str, path: str, *headers: str, body: bytes = b"", host: str = "127.0.0.1", close: bool = True
 ) -> bytes:
-    """A request with a Content-Length where there is a body, unless ``headers`` say something of it."""
+    """Build a request; a body gets a Content-Length unless ``headers`` have the framing."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers]
     framed = any(line.lower().startswith(("content-length", "transfer-encoding")) for line in headers)
     lines += [f"Content-Length: {len(body)}"] if body and not framed else []
@@ -59,14 +59,14 @@ def request(
 
 
 def chunks(*pieces: bytes) -> Iterable[bytes]:
-    """The pieces of a chunked body, and its end."""
+    """Encode a chunked body."""
     for piece in pieces:
         yield b"%x\r\n%s\r\n" % (len(piece), piece)
     yield b"0\r\n\r\n"
 
 
 def form(content: bytes, disposition: str = 'form-data; name="files"; filename="a.png"') -> bytes:
-    """The body of an upload; its boundary is XX."""
+    """Build the body of an upload, with the boundary XX."""
     head = f"--XX\r\nContent-Disposition: {disposition}\r\n\r\n".encode("latin-1")
     return head + content + b"\r\n--XX--\r\n"
 

@@ -1,4 +1,4 @@
-"""Who is let in to the operations tab, for how long, and how often one may guess."""
+"""Access to the operations tab: password, sessions, limits."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from page.access import (
+from page.operations.access import (
     CALLERS,
     GUESS_SECONDS,
     IDLE_SECONDS,
+    MAX_SESSIONS,
     PASSWORD_FILE,
     SESSION_SECONDS,
-    SESSIONS,
     WRONG_PER_CALLER,
     Access,
     TooManyGuesses,
     WrongPassword,
-    own_password,
+    generated_password,
 )
-from page.operations import access_of
+from page.operations.routes import access_of
 from service.settings import Settings
 from tests.fakes import Clock
 
@@ -43,7 +43,7 @@ def guess(access: Access, address: str = "203.0.113.7") -> None:
         access.log_in("a guess", address)
 
 
-def test_the_password_begins_a_session_that_can_be_ended(access: Access) -> None:
+def test_the_password_begins_a_session_and_a_logout_ends_it(access: Access) -> None:
     token = access.log_in(PASSWORD, "203.0.113.7")
     assert access.admits(token)
     assert not access.admits(token[:-1])
@@ -52,9 +52,7 @@ def test_the_password_begins_a_session_that_can_be_ended(access: Access) -> None
     assert not access.admits(token)
 
 
-def test_a_session_ends_when_it_is_not_used_and_in_any_case_after_a_while(
-    access: Access, clock: Clock
-) -> None:
+def test_a_session_expires_when_idle_and_at_its_maximum_age(access: Access, clock: Clock) -> None:
     token = access.log_in(PASSWORD, "203.0.113.7")
     clock.move(IDLE_SECONDS + 1)
     assert not access.admits(token)
@@ -69,46 +67,46 @@ def test_a_session_ends_when_it_is_not_used_and_in_any_case_after_a_while(
 
 
 def test_sessions_are_bounded_and_the_oldest_goes(access: Access) -> None:
-    tokens = [access.log_in(PASSWORD, "203.0.113.7") for _ in range(SESSIONS + 1)]
-    assert [access.admits(token) for token in tokens] == [False] + [True] * SESSIONS
+    tokens = [access.log_in(PASSWORD, "203.0.113.7") for _ in range(MAX_SESSIONS + 1)]
+    assert [access.admits(token) for token in tokens] == [False] + [True] * MAX_SESSIONS
 
 
-def test_after_some_guesses_the_right_password_is_not_looked_at_either(access: Access, clock: Clock) -> None:
+def test_wrong_passwords_block_even_the_right_one_for_a_while(access: Access, clock: Clock) -> None:
     for _ in range(WRONG_PER_CALLER):
         guess(access)
     with pytest.raises(TooManyGuesses) as caught:
         access.log_in(PASSWORD, "203.0.113.7")
     assert caught.value.seconds == GUESS_SECONDS
-    assert access.log_in(PASSWORD, "203.0.113.8"), "another address is another matter"
+    assert access.log_in(PASSWORD, "203.0.113.8"), "another caller is not limited"
     clock.move(GUESS_SECONDS)
     assert access.log_in(PASSWORD, "203.0.113.7")
 
 
-def test_no_stranger_locks_another_caller_out(access: Access, clock: Clock) -> None:
-    """However many they are, and however long they go on."""
+def test_wrong_passwords_of_others_lock_nobody_else_out(access: Access, clock: Clock) -> None:
+    """However many callers send them, for however long."""
     token = access.log_in(PASSWORD, "203.0.113.7")
     for number in range(10 * CALLERS):
         clock.move(GUESS_SECONDS / (10 * CALLERS))
         guess(access, f"198.51.100.{number}")
     assert access.log_in(PASSWORD, "203.0.113.9")
-    assert access.admits(token), "who is in stays in"
+    assert access.admits(token), "existing sessions stay valid"
 
 
-def test_callers_are_remembered_within_bounds(access: Access, clock: Clock) -> None:
+def test_the_table_of_callers_is_bounded(access: Access, clock: Clock) -> None:
     for number in range(2 * CALLERS):
         guess(access, f"10.1.{number // 256}.{number % 256}")
     assert len(access._wrong) == CALLERS
 
 
-# ---- the password of an instance's own ------------------------------------------------------------------
+# ---- the generated password --------------------------------------------------------------------------
 
 
-def test_a_password_is_made_once_and_only_we_can_read_it(tmp_path: Path) -> None:
-    password, path = own_password(tmp_path / "run")
+def test_a_password_is_generated_once_and_is_private(tmp_path: Path) -> None:
+    password, path = generated_password(tmp_path / "run")
     assert path == tmp_path / "run" / PASSWORD_FILE
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(password) >= 32
-    assert own_password(tmp_path / "run") == (password, path)
+    assert generated_password(tmp_path / "run") == (password, path)
     assert [entry.name for entry in path.parent.iterdir()] == [PASSWORD_FILE]
 
 
@@ -131,12 +129,10 @@ def _fifo(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_wide, _linked, _emptied, _fifo])
-def test_a_password_that_others_may_know_is_made_again(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    before, path = own_password(tmp_path)
+def test_a_password_that_others_may_know_is_replaced(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    before, path = generated_password(tmp_path)
     change(path)
-    after, _ = own_password(tmp_path)
+    after, _ = generated_password(tmp_path)
     assert after != before
     assert path.is_file()
     assert not path.is_symlink()
@@ -165,7 +161,7 @@ def test_the_tab_has_a_password_wherever_the_page_listens(
         assert password not in caplog.text
 
 
-def test_a_password_that_is_given_is_the_only_one(tmp_path: Path) -> None:
+def test_a_configured_password_is_the_only_one(tmp_path: Path) -> None:
     environment = {"OFA_OPS_PASSWORD": PASSWORD}
     access = access_of(Settings.from_args(["--run-dir", str(tmp_path)], environment))
     assert access is not None
@@ -173,6 +169,6 @@ def test_a_password_that_is_given_is_the_only_one(tmp_path: Path) -> None:
     assert not (tmp_path / PASSWORD_FILE).exists()
 
 
-def test_without_room_for_a_password_there_is_no_tab_and_the_service_goes_on(tmp_path: Path) -> None:
+def test_without_a_writable_password_file_the_tab_is_off(tmp_path: Path) -> None:
     (tmp_path / PASSWORD_FILE).mkdir()
     assert access_of(Settings.from_args(["--run-dir", str(tmp_path)], {})) is None

@@ -1,4 +1,4 @@
-"""The line at the top says where the service stands."""
+"""The status line shows the state of the service."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from page import banner
-from page.words import LANGUAGES, Language
+from page.words import LANGUAGES, Language, say
 from service.contract.status import Phase, Progress
 from tests.web.application import READY
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "tone"),
+    ("snapshot", "state"),
     [
         (replace(READY, phase=Phase.UNINITIALIZED), "loading"),
         (replace(READY, phase=Phase.LOADING), "loading"),
@@ -24,9 +24,9 @@ from tests.web.application import READY
     ],
 )
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_state_has_a_line(snapshot: banner.Snapshot, tone: str, language: Language) -> None:
-    assert banner.tone(snapshot) == tone
-    assert f"state-{tone}" in banner.render(snapshot, language)
+def test_every_state_has_a_line(snapshot: banner.Snapshot, state: str, language: Language) -> None:
+    assert banner.state_of(snapshot) == state
+    assert f"state-{state}" in banner.render(snapshot, language)
 
 
 def test_ready_names_model_device_and_precision() -> None:
@@ -37,10 +37,10 @@ def test_loading_shows_bytes_and_percent() -> None:
     progress = Progress("fetching", done_bytes=500_000_000, total_bytes=1_900_000_000)
     line = banner.render(replace(READY, phase=Phase.LOADING, progress=progress), "en")
     assert 'max="100" value="26"' in line
-    assert "26% · 500.0 of 1900.0 MB" in line
+    assert f"26% · {say('en', 'state.progress', done='500.0', total='1900.0')}" in line
 
 
-def test_loading_without_a_known_size_shows_a_bar_without_an_end() -> None:
+def test_loading_of_unknown_size_shows_an_indeterminate_bar() -> None:
     line = banner.render(replace(READY, phase=Phase.LOADING), "en")
     assert '<progress class="state-bar"></progress>' in line
 

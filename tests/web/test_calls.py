@@ -1,4 +1,4 @@
-"""A call's body on its way to Gradio's queue: what is passed on, and what is refused."""
+"""Validation of calls to Gradio's queue: which fields are passed on, which calls are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from page.bodies import Refused
-from page.calls import ARGUMENTS, DEPTH, VALUES, Calls, read
+from page.calls import ARGUMENTS, DEPTH, VALUES, CallValidator, read
 
 JOIN = "/gradio_api/queue/join"
 JUDGE = "/gradio_api/call/judge"
@@ -17,17 +17,17 @@ ASKED = {"data": [PICTURE, "a circle", None], "fn_index": 3, "session_hash": "s-
 
 
 def passed(path: str, content: Any) -> Any:
-    return json.loads(Calls([1, 3]).checked(path, json.dumps(content).encode()))
+    return json.loads(CallValidator([1, 3]).validated(path, json.dumps(content).encode()))
 
 
 def status(path: str, body: bytes) -> int:
     with pytest.raises(Refused) as caught:
-        Calls([1, 3]).checked(path, body)
+        CallValidator([1, 3]).validated(path, body)
     assert caught.value.code == "bad_call"
     return caught.value.status
 
 
-def test_a_question_is_passed_on_with_what_it_needs_alone() -> None:
+def test_only_known_fields_are_passed_on() -> None:
     odd = {
         "trigger_id": 7,
         "batched": True,
@@ -57,19 +57,19 @@ def test_a_question_is_passed_on_with_what_it_needs_alone() -> None:
     ],
     ids=str,
 )
-def test_of_an_event_its_number_is_passed_on(event: Any, passed_on: Any) -> None:
+def test_only_the_index_of_event_data_is_passed_on(event: Any, passed_on: Any) -> None:
     assert passed(JOIN, {**ASKED, "event_data": event})["event_data"] == passed_on
 
 
 @pytest.mark.parametrize("number", [0, 2, -1, 999, 1e30, 3.0, "3", None, True, [3]], ids=repr)
-def test_only_what_runs_something_can_be_called(number: Any) -> None:
+def test_only_events_with_a_server_function_can_be_called(number: Any) -> None:
     assert status(JOIN, json.dumps({**ASKED, "fn_index": number}).encode()) in (404, 422)
 
 
 @pytest.mark.parametrize(
     "word", ["", " ", "a b", "é", "x" * 65, "a\n", "../x", "\ud800", 5, None, ["a"]], ids=repr
 )
-def test_a_session_has_a_plain_name(word: Any) -> None:
+def test_invalid_ids_are_refused(word: Any) -> None:
     assert status(JOIN, json.dumps({**ASKED, "session_hash": word}).encode()) == 422
     asked = {"session_hash": word, "event_id": "e", "fn_index": 3}
     assert status("/gradio_api/cancel", json.dumps(asked).encode()) == 422
@@ -89,7 +89,7 @@ def test_arguments_are_a_short_list(data: Any) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"image": None}, {"image": None, "text": "x", "more": 1}], ids=str)
-def test_arguments_by_name_are_the_apis(content: Any) -> None:
+def test_unknown_argument_names_are_refused(content: Any) -> None:
     assert status("/gradio_api/call/v2/judge", json.dumps(content).encode()) == 422
 
 
@@ -109,7 +109,7 @@ def test_arguments_by_name_are_the_apis(content: Any) -> None:
     ],
     ids=lambda body: repr(body[:20]),
 )
-def test_what_is_no_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     assert status(JUDGE, body) == 400
 
 
@@ -126,10 +126,10 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
     ],
     ids=lambda body: repr(body[:20]),
 )
-def test_what_is_too_much_or_no_object_is_refused(body: bytes) -> None:
+def test_complex_calls_and_non_objects_are_refused(body: bytes) -> None:
     assert status(JUDGE, body) == 422
 
 
-def test_odd_characters_in_a_text_are_the_services_business() -> None:
+def test_unusual_characters_in_a_text_are_passed_on() -> None:
     assert read(b'{"data": ["\\ud800 \\u0000"]}') == {"data": ["\ud800 \0"]}
     assert passed(JUDGE, {"data": [None, "\ud800", None]}) == {"data": [None, "\ud800", None]}

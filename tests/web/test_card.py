@@ -1,4 +1,4 @@
-"""A model's card and its examples; none of it may break the page."""
+"""A model's card and its examples; an invalid one never breaks the page."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_a_folders_card_is_read(tmp_path: Path) -> None:
     assert shown.examples == (card.Example(tmp_path / "one.png", "there is a circle"),)
 
 
-def test_an_examples_right_answer_is_told_with_its_reason_in_every_language(tmp_path: Path) -> None:
-    told = {"image": "one.png", "hypothesis": "x", "label": "No", "explain": {"en": "why", "zh": "因为"}}
-    halves = [{**told, "label": "Perhaps"}, {key: told[key] for key in ("image", "hypothesis", "label")}]
-    write(tmp_path, examples=[told, *halves])
-    whole, *others = card.load(str(tmp_path)).examples
-    assert (whole.label, whole.why) == ("No", {"en": "why", "zh": "因为"})
+def test_an_example_has_its_label_only_with_an_explanation_in_every_language(tmp_path: Path) -> None:
+    whole = {"image": "one.png", "hypothesis": "x", "label": "No", "explain": {"en": "why", "zh": "因为"}}
+    halves = [{**whole, "label": "Perhaps"}, {key: whole[key] for key in ("image", "hypothesis", "label")}]
+    write(tmp_path, examples=[whole, *halves])
+    first, *others = card.load(str(tmp_path)).examples
+    assert (first.label, first.why) == ("No", {"en": "why", "zh": "因为"})
     assert [(other.label, other.why) for other in others] == [(None, {})] * 2
 
 
@@ -49,7 +49,7 @@ def test_an_examples_right_answer_is_told_with_its_reason_in_every_language(tmp_
         '{"name": "x", "knows": {"en": "x"}}',
     ],
 )
-def test_a_broken_card_leaves_neutral_examples(
+def test_an_invalid_card_falls_back_to_the_demo_examples(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo = tmp_path / "demo"
@@ -62,7 +62,9 @@ def test_a_broken_card_leaves_neutral_examples(
     assert [example.hypothesis for example in shown.examples] == ["there is a circle"]
 
 
-def test_a_hub_id_has_neutral_examples_and_no_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_has_the_demo_examples_and_no_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path)
     monkeypatch.setattr(card, "DEMO", tmp_path)
     shown = card.load("owner/name")
@@ -95,7 +97,7 @@ def test_a_card_cannot_show_files_outside_its_folder(tmp_path: Path) -> None:
     ],
     ids=lambda change: str(change)[:30],
 )
-def test_a_bad_example_costs_itself_alone(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_invalid_example_is_skipped(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
     good = {"image": "one.png", "hypothesis": "good"}
     write(tmp_path, examples=["x", {**good, **change}, good])

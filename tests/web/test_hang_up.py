@@ -1,4 +1,4 @@
-"""Callers who hang up, in every way there is: no error of ours, and at most a line without their words."""
+"""Client disconnects at every stage: no error, and at most one log line without input."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ End = Callable[[socket.socket], None]
 
 
 def close(connection: socket.socket) -> None:
-    """As a program that ends."""
+    """Close normally, as a program that exits."""
     connection.close()
 
 
 def abort(connection: socket.socket) -> None:
-    """As one that is killed with something unread: a reset."""
+    """Reset, as a program killed with unread data."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class Caller:
-    """Hangs up on the page at ``base`` in the way of ``end``."""
+    """A client of the page at ``base`` that disconnects by ``end``."""
 
     def __init__(self, base: str, end: End) -> None:
         self._address = (urlsplit(base).hostname, urlsplit(base).port)
         self._end = end
 
     def send(self, path: str, kind: str, body: str) -> None:
-        """A body that never comes to its end, begun when the page has begun to read it."""
+        """Send the start of a body once the page reads it, then disconnect."""
         fields = f"Host: x\r\nContent-Type: {kind}\r\nContent-Length: 900000\r\nExpect: 100-continue"
         with socket.create_connection(self._address, PATIENCE) as connection:
             connection.sendall(f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
@@ -51,7 +51,7 @@ class Caller:
             self._end(connection)
 
     def ask(self, path: str, read: int = 0) -> None:
-        """An answer of which the first bytes are read, or none."""
+        """Request ``path`` and disconnect after reading ``read`` bytes."""
         with socket.create_connection(self._address, PATIENCE) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             if read:
@@ -66,7 +66,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def held(page: Page, picture: Any, session: str = "") -> str:
-    """A question, a program's or of a browser's session, that waits until somebody says so; its id."""
+    """Send a request that is held, from a program or a browser's session; return its event id."""
     before = page.output.count("waiting")
     question: dict[str, Any] = {"data": [picture, "hold", None]}
     path = "/gradio_api/call/judge"
@@ -81,7 +81,7 @@ def held(page: Page, picture: Any, session: str = "") -> str:
 
 
 @pytest.mark.parametrize("end", [close, abort])
-def test_who_hangs_up_leaves_no_error(page: Page, end: End) -> None:
+def test_a_disconnect_is_not_an_error(page: Page, end: End) -> None:
     caller, before = Caller(page.base, end), page.output.count("HUNG_UP")
     picture = page.run(lambda client: upload(client, b"picture"))
     caller.ask("/")
@@ -104,24 +104,24 @@ def test_who_hangs_up_leaves_no_error(page: Page, end: End) -> None:
     assert page.output.count("INFO | HUNG_UP | PATH=/gradio_api/upload | LENGTH=900000") == before + 2
 
 
-def test_a_session_that_is_not_known_any_more_is_no_error_either(page: Page) -> None:
+def test_an_unknown_session_is_not_an_error(page: Page) -> None:
     answer = httpx.get(f"{page.base}/gradio_api/queue/data?session_hash={SECRET}")
     assert "session_not_found" in answer.text
     for word in ("ERROR", "Exception", "Traceback", SECRET):
         assert word not in page.output
 
 
-def test_the_services_log_has_a_line_of_it_and_no_words(running_service: Instance) -> None:
+def test_the_service_logs_a_disconnect_without_input(running_service: Instance) -> None:
     before = running_service.log.count("HUNG_UP")
     Caller(running_service.page, abort).send("/gradio_api/upload", FORM, FILE)
     until(lambda: running_service.log.count("HUNG_UP") > before)
     assert "| INFO     | HUNG_UP | PATH=/gradio_api/upload | LENGTH=900000\n" in running_service.log
-    for told in (running_service.log, running_service.output):
-        assert "ASGI" not in told
-        assert SECRET not in told
+    for text in (running_service.log, running_service.output):
+        assert "ASGI" not in text
+        assert SECRET not in text
 
 
-def test_an_error_of_ours_keeps_its_places(tmp_path: Path) -> None:
+def test_an_internal_error_is_logged_with_its_traceback(tmp_path: Path) -> None:
     async def broken(client: httpx.AsyncClient) -> int:
         await call(client, await upload(client, b"picture"), "state broken", None)
         return (await client.get("/status")).status_code

@@ -1,4 +1,4 @@
-"""The headers that decide where Gradio thinks it is, and whose request it is."""
+"""Validation of the headers from which Gradio builds URLs, and of the caller's address."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradio.route_utils import get_root_url
 from starlette.requests import Request as StarletteRequest
 
 from page.bodies import Refused
-from page.headers import SINGLE, check_headers, for_gradio, is_form_of_json, is_host
+from page.headers import SINGLE, check_headers, for_gradio, is_host, is_json
 
 
 def refused(*headers: tuple[bytes, bytes]) -> int | None:
@@ -34,12 +34,12 @@ def refused(*headers: tuple[bytes, bytes]) -> int | None:
         "a.",
     ],
 )
-def test_a_host_is_a_name_or_an_address(host: str) -> None:
+def test_valid_hosts_are_accepted(host: str) -> None:
     assert is_host(host)
     assert refused((b"host", host.encode())) is None
 
 
-def test_of_every_host_that_is_taken_gradio_can_make_an_address() -> None:
+def test_gradio_can_build_a_url_from_every_accepted_host() -> None:
     chance = random.Random(7)
     for _ in range(20_000):
         host = "".join(chance.choice("aA09.-_x:n1[]") for _ in range(chance.randint(1, 12)))
@@ -81,18 +81,18 @@ def test_of_every_host_that_is_taken_gradio_can_make_an_address() -> None:
         "x" * 300,
     ],
 )
-def test_any_other_host_is_refused(host: str) -> None:
+def test_invalid_hosts_are_refused(host: str) -> None:
     assert not is_host(host)
     assert refused((b"host", host.encode("latin-1"))) == 400
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_what_may_be_there_once_is(name: bytes) -> None:
+def test_duplicate_headers_are_refused(name: bytes) -> None:
     assert refused((name, b"localhost"), (name, b"localhost")) == 400
 
 
 @pytest.mark.parametrize("asked", [b"bytes=0-", b"bytes=0-0", b"bytes=5-9", b"bytes=-5"])
-def test_a_range_of_bytes_may_be_asked_for(asked: bytes) -> None:
+def test_valid_ranges_are_accepted(asked: bytes) -> None:
     assert refused((b"range", asked)) is None
 
 
@@ -112,11 +112,11 @@ def test_a_range_of_bytes_may_be_asked_for(asked: bytes) -> None:
     ],
     ids=lambda asked: repr(asked[:20]),
 )
-def test_any_other_range_cannot_be_had(asked: bytes) -> None:
+def test_invalid_ranges_are_refused(asked: bytes) -> None:
     assert refused((b"range", asked)) == 416
 
 
-def test_a_body_comes_as_it_is() -> None:
+def test_content_encoding_is_refused() -> None:
     assert refused((b"content-encoding", b"identity")) is None
     assert refused((b"content-encoding", b"gzip")) == 415
 
@@ -130,7 +130,7 @@ SAID: list[tuple[bytes, bytes]] = [
 ]
 
 
-def test_what_a_proxy_says_counts_from_one_that_is_trusted() -> None:
+def test_forwarding_headers_count_only_from_a_trusted_proxy() -> None:
     assert for_gradio(SAID, trusted=False) == SAID[:1]
     assert for_gradio(SAID, trusted=True) == SAID[:3]
 
@@ -138,11 +138,11 @@ def test_what_a_proxy_says_counts_from_one_that_is_trusted() -> None:
 @pytest.mark.parametrize(
     "said", [(b"x-forwarded-host", b"["), (b"x-forwarded-host", b"a, b"), (b"x-forwarded-proto", b"x://")]
 )
-def test_nonsense_does_not_count_from_anybody(said: Any) -> None:
+def test_invalid_forwarding_headers_are_dropped(said: Any) -> None:
     assert for_gradio([said], trusted=True) == []
 
 
-def test_a_hop_that_was_added_in_a_line_of_its_own_is_the_last() -> None:
+def test_lines_of_forwarded_for_are_joined_in_order() -> None:
     said = [(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2"), (b"a", b"b"), (b"x-forwarded-for", b"3.3.3.3")]
     assert for_gradio(said, trusted=False) == [
         (b"a", b"b"),
@@ -151,7 +151,7 @@ def test_a_hop_that_was_added_in_a_line_of_its_own_is_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_json"),
+    ("kind", "expected"),
     [
         (b"application/json", True),
         (b"Application/JSON; charset=utf-8", True),
@@ -163,5 +163,5 @@ def test_a_hop_that_was_added_in_a_line_of_its_own_is_the_last() -> None:
         (b"", False),
     ],
 )
-def test_json_is_said_to_be_json(kind: bytes, is_json: bool) -> None:
-    assert is_form_of_json([(b"content-type", kind)]) is is_json
+def test_the_content_type_of_json(kind: bytes, expected: bool) -> None:
+    assert is_json([(b"content-type", kind)]) is expected

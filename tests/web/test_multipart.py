@@ -1,4 +1,4 @@
-"""A form with a picture: what is taken, what is refused, and that nothing of it is decoded or kept."""
+"""The upload form parser: what is accepted, what is refused, and that nothing is decoded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from page.multipart import FIELD_BYTES, HEADER_BYTES, PART_HEADERS, PARTS, Form, FormFault, boundary_of
+from page.multipart import FIELD_BYTES, HEADER_BYTES, PART_HEADERS, PARTS, Form, FormError, boundary_of
 
 
 class Sink:
-    """Keeps what a file is given."""
+    """Keeps a file's content in memory."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class Sink:
 
 
 def read(body: bytes, size: int = 1 << 16) -> list[Sink]:
-    """The files in a form that comes in pieces of ``size`` bytes."""
+    """Parse a form in pieces of ``size`` bytes; return its files."""
     sinks: list[Sink] = []
 
     def create(name: str) -> Sink:
@@ -40,7 +40,7 @@ def read(body: bytes, size: int = 1 << 16) -> list[Sink]:
         for start in range(0, len(body), size):
             form.feed(body[start : start + size])
         assert form.finish() == [Path(f"/{sink.name}") for sink in sinks]
-    except FormFault:
+    except FormError:
         form.discard()
         assert all(sink.discarded for sink in sinks)
         raise
@@ -63,7 +63,7 @@ FILE = part(b"content")
     [b"", b"content", b"\r\n--X\r\n--XY\r\n-\r\n", b"\r\n" * 100, bytes(range(256)) * 10, b"--XX--"],
     ids=repr,
 )
-def test_a_file_comes_out_as_it_went_in(content: bytes, size: int) -> None:
+def test_a_files_content_is_unchanged(content: bytes, size: int) -> None:
     body = part(b"a", 'form-data; name="text"') + part(content) + part(b"second") + END
     assert [sink.content for sink in read(body, size)] == [content, b"second"]
 
@@ -79,14 +79,14 @@ def test_a_file_comes_out_as_it_went_in(content: bytes, size: int) -> None:
         ('form-data; name="files"; filename="a.png"; filename*=UTF-8\'\'b.png', "a.png"),
     ],
 )
-def test_names_are_read_as_browsers_and_programs_write_them(disposition: str, name: str) -> None:
+def test_file_names_are_parsed_in_all_common_forms(disposition: str, name: str) -> None:
     assert [sink.name for sink in read(part(b"x", disposition) + END)] == [name]
 
 
 @pytest.mark.parametrize(
     "more", ["Content-Type: text/plain; charset=punycode\r\n", "Content-Transfer-Encoding: base64\r\n"]
 )
-def test_what_a_part_says_about_its_encoding_makes_nobody_decode_it(more: str) -> None:
+def test_encodings_of_a_part_are_ignored(more: str) -> None:
     assert [sink.content for sink in read(part(b"YWJj", more=more) + END)] == [b"YWJj"]
 
 
@@ -121,10 +121,10 @@ def test_what_a_part_says_about_its_encoding_makes_nobody_decode_it(more: str) -
     ids=range(24),
 )
 @pytest.mark.parametrize("size", [1000, 1 << 16])
-def test_everything_else_is_refused_and_leaves_nothing(
+def test_malformed_forms_are_refused_and_leave_no_file(
     body: bytes, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(FormFault):
+    with pytest.raises(FormError):
         read(body, size)
     assert caplog.text == ""
 
@@ -164,6 +164,6 @@ def test_the_boundary_is_read(header: str, boundary: bytes) -> None:
     ],
     ids=lambda header: header[:40],
 )
-def test_nothing_but_a_boundary_may_be_said_of_a_form(header: str) -> None:
-    with pytest.raises(FormFault):
+def test_other_content_types_and_parameters_are_refused(header: str) -> None:
+    with pytest.raises(FormError):
         boundary_of(header)

@@ -1,10 +1,9 @@
-"""Forms and calls that no page of ours sends, over real sockets: never an error, and nobody's words show."""
+"""Malformed forms and calls over real sockets: refused without an error and without logging input."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,11 @@ import httpx
 import pytest
 
 from tests.fakes import until
-from tests.web.client import META, Page, serving, upload
+from tests.web.client import META, Page, upload
+from tests.web.malformed import JOIN, JUDGE, LIMIT, QUESTION, SECRET, UPLOAD, no_error, page
 from tests.web.raw import FORM, JSON, Answer, connected, exchange, form, request
 
-SECRET = "xylophonist"
-MAX_BYTES = 100_000
-LIMIT = 4 * MAX_BYTES + 65_536  # of an upload's body
-JUDGE = "/gradio_api/call/judge"
-JOIN = "/gradio_api/queue/join"
-UPLOAD = "/gradio_api/upload"
-QUESTION = json.dumps({"data": [None, SECRET, None]}).encode()
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with serving(tmp_path_factory.mktemp("page"), "--max-bytes", str(MAX_BYTES)) as page:
-        yield page
-
-
-@pytest.fixture(autouse=True)
-def quiet(page: Page) -> Iterator[None]:
-    """Whatever was asked: no error of ours, no traceback, no words of a caller, and the page goes on."""
-    yield
-    assert exchange(page.base, request("GET", "/status")).status == 200
-    for word in ("ERROR |", "Traceback", SECRET):
-        assert word not in page.output
-
+__all__ = ["no_error", "page"]
 
 # ---- forms -----------------------------------------------------------------------------------------------
 
@@ -73,21 +51,21 @@ FILES = 'form-data; name="files"'
     ids=range(22),
 )
 @pytest.mark.parametrize("query", ["", "?upload_id=a1"])
-def test_a_form_that_is_none_of_ours_is_refused_and_leaves_nothing(
+def test_a_malformed_form_is_refused_and_leaves_no_file(
     page: Page, kind: str, body: bytes, query: str
 ) -> None:
     assert exchange(page.base, request("POST", UPLOAD + query, kind, body=body)).status == 400
     assert page.uploads == []
 
 
-def test_an_at_sign_that_was_forgotten_is_told(page: Page) -> None:
+def test_a_picture_sent_as_a_text_field_gets_a_hint(page: Page) -> None:
     answer = exchange(page.base, request("POST", UPLOAD, FORM, body=form(b"examples/existence.png", FILES)))
     assert answer.status == 400
     assert b"-F files=@" in answer.body
 
 
 @pytest.mark.parametrize("upload_id", ["", "a" * 65, "a%20b", "%ff", "u" * 8000, "a&upload_id=b"])
-def test_an_upload_has_a_plain_name(page: Page, upload_id: str) -> None:
+def test_an_invalid_upload_id_is_refused(page: Page, upload_id: str) -> None:
     for head in (
         request("POST", f"{UPLOAD}?upload_id={upload_id}", FORM, body=form(b"x")),
         request("GET", f"/gradio_api/upload_progress?upload_id={upload_id}"),
@@ -96,18 +74,18 @@ def test_an_upload_has_a_plain_name(page: Page, upload_id: str) -> None:
     assert page.uploads == []
 
 
-def test_the_progress_of_an_upload_ends_with_it_however_it_ends(page: Page) -> None:
+def test_the_progress_ends_with_the_upload_even_if_it_fails(page: Page) -> None:
     progress = "/gradio_api/upload_progress?upload_id="
     for name, body in (("fails", form(b"x", FILES)), ("works", form(b"x" * 1000))):
         answer = exchange(page.base, request("POST", f"{UPLOAD}?upload_id={name}", FORM, body=body))
-        told = exchange(page.base, request("GET", progress + name))
-        assert (told.status, told.body) == (200, b'data: {"msg": "done"}\n\n')
+        events = exchange(page.base, request("GET", progress + name))
+        assert (events.status, events.body) == (200, b'data: {"msg": "done"}\n\n')
         if answer.status == 200:
             Path(answer.json()[0]).unlink()
     assert exchange(page.base, request("GET", progress + "unknown")).status == 404
 
 
-def test_who_hangs_up_in_the_middle_of_a_picture_leaves_nothing(page: Page) -> None:
+def test_a_disconnect_during_an_upload_leaves_no_file(page: Page) -> None:
     before = page.output.count("HUNG_UP")
     head = request("POST", UPLOAD, FORM, "Content-Length: 400000", close=False)
     for _ in range(10):
@@ -122,7 +100,7 @@ def test_who_hangs_up_in_the_middle_of_a_picture_leaves_nothing(page: Page) -> N
 
 
 def functions(page: Page) -> dict[bool, list[int]]:
-    """The numbers of the page's events, by whether they run something on the server."""
+    """Return the numbers of the page's events, by whether they have a server function."""
     events = httpx.get(f"{page.base}/config").json()["dependencies"]
     return {runs: [event["id"] for event in events if event["backend_fn"] is runs] for runs in (True, False)}
 
@@ -132,7 +110,7 @@ def post(page: Page, path: str, body: Any) -> Answer:
     return exchange(page.base, request("POST", path, JSON, body=content))
 
 
-def test_an_event_that_runs_nothing_cannot_be_called(page: Page) -> None:
+def test_an_event_without_a_server_function_cannot_be_called(page: Page) -> None:
     for number in (*functions(page)[False], -1, 999, 10**30):
         assert post(page, JOIN, {"data": [], "fn_index": number, "session_hash": "a"}).status in (404, 422)
 
@@ -146,12 +124,12 @@ def test_an_event_that_runs_nothing_cannot_be_called(page: Page) -> None:
         [1],
     ],
 )
-def test_what_comes_with_an_event_is_not_printed(page: Page, event: Any) -> None:
+def test_event_data_is_not_logged(page: Page, event: Any) -> None:
     for number in functions(page)[True]:
         asked = {"data": [], "fn_index": number, "session_hash": f"e{number}", "event_data": event}
         assert post(page, JOIN, asked).status == 200
-        told = exchange(page.base, request("GET", f"/gradio_api/queue/data?session_hash=e{number}"))
-        assert b"process_completed" in told.body
+        events = exchange(page.base, request("GET", f"/gradio_api/queue/data?session_hash=e{number}"))
+        assert b"process_completed" in events.body
     assert "forged" not in page.output
 
 
@@ -182,13 +160,13 @@ def test_what_comes_with_an_event_is_not_printed(page: Page, event: Any) -> None
     ],
     ids=range(21),
 )
-def test_a_call_that_nobody_makes_is_refused_in_json(page: Page, path: str, body: Any) -> None:
+def test_an_invalid_call_is_refused_in_json(page: Page, path: str, body: Any) -> None:
     answer = post(page, path, body)
     assert 400 <= answer.status < 500
     assert answer.json()["code"] == "bad_call"
 
 
-def test_a_sessions_answers_are_read_once(page: Page) -> None:
+def test_a_session_has_one_reader(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> list[int]:
         question = {"data": [await upload(client, b"x"), "hold", None]}
         event = (await client.post(JUDGE, json=question)).json()["event_id"]

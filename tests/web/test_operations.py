@@ -1,4 +1,4 @@
-"""The operations tab over real HTTP: every call of it, with and without the right to make it."""
+"""The operations tab over real HTTP: every route, with and without a session."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 from fastapi import FastAPI
 
 from lab.instances.instance import ROOT, Instance
-from page.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
-from page.operations import GUARDED, LOGIN, OperationsCalls
+from page.operations.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
+from page.operations.routes import GUARDED, LOGIN, OperationsRoutes
+from page.words import say
 from service.contract.status import Snapshot
 from tests.web.application import READY, FakeOperationsService
 from tests.web.client import Page, serving
@@ -26,13 +27,13 @@ from tests.web.client import Page, serving
 PASSWORD = "open sesame"
 SECONDS = 400.0  # a bound for a broken run on a busy machine, never a measurement
 JSON = {"content-type": "application/json"}
-# Words that only those who may see the tab are shown.
+# Shown only with a session.
 SHOWN = ("req_1_ab", "is hung", 'class="plot-line', "Requests take longer")
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """On a public address, with a password."""
+    """A page on a public address, with a password."""
     folder = tmp_path_factory.mktemp("locked")
     with serving(folder, "--host", "0.0.0.0", environment={"OFA_OPS_PASSWORD": PASSWORD}) as page:
         yield page
@@ -53,10 +54,12 @@ def client(locked: Page) -> Iterator[httpx.Client]:
         yield client
 
 
-def within(access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]) -> list[httpx.Response]:
-    """The answers to calls made in this process, where no guess of another test counts."""
+def local_answers(
+    access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]
+) -> list[httpx.Response]:
+    """Return the answers of routes in this process, with their own count of wrong passwords."""
     app = FastAPI(openapi_url=None)
-    calls = OperationsCalls(FakeOperationsService(lambda: snapshot), access, 7860)
+    calls = OperationsRoutes(FakeOperationsService(lambda: snapshot), access, 7860)
     calls.add_to(app)
 
     async def conversation() -> list[httpx.Response]:
@@ -70,14 +73,14 @@ def within(access: Access, snapshot: Snapshot, *posts: tuple[str, str | bytes]) 
         calls.close()
 
 
-# ---- without the right to ------------------------------------------------------------------------------
+# ---- without a session ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", GUARDED)
 @pytest.mark.parametrize(
     "cookie", [None, "", "guessed", "a" * 43], ids=["none", "empty", "short", "of the right length"]
 )
-def test_no_call_answers_without_a_session(client: httpx.Client, path: str, cookie: str | None) -> None:
+def test_no_route_answers_without_a_session(client: httpx.Client, path: str, cookie: str | None) -> None:
     if cookie is not None:
         client.cookies.set(f"ofa_ops_{client.base_url.port}", cookie)
     answer = ask(client, path)
@@ -87,13 +90,13 @@ def test_no_call_answers_without_a_session(client: httpx.Client, path: str, cook
 
 
 @pytest.mark.parametrize("path", GUARDED)
-def test_a_call_that_says_it_comes_from_this_machine_is_no_session(client: httpx.Client, path: str) -> None:
+def test_a_claimed_local_address_does_not_replace_a_session(client: httpx.Client, path: str) -> None:
     claims = {"x-forwarded-for": "127.0.0.1", "host": "localhost", "x-real-ip": "127.0.0.1"}
     assert ask(client, path, {**JSON, **claims}).status_code == 401
 
 
-def test_nothing_of_the_tab_can_be_had_through_gradio(locked: Page) -> None:
-    """Its own doors: what it says of its API and its components, and every event by its number."""
+def test_gradios_endpoints_return_nothing_of_the_tab(locked: Page) -> None:
+    """Its API description, its components, and every event by number."""
     with httpx.Client(base_url=locked.base, timeout=60) as plain:
         api = plain.get("/gradio_api/info").json()
         assert set(api["named_endpoints"]) == {"/judge"}
@@ -104,11 +107,11 @@ def test_nothing_of_the_tab_can_be_had_through_gradio(locked: Page) -> None:
             asked = {"data": [None, "", None], "fn_index": number, "session_hash": f"mine{number}"}
             plain.post("/gradio_api/queue/join", json=asked)
             with plain.stream("GET", f"/gradio_api/queue/data?session_hash=mine{number}") as stream:
-                told = "".join(stream.iter_text())
-            assert [word for word in SHOWN if word in told] == []
+                streamed = "".join(stream.iter_text())
+            assert [word for word in SHOWN if word in streamed] == []
 
 
-def test_gradios_client_finds_no_call_of_the_tabs(locked: Page) -> None:
+def test_gradios_client_finds_no_route_of_the_tab(locked: Page) -> None:
     script = """
 import sys
 from gradio_client import Client
@@ -141,7 +144,7 @@ for name in sys.argv[2:]:
     ids=lambda body: repr(body)[:40],
 )
 def test_only_the_password_is_the_password(body: str | bytes) -> None:
-    answer, right = within(
+    answer, right = local_answers(
         Access(PASSWORD), READY, (LOGIN, body), (LOGIN, json.dumps({"password": PASSWORD}))
     )
     assert answer.status_code == 401
@@ -150,8 +153,8 @@ def test_only_the_password_is_the_password(body: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "", "application/jsonx"])
-def test_a_form_of_another_sites_page_is_not_read(operator: httpx.Client, kind: str) -> None:
-    """A browser posts a form to any address, with its cookies; JSON it would have to ask for first."""
+def test_a_cross_site_form_is_refused(operator: httpx.Client, kind: str) -> None:
+    """A browser posts a cross-site form with cookies, but JSON only after a CORS preflight."""
     for path in (LOGIN, *(path for path, method in GUARDED.items() if method == "POST")):
         answer = operator.post(
             path, content=json.dumps({"password": PASSWORD}), headers={"content-type": kind}
@@ -177,11 +180,11 @@ def test_a_form_of_another_sites_page_is_not_read(operator: httpx.Client, kind: 
         "http://{host}@evil.example",
     ],
 )
-def test_a_call_from_another_sites_page_changes_nothing(operator: httpx.Client, origin: str) -> None:
+def test_a_cross_origin_call_is_refused(operator: httpx.Client, origin: str) -> None:
     origin = origin.format(host=operator.base_url.netloc.decode())
     for path in (LOGIN, *(path for path, method in GUARDED.items() if method == "POST")):
         assert ask(operator, path, {**JSON, "origin": origin}).status_code == 403
-    assert ask(operator, "/ops/panel").status_code == 200, "nobody was logged out"
+    assert ask(operator, "/ops/panel").status_code == 200, "the session still exists"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_a_call_from_another_sites_page_changes_nothing(operator: httpx.Client, 
         ("http://[::1]:7860", "[::1]:7860"),
     ],
 )
-def test_a_call_from_this_page_is_answered(operator: httpx.Client, origin: str, host: str | None) -> None:
+def test_a_same_origin_call_is_answered(operator: httpx.Client, origin: str, host: str | None) -> None:
     headers = {
         "origin": origin.format(host=operator.base_url.netloc.decode()),
         **({"host": host} if host else {}),
@@ -205,7 +208,7 @@ def test_a_call_from_this_page_is_answered(operator: httpx.Client, origin: str, 
     assert ask(operator, "/ops/probe", {**JSON, **headers}).status_code == 200
 
 
-# ---- with it -------------------------------------------------------------------------------------------
+# ---- with a session --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -231,21 +234,18 @@ def test_a_session_sees_the_tab(operator: httpx.Client) -> None:
 
 def test_the_tab_speaks_the_browsers_language(operator: httpx.Client) -> None:
     parts = operator.get("/ops/panel", headers={"accept-language": "zh-CN"}).json()["parts"]
-    assert "立即探测" in parts["buttons"]
-    assert "健康" in parts["facts"]
+    assert say("zh", "ops.probe.button") in parts["buttons"]
+    assert say("zh", "ops.healthy") in parts["facts"]
 
 
-def test_a_session_may_ask_for_a_probe_and_hears_that_there_is_no_gpu(operator: httpx.Client) -> None:
+def test_a_session_can_start_a_probe_and_gets_a_refusal_without_a_gpu(operator: httpx.Client) -> None:
     asked = ask(operator, "/ops/probe")
-    assert (asked.status_code, asked.json()["told"]) == (200, "A probe is on its way.")
+    assert (asked.status_code, asked.json()["message"]) == (200, say("en", "ops.probe.done"))
     refused = ask(operator, "/ops/cache")
-    assert (refused.status_code, refused.json()["told"]) == (
-        409,
-        "There is no GPU whose cache could be emptied.",
-    )
+    assert (refused.status_code, refused.json()["message"]) == (409, say("en", "ops.cache.refused"))
 
 
-def test_a_session_that_logged_out_is_over_though_its_cookie_lives(operator: httpx.Client) -> None:
+def test_a_cookie_is_invalid_after_the_logout(operator: httpx.Client) -> None:
     with httpx.Client(base_url=operator.base_url, timeout=60) as other:
         assert log_in(other).status_code == 200
         kept = dict(other.cookies)
@@ -257,12 +257,12 @@ def test_a_session_that_logged_out_is_over_though_its_cookie_lives(operator: htt
 
 
 def through(page: Page, source: str) -> httpx.Client:
-    """A caller with an address of its own, and so with guesses of its own."""
+    """Return a client with its own source address, and so with its own count of wrong passwords."""
     transport = httpx.HTTPTransport(local_address=source)
     return httpx.Client(base_url=page.base, timeout=60, transport=transport)
 
 
-def test_guessing_is_slowed_down_and_written_down_without_the_guesses(
+def test_wrong_passwords_are_limited_and_logged_without_the_passwords(
     locked: Page, operator: httpx.Client
 ) -> None:
     with through(locked, "127.0.0.2") as other:
@@ -271,9 +271,9 @@ def test_guessing_is_slowed_down_and_written_down_without_the_guesses(
         answer = log_in(other)
         assert answer.status_code == 429
         assert 0 < int(answer.headers["retry-after"]) <= GUESS_SECONDS
-        assert "TOO_MANY_GUESSES | FROM=127.0.0.2 | SECONDS=" in locked.output
-    assert ask(operator, "/ops/panel").status_code == 200, "who is in stays in"
-    assert log_in(operator).status_code == 200, "who did not guess may come in"
+        assert "ACTION=too_many_guesses | FROM=127.0.0.2 | SECONDS=" in locked.output
+    assert ask(operator, "/ops/panel").status_code == 200, "existing sessions stay valid"
+    assert log_in(operator).status_code == 200, "other callers can log in"
     assert "guess number" not in locked.output
     assert PASSWORD not in locked.output
 
@@ -281,8 +281,8 @@ def test_guessing_is_slowed_down_and_written_down_without_the_guesses(
 CLAIM = "203.0.113.9 | DONE=True\u00a0| FATAL    | forged"
 
 
-def test_what_a_caller_says_of_its_address_counts_for_nothing(locked: Page) -> None:
-    """Neither for its guesses nor in the log."""
+def test_an_untrusted_forwarded_address_is_ignored(locked: Page) -> None:
+    """Both for the limit and in the log."""
     with through(locked, "127.0.0.3") as other:
         for number in range(WRONG_PER_CALLER):
             headers = {"x-forwarded-for": f"10.0.0.{number}" if number else CLAIM.encode("latin-1")}
@@ -291,12 +291,12 @@ def test_what_a_caller_says_of_its_address_counts_for_nothing(locked: Page) -> N
             other.post(LOGIN, json={"password": "no"}, headers={"x-forwarded-for": "10.9.9.9"}).status_code
             == 429
         )
-    assert "WRONG_PASSWORD | FROM=127.0.0.3\n" in locked.output
+    assert "ACTION=wrong_password | FROM=127.0.0.3\n" in locked.output
     assert "forged" not in locked.output
     assert "10.0.0." not in locked.output
 
 
-def test_behind_a_trusted_proxy_each_caller_has_guesses_of_its_own(tmp_path: Path) -> None:
+def test_behind_a_trusted_proxy_each_caller_has_its_own_limit(tmp_path: Path) -> None:
     """The proxy adds an address to what the caller sent, in the same line or in one of its own."""
     environment = {"OFA_OPS_PASSWORD": PASSWORD}
     with serving(tmp_path, "--trusted-proxies", "127.0.0.0/8", environment=environment) as page:
@@ -310,7 +310,7 @@ def test_behind_a_trusted_proxy_each_caller_has_guesses_of_its_own(tmp_path: Pat
                 assert guess("no", f"198.51.100.{number}", "203.0.113.7").status_code == 401
             assert guess(PASSWORD, "198.51.100.77, 203.0.113.7").status_code == 429
             assert guess(PASSWORD, "203.0.113.7, 203.0.113.8").status_code == 200
-        assert "WRONG_PASSWORD | FROM=203.0.113.7\n" in page.output
+        assert "ACTION=wrong_password | FROM=203.0.113.7\n" in page.output
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_behind_a_trusted_proxy_each_caller_has_guesses_of_its_own(tmp_path: Pat
         (("--trusted-proxies", "127.0.0.1"), "http", False),
     ],
 )
-def test_behind_tls_the_cookie_is_for_tls_alone(
+def test_behind_tls_the_cookie_is_secure(
     tmp_path: Path, flags: tuple[str, ...], said: str, secure: bool
 ) -> None:
     environment = {"OFA_OPS_PASSWORD": PASSWORD, "OFA_ROOT_PATH": "/vqa"}
@@ -336,26 +336,26 @@ def test_behind_tls_the_cookie_is_for_tls_alone(
 
 
 def test_a_gpus_cache_can_be_emptied() -> None:
-    login, answer = within(
+    login, answer = local_answers(
         *(Access(PASSWORD), replace(READY, device="cuda:0")),
         *((LOGIN, json.dumps({"password": PASSWORD})), ("/ops/cache", "{}")),
     )
     assert login.status_code == 200
-    assert (answer.status_code, answer.json()["told"]) == (200, "5 MB were given back.")
+    assert (answer.status_code, answer.json()["message"]) == (200, say("en", "ops.cache.done", megabytes=5))
 
 
-# ---- the password that an instance makes itself --------------------------------------------------------
+# ---- the generated password --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def own(running_service: Instance) -> Iterator[httpx.Client]:
-    """Logged in to the real service, whose password nobody gave."""
+    """A session of the real service, which generated its password."""
     with httpx.Client(base_url=running_service.page, timeout=60) as client:
         assert log_in(client, running_service.ops_password).status_code == 200
         yield client
 
 
-def test_no_caller_of_this_machine_is_let_in_without_it(running_service: Instance, own: httpx.Client) -> None:
+def test_local_callers_need_the_password_too(running_service: Instance, own: httpx.Client) -> None:
     assert "<svg" in ask(own, "/ops/panel").json()["parts"]["plots"]
     with httpx.Client(base_url=running_service.page, timeout=60) as other:
         for path in GUARDED:
@@ -372,8 +372,7 @@ def test_the_real_service_shows_a_request_without_its_text(
     instance.judge(picture, f"there is a {secret}")
     instance.wait_for("the request", lambda: "api" in ask(own, "/ops/panel").json()["parts"]["requests"])
     instance.wait_for("a sample", lambda: "plot-line" in ask(own, "/ops/panel").json()["parts"]["plots"])
-    told = ask(own, "/ops/panel").text + ask(own, "/ops/findings").text
-    assert secret not in told
+    assert secret not in ask(own, "/ops/panel").text + ask(own, "/ops/findings").text
 
 
 def test_the_real_service_probes_when_asked(running_service: Instance, own: httpx.Client) -> None:

@@ -1,58 +1,52 @@
-"""What is said while an answer is awaited: the engine's figures, rounded, and nothing that is not known."""
+"""Queue position and estimated wait: the engine's figures, rounded, and nothing where there are none."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
 
 from page import banner, pending
-from page.words import LANGUAGES, Language
+from page.words import LANGUAGES, Language, say
 from service.contract.causes import Refusal
 from service.contract.request import QueueEstimate
 from service.contract.status import Activity
 from tests.web.application import READY, STATES
+from tests.web.html import text_of
 
 
-def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).strip()
-
-
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(
-    ("queue_estimate", "english", "chinese"),
+    ("queue_estimate", "ahead", "seconds"),
     [
-        (None, "Judging …", "正在判断……"),
-        (QueueEstimate(0), "Judging …", "正在判断……"),
-        (QueueEstimate(0, 2.2), "Judging … about 2 s", "正在判断…… 大约 2 秒"),
-        (
-            QueueEstimate(1, 4.0),
-            "Judging … 1 request is ahead of yours · about 4 s",
-            "正在判断…… 前面还有 1 个请求 · 大约 4 秒",
-        ),
-        (
-            QueueEstimate(3, 6.1),
-            "Judging … 3 requests are ahead of yours · about 6 s",
-            "正在判断…… 前面还有 3 个请求 · 大约 6 秒",
-        ),
-        (QueueEstimate(2), "Judging … 2 requests are ahead of yours", "正在判断…… 前面还有 2 个请求"),
-        (QueueEstimate(0, 80.0), "Judging … about 15 s", "正在判断…… 大约 15 秒"),
+        (None, None, None),
+        (QueueEstimate(0), None, None),
+        (QueueEstimate(0, 2.2), None, 2),
+        (QueueEstimate(1, 4.0), "one", 4),
+        (QueueEstimate(3, 6.1), "many", 6),
+        (QueueEstimate(2), "many", None),
+        (QueueEstimate(0, 80.0), None, 15),  # never more than the time limit
     ],
 )
-def test_who_waits_is_told_how_many_are_ahead_and_about_how_long_it_takes(
-    queue_estimate: QueueEstimate | None, english: str, chinese: str
+def test_a_pending_card_shows_the_queue_position_and_the_estimated_wait(
+    queue_estimate: QueueEstimate | None, ahead: str | None, seconds: int | None, language: Language
 ) -> None:
-    assert text_of(pending.card(queue_estimate, "en", limit=15.0)) == english
-    assert text_of(pending.card(queue_estimate, "zh", limit=15.0)) == chinese
+    parts = []
+    if queue_estimate and ahead:
+        parts.append(say(language, f"pending.ahead.{ahead}", count=queue_estimate.ahead))
+    if seconds:
+        parts.append(say(language, "queue.wait", about=say(language, "about.seconds", s=seconds)))
+    expected = f"{say(language, 'pending.title')} {' · '.join(parts)}".strip()
+    assert text_of(pending.card(queue_estimate, language, limit=15.0)) == expected
 
 
-def test_a_card_that_waits_is_no_answer() -> None:
+def test_a_pending_card_is_not_an_answer() -> None:
     html = pending.card(QueueEstimate(0, 2.0), "en", limit=15.0)
     assert 'class="answer answer-pending" role="status"' in html
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "shown"),
     [
         (0.0, "about 1 s"),
         (0.04, "about 1 s"),
@@ -65,44 +59,44 @@ def test_a_card_that_waits_is_no_answer() -> None:
         (600.0, "about 10 min"),
     ],
 )
-def test_a_time_that_is_not_known_exactly_is_not_told_exactly(seconds: float, told: str) -> None:
-    assert pending.about(seconds, "en") == told
-
-
-def test_patience_ends_at_about_twice_what_was_told_and_only_where_something_was() -> None:
-    assert pending.patience(None) is None
-    assert pending.patience(QueueEstimate(3)) is None
-    assert pending.patience(QueueEstimate(3, 6.0)) == 6.0
-    assert pending.patience(QueueEstimate(0, 0.01)) == pending.LEAST_PATIENCE
-    assert "15 seconds" in text_of(pending.late("en", limit=15.0))
-    assert "15 秒" in text_of(pending.late("zh", limit=15.0))
-
-
-@pytest.mark.parametrize(
-    ("activity", "english", "chinese"),
-    [
-        (Activity(computing=1, expected_seconds=2.0), "", ""),
-        (
-            STATES["queue"].activity,
-            "3 requests are waiting · an answer takes about 6 s",
-            "有 3 个请求在等待 · 现在提问，大约 6 秒后得到回答",
-        ),
-        (Activity(depth=1, capacity=9), "1 request is waiting", "有 1 个请求在等待"),
-        (
-            Activity(depth=5, refusal=Refusal.TOO_LATE, expected_seconds=40.0, retry_after=12.0),
-            "Too many requests are waiting. Try again in about 12 seconds.",
-            "排队的请求太多了。 请在大约 12 秒后再试。",
-        ),
-        (Activity(depth=3, capacity=9, orphaned=True, expected_seconds=2.0), "", ""),
-    ],
-)
-def test_a_queue_is_told_before_anybody_asks(activity: Activity, english: str, chinese: str) -> None:
-    assert pending.queue(activity, "en") == english
-    assert pending.queue(activity, "zh") == chinese
+def test_an_estimated_time_is_rounded(seconds: float, shown: str) -> None:
+    assert pending.about(seconds, "en") == shown
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_line_at_the_top_tells_of_a_queue_and_of_none(language: Language) -> None:
+def test_an_answer_is_late_after_its_estimate_and_never_without_one(language: Language) -> None:
+    assert pending.late_after(None) is None
+    assert pending.late_after(QueueEstimate(3)) is None
+    assert pending.late_after(QueueEstimate(3, 6.0)) == 6.0
+    assert pending.late_after(QueueEstimate(0, 0.01)) == pending.MIN_LATE_SECONDS
+    assert say(language, "pending.late", limit=15) in text_of(pending.late(language, limit=15.0))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    ("activity", "keys"),
+    [
+        (Activity(computing=1, expected_seconds=2.0), []),
+        (STATES["queue"].activity, ["queue.waiting.many", "queue.wait"]),
+        (Activity(depth=1, capacity=9), ["queue.waiting.one"]),
+        (
+            Activity(depth=5, refusal=Refusal.TOO_LATE, expected_seconds=40.0, retry_after=12.0),
+            ["none.busy", "none.busy.do"],
+        ),
+        (Activity(depth=3, capacity=9, not_cancelling=True, expected_seconds=2.0), []),
+    ],
+)
+def test_the_status_line_shows_the_queue_and_its_estimated_wait(
+    activity: Activity, keys: list[str], language: Language
+) -> None:
+    about = pending.about(activity.expected_seconds or 0.0, language)
+    values = {"count": activity.depth, "about": about, "seconds": 12}
+    separator = " " if activity.full else " · "
+    assert pending.queue(activity, language) == separator.join(say(language, key, **values) for key in keys)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_status_line_mentions_a_queue_only_while_there_is_one(language: Language) -> None:
     assert "state-queue" not in banner.render(READY, language)
     assert "state-queue" in banner.render(STATES["queue"], language)
     assert "state-queue" in banner.render(replace(STATES["queue"], degraded="computing on the CPU"), language)

@@ -1,4 +1,4 @@
-"""The proxies of docs/proxies.md, with the very blocks that stand there, in front of a page."""
+"""The proxies of docs/proxies.md, with the configuration blocks of that page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import pytest
 
 from lab.instances.instance import EXIT_SECONDS, ROOT
 from lab.instances.ports import free_ports
-from page.access import WRONG_PER_CALLER
-from page.operations import LOGIN
+from page import bodies
+from page.operations.access import WRONG_PER_CALLER
+from page.operations.routes import LOGIN
 from tests.fakes import until
 from tests.web.application import SCORES
 from tests.web.client import Page, call, serving, upload
@@ -137,7 +138,7 @@ def converse(address: str, conversation: Callable[[httpx.AsyncClient], Any], cal
     return asyncio.run(inner())
 
 
-def test_a_page_behind_a_proxy_works_as_without(proxied: tuple[str, Page]) -> None:
+def test_the_page_works_behind_a_proxy(proxied: tuple[str, Page]) -> None:
     address, _ = proxied
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -150,12 +151,12 @@ def test_a_page_behind_a_proxy_works_as_without(proxied: tuple[str, Page]) -> No
         assert (event, answer["scores"]) == ("complete", SCORES)
         large = await client.post("/gradio_api/upload", files={"files": ("large.png", b"x" * 4_200_000)})
         assert large.status_code == 413
-        assert "Make the picture smaller" in large.text
+        assert large.text == bodies.too_large().text
 
     converse(address, conversation)
 
 
-def test_an_event_is_there_before_the_answer(proxied: tuple[str, Page]) -> None:
+def test_events_are_streamed_before_the_answer(proxied: tuple[str, Page]) -> None:
     address, _ = proxied
 
     async def conversation(client: httpx.AsyncClient) -> list[str]:
@@ -163,19 +164,19 @@ def test_an_event_is_there_before_the_answer(proxied: tuple[str, Page]) -> None:
         asks = next(event["id"] for event in events if event["backend_fn"])
         asked = {"data": [await upload(client, b"x"), "hold", None], "fn_index": asks, "session_hash": "s"}
         assert (await client.post("/gradio_api/queue/join", json=asked)).status_code == 200
-        told = []
+        messages = []
         async with client.stream("GET", "/gradio_api/queue/data?session_hash=s") as stream:
             async for line in stream.aiter_lines():
-                told += re.findall(r'"msg": ?"(\w+)"', line)
-                if told[-1:] == ["process_generating"]:  # what is shown while the answer is awaited
+                messages += re.findall(r'"msg": ?"(\w+)"', line)
+                if messages[-1:] == ["process_generating"]:  # the pending card
                     await call(client, await upload(client, b"x"), "release", None)
-        return told
+        return messages
 
     assert "process_completed" in converse(address, conversation)
 
 
-def test_a_caller_is_who_the_proxy_saw(proxied: tuple[str, Page]) -> None:
-    """Whatever it says itself; and an operator behind the same proxy is not locked out by it."""
+def test_a_caller_is_the_address_that_the_proxy_saw(proxied: tuple[str, Page]) -> None:
+    """Not the one it claims; and it cannot lock out an operator behind the same proxy."""
     address, page = proxied
     password = (page.temporary.parent / "ops_password").read_text().strip()
     origin = {"origin": address.removesuffix(PATH)}
@@ -192,10 +193,10 @@ def test_a_caller_is_who_the_proxy_saw(proxied: tuple[str, Page]) -> None:
         return await client.post(LOGIN, json={"password": password}, headers=origin)
 
     number = urlsplit(address).port or 0
-    stranger, operator = (f"127.{number >> 8}.{number & 255}.{last}" for last in (3, 4))
-    assert converse(address, guess, stranger)[-1] == 429
+    other, operator = (f"127.{number >> 8}.{number & 255}.{last}" for last in (3, 4))
+    assert converse(address, guess, other)[-1] == 429
     answer = converse(address, log_in, operator)
     assert answer.status_code == 200
     assert f"Path={PATH if address.endswith(PATH) else '/'};" in answer.headers["set-cookie"]
-    assert f"WRONG_PASSWORD | FROM={stranger}\n" in page.output
+    assert f"ACTION=wrong_password | FROM={other}\n" in page.output
     assert "10.1.1." not in page.output

@@ -1,4 +1,4 @@
-"""What scripts rely on: the names they import, and what Gradio's client gets from the real service."""
+"""The contracts of scripts: the names they import, and Gradio's client with the real service."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lab.instances.instance import ROOT, Instance
+from page.words import LANGUAGES, Language, say
 
 SECONDS = 400.0  # a bound for a broken run on a busy machine, never a measurement
 
@@ -39,7 +40,7 @@ def run(script: str, *arguments: str) -> Any:
 def test_the_names_judge_in_a_process_without_servers(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFA_MODEL", "demo")
     monkeypatch.setenv("OFA_TIMEOUT", "120")
-    told = run(
+    result = run(
         """
 import json, psutil, sys
 from PIL import Image
@@ -62,7 +63,7 @@ print(json.dumps([before, loaded, answers, refused, health_check()["model"], len
 """,
         str(picture),
     )
-    before, loaded, answers, refused, after, listening, gradio = told
+    before, loaded, answers, refused, after, listening, gradio = result
     assert (before, loaded, after) == ("uninitialized", True, "loaded")
     assert [answer["label"] for answer in answers] == ["Yes", "No"]
     assert all(set(answer) == {"label", "score", "scores", "reason"} for answer in answers)
@@ -71,7 +72,7 @@ print(json.dumps([before, loaded, answers, refused, health_check()["model"], len
     assert (listening, gradio) == (0, False)
 
 
-def test_predict_loads_the_model_if_nobody_has(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_loads_the_model_if_needed(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFA_MODEL", "demo")
     monkeypatch.setenv("OFA_TIMEOUT", "120")
     script = "import json, sys; from web_app import predict; print(json.dumps(predict(*sys.argv[1:])))"
@@ -107,8 +108,8 @@ def test_a_script_without_a_main_guard_is_run_once_and_leaves_no_process(
         timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    once, told = done.stdout.splitlines()
-    before, label, readers = json.loads(told)
+    once, result = done.stdout.splitlines()
+    before, label, readers = json.loads(result)
     assert (once, before, label) == ("once", 0, "Yes")
     assert readers
     assert not [pid for pid in readers if psutil.pid_exists(pid)]
@@ -140,14 +141,12 @@ def test_gradios_client_may_leave_the_premise_out(running_service: Instance, pic
     assert ask(running_service, str(picture), "there is a blue star")["label"] == "No"
 
 
-@pytest.mark.parametrize(("language", "told"), [("en", "There is no picture."), ("zh-CN", "还没有图片。")])
-def test_gradios_client_is_told_what_to_change(running_service: Instance, language: str, told: str) -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_gradios_client_gets_the_input_error(running_service: Instance, language: Language) -> None:
     name, text = ask(running_service, None, "a circle", None, headers={"accept-language": language})
-    assert name == "AppError"
-    assert text.startswith(told)
+    assert (name, text) == ("AppError", say(language, "input.no_image"))
 
 
 def test_gradios_client_cannot_make_the_service_fetch_an_address(running_service: Instance) -> None:
     name, text = ask(running_service, f"{running_service.health}/picture.png", "a circle", None)
-    assert name == "AppError"
-    assert "must be uploaded" in text
+    assert (name, text) == ("AppError", say("en", "input.image_elsewhere"))

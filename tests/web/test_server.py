@@ -1,4 +1,4 @@
-"""The page's server over real HTTP: what it lets through, what it refuses, how it ends."""
+"""The page's server over real HTTP: what it accepts, what it refuses, how it stops."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ import httpx
 import pytest
 
 from lab.instances.instance import START_SECONDS
-from page.operations import GUARDED, LOGIN
+from page import bodies
+from page.operations.routes import GUARDED, LOGIN
+from page.words import LANGUAGES, Language, say
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
 
 PICTURE = b"not decoded by anything in front of the application"
-SECRET = "xylophonist"  # a word that no message of ours holds
-MANY = 60  # more than Gradio lets run at once by itself
+SECRET = "xylophonist"  # a word that no message contains
+MANY = 60  # more than Gradio's default concurrency
 
 
 async def holds(page: Page) -> None:
-    """Return when the application has a question that it does not answer."""
+    """Return when the application holds a request."""
     async with asyncio.timeout(START_SECONDS):
         while "waiting" not in page.output:
             await asyncio.sleep(0.02)
@@ -58,7 +60,7 @@ def test_the_file_arrives_as_it_was_sent_and_nothing_opened_it_on_the_way(page: 
     assert (handed["premise"], handed["source"]) == ("a premise", "api")
 
 
-def test_nothing_stands_before_the_services_own_queue(page: Page) -> None:
+def test_requests_wait_only_in_the_services_queue(page: Page) -> None:
     """The application answers none of them until it has seen all of them."""
 
     async def conversation(client: httpx.AsyncClient) -> list[str]:
@@ -70,7 +72,7 @@ def test_nothing_stands_before_the_services_own_queue(page: Page) -> None:
 
 
 @pytest.mark.parametrize("reason", ["busy", "timeout", "loading"])
-def test_no_verdict_is_an_answer_and_not_an_error(page: Page, reason: str) -> None:
+def test_a_missing_verdict_is_an_answer_and_not_an_error(page: Page, reason: str) -> None:
     async def conversation(client: httpx.AsyncClient) -> Any:
         return await call(client, await upload(client, PICTURE), f"reason {reason}", None)
 
@@ -78,17 +80,13 @@ def test_no_verdict_is_an_answer_and_not_an_error(page: Page, reason: str) -> No
     assert page.run(conversation) == ("complete", answer)
 
 
-@pytest.mark.parametrize(
-    ("language", "told"), [("en", "There is no picture."), ("zh-CN,zh;q=0.9", "还没有图片。")]
-)
-def test_input_that_cannot_be_judged_is_an_error_in_the_callers_language(
-    page: Page, language: str, told: str
-) -> None:
+@pytest.mark.parametrize(("header", "language"), [("en", "en"), ("zh-CN,zh;q=0.9", "zh")])
+def test_an_input_error_is_in_the_callers_language(page: Page, header: str, language: Language) -> None:
     event, error = page.run(
-        lambda client: call(client, None, "a circle", None, headers={"accept-language": language})
+        lambda client: call(client, None, "a circle", None, headers={"accept-language": header})
     )
     assert event == "error"
-    assert error["error"].startswith(told)
+    assert error["error"] == say(language, "input.no_image")
     assert error["title"] == "no_image"
 
 
@@ -111,22 +109,22 @@ def test_input_that_cannot_be_judged_is_an_error_in_the_callers_language(
     ],
     ids=lambda picture: str(picture)[:40],
 )
-def test_only_an_uploaded_file_is_a_picture(page: Page, picture: Any) -> None:
+def test_only_an_uploaded_file_is_accepted(page: Page, picture: Any) -> None:
     event, error = page.run(lambda client: call(client, picture, "a circle", None))
     assert event == "error"
     assert error["title"] in ("image_elsewhere", "bad_call")
     assert error["error"]
 
 
-def test_a_program_that_waits_gets_one_answer_and_nothing_before_it(page: Page) -> None:
-    """What a person is shown meanwhile is no part of the contract."""
+def test_a_program_gets_one_answer_and_no_pending_card(page: Page) -> None:
+    """The pending card is for the page only."""
 
     async def conversation(client: httpx.AsyncClient) -> list[str]:
         asked = {"data": [await upload(client, PICTURE), "hold 3 6", None]}
         joined = (await client.post("/gradio_api/call/judge", json=asked)).json()["event_id"]
         answer = asyncio.create_task(client.get(f"/gradio_api/call/judge/{joined}"))
         await holds(page)
-        await asyncio.sleep(1.0)  # longer than a person waits for the first word
+        await asyncio.sleep(1.0)  # longer than the page waits before its pending card
         await call(client, await upload(client, PICTURE), "release", None)
         return [line for line in (await answer).text.splitlines() if line.startswith("event:")]
 
@@ -141,14 +139,14 @@ def test_a_file_named_in_the_text_is_not_touched(page: Page) -> None:
 
 
 @pytest.mark.parametrize("data", [[], [SECRET], [None, SECRET], [SECRET] * 3], ids=len)
-def test_a_call_of_the_wrong_shape_is_told_the_right_one_and_not_printed(page: Page, data: list[Any]) -> None:
+def test_an_invalid_call_gets_a_hint_and_is_not_logged(page: Page, data: list[Any]) -> None:
     event, error = page.run(lambda client: call(client, *data))
     assert (event, error["title"]) == ("error", "bad_call")
     assert "data" in error["error"]
     assert SECRET not in page.output
 
 
-def test_a_picture_that_was_deleted_is_asked_for_again(page: Page) -> None:
+def test_a_deleted_picture_must_be_uploaded_again(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> Any:
         picture = await upload(client, PICTURE, "gone.png")
         await asyncio.to_thread(Path(picture["path"]).unlink)
@@ -158,10 +156,8 @@ def test_a_picture_that_was_deleted_is_asked_for_again(page: Page) -> None:
     assert (event, error["title"]) == ("error", "upload_gone")
 
 
-@pytest.mark.parametrize(
-    ("language", "told"), [("en", "The picture is no longer on the server"), ("zh", "图片已不在服务器上")]
-)
-def test_a_picture_of_the_process_before_is_asked_for_again(tmp_path: Path, language: str, told: str) -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_picture_of_the_previous_process_must_be_uploaded_again(tmp_path: Path, language: Language) -> None:
     async def conversation(client: httpx.AsyncClient) -> Any:
         return await call(client, picture, "a circle", None, headers={"accept-language": language})
 
@@ -172,13 +168,13 @@ def test_a_picture_of_the_process_before_is_asked_for_again(tmp_path: Path, lang
     with serving(tmp_path, port=port) as page:
         event, error = page.run(conversation)
         assert (event, error["title"]) == ("error", "upload_gone")
-        assert error["error"].startswith(told)
-        assert "not understood" not in page.output
+        assert error["error"] == say(language, "input.upload_gone")
+        assert "CALL_NOT_UNDERSTOOD" not in page.output
 
 
 @pytest.mark.parametrize("way", ["", "/../../etc/hostname", "/x/../../../../../../etc/hostname"])
 def test_a_folder_that_looks_like_an_earlier_one_opens_no_file(page: Page, tmp_path: Path, way: str) -> None:
-    """What is there is not read, nor is it told whether it is there."""
+    """The file is not read, and the answer does not depend on its existence."""
     secret = tmp_path / "ofa-page-1-x" / "picture.png"
     secret.parent.mkdir()
     secret.write_bytes(PICTURE)
@@ -194,7 +190,7 @@ def test_a_file_name_cannot_leave_the_upload_folder(page: Page) -> None:
     assert re.fullmatch(r"ofa-page-\d+-\w+", page.run(conversation).parent.parent.name)
 
 
-def test_an_upload_is_served_only_to_who_knows_its_unguessable_path(page: Page) -> None:
+def test_an_upload_is_served_only_under_its_unguessable_path(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> list[int]:
         path = (await upload(client, PICTURE))["path"]
         digest, folder = Path(path).parent.name, str(Path(path).parent.parent)
@@ -214,17 +210,17 @@ def test_an_upload_is_served_only_to_who_knows_its_unguessable_path(page: Page) 
     assert set(refused) <= {403, 404}
 
 
-def test_an_upload_far_beyond_the_limit_is_refused_in_words(page: Page) -> None:
+def test_an_upload_far_over_the_limit_is_refused_with_an_explanation(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> httpx.Response:
         return await client.post("/gradio_api/upload", files={"files": ("big.png", b"x" * 500_000)})
 
     answer = page.run(conversation)
     assert answer.status_code == 413
-    assert "Make the picture smaller" in answer.text
+    assert answer.text == bodies.too_large().text
 
 
-def test_what_is_said_of_the_api_can_be_read_by_gradio_clients_from_1_4_on(page: Page) -> None:
-    """They fail on a schema that is true or false, such as Gradio's own for a picture has one."""
+def test_gradio_clients_from_1_4_on_can_parse_the_api_description(page: Page) -> None:
+    """They fail on boolean schemas, which Gradio's own picture has."""
 
     async def conversation(client: httpx.AsyncClient) -> Any:
         return (await client.get("/gradio_api/info")).json()["named_endpoints"]["/judge"]
@@ -236,10 +232,10 @@ def test_what_is_said_of_the_api_can_be_read_by_gradio_clients_from_1_4_on(page:
                 yield inner
                 yield from schemas(inner)
 
-    told = page.run(conversation)
-    found = [one for parameter in told["parameters"] for one in schemas(parameter["type"])]
+    api = page.run(conversation)
+    found = [one for parameter in api["parameters"] for one in schemas(parameter["type"])]
     assert {"string", "object"} <= {one["type"] for one in found}
-    assert [parameter["parameter_name"] for parameter in told["parameters"]] == ["image", "text", "premise"]
+    assert [parameter["parameter_name"] for parameter in api["parameters"]] == ["image", "text", "premise"]
 
 
 def test_the_document_names_no_foreign_host(page: Page) -> None:
@@ -252,7 +248,7 @@ def test_the_document_names_no_foreign_host(page: Page) -> None:
 
 
 @pytest.mark.parametrize("path", [*GUARDED, LOGIN])
-def test_where_the_operations_tab_is_off_there_is_nothing_to_call(page: Page, path: str) -> None:
+def test_with_the_operations_tab_off_its_routes_are_not_found(page: Page, path: str) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[int, Any]:
         method = GUARDED.get(path, "POST")
         content, headers = (b"{}" if method == "POST" else None), {"content-type": "application/json"}
@@ -264,17 +260,17 @@ def test_where_the_operations_tab_is_off_there_is_nothing_to_call(page: Page, pa
     assert not [one for one in components if str(one["props"].get("elem_id")).startswith("ops")]
 
 
-def test_the_state_is_told_in_the_browsers_language(page: Page) -> None:
+def test_the_status_is_in_the_browsers_language(page: Page) -> None:
     async def conversation(client: httpx.AsyncClient) -> Any:
         return (await client.get("/status", headers={"accept-language": "zh-CN"})).json()
 
-    told = page.run(conversation)
-    assert (told["state"], told["queue"]) == ("ready", False)
-    assert "就绪" in told["html"]
-    assert "连接已断开" in told["lost"]
+    status = page.run(conversation)
+    assert (status["state"], status["queue"]) == ("ready", False)
+    assert say("zh", "state.ready") in status["html"]
+    assert say("zh", "state.lost") in status["lost"]
 
 
-def test_it_ends_in_order_with_the_last_answers_out_and_no_upload_left(tmp_path: Path) -> None:
+def test_it_stops_after_the_last_answers_and_removes_the_uploads(tmp_path: Path) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[Path, Any]:
         picture = await upload(client, PICTURE)
         asked = asyncio.create_task(call(client, picture, "hold", None))

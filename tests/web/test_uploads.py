@@ -1,4 +1,4 @@
-"""What is uploaded stays for a while, within a budget, and nobody else's folder is touched."""
+"""The upload store: expiry, quotas, and the folders of other processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 
 from lab.instances.instance import ROOT
 from page import uploads as module
-from page.shares import NoneLeft, ShareUsed
-from page.uploads import AGE, LEAST_BYTES, SHARES, Incoming, Uploads
+from page.quota import NoCapacity, QuotaExceeded
+from page.uploads import AGE, FULL_QUOTAS, LEAST_BYTES, Incoming, Uploads
 from tests.fakes import Clock
 
 PORT = 65001
@@ -28,7 +28,7 @@ SHARE = 4 * LEAST_BYTES
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(module, "SHARE_BYTES", SHARE)
+    monkeypatch.setattr(module, "CALLER_BYTES", SHARE)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def files(uploads: Uploads) -> list[Path]:
     return [path for path in uploads.folder.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
-def test_a_file_is_there_until_a_while_after_its_last_use(uploads: Uploads, clock: Clock) -> None:
+def test_a_file_expires_after_its_last_use(uploads: Uploads, clock: Clock) -> None:
     path = put(uploads)
     for _ in range(3):
         clock.move(AGE - 1)
@@ -91,14 +91,14 @@ def test_a_file_that_is_being_read_is_not_deleted(uploads: Uploads, clock: Clock
         ("\0.png", ".png"),
     ],
 )
-def test_of_a_name_the_ending_is_kept(uploads: Uploads, name: str, ending: str) -> None:
+def test_only_the_suffix_of_a_name_is_kept(uploads: Uploads, name: str, ending: str) -> None:
     path = put(uploads, name=name)
     assert path.name == f"picture{ending}"
     assert path.parent.parent == uploads.folder
     assert put(uploads, name=name) != path, "the same picture of two callers is two files"
 
 
-def test_only_what_was_uploaded_here_is_found(uploads: Uploads, tmp_path: Path) -> None:
+def test_only_complete_uploads_are_found(uploads: Uploads, tmp_path: Path) -> None:
     path = put(uploads)
     assert uploads.find(f"{path.parent}/../{path.parent.name}/{path.name}") == path
     beside = tmp_path / "beside.png"
@@ -107,36 +107,36 @@ def test_only_what_was_uploaded_here_is_found(uploads: Uploads, tmp_path: Path) 
     begun = uploads.create("a")
     for other in (beside, path.parent, uploads.folder, uploads.folder / ".lock", uploads.folder / "link.png"):
         assert uploads.find(other) is None
-    assert uploads.find(next(iter({*uploads._files} - {path}))) is None, "it is not whole"
+    assert uploads.find(next(iter({*uploads._files} - {path}))) is None, "it is incomplete"
     begun.discard()
     for odd in ("", "\0", "x" * 5000, "\ud800", f"{uploads.folder}/{'../' * 2000}"):
         assert uploads.find(odd) is None
 
 
-# ---- budgets ---------------------------------------------------------------------------------------------
+# ---- quotas ----------------------------------------------------------------------------------------------
 
 
-def test_one_caller_has_a_share_and_its_oldest_files_make_room(uploads: Uploads) -> None:
+def test_a_callers_oldest_files_are_evicted_at_its_quota(uploads: Uploads) -> None:
     other = put(uploads, "b")
     mine = [put(uploads, "a") for _ in range(6)]
     assert [path.exists() for path in mine] == [False, False, True, True, True, True]
     assert other.exists()
 
 
-def test_what_is_read_or_written_makes_no_room(uploads: Uploads) -> None:
+def test_files_in_use_are_not_evicted(uploads: Uploads) -> None:
     read, begun = put(uploads, "a"), [uploads.create("a") for _ in range(3)]
-    with uploads.in_use(read), pytest.raises(ShareUsed):
+    with uploads.in_use(read), pytest.raises(QuotaExceeded):
         uploads.create("a")
     assert read.exists()
-    with uploads.in_use(read), pytest.raises(ShareUsed):
+    with uploads.in_use(read), pytest.raises(QuotaExceeded):
         begun[0].write(b"x" * (LEAST_BYTES + 1))
     for incoming in begun:
         incoming.discard()
     assert files(uploads) == [read]
 
 
-def test_when_all_is_taken_the_least_recently_used_goes_first(uploads: Uploads) -> None:
-    paths = [put(uploads, f"caller {number}") for number in range(4 * SHARES)]
+def test_at_the_total_the_least_recently_used_file_is_evicted(uploads: Uploads) -> None:
+    paths = [put(uploads, f"caller {number}") for number in range(4 * FULL_QUOTAS)]
     uploads.find(paths[0])
     with uploads.in_use(paths[1]):
         put(uploads, "another")
@@ -144,9 +144,9 @@ def test_when_all_is_taken_the_least_recently_used_goes_first(uploads: Uploads) 
     assert [path.exists() for path in paths[:5]] == [True, True, False, False, True]
 
 
-def test_when_all_is_in_use_there_is_none_left(uploads: Uploads) -> None:
-    begun = [uploads.create(f"caller {number}") for number in range(4 * SHARES)]
-    with pytest.raises(NoneLeft):
+def test_at_the_total_with_all_files_in_use_there_is_no_capacity(uploads: Uploads) -> None:
+    begun = [uploads.create(f"caller {number}") for number in range(4 * FULL_QUOTAS)]
+    with pytest.raises(NoCapacity):
         uploads.create("another")
     begun.pop().discard()
     put(uploads, "another")
@@ -154,24 +154,24 @@ def test_when_all_is_in_use_there_is_none_left(uploads: Uploads) -> None:
         incoming.discard()
 
 
-def test_what_is_deleted_gives_its_place_back(uploads: Uploads, clock: Clock) -> None:
+def test_deleted_files_release_their_quota(uploads: Uploads, clock: Clock) -> None:
     for _ in range(50):
         put(uploads, "a", SHARE)
         uploads.create("b").discard()
     clock.move(AGE)
     uploads.sweep()
-    assert uploads._shares.used() == 0
+    assert uploads._quota.used() == 0
     assert files(uploads) == []
 
 
-def test_a_file_may_be_larger_than_a_share_where_that_is_allowed() -> None:
+def test_the_quota_grows_with_the_largest_allowed_file() -> None:
     uploads = Uploads(PORT, largest=3 * SHARE)
     assert put(uploads, "a", 3 * SHARE).stat().st_size == 3 * SHARE
     uploads.stop()
 
 
 def test_the_file_system_keeps_a_reserve(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of ours make room for a new one; where that is not enough, there is none."""
+    """Older files are evicted for a new one; if that is not enough, there is no capacity."""
     old = put(uploads)
     free = {"bytes": LEAST_BYTES - 1}
 
@@ -183,13 +183,13 @@ def test_the_file_system_keeps_a_reserve(uploads: Uploads, monkeypatch: pytest.M
     new = put(uploads)
     assert (old.exists(), new.exists()) == (False, True)
     free["bytes"] = -LEAST_BYTES
-    with pytest.raises(NoneLeft):
+    with pytest.raises(NoCapacity):
         uploads.create("a")
     assert files(uploads) == []
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_no_room_and_leaves_nothing(
+def test_a_full_disk_is_no_capacity_and_leaves_no_file(
     uploads: Uploads, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def full(*args: object, **kwargs: object) -> None:
@@ -200,23 +200,23 @@ def test_a_full_disk_is_no_room_and_leaves_nothing(
         assert incoming._file is not None
         incoming._file.close()
         patched.setattr(incoming, "_file", SimpleNamespace(write=full, close=full))
-        with pytest.raises(NoneLeft):
+        with pytest.raises(NoCapacity):
             incoming.write(b"x")
-        with pytest.raises(NoneLeft):
+        with pytest.raises(NoCapacity):
             incoming.finish()
         incoming.discard()
     with monkeypatch.context() as patched:
         patched.setattr(Incoming, "open", full)
-        with pytest.raises(NoneLeft):
+        with pytest.raises(NoCapacity):
             uploads.create("a")
     assert files(uploads) == []
-    assert uploads._shares.used() == 0
+    assert uploads._quota.used() == 0
 
 
 # ---- the folder ------------------------------------------------------------------------------------------
 
 
-def test_the_folder_is_private_and_gone_in_the_end() -> None:
+def test_the_folder_is_private_and_removed_at_the_stop() -> None:
     uploads = Uploads(PORT)
     uploads.start()
     put(uploads)
@@ -225,7 +225,7 @@ def test_the_folder_is_private_and_gone_in_the_end() -> None:
     assert not uploads.folder.exists()
 
 
-def test_a_folder_that_a_cleaner_removed_is_made_again_as_it_was(uploads: Uploads, tmp_path: Path) -> None:
+def test_a_removed_folder_is_recreated_and_locked(uploads: Uploads, tmp_path: Path) -> None:
     old = put(uploads)
     shutil.rmtree(uploads.folder)
     assert uploads.find(old) is None
@@ -233,18 +233,18 @@ def test_a_folder_that_a_cleaner_removed_is_made_again_as_it_was(uploads: Upload
     assert uploads.folder.stat().st_mode & 0o777 == 0o700
     other = Uploads(PORT)
     other.stop()
-    assert uploads.folder.exists(), "it is held again"
+    assert uploads.folder.exists(), "it is locked again"
 
 
-def test_a_folder_that_another_made_in_our_name_is_not_used(uploads: Uploads) -> None:
+def test_a_folder_created_by_another_user_is_not_used(uploads: Uploads) -> None:
     shutil.rmtree(uploads.folder)
     uploads.folder.mkdir(mode=0o755)
     with pytest.raises(PermissionError):
         uploads.create("a")
 
 
-def test_two_instances_with_one_port_leave_each_other_alone() -> None:
-    """On two addresses of this machine, or in two containers that share a temporary folder."""
+def test_two_instances_with_one_port_keep_their_folders() -> None:
+    """On two addresses, or in two containers that share a temporary folder."""
     first = Uploads(PORT)
     path = put(first)
     second = Uploads(PORT)
@@ -254,7 +254,7 @@ def test_two_instances_with_one_port_leave_each_other_alone() -> None:
     first.stop()
 
 
-def test_what_a_killed_process_left_on_this_port_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_abandoned_folders_of_this_port_are_removed(tmp_path: Path) -> None:
     script = (
         f"from page.uploads import Uploads; import os; print(Uploads({PORT}).folder); os.kill(os.getpid(), 9)"
     )
@@ -283,7 +283,7 @@ def test_what_a_killed_process_left_on_this_port_is_removed_and_nothing_else(tmp
     uploads.stop()
 
 
-def test_a_picture_of_ours_is_kept_and_copied_again_when_it_is_gone(uploads: Uploads, tmp_path: Path) -> None:
+def test_an_example_is_copied_and_copied_again_when_removed(uploads: Uploads, tmp_path: Path) -> None:
     example = tmp_path / "example.png"
     example.write_bytes(b"x")
     copy = uploads.keep(example)

@@ -34,7 +34,6 @@ EVENTS: Final = ("MEMORY |", "DEGRADED |", "TRIAL |", "PROMOTED |")
 PATIENT: Final = {
     "OFA_TIMEOUT": "60",
     "OFA_PROBE_TIMEOUT": "60",
-    "OFA_TRIAL_PAUSE": "1",
     "OFA_CONVERTED_CACHE": "off",
 }
 # Allocates the GPU's memory except for the given bytes, until end of input.

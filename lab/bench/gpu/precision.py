@@ -14,7 +14,7 @@ from lab.bench.cases import random_pairs
 from lab.bench.margin import SEED, Moved, answers, moved, summed_up
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
-from ofa.model import Pair
+from ofa.pair import Pair
 from ofa.precision import MARGINS
 
 SMALL_PAIRS: Final = 50

@@ -1,8 +1,7 @@
-"""The handlers: from Gradio's call to the application and back.
+"""The handlers of the page's and the API's events: from Gradio's call to the application and back.
 
-They run on the event loop and never block it: a worker thread checks the input and waits for the picture to
-be read, waiting for the answer is a suspended coroutine. The application counts the deadline from the arrival
-here and refuses when its queue is full; nothing here queues, retries or limits.
+They run in the event loop and never block it: a worker thread submits the request, which reads the picture;
+the wait for the answer is a suspended coroutine. Queueing, limits and deadlines are the application's.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import gradio as gr
 
 from page import pending, verdicts
 from page.card import Example
-from page.operations import OperationsService
-from page.picture import Refusal
+from page.operations.routes import OperationsService
+from page.picture import InvalidPicture
 from page.words import Language, language_of
 from service.callers import UNKNOWN, Callers
 from service.contract.errors import InputError
@@ -30,13 +29,13 @@ from service.contract.status import Phase, Snapshot
 
 log = logging.getLogger(__name__)
 
-# The application answers every request by its deadline; should it ever not, a person still gets an answer.
+# The application answers by the deadline; this bounds the wait if it fails to.
 SPARE_SECONDS = 10.0
-NOTICE_SECONDS: Final = 0.3  # who is answered sooner is shown nothing but the answer
+NOTICE_SECONDS: Final = 0.3  # a faster answer is shown without a pending card before it
 
 
 class Application(Protocol):
-    """What the page needs of the service."""
+    """The part of the application that the page uses."""
 
     def submit(
         self,
@@ -56,10 +55,9 @@ class Application(Protocol):
     def operations(self) -> OperationsService: ...
 
 
-class Judging:
-    """The page's and the API's handlers over one application. ``limit`` is its time limit in seconds,
-    ``intake`` the threads in which it checks input and waits for pictures, ``callers`` tells whose a request
-    is, and ``in_use`` keeps a picture while it is read."""
+class Handlers:
+    """The handlers over one application. ``limit`` is its time limit in seconds, ``intake`` runs the calls to
+    it, ``in_use`` protects a picture from deletion."""
 
     def __init__(
         self,
@@ -79,28 +77,27 @@ class Judging:
         self._in_use = in_use
 
     async def for_page(
-        self, image: str | Refusal | None, text: str | None, premise: str | None, request: gr.Request
+        self, image: str | InvalidPicture | None, text: str | None, premise: str | None, request: gr.Request
     ) -> AsyncGenerator[str, None]:
-        """The answer as HTML, and before it, if it takes a while, how long it should take; never an exception
-        to the browser."""
+        """Yield the answer as HTML, and before a slow one its queue position and estimated wait."""
         future, language = VerdictFuture(), _language(request)
         submit = self._submission(image, text, premise, "page", request, future)
-        awaited: asyncio.Future[Any] = asyncio.ensure_future(self._hand_over(submit))
+        awaited: asyncio.Future[Any] = asyncio.ensure_future(self._submit(submit))
         try:
             if not await _done_within(NOTICE_SECONDS, awaited):
                 yield pending.card(None, language, limit=self._limit)
-            handed = await awaited
-            awaited = asyncio.wrap_future(handed)
+            submitted = await awaited
+            awaited = asyncio.wrap_future(submitted)
             if not await _done_within(NOTICE_SECONDS, awaited):
-                yield pending.card(handed.queue_estimate, language, limit=self._limit)
-                patience = pending.patience(handed.queue_estimate)
-                if patience is not None and not await _done_within(patience, awaited):
+                yield pending.card(submitted.queue_estimate, language, limit=self._limit)
+                late_after = pending.late_after(submitted.queue_estimate)
+                if late_after is not None and not await _done_within(late_after, awaited):
                     yield pending.late(language, limit=self._limit)
             answer = await self._answer(awaited)
         except InputError as error:
-            yield verdicts.refusal(error, language)
+            yield verdicts.input_error(error, language)
             return
-        finally:  # without effect on an answer; else the browser has gone away, and nobody waits
+        finally:  # cancels the request if the browser has disconnected
             awaited.cancel()
             future.cancel()
         failed = self._application.snapshot().phase is Phase.FAILED
@@ -108,7 +105,7 @@ class Judging:
 
     async def for_programs(
         self,
-        image: str | Refusal | None,
+        image: str | InvalidPicture | None,
         text: str | None,
         premise: str | None = None,
         request: gr.Request | None = None,
@@ -120,41 +117,41 @@ class Judging:
         future = VerdictFuture()
         submit = self._submission(image, text, premise, "api", request, future)
         try:
-            handed = await self._hand_over(submit)
-            return (await self._answer(asyncio.wrap_future(handed))).as_dict()
+            submitted = await self._submit(submit)
+            return (await self._answer(asyncio.wrap_future(submitted))).as_dict()
         except InputError as error:
-            told = verdicts.refusal_text(error, _language(request))
-            raise gr.Error(told, title=error.code, print_exception=False) from None
+            message = verdicts.input_error_text(error, _language(request))
+            raise gr.Error(message, title=error.code, print_exception=False) from None
         finally:
             future.cancel()
 
     async def fill(self, event: gr.EventData) -> tuple[str, str, str]:
-        """The example that was chosen, as picture, sentence and premise."""
+        """Return the chosen example as picture, sentence and premise."""
         index = event._data.get("index") if isinstance(event._data, dict) else None
         if not isinstance(index, int) or not 0 <= index < len(self._examples):
-            raise gr.Error("There is no such example.", print_exception=False)
+            raise gr.Error("Unknown example.", print_exception=False)
         example = self._examples[index]
         return str(example.image), example.hypothesis, example.premise or ""
 
     def _submission(
         self,
-        image: str | Refusal | None,
+        image: str | InvalidPicture | None,
         text: str | None,
         premise: str | None,
         source: Source,
         request: gr.Request | None,
         future: VerdictFuture,
     ) -> Callable[[], VerdictFuture]:
-        """The call of the application for a request that arrives now. Cancelling ``future`` ends it, wherever
-        it is."""
+        """Return the call that submits a request, with the present time as its arrival. Cancelling ``future``
+        cancels the request at any stage."""
         arrived, caller = time.monotonic(), self._caller(request)
 
         def submission() -> VerdictFuture:
-            if isinstance(image, Refusal):
+            if isinstance(image, InvalidPicture):
                 raise InputError("The picture was not uploaded to this server.", code=image.code)
             path = Path(image) if image else None
             with self._in_use(path):
-                handed = self._application.submit(
+                submitted = self._application.submit(
                     path,
                     text,
                     premise or None,
@@ -163,22 +160,22 @@ class Judging:
                     caller=caller,
                     future=future,
                 )
-            if handed is not future:
-                future.add_done_callback(lambda done: handed.cancel() if done.cancelled() else None)
-            return handed
+            if submitted is not future:
+                future.add_done_callback(lambda done: submitted.cancel() if done.cancelled() else None)
+            return submitted
 
         return submission
 
-    async def _hand_over(self, submit: Callable[[], VerdictFuture]) -> VerdictFuture:
-        """The application's promise of an answer. Raises InputError and nothing else."""
+    async def _submit(self, submit: Callable[[], VerdictFuture]) -> VerdictFuture:
+        """Run ``submit`` in the intake threads. Raises InputError; other errors become a verdict."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._intake, submit)
         except InputError:
             raise
         except Exception as error:
-            refused = VerdictFuture()
-            refused.set_result(_failed(error))
-            return refused
+            failed = VerdictFuture()
+            failed.set_result(_failed(error))
+            return failed
 
     def _caller(self, request: gr.Request | None) -> str:
         client = getattr(request, "client", None)
@@ -190,21 +187,20 @@ class Judging:
         try:
             return await asyncio.wait_for(awaited, self._limit + SPARE_SECONDS)
         except TimeoutError:
-            log.error("The application left a request without an answer.")
+            log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self._limit)
             return Verdict.none("timeout")
         except Exception as error:
             return _failed(error)
 
 
 def _failed(error: Exception) -> Verdict:
-    """The answer when the application breaks its word. The error may hold what the user sent: only its name
-    is logged."""
-    log.error("The page got no answer from the application: %s", type(error).__name__)
+    """Log an unexpected error's class, as its message may quote input; return a verdict."""
+    log.error("BROKEN | MSG=the application raised | ERROR=%s", type(error).__name__)
     return Verdict.none("error")
 
 
 async def _done_within(seconds: float, awaited: asyncio.Future[Any]) -> bool:
-    """Whether there is an outcome by then; it is neither taken nor, if there is none, given up."""
+    """Whether ``awaited`` is done within ``seconds``; it is not cancelled otherwise."""
     done, _ = await asyncio.wait({awaited}, timeout=seconds)
     return bool(done)
 

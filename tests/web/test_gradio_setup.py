@@ -1,4 +1,4 @@
-"""What libraries would print, and do not."""
+"""Library output that is redirected to the log without input."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from types import ModuleType
 import gradio
 import pytest
 
-from page import quiet
+from page import gradio_setup
 
 SECRET = "xylophonist"
-# Parts of Gradio that print, too, and that nothing here runs.
+# Modules of Gradio that print and are not used here.
 NOT_USED = {"gradio.cli", "gradio.exceptions", "gradio.screen_recording_utils"}
 
 
 @pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    modules = [importlib.import_module(name) for name in quiet.PRINTING]
+def restored() -> Iterator[None]:
+    modules = [importlib.import_module(name) for name in gradio_setup.PRINTING]
     server = logging.getLogger("uvicorn.error")
     before = [module.traceback for module in modules], server.handlers, server.propagate
     yield
@@ -33,7 +33,7 @@ def as_it_was() -> Iterator[None]:
 
 
 def failing() -> Exception:
-    """An error as it was raised."""
+    """Return an error with a traceback."""
     try:
         raise ValueError(SECRET)
     except ValueError as error:
@@ -48,46 +48,46 @@ def test_every_module_that_prints_tracebacks_is_known() -> None:
         spec = found.module_finder.find_spec(found.name)  # type: ignore[call-arg]
         if spec and spec.origin and "traceback.print" in Path(spec.origin).read_text(encoding="utf-8"):
             printing.add(found.name)
-    assert printing - NOT_USED == set(quiet.PRINTING)
+    assert printing - NOT_USED == set(gradio_setup.PRINTING)
 
 
-@pytest.mark.parametrize("name", quiet.PRINTING)
-def test_a_traceback_of_gradios_is_a_line_without_its_words(
+@pytest.mark.parametrize("name", gradio_setup.PRINTING)
+def test_a_traceback_of_gradio_is_logged_without_its_message(
     name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    quiet.take_over()
+    gradio_setup.redirect_output()
     module: ModuleType = importlib.import_module(name)
     try:
         raise failing()
     except ValueError:
         module.traceback.print_exc()
     assert "BROKEN | MSG=Exception in Gradio | ERROR=ValueError" in caplog.text
-    assert "in failing" in caplog.text, "where it came from"
+    assert "in failing" in caplog.text, "the traceback is kept"
     assert SECRET not in caplog.text + "".join(capfd.readouterr())
 
 
-def test_an_error_of_the_servers_is_a_line_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
-    quiet.take_over()
+def test_an_error_of_uvicorn_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    gradio_setup.redirect_output()
     logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=failing())
     assert "BROKEN | MSG=Exception in ASGI application | ERROR=ValueError" in caplog.text
     assert SECRET not in caplog.text
 
 
-def test_requests_that_cannot_be_read_are_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    quiet.take_over()
+def test_unreadable_requests_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
+    gradio_setup.redirect_output()
     for _ in range(100):
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     assert [record.getMessage() for record in caplog.records] == ["REQUEST_UNREADABLE | MORE=0"]
 
 
-def test_an_error_that_nobody_waited_for_is_a_line_without_its_words(
+def test_an_error_of_a_task_never_awaited_is_logged_without_its_message(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def fail() -> None:
         raise failing()
 
     async def forget() -> None:
-        quiet.take_over_loop(asyncio.get_running_loop())
+        gradio_setup.log_loop_errors(asyncio.get_running_loop())
         task = asyncio.create_task(fail())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -95,5 +95,5 @@ def test_an_error_that_nobody_waited_for_is_a_line_without_its_words(
         gc.collect()
 
     asyncio.run(forget())
-    assert "BROKEN | MSG=Exception in the event loop | ERROR=ValueError" in caplog.text
+    assert "BROKEN | MSG=Exception in event loop | ERROR=ValueError" in caplog.text
     assert SECRET not in caplog.text + "".join(capfd.readouterr())

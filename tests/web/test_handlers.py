@@ -1,4 +1,4 @@
-"""The handlers: whatever the application does, a person gets an answer."""
+"""The handlers: every request gets an answer, whatever the application does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from page import judging, pending
-from page.server import PageServer, _at_once
-from page.words import LANGUAGES
+from page import handlers, pending
+from page.server import PageServer, max_concurrent
+from page.words import LANGUAGES, Language, say
 from service.callers import UNKNOWN, Callers, networks
 from service.contract.request import QueueEstimate, VerdictFuture
 from service.contract.status import Snapshot
@@ -27,14 +27,14 @@ SECRET = "xylophonist"
 
 
 class Silent(FakeApplication):
-    """Accepts, and never answers."""
+    """Accepts requests and never answers."""
 
     def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> VerdictFuture:
         return VerdictFuture()
 
 
 class Broken(FakeApplication):
-    """Fails in a way nobody foresaw, with the user's words in its error."""
+    """Raises an unexpected error that quotes the input."""
 
     def submit(self, image: Any, text: str | None, premise: str | None = None, **more: Any) -> VerdictFuture:
         raise RuntimeError(f"cannot do {text}")
@@ -50,18 +50,18 @@ def intake() -> Iterator[ThreadPoolExecutor]:
 
 
 def ask(application: FakeApplication, intake: ThreadPoolExecutor, text: str) -> dict[str, object]:
-    handlers = judging.Judging(application, intake=intake, limit=0.05, examples=())
-    return asyncio.run(handlers.for_programs("picture.png", text))
+    answering = handlers.Handlers(application, intake=intake, limit=0.05, examples=())
+    return asyncio.run(answering.for_programs("picture.png", text))
 
 
-def test_a_request_the_application_forgets_is_answered_all_the_same(
+def test_a_request_the_application_never_answers_times_out(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "SPARE_SECONDS", 0.05)
+    monkeypatch.setattr(handlers, "SPARE_SECONDS", 0.05)
     assert ask(Silent(), intake, "a circle")["reason"] == "timeout"
 
 
-def test_a_failure_nobody_foresaw_is_no_verdict_and_logs_no_words(
+def test_an_unexpected_error_is_no_verdict_and_logs_no_input(
     intake: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert ask(Broken(), intake, SECRET)["reason"] == "error"
@@ -69,11 +69,11 @@ def test_a_failure_nobody_foresaw_is_no_verdict_and_logs_no_words(
     assert SECRET not in caplog.text
 
 
-# ---- what is shown meanwhile -----------------------------------------------------------------------------
+# ---- the pending card -------------------------------------------------------------------------------------
 
 
 class Held(FakeApplication):
-    """Answers when told to."""
+    """Answers when ``answer`` is called."""
 
     def __init__(self, queue_estimate: QueueEstimate | None = None) -> None:
         super().__init__()
@@ -91,18 +91,18 @@ READING = [pending.card(None, language, limit=15.0) for language in LANGUAGES]
 
 
 class Conversation:
-    """A browser that has asked: ``shown`` takes what it is sent next, ``leave`` is its going away."""
+    """A browser's call: ``shown`` returns the next HTML, ``disconnect`` closes the connection."""
 
     def __init__(
         self, application: FakeApplication, intake: ThreadPoolExecutor, language: str = "en"
     ) -> None:
-        handlers = judging.Judging(application, intake=intake, limit=15.0, examples=())
+        answering = handlers.Handlers(application, intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={"accept-language": language})
-        self._answers = handlers.for_page("picture.png", "a circle", None, request)
-        self.leave = self._answers.aclose
+        self._answers = answering.for_page("picture.png", "a circle", None, request)
+        self.disconnect = self._answers.aclose
 
     async def shown(self) -> str:
-        """What comes next; but for what a busy machine shows while the request is being read."""
+        """Return the next HTML, skipping the card shown while a busy machine reads the request."""
         html = await asyncio.wait_for(anext(self._answers), PATIENCE)
         return await self.shown() if html in READING else html
 
@@ -113,10 +113,10 @@ class Conversation:
         return await asyncio.wait_for(anext(self._answers, None), PATIENCE) is None
 
 
-def test_who_is_answered_at_once_is_shown_the_answer_alone(
+def test_who_is_answeredmax_concurrent_is_shown_the_answer_alone(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
+    monkeypatch.setattr(handlers, "NOTICE_SECONDS", PATIENCE)
 
     async def conversation() -> None:
         asked = Conversation(FakeApplication(), intake)
@@ -126,18 +126,17 @@ def test_who_is_answered_at_once_is_shown_the_answer_alone(
     asyncio.run(conversation())
 
 
-@pytest.mark.parametrize(
-    ("language", "told"), [("en", "3 requests are ahead of yours · about 6 s"), ("zh", "大约 6 秒")]
-)
-def test_who_waits_is_shown_how_long_it_takes_and_then_the_answer(
-    intake: ThreadPoolExecutor, language: str, told: str
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_slow_answer_is_preceded_by_queue_position_and_estimated_wait(
+    intake: ThreadPoolExecutor, language: Language
 ) -> None:
     async def conversation() -> None:
         application = Held(QueueEstimate(3, 6.0))
         asked = Conversation(application, intake, language)
         card = await asked.shown()
         assert "answer-pending" in card
-        assert told in card
+        assert say(language, "pending.ahead.many", count=3) in card
+        assert say(language, "about.seconds", s=6) in card
         application.answer()
         assert "answer-yes" in await asked.shown()
         assert await asked.ended()
@@ -145,49 +144,49 @@ def test_who_waits_is_shown_how_long_it_takes_and_then_the_answer(
     asyncio.run(conversation())
 
 
-def test_before_anything_was_measured_no_time_is_told(intake: ThreadPoolExecutor) -> None:
+def test_without_an_estimate_no_time_is_shown(intake: ThreadPoolExecutor) -> None:
     async def conversation() -> None:
         application = Held(QueueEstimate(2))
         asked = Conversation(application, intake)
         card = await asked.shown()
-        assert "2 requests are ahead of yours" in card
+        assert say("en", "pending.ahead.many", count=2) in card
         assert "about" not in card
         application.answer()
-        assert "answer-yes" in await asked.shown(), "nothing is late where no time was told"
+        assert "answer-yes" in await asked.shown(), "no answer is late without an estimate"
 
     asyncio.run(conversation())
 
 
-def test_what_takes_longer_than_was_told_is_said_to(
+def test_an_answer_later_than_estimated_is_announced(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "LEAST_PATIENCE", 0.05)
+    monkeypatch.setattr(pending, "MIN_LATE_SECONDS", 0.05)
 
     async def conversation() -> None:
         application = Held(QueueEstimate(0, 0.01))
         asked = Conversation(application, intake)
-        assert "about 1 s" in await asked.shown()
-        assert "longer than expected" in await asked.shown()
+        assert say("en", "about.seconds", s=1) in await asked.shown()
+        assert say("en", "pending.late", limit=15) in await asked.shown()
         application.answer()
         assert "answer-yes" in await asked.shown()
 
     asyncio.run(conversation())
 
 
-def test_nobody_computes_for_a_browser_that_has_gone_away(intake: ThreadPoolExecutor) -> None:
+def test_a_disconnected_browser_cancels_the_computation(intake: ThreadPoolExecutor) -> None:
     async def conversation() -> None:
         application = Held(QueueEstimate(0, 6.0))
         asked = Conversation(application, intake)
         await asked.shown()
-        await asked.leave()
+        await asked.disconnect()
         await asyncio.sleep(0)  # the cancellation is handed on by the loop
         assert application.future.cancelled()
 
     asyncio.run(conversation())
 
 
-def test_nobody_reads_a_picture_for_a_browser_that_has_gone_away(intake: ThreadPoolExecutor) -> None:
-    """Its future is cancelled before the application has answered: reading ends, nothing is computed."""
+def test_a_disconnected_browser_cancels_the_reading_of_its_picture(intake: ThreadPoolExecutor) -> None:
+    """Its future is cancelled before ``submit`` returns."""
     go, handed = threading.Event(), list[VerdictFuture]()
 
     class Reading(FakeApplication):
@@ -200,15 +199,15 @@ def test_nobody_reads_a_picture_for_a_browser_that_has_gone_away(intake: ThreadP
     async def conversation() -> None:
         asked = Conversation(Reading(), intake)
         assert await asked.first() in READING
-        await asked.leave()
+        await asked.disconnect()
         assert handed[0].cancelled()
         go.set()
 
     asyncio.run(conversation())
 
 
-def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecutor) -> None:
-    """The arrival is the handler's, however long the call waited for a thread."""
+def test_the_application_gets_the_caller_and_the_arrival_time(intake: ThreadPoolExecutor) -> None:
+    """The arrival is the handler's, even if the call waits for a thread."""
     asked: list[dict[str, Any]] = []
 
     class Keeping(FakeApplication):
@@ -217,7 +216,7 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
             return super().submit(*arguments, **more)
 
     callers = Callers(networks("10.0.0.0/8"))
-    handlers = judging.Judging(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
+    answering = handlers.Handlers(Keeping(), intake=intake, limit=15.0, examples=(), callers=callers)
     for peer, headers in [("192.0.2.7", {}), ("10.1.2.3", {"x-forwarded-for": "192.0.2.9"}), ("", {})]:
         request: Any = SimpleNamespace(client=SimpleNamespace(host=peer), headers=headers)
         free = threading.Event()
@@ -225,7 +224,7 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
             intake.submit(free.wait, PATIENCE)
 
         async def conversation(request: Any = request, free: threading.Event = free) -> float:
-            call = asyncio.create_task(handlers.for_programs("picture.png", "a circle", None, request))
+            call = asyncio.create_task(answering.for_programs("picture.png", "a circle", None, request))
             await asyncio.sleep(0.01)
             freed = time.monotonic()
             free.set()
@@ -236,25 +235,25 @@ def test_the_application_is_told_who_asks_and_since_when(intake: ThreadPoolExecu
     assert [one["caller"] for one in asked] == ["192.0.2.7", "192.0.2.9", UNKNOWN]
 
 
-def test_as_many_threads_may_wait_for_pictures_as_requests_may_run() -> None:
+def test_there_is_one_intake_thread_per_concurrent_request() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = PageServer(FakeApplication(), Settings(queue_size=7), listener)
         try:
-            assert server._intake._max_workers == _at_once(7) == 71
+            assert server._intake._max_workers == max_concurrent(7) == 71
         finally:
             server._intake.shutdown()
 
 
-def test_input_that_cannot_be_judged_is_told_without_a_card_that_waits(
+def test_an_input_error_is_shown_without_a_pending_card(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "NOTICE_SECONDS", PATIENCE)
+    monkeypatch.setattr(handlers, "NOTICE_SECONDS", PATIENCE)
 
     async def conversation() -> None:
-        handlers = judging.Judging(FakeApplication(), intake=intake, limit=15.0, examples=())
+        answering = handlers.Handlers(FakeApplication(), intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={})
-        shown = [html async for html in handlers.for_page(None, "a circle", None, request)]
+        shown = [html async for html in answering.for_page(None, "a circle", None, request)]
         assert len(shown) == 1
-        assert "There is no picture." in shown[0]
+        assert say("en", "input.no_image") in shown[0]
 
     asyncio.run(conversation())

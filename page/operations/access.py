@@ -1,7 +1,7 @@
-"""Who may see the operations tab: a password, sessions that end, wrong guesses that cost time. No HTTP.
+"""Access to the operations tab: one password, expiring sessions, a limit on wrong passwords. No HTTP.
 
-A session begins with the password and is a random token of which only the hash is kept here. Wrong guesses
-delay the caller who made them and nobody else. Everything that strangers can make grow is bounded.
+A session is a random token, stored only as a hash. Wrong passwords delay only the caller that sent them.
+Every table is bounded.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-SESSIONS: Final = 32  # at once; the oldest ends when there is one more
+MAX_SESSIONS: Final = 32  # the oldest ends first
 SESSION_SECONDS: Final = 12 * 3600.0
 IDLE_SECONDS: Final = 3600.0
-WRONG_PER_CALLER: Final = 5  # guesses of one caller within GUESS_SECONDS
+WRONG_PER_CALLER: Final = 5  # wrong passwords within GUESS_SECONDS
 GUESS_SECONDS: Final = 300.0
-CALLERS: Final = 1024  # whose guesses are remembered
+CALLERS: Final = 1024  # whose wrong passwords are counted
 
-PASSWORD_FILE: Final = "ops_password"  # in the run-time folder
+PASSWORD_FILE: Final = "ops_password"  # in the run directory
 PASSWORD_BYTES: Final = 32
 
 
 class WrongPassword(Exception):
-    """The password is not the one."""
+    """The password is wrong."""
 
 
 class TooManyGuesses(Exception):
-    """No guess of this caller is looked at, the right one included, for ``seconds``."""
+    """No password of this caller is checked for ``seconds``, not even the right one."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(seconds)
@@ -43,7 +43,7 @@ class TooManyGuesses(Exception):
 
 
 class Access:
-    """Sessions over one password."""
+    """The sessions of one password. Safe to call from any thread."""
 
     def __init__(self, password: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._password = _hash(password)
@@ -53,7 +53,7 @@ class Access:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
 
     def admits(self, token: str | None) -> bool:
-        """Whether a call with this session's token may be answered."""
+        """Whether ``token`` names a valid session; mark it as used."""
         if not token:
             return False
         key, now = _hash(token), self._clock()
@@ -69,17 +69,17 @@ class Access:
             return True
 
     def log_in(self, password: str, caller: str) -> str:
-        """A new session's token. Raises WrongPassword and TooManyGuesses."""
+        """Begin a session and return its token. Raises WrongPassword and TooManyGuesses."""
         with self._lock:
             now = self._clock()
             self._check_guesses(caller, now)
-            # Hashes have one length, so that comparing them tells nothing of the password's.
+            # Hashes, so that the comparison's time does not depend on the password's length.
             if not hmac.compare_digest(_hash(password), self._password):
                 self._count_guess(caller, now)
                 raise WrongPassword
             token = secrets.token_urlsafe(32)
             self._sessions[_hash(token)] = (now, now)
-            while len(self._sessions) > SESSIONS:
+            while len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
             return token
 
@@ -104,32 +104,32 @@ class Access:
             self._wrong.popitem(last=False)
 
 
-def own_password(run_dir: Path) -> tuple[str, Path]:
-    """The password that an instance in ``run_dir`` made for itself, and its file: kept while nobody else can
-    have read or written it, else made again. Raises OSError."""
+def generated_password(run_dir: Path) -> tuple[str, Path]:
+    """Return the password generated for this run directory, and its file. Generate a new one when another
+    user may have read or written the file. Raises OSError."""
     path = run_dir / PASSWORD_FILE
-    kept = _read_own(path)
-    if kept is not None:
-        return kept, path
+    stored = _read_private(path)
+    if stored is not None:
+        return stored, path
     password = secrets.token_urlsafe(PASSWORD_BYTES)
     run_dir.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(f"{password}\n")
-        made.replace(path)
+        temporary.replace(path)
     finally:
-        made.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return password, path
 
 
-def _read_own(path: Path) -> str | None:
-    """The password in a file that is ours alone, or None."""
+def _read_private(path: Path) -> str | None:
+    """Return the password from a file that only this user can access, else None."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            mine = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
-            if not mine or stat.S_IMODE(found.st_mode) != 0o600:
+            status = os.fstat(file.fileno())
+            own = stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
+            if not own or stat.S_IMODE(status.st_mode) != 0o600:
                 return None
             password = file.read(1024).strip()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""The twins of the recorded faults: what looks like one and is none, and logs in every bad state."""
+"""Trends, each beside a similar case that is no problem; and logs in every bad state."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from doctor import examine, read
-from doctor.english import AILMENTS
-from doctor.lines import PATTERNS
+from doctor.findings import SEVERITIES
+from doctor.patterns import PATTERNS
+from lab.instances.instance import ROOT
 from tests.doctor.record import LOGS
 
 START = 1_795_000_000.0
@@ -67,10 +68,10 @@ def codes(folder: Path, *parts: Iterable[str], restarts: str = "") -> list[str]:
     return [one.code for one in examine(folder)]
 
 
-# ---- how long requests take ------------------------------------------------------------------------------
+# ---- latency ---------------------------------------------------------------------------------------------
 
 
-def test_a_drift_that_timeouts_cut_off_is_still_one(tmp_path: Path) -> None:
+def test_a_drift_into_timeouts_is_still_a_drift(tmp_path: Path) -> None:
     fast = [answered(START + n, 3.0) for n in range(20)]
     slow = [timed_out(START + 100 + 20 * n, waited=0.0) for n in range(20)]
     assert codes(tmp_path, [LOADED], fast, slow) == ["latency-drift"]
@@ -87,7 +88,7 @@ def test_a_drift_that_timeouts_cut_off_is_still_one(tmp_path: Path) -> None:
     ],
     ids=["crowd", "longer", "sometimes", "below a second", "few"],
 )
-def test_what_only_looks_like_a_drift_is_none(after: list[str], tmp_path: Path) -> None:
+def test_a_change_of_load_is_no_drift(after: list[str], tmp_path: Path) -> None:
     assert codes(tmp_path, [LOADED], [answered(START + n, 0.1) for n in range(20)], after) == []
 
 
@@ -97,7 +98,7 @@ def test_another_model_is_no_drift(tmp_path: Path) -> None:
     assert codes(tmp_path, [LOADED], small, [large], slow) == []
 
 
-def test_timeouts_that_do_not_go_by_size_are_no_cluster(tmp_path: Path) -> None:
+def test_timeouts_that_do_not_depend_on_size_are_no_cluster(tmp_path: Path) -> None:
     sizes = [(64, 64), (3000, 2000)]
     asked = [
         (timed_out(START + n, waited=0.0, size=sizes[n // 2 % 2], chars=20 + n // 2 % 2 * 900))
@@ -108,19 +109,19 @@ def test_timeouts_that_do_not_go_by_size_are_no_cluster(tmp_path: Path) -> None:
     assert codes(tmp_path, [LOADED], asked) == []
 
 
-def test_timeouts_in_a_crowd_are_overload_whatever_their_size(tmp_path: Path) -> None:
+def test_timeouts_in_the_queue_are_overload_whatever_their_size(tmp_path: Path) -> None:
     late = [timed_out(START + n, waited=14.0, size=(4000, 3000), chars=900) for n in range(10)]
     fast = [answered(START + 100 + n, 1.0) for n in range(10)]
     assert codes(tmp_path, [LOADED], late, fast) == ["overload"]
 
 
-def test_a_few_turned_away_are_no_overload(tmp_path: Path) -> None:
+def test_a_few_rejections_are_no_overload(tmp_path: Path) -> None:
     busy = "REQUEST_ERROR | r | ERROR=Busy | MSG=4 are waiting. | REASON=queue_full | SOURCE=api"
     lines = [line(START + 61 * n, busy) for n in range(30)]
     assert codes(tmp_path, [LOADED], lines) == []
 
 
-def test_timeouts_that_only_the_slow_log_still_tells_of_count_too(tmp_path: Path) -> None:
+def test_timeouts_that_only_slow_requests_log_still_has_count(tmp_path: Path) -> None:
     (tmp_path / "slow_requests.log").write_text(
         "".join(
             f"{START + n:.0f}\tTIMEOUT\t900 chars\treq_1_{n}\tcomputing\t15.00s\t640x480\tapi\n"
@@ -133,7 +134,7 @@ def test_timeouts_that_only_the_slow_log_still_tells_of_count_too(tmp_path: Path
     ]
 
 
-# ---- how the process fares -------------------------------------------------------------------------------
+# ---- the process -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_memory_that_does_not_keep_rising_is_no_leak(rss: object, tmp_path: Path
     assert codes(tmp_path, [LOADED], [vital(60.0 * n, rss=rss(n)) for n in range(60)]) == []  # type: ignore[operator]
 
 
-def test_a_rise_is_told_only_after_some_minutes(tmp_path: Path) -> None:
+def test_a_rise_is_reported_only_after_some_minutes(tmp_path: Path) -> None:
     def rising(count: int) -> list[str]:
         return codes(tmp_path, [LOADED], [vital(30.0 * n, rss=500 + 20 * n) for n in range(count)])
 
@@ -168,19 +169,19 @@ def test_processes_are_not_added_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jump", [-7200, -10, 10, 7200])
-def test_a_clock_that_is_set_is_told_with_its_sign(jump: int, tmp_path: Path) -> None:
+def test_a_clock_that_is_set_is_reported_with_its_sign(jump: int, tmp_path: Path) -> None:
     lines = [vital(60.0 * n, unix=START + 60 * n + (jump if n > 10 else 0)) for n in range(20)]
     assert codes(tmp_path, [LOADED], lines) == ["clock-jump"]
     (finding,) = examine(tmp_path)
-    assert f"moved by {jump:+d} s" in finding.diagnosis
+    assert f"moved by {jump:+d} s" in finding.text().diagnosis
 
 
 def test_a_clock_that_is_slewed_has_not_jumped(tmp_path: Path) -> None:
     assert codes(tmp_path, [LOADED], [vital(60.0 * n, unix=START + 60.03 * n) for n in range(200)]) == []
 
 
-def test_local_time_that_is_put_back_an_hour_is_no_jump(tmp_path: Path) -> None:
-    """The stamps are local time; what is compared is Unix time."""
+def test_the_end_of_daylight_saving_time_is_no_jump(tmp_path: Path) -> None:
+    """Stamps are local time; Unix times are compared."""
     lines = [vital(60.0 * n) for n in range(20)]
     moved = [one.replace(stamp(START + 60 * n), stamp(START + 60 * n - 3600)) for n, one in enumerate(lines)]
     assert codes(tmp_path, [LOADED], lines[:10], moved[10:]) == []
@@ -197,27 +198,34 @@ def test_a_pause_of_a_busy_machine_is_no_standstill_and_two_minutes_without_a_li
     assert paused(180) == ["standstill"]
 
 
-def test_lines_that_were_lost_are_told_as_that_and_not_as_a_standstill(tmp_path: Path) -> None:
+def test_lost_lines_are_a_log_gap_and_no_standstill(tmp_path: Path) -> None:
     before, after = ([vital(60.0 * n) for n in span] for span in (range(10), range(20, 30)))
     lost = line(START + 1200, "LOG_GAP | LOST=10", "WARNING")
     assert codes(tmp_path, [LOADED], before, after[:1], [lost], after[1:]) == ["log-gap"]
 
 
-# ---- how processes begin and end -------------------------------------------------------------------------
+# ---- starts and exits ------------------------------------------------------------------------------------
 
-HEALTH = "Health: http://127.0.0.1:8000/health"
+#: A health API that listens, in the present form and in that of older logs; and an exit.
+HEALTH = (
+    "LISTENING | NAME=health | URL=http://127.0.0.1:8000/health",
+    "Health: http://127.0.0.1:8000/health",
+)
+EXIT = ("ENDED | CODE=0", "Ended.")
 
 
 def alert(at: float, what: str) -> str:
     return f"{stamp(at)} [ALERT] {what}\n"
 
 
-def test_an_orderly_end_and_a_new_start_are_nothing(tmp_path: Path) -> None:
-    life = [line(START, HEALTH), LOADED, line(START + 9, "STOPPING | CODE=0"), line(START + 9, "Ended.")]
-    assert codes(tmp_path, life, life) == []
+@pytest.mark.parametrize(("health", "end"), zip(HEALTH, EXIT, strict=True), ids=["now", "older"])
+def test_an_exit_between_two_starts_is_no_finding_and_none_is(health: str, end: str, tmp_path: Path) -> None:
+    life = [line(START, health), LOADED]
+    assert codes(tmp_path, life, [line(START + 9, end)], life) == []
+    assert codes(tmp_path, life, life) == ["died-silently"]
 
 
-def test_restarts_on_request_are_nothing(tmp_path: Path) -> None:
+def test_requested_restarts_are_no_finding(tmp_path: Path) -> None:
     asked = "".join(alert(START + n, "CAUSE=asked restarting process 7, as asked") for n in range(9))
     assert codes(tmp_path, [LOADED], restarts=asked) == []
 
@@ -230,12 +238,12 @@ def test_restarts_that_are_hours_apart_are_no_loop(tmp_path: Path) -> None:
     assert sorted(codes(tmp_path, [LOADED], restarts=quick)) == ["killed", "restart-loop"]
 
 
-def test_what_has_passed_is_no_longer_critical(tmp_path: Path) -> None:
+def test_a_resolved_problem_is_no_longer_critical(tmp_path: Path) -> None:
     failed = line(START, "MODEL_ATTEMPT_FAILED | ATTEMPT=1/3 | ERROR=HubUnavailable | MSG=x", "WARNING")
     assert codes(tmp_path, [failed]) == ["hub-unreachable"]
-    assert [(one.severity, one.over) for one in examine(tmp_path)] == [("critical", False)]
+    assert [(one.severity, one.resolved) for one in examine(tmp_path)] == [("critical", False)]
     assert codes(tmp_path, [failed, LOADED]) == ["hub-unreachable"]
-    assert [(one.severity, one.over) for one in examine(tmp_path)] == [("warning", True)]
+    assert [(one.severity, one.resolved) for one in examine(tmp_path)] == [("warning", True)]
 
 
 # ---- the logs themselves ---------------------------------------------------------------------------------
@@ -267,7 +275,7 @@ def test_damaged_logs_never_stop_the_doctor(name: str, tmp_path: Path) -> None:
     with (tmp_path / "web_app.log").open("a") as log:
         log.write("\n" + whole)
     found = examine(tmp_path)
-    assert {"hub-unreachable"} <= {one.code for one in found} <= set(AILMENTS)
+    assert {"hub-unreachable"} <= {one.code for one in found} <= set(SEVERITIES)
     assert json.loads(json.dumps([one.as_dict() for one in found])), "programs can read every one of them"
 
 
@@ -276,8 +284,7 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert read(tmp_path).unreadable == ["web_app.log: OSError"]
 
 
-def test_every_ailment_can_be_found() -> None:
-    here = Path(__file__).resolve().parents[2] / "service" / "doctor"
-    source = (here / "courses.py").read_text() + (here / "live.py").read_text()
-    found = {one.code for one in PATTERNS} | {code for code in AILMENTS if f'"{code}"' in source}
-    assert found == set(AILMENTS)
+def test_every_problem_can_be_found() -> None:
+    source = "".join((ROOT / "doctor" / name).read_text() for name in ("trends.py", "live.py"))
+    found = {one.code for one in PATTERNS} | {code for code in SEVERITIES if f'"{code}"' in source}
+    assert found == set(SEVERITIES)

@@ -1,8 +1,7 @@
-"""The operations tab's calls: plain HTTP beside Gradio's, so that every one of them passes one guard.
+"""The HTTP routes of the operations tab, with one check of the session's cookie in front.
 
-Gradio keeps a session's data by a name that the browser makes up, and sends it to whoever says that name.
-What operators see is not for that: here each call shows its session's cookie and is answered by itself.
-``GUARDED`` lists every call but the one that logs in.
+They are not Gradio events: Gradio keeps a session's data under a name that the browser chooses, and sends it
+to any client that knows the name.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from page import calls, panel
-from page.access import Access, TooManyGuesses, WrongPassword, own_password
+from page import calls
 from page.bodies import Refused
-from page.headers import is_form_of_json
+from page.headers import is_json
 from page.log_limit import LogLimit
+from page.operations import panel
+from page.operations.access import Access, TooManyGuesses, WrongPassword, generated_password
 from page.words import Language, language_of, say
 from service.callers import Callers
 from service.operations import Finding, View
@@ -40,12 +40,12 @@ GUARDED: Final = {
     "/ops/cache": "POST",
     "/ops/logout": "POST",
 }
-LOG_SECONDS: Final = 60.0  # between two lines on guesses that are not looked at
-THREADS: Final = 2  # of our own: those that decode pictures are busiest when an operator looks
+LOG_SECONDS: Final = 60.0  # between two lines about passwords that were not checked
+THREADS: Final = 2  # its own, since the intake threads may all be busy
 
 
 class OperationsService(Protocol):
-    """What the tab needs of the service: ``service.operations``."""
+    """The part of ``service.operations.Operations`` that the tab uses."""
 
     def view(self) -> View: ...
 
@@ -59,26 +59,26 @@ class OperationsService(Protocol):
 
 
 def access_of(settings: Settings) -> Access | None:
-    """Who may see the tab by these settings; None if it is not there at all. Raises SettingsError."""
+    """Return the tab's access control, or None if the tab is off. Raises SettingsError."""
     if settings.ops == "off":
         log.info("OPERATIONS | TAB=off")
         return None
     password = settings.read_ops_password()
     if password is not None:
-        log.info("OPERATIONS | TAB=on | PASSWORD=given")
+        log.info("OPERATIONS | TAB=on | PASSWORD=configured")
         return Access(password)
     try:
-        password, path = own_password(settings.run_dir)
+        password, path = generated_password(settings.run_dir)
     except OSError as error:
-        log.warning("OPERATIONS | TAB=off | ERROR=%s | MSG=No password could be kept.", type(error).__name__)
+        log.warning("OPERATIONS | TAB=off | ERROR=%s | MSG=cannot store a password", type(error).__name__)
         return None
-    log.info("OPERATIONS | TAB=on | PASSWORD=made | FILE=%s", path)
+    log.info("OPERATIONS | TAB=on | PASSWORD=generated | FILE=%s", path)
     return Access(password)
 
 
-class OperationsCalls:
-    """The calls over one service. ``port`` names the cookie: browsers give a host's cookies to all its ports.
-    ``root_path`` is the part of the path that a proxy puts before ours."""
+class OperationsRoutes:
+    """The routes over one service. ``port`` is part of the cookie's name, since browsers send a host's
+    cookies to all its ports; ``root_path`` is the path prefix that a proxy adds."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class OperationsCalls:
         self._callers = callers or Callers()
         self._path = root_path or "/"
         self._cookie = f"ofa_ops_{port}"
-        self._unread = LogLimit(LOG_SECONDS)
+        self._unchecked = LogLimit(LOG_SECONDS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page-operations")
 
     def add_to(self, app: FastAPI) -> None:
-        """Enter every call into ``app``, the guarded ones behind the guard."""
+        """Add all routes to ``app``, the GUARDED ones behind the session check."""
         for path, method in GUARDED.items():
             handler: Handler = getattr(self, f"_{path.rpartition('/')[2]}")
             app.add_route(path, self._guarded(handler), methods=[method])
@@ -107,12 +107,12 @@ class OperationsCalls:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    # ---- who asks ----------------------------------------------------------------------------------------
+    # ---- access ------------------------------------------------------------------------------------------
 
     def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             language = language_of(request.headers.get("accept-language"))
-            if request.method == "POST" and (refusal := _refusal(request)):
+            if request.method == "POST" and (refusal := _cross_site(request)):
                 return refusal
             if not self._access.admits(request.cookies.get(self._cookie)):
                 return _json({"html": panel.login(language)}, 401)
@@ -123,61 +123,59 @@ class OperationsCalls:
     async def _login(self, request: Request) -> Response:
         language = language_of(request.headers.get("accept-language"))
         caller = self._callers.of(request.client.host if request.client else "", request.headers)
-        if refusal := _refusal(request):
+        if refusal := _cross_site(request):
             return refusal
         try:
             token = self._access.log_in(_password(await request.body()), caller)
         except WrongPassword:
-            log.warning("OPERATOR | WRONG_PASSWORD | FROM=%s", caller)
-            return _json({"told": say(language, "ops.login.wrong")}, 401)
+            log.warning("OPERATOR | ACTION=wrong_password | FROM=%s", caller)
+            return _message(language, "ops.login.wrong", 401)
         except TooManyGuesses as many:
-            if self._unread.allows():
-                log.warning(
-                    "OPERATOR | TOO_MANY_GUESSES | FROM=%s | SECONDS=%d | MORE=%d",
-                    *(caller, many.seconds, self._unread.suppressed()),
-                )
-            answer = _json({"told": say(language, "ops.login.many", seconds=many.seconds)}, 429)
+            if (more := self._unchecked.admit()) is not None:
+                event = "OPERATOR | ACTION=too_many_guesses | FROM=%s | SECONDS=%d | MORE=%d"
+                log.warning(event, caller, many.seconds, more)
+            answer = _message(language, "ops.login.many", 429, seconds=many.seconds)
             answer.headers["retry-after"] = str(many.seconds)
             return answer
-        log.info("OPERATOR | LOGGED_IN | FROM=%s", caller)
-        answer = _json({}, 200)
+        log.info("OPERATOR | ACTION=login | FROM=%s", caller)
+        answer = _json({})
         answer.set_cookie(
             self._cookie, token, path=self._path, httponly=True, samesite="strict", secure=_is_tls(request)
         )
         return answer
 
-    # ---- what is answered --------------------------------------------------------------------------------
+    # ---- handlers ----------------------------------------------------------------------------------------
 
     async def _panel(self, request: Request, language: Language) -> Response:
         view, restarts = await self._in_thread(lambda: (self._service.view(), self._service.restarts()))
         content = {
             "frame": panel.frame(language),
             "parts": panel.parts(view, restarts, language),
-            "away": say(language, "ops.away"),
+            "offline": say(language, "ops.away"),
         }
-        return _json(content, 200)
+        return _json(content)
 
     async def _findings(self, request: Request, language: Language) -> Response:
         found = await self._in_thread(self._service.findings)
-        return _json({"parts": {"findings": panel.findings(found, language)}}, 200)
+        return _json({"parts": {"findings": panel.findings(found, language)}})
 
     async def _probe(self, request: Request, language: Language) -> Response:
         done = self._service.probe()
-        log.info("OPERATOR | PROBE | DONE=%s", done)
-        return _json(
-            {"told": say(language, f"ops.probe.{'done' if done else 'refused'}")}, 200 if done else 409
-        )
+        log.info("OPERATOR | ACTION=probe | DONE=%s", done)
+        if done:
+            return _message(language, "ops.probe.done")
+        return _message(language, "ops.probe.refused", 409)
 
     async def _cache(self, request: Request, language: Language) -> Response:
         freed = await self._in_thread(self._service.empty_cache)
-        log.info("OPERATOR | CACHE_EMPTIED | BYTES=%s", freed)
+        log.info("OPERATOR | ACTION=empty_cache | BYTES=%s", freed)
         if freed is None:
-            return _json({"told": say(language, "ops.cache.refused")}, 409)
-        return _json({"told": say(language, "ops.cache.done", megabytes=freed // 1_000_000)}, 200)
+            return _message(language, "ops.cache.refused", 409)
+        return _message(language, "ops.cache.done", megabytes=freed // 1_000_000)
 
     async def _logout(self, request: Request, language: Language) -> Response:
         self._access.log_out(request.cookies.get(self._cookie))
-        answer = _json({}, 200)
+        answer = _json({})
         answer.delete_cookie(self._cookie, path=self._path, httponly=True, samesite="strict")
         return answer
 
@@ -189,7 +187,7 @@ Handler = Callable[["Request", Language], Awaitable["Response"]]
 
 
 def _password(body: bytes) -> str:
-    """What a body gives as the password; "", which is none, for a body that is not understood."""
+    """Return the password from a JSON body; "", which is never valid, for any other body."""
     try:
         content = calls.read(body)
     except Refused:
@@ -198,34 +196,39 @@ def _password(body: bytes) -> str:
     return password if isinstance(password, str) else ""
 
 
-def _refusal(request: Request) -> Response | None:
-    """The answer to a call that changes something and that another site's page may have made a browser send,
-    or None. Programs send no Origin; that a body is JSON a page of another site would have to ask for."""
-    if not is_form_of_json(request.headers.raw):
+def _cross_site(request: Request) -> Response | None:
+    """Return the refusal of a POST that a page of another site may have caused, or None.
+
+    A cross-site page cannot send JSON without a CORS preflight; programs send no Origin."""
+    if not is_json(request.headers.raw):
         return _json({}, 415)
     origin = request.headers.get("origin")
     if origin is not None and not _same_site(origin, _host(request)):
-        return _json({"told": "Origin is not the address of this page."}, 403)
+        return _json({"message": "Cross-origin requests are not allowed."}, 403)
     return None
 
 
 def _host(request: Request) -> str:
-    """The name under which the page was asked for. The gate leaves what a trusted proxy says of it."""
+    """Return the host that the browser used. The gate passes X-Forwarded-Host only from a trusted proxy."""
     return request.headers.get("x-forwarded-host") or request.headers.get("host", "")
 
 
 def _same_site(origin: str, host: str) -> bool:
-    scheme, _, place = origin.lower().partition("://")
+    scheme, _, address = origin.lower().partition("://")
     port = {"http": ":80", "https": ":443"}.get(scheme, "")
-    return bool(port) and place.removesuffix(port) == host.lower().removesuffix(port)
+    return bool(port) and address.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def _is_tls(request: Request) -> bool:
-    """Whether the browser's side is encrypted, as a trusted proxy says where there is one."""
+    """Whether the browser uses TLS, according to the connection or a trusted proxy."""
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
 
 
-def _json(content: dict[str, Any], status: int) -> Response:
+def _message(language: Language, key: str, status: int = 200, **values: object) -> Response:
+    return _json({"message": say(language, key, **values)}, status)
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
     from starlette.responses import JSONResponse
 
     return JSONResponse(content, status, headers={"cache-control": "no-store"})

@@ -1,6 +1,6 @@
-"""From what the operations desk sees to the HTML of the tab, part by part, in two languages.
+"""The HTML of the operations tab, part by part, in both languages.
 
-Everything that is not our own text is escaped: lines of logs name strangers' programs.
+All foreign text is escaped: log lines name other programs.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from operator import attrgetter
 from typing import Final
 
 from page import banner, pending
-from page.plots import Line, Points, bucketed, figure
+from page.operations.plots import Line, Points, bucketed, figure
 from page.verdicts import device_name, seconds
-from page.words import Language, has, say
+from page.words import Language, has, say, say_html
 from service.contract.status import Activity, Phase
 from service.health.resources import Use
 from service.operations import Finding, View
 from service.process.restart_log import Restart
 from service.telemetry.history import SPAN, Change, Ended, Sample
 
-POINTS_A_MINUTE: Final = 4  # of a line; each is the highest value of its 15 seconds
+POINTS_A_MINUTE: Final = 4  # each is the maximum of its 15 seconds
 MEGABYTE: Final = 1_000_000
 
 
-# ---- who may not see it ----------------------------------------------------------------------------------
+# ---- without a session ----------------------------------------------------------------------------------
 
 
 def login(language: Language) -> str:
-    """The form that asks for the password."""
+    """Return the login form."""
     word = _words(language)
     return (
         f'<form class="ops-login" method="post" data-login><h2>{word("login.title")}</h2>'
         f"<p>{word('login.text')}</p><label>{word('login.label')}"
         '<input type="password" name="password" autocomplete="current-password" required></label>'
-        f'<button type="submit">{word("login.button")}</button><p role="alert" data-told></p></form>'
+        f'<button type="submit">{word("login.button")}</button><p role="alert" data-message></p></form>'
     )
 
 
@@ -46,23 +46,23 @@ def login(language: Language) -> str:
 
 
 def frame(language: Language) -> str:
-    """What stays while the parts inside change."""
+    """Return the fixed HTML around the parts."""
     word = _words(language)
-    at_first = {"findings": _nothing(language, "findings.wait")}
+    initial = {"findings": _nothing(language, "findings.wait")}
     sections = "".join(
         f'<section class="ops-{name}"><h2>{word(name)}</h2>'
-        f'<div data-part="{name}">{at_first.get(name, "")}</div></section>'
+        f'<div data-part="{name}">{initial.get(name, "")}</div></section>'
         for name in ("findings", "restarts", "changes", "requests")
     )
     return (
         '<div class="ops"><div class="ops-bar"><div data-part="buttons"></div>'
-        '<p class="ops-told" role="status" data-told></p></div>'
+        '<p class="ops-message" role="status" data-message></p></div>'
         f'<div data-part="facts"></div><div class="plots" data-part="plots"></div>{sections}</div>'
     )
 
 
 def parts(view: View, restarts: Sequence[Restart], language: Language) -> dict[str, str]:
-    """The parts of the frame but for the findings."""
+    """Return all parts but the findings, by name."""
     return {
         "buttons": _buttons(view, language),
         "facts": _facts(view, language),
@@ -75,16 +75,16 @@ def parts(view: View, restarts: Sequence[Restart], language: Language) -> dict[s
 
 def _buttons(view: View, language: Language) -> str:
     word = _words(language)
-    possible = {
+    enabled = {
         "probe": view.snapshot.phase is Phase.LOADED,
         "cache": view.resources.gpu is not None,
     }
-    shown = "".join(
+    buttons = "".join(
         f'<button type="button" data-do="{name}"{"" if can else " disabled"}'
         f' title="{word(f"{name}.info") if can else word(f"{name}.not")}">{word(f"{name}.button")}</button>'
-        for name, can in possible.items()
+        for name, can in enabled.items()
     )
-    return shown + f'<button type="button" data-do="logout">{word("logout.button")}</button>'
+    return buttons + f'<button type="button" data-do="logout">{word("logout.button")}</button>'
 
 
 # ---- now -------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def _facts(view: View, language: Language) -> str:
     word = _words(language)
     snapshot, report = view.snapshot, view.report
     health = "healthy" if report.healthy else "unhealthy"
-    found = {
+    facts = {
         "state": f'<b class="ops-{health}">{word(health)}</b> · {_state(view, language)}',
         "model": escape(snapshot.model) or "–",
         "device": _joined(device_name(snapshot.device), snapshot.dtype),
@@ -107,25 +107,24 @@ def _facts(view: View, language: Language) -> str:
     }
     return (
         '<dl class="ops-facts">'
-        + "".join(f"<div><dt>{word(name)}</dt><dd>{told}</dd></div>" for name, told in found.items())
+        + "".join(f"<div><dt>{word(name)}</dt><dd>{html}</dd></div>" for name, html in facts.items())
         + "</dl>"
     )
 
 
 def _state(view: View, language: Language) -> str:
-    told = [escape(say(language, f"state.{banner.tone(view.snapshot)}"))]
+    parts = [banner.state_html(view.snapshot, language)]
     details = view.report.details
     if not view.report.healthy:
-        told.append(f"<code>model: {escape(details['model'])}</code>")
-        told.append(f"<code>inference: {escape(details['inference'])}</code>")
-    for why in (view.snapshot.degraded, view.snapshot.last_error):
-        if why:
-            told.append(f"<span>{escape(why)}</span>")
-    return " · ".join(told)
+        parts.append(f"<code>model: {escape(details['model'])}</code>")
+        parts.append(f"<code>inference: {escape(details['inference'])}</code>")
+    problems = (view.snapshot.degraded, view.snapshot.last_error)
+    parts += [f"<span>{escape(problem)}</span>" for problem in problems if problem]
+    return " · ".join(parts)
 
 
 def _queue(activity: Activity, language: Language) -> str:
-    told = [
+    parts = [
         say(
             language,
             "ops.queue.text",
@@ -135,24 +134,24 @@ def _queue(activity: Activity, language: Language) -> str:
         )
     ]
     if activity.expected_seconds is not None:
-        told.append(say(language, "queue.answer", about=pending.about(activity.expected_seconds, language)))
-    return " · ".join(told)
+        parts.append(pending.wait(activity.expected_seconds, language))
+    return " · ".join(parts)
 
 
 def _evidence(view: View, language: Language) -> str:
     known = view.snapshot.evidence
     if known.proven_at is None or known.proven_by is None:
-        told = [say(language, "ops.evidence.none")]
+        parts = [say(language, "ops.evidence.none")]
     else:
         since = age(view.now - known.proven_at, language)
-        told = [say(language, f"ops.evidence.{known.proven_by}", age=since)]
+        parts = [say(language, f"ops.evidence.{known.proven_by}", age=since)]
     if known.probe_running:
-        told.append(say(language, "ops.probe.running"))
+        parts.append(say(language, "ops.probe.running"))
     elif known.probe_at is not None:
         since, took = age(view.now - known.probe_at, language), seconds(known.probe_seconds or 0.0)
         label = known.label and say(language, f"label.{known.label}")
-        told.append(say(language, "ops.probe.last", age=since, seconds=took, label=label or "–"))
-    return escape(" · ".join(told))
+        parts.append(say(language, "ops.probe.last", age=since, seconds=took, label=label or "–"))
+    return escape(" · ".join(parts))
 
 
 def _memory(view: View, language: Language) -> str:
@@ -165,43 +164,42 @@ def _memory(view: View, language: Language) -> str:
 
 
 def _plots(view: View, language: Language) -> str:
-    """A band for the state; figures of latency, queue, requests, memory and evidence."""
+    """Return a band for the state, and figures for latency, queue, requests, memory and evidence."""
     minutes = _minutes(view)
     times = [say(language, "ops.time.ago", minutes=past) for past in (minutes, minutes // 2)]
     times.append(say(language, "ops.time.now"))
-    over = partial(_points, view, minutes * POINTS_A_MINUTE, max)
-    a_minute = partial(_points, view, minutes, sum)
+    maxima = partial(_points, view, minutes * POINTS_A_MINUTE, max)
+    per_minute = partial(_points, view, minutes, sum)
 
-    def titled(name: str) -> str:
+    def title(name: str) -> str:
         return say(language, f"ops.plot.{name}")
 
-    def plot(name: str, shown: Callable[[float], str], least: float, *lines: Line) -> str:
-        return figure(titled(name), lines, times=times, shown=shown, least=least)
+    def plot(name: str, unit: Callable[[float], str], least: float, *lines: Line) -> str:
+        return figure(title(name), lines, times=times, unit=unit, least=least)
 
-    memory = [Line(titled("process"), 1, over("process_memory"))]
+    memory = [Line(title("process"), 1, maxima("process_memory"))]
     if view.resources.gpu is not None:
-        memory.append(Line(titled("gpu"), 2, over("gpu_memory")))
-    latency = [Line("p50", 1, over("p50")), Line("p95", 2, over("p95"))]
-    counts = [Line(titled("ended"), 1, a_minute("ended")), Line(titled("failed"), 3, a_minute("failed"))]
+        memory.append(Line(title("gpu"), 2, maxima("gpu_memory")))
+    latency = [Line("p50", 1, maxima("p50")), Line("p95", 2, maxima("p95"))]
+    counts = [Line(title("ended"), 1, per_minute("ended")), Line(title("failed"), 3, per_minute("failed"))]
     return (
         _strip(view, language)
         + plot("latency", lambda s: f"{seconds(s)} s", 0.1, *latency)
-        + plot("queue", _whole, 5, Line(titled("waiting"), 1, over("depth")))
+        + plot("queue", _whole, 5, Line(title("waiting"), 1, maxima("depth")))
         + plot("requests", _whole, 5, *counts)
         + plot("memory", _bytes, 100 * MEGABYTE, *memory)
-        + plot("evidence", lambda s: f"{s:.0f} s", 10, Line(titled("age"), 1, over("evidence_age")))
+        + plot("evidence", lambda s: f"{s:.0f} s", 10, Line(title("age"), 1, maxima("evidence_age")))
     )
 
 
 def _minutes(view: View) -> int:
-    """How many minutes the figures cover: from the oldest sample on, an hour at most. Even, so that the
-    middle of the axis is a whole minute."""
+    """Return the minutes since the oldest sample, an hour at most; even, for a whole minute in the middle."""
     oldest = view.now - view.samples[0].at if view.samples else 0.0
     return 2 * max(1, math.ceil(min(oldest, SPAN) / 120))
 
 
 def _points(view: View, count: int, join: Callable[[Sequence[float]], float], value: str) -> Points:
-    """``count`` points of one figure of the samples."""
+    """Return ``count`` points of the samples' attribute ``value``."""
     return bucketed(
         *(view.samples, lambda one: view.now - one.at, attrgetter(value)),
         span=60 * _minutes(view),
@@ -211,7 +209,7 @@ def _points(view: View, count: int, join: Callable[[Sequence[float]], float], va
 
 
 def _strip(view: View, language: Language) -> str:
-    """The state over the same time as a band: healthy, loading, or unhealthy."""
+    """Return the state over time as a band: healthy, loading, or unhealthy."""
     ranks = ("healthy", "loading", "unhealthy")
     minutes = _minutes(view)
     points = bucketed(
@@ -227,7 +225,7 @@ def _strip(view: View, language: Language) -> str:
                 f'<rect class="ops-band-{ranks[int(rank)]}" x="{place}" width="{width}" height="10"/>'
             )
         place += width
-    title = escape(say(language, "ops.plot.state"))
+    title = say_html(language, "ops.plot.state")
     return (
         f'<figure class="plot plot-wide"><figcaption><strong>{title}</strong></figcaption>'
         f'<svg class="ops-band" viewBox="0 0 {len(points)} 10" preserveAspectRatio="none" role="img" '
@@ -246,22 +244,22 @@ def _rank(sample: Sample) -> str:
 
 
 def findings(found: Sequence[Finding] | None, language: Language) -> str:
-    """What the doctor says; None where there is no doctor."""
+    """Return the doctor's findings; None means that no doctor runs."""
     if not found:
         return _nothing(language, "findings.none" if found is not None else "findings.off")
     return "".join(_finding(one, language) for one in found)
 
 
 def _finding(one: Finding, language: Language) -> str:
-    words = one.told(language)
-    kind = "over" if one.over else one.severity
-    told = [say(language, f"ops.findings.{kind}")]
+    words = one.text(language)
+    kind = "resolved" if one.resolved else one.severity
+    notes = [say(language, f"ops.findings.{kind}")]
     if one.since:
-        told.append(one.since if one.since == one.until else f"{one.since} – {one.until}")
+        notes.append(one.since if one.since == one.until else f"{one.since} – {one.until}")
     return (
         f'<article class="finding finding-{kind}"><h3>{escape(words.title)}</h3>'
-        f'<p class="ops-note">{escape(" · ".join(told))}</p><p>{escape(words.diagnosis)}</p>'
-        f"<p><strong>{escape(words.cure)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
+        f'<p class="ops-note">{escape(" · ".join(notes))}</p><p>{escape(words.diagnosis)}</p>'
+        f"<p><strong>{escape(words.fix)}</strong></p><pre>{escape(chr(10).join(one.evidence))}</pre></article>"
     )
 
 
@@ -280,16 +278,11 @@ def _restarts(found: Sequence[Restart], language: Language) -> str:
 def _changes(found: Sequence[Change], language: Language) -> str:
     if not found:
         return _nothing(language, "changes.none")
-    rows = (
-        (
-            _clock(one.unix),
-            one.state.phase,
-            one.state.inference,
-            device_name(one.state.device) or "–",
-            say(language, "state.degraded") if one.state.degraded else "",
-        )
-        for one in found
-    )
+    rows = []
+    for one in found:
+        device = device_name(one.state.device) or "–"
+        note = say(language, "state.degraded", device=device) if one.state.degraded else ""
+        rows.append((_clock(one.unix), one.state.phase, one.state.inference, device, note))
     return _table(("time", "model", "inference", "device", "remark"), rows, language)
 
 
@@ -318,7 +311,7 @@ def _request(one: Ended, language: Language) -> tuple[str, ...]:
 
 
 def _outcome(one: Ended, language: Language) -> str:
-    """The label of a verdict, else what there was instead; a code without words stands for itself."""
+    """Return the verdict's label, else the outcome; an unknown code unchanged."""
     key = f"label.{one.label}" if one.label else f"ops.outcome.{one.outcome}"
     return say(language, key) if has(key) else one.outcome
 
@@ -341,7 +334,7 @@ def _nothing(language: Language, key: str) -> str:
 
 
 def age(duration: float, language: Language) -> str:
-    """A duration for people: 12 s, 5 min, 3 h 20 min, 2 d 4 h."""
+    """Format a duration in seconds: 12 s, 5 min, 3 h 20 min, 2 d 4 h."""
     whole = max(0, int(duration))
     if whole < 120:
         return say(language, "ops.age.seconds", s=whole)
@@ -353,12 +346,12 @@ def age(duration: float, language: Language) -> str:
 
 
 def _clock(unix: float) -> str:
-    """The machine's local time, as in its logs."""
+    """Format a time in the machine's time zone, as in its logs."""
     return time.strftime("%m-%d %H:%M:%S", time.localtime(unix))
 
 
 def _joined(*facts: str) -> str:
-    """Those that are known, escaped."""
+    """Join the non-empty facts, escaped."""
     return escape(" · ".join(filter(None, facts))) or "–"
 
 
@@ -375,5 +368,5 @@ def _whole(value: float) -> str:
 
 
 def _words(language: Language) -> Callable[[str], str]:
-    """The tab's words of one language, escaped, by their keys."""
-    return lambda key: escape(say(language, f"ops.{key}"))
+    """Return a function from a key under ``ops.`` to its text as HTML."""
+    return lambda key: say_html(language, f"ops.{key}")

@@ -1,4 +1,4 @@
-"""Uploads through the gate, with budgets small enough to be used up."""
+"""Uploads through the gate, with quotas small enough to be used up."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 
 from page import uploads as store
 from page.gate import Gate
-from page.receiving import UPLOAD, UPLOAD_MEMORY, Receiving
-from page.shares import Shares
-from page.uploads import LEAST_BYTES, SHARES, Uploads
+from page.quota import Quota
+from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
+from page.uploads import FULL_QUOTAS, LEAST_BYTES, Uploads
+from page.words import say
 from service.callers import Callers, networks
 from tests.fakes import until
 from tests.web.raw import form
@@ -24,17 +25,18 @@ from tests.web.raw import form
 T = TypeVar("T")
 Conversation = Callable[[httpx.AsyncClient], Awaitable[T]]
 KIND = {"content-type": "multipart/form-data; boundary=XX"}
-FILES = 4  # of the smallest size, that a caller's share has room for
+FILES = 4  # of the smallest size, in the quota of one caller
+TOTAL = FULL_QUOTAS * FILES
 
 
 class Service:
-    """A gate over uploads; callers are told apart by X-Forwarded-For."""
+    """A gate over uploads; callers are distinguished by X-Forwarded-For."""
 
     def __init__(self, memory: int = 16 * UPLOAD_MEMORY) -> None:
         self.uploads = Uploads(65002)
         callers = Callers(networks("127.0.0.1"))
-        self.receiving = Receiving(self.uploads, callers, Shares(memory, memory // 2))
-        self.gate = Gate(None, max_bytes=1 << 20, receiving=self.receiving, callers=callers)  # type: ignore[arg-type]
+        self.routes = UploadRoutes(self.uploads, callers, Quota(memory, memory // 2))
+        self.gate = Gate(None, max_bytes=1 << 20, uploads=self.routes, callers=callers)  # type: ignore[arg-type]
 
     def run(self, conversation: Conversation[T]) -> T:
         async def inner() -> T:
@@ -51,14 +53,14 @@ class Service:
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(store, "SHARE_BYTES", FILES * LEAST_BYTES)
+    monkeypatch.setattr(store, "CALLER_BYTES", FILES * LEAST_BYTES)
 
 
 @contextmanager
 def service(**options: Any) -> Iterator[Service]:
     one = Service(**options)
     yield one
-    one.receiving.close()
+    one.routes.close()
     one.uploads.stop()
 
 
@@ -67,7 +69,7 @@ async def put(client: httpx.AsyncClient, caller: str = "203.0.113.1", size: int 
     return await client.post(UPLOAD, content=form(b"x" * size), headers=headers)
 
 
-def test_a_caller_replaces_its_own_files_and_nobody_elses() -> None:
+def test_a_callers_uploads_evict_only_its_own_files() -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[list[str], str]:
         other = (await put(client, "203.0.113.2")).json()[0]
         mine = [(await put(client)).json()[0] for _ in range(3 * FILES)]
@@ -78,7 +80,7 @@ def test_a_caller_replaces_its_own_files_and_nobody_elses() -> None:
         assert {str(path) for path in one.files()} == {other, *mine[-FILES:]}
 
 
-def test_more_than_a_share_at_once_is_refused_in_words_and_leaves_nothing(
+def test_more_than_the_quota_at_once_is_refused_and_leaves_no_file(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def conversation(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -88,14 +90,14 @@ def test_more_than_a_share_at_once_is_refused_in_words_and_leaves_nothing(
         answers = one.run(conversation)
         assert [answer.status_code for answer in answers] == [429] * 3
         assert one.files() == []
-    assert "Try again" in answers[0].text
+    assert answers[0].text == say("en", "upload.share")
     assert int(answers[0].headers["retry-after"]) > 0
     assert caplog.text.count("UPLOAD_REFUSED | REASON=share | FROM=203.0.113.1") == 1
 
 
-def test_when_others_read_everything_there_is_no_room(caplog: pytest.LogCaptureFixture) -> None:
+def test_when_all_files_are_in_use_an_upload_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[list[int], httpx.Response]:
-        filled = [await put(client, f"203.0.113.{1 + number // FILES}") for number in range(SHARES * FILES)]
+        filled = [await put(client, f"203.0.113.{1 + number // FILES}") for number in range(TOTAL)]
         held = [one.uploads.in_use(Path(answer.json()[0])) for answer in filled]
         for use in held:
             use.__enter__()
@@ -108,20 +110,20 @@ def test_when_others_read_everything_there_is_no_room(caplog: pytest.LogCaptureF
         statuses, refused = one.run(conversation)
     assert set(statuses) == {200}
     assert refused.status_code == 507
-    assert "no room" in refused.text
+    assert refused.text == say("en", "upload.no_room")
     assert "UPLOAD_REFUSED | REASON=no_room" in caplog.text
 
 
-def test_a_refusal_speaks_the_callers_language() -> None:
+def test_a_refusal_is_in_the_callers_language() -> None:
     async def conversation(client: httpx.AsyncClient) -> httpx.Response:
         client.headers["accept-language"] = "zh-CN"
         return await put(client, size=(FILES + 1) * LEAST_BYTES)
 
     with service() as one:
-        assert "请一分钟后再试" in one.run(conversation).text
+        assert one.run(conversation).text == say("zh", "upload.share")
 
 
-def test_uploads_on_their_way_hold_a_bounded_memory() -> None:
+def test_concurrent_uploads_hold_bounded_memory() -> None:
     """Of four at once, one caller may send two."""
     going_on = asyncio.Event()
 
@@ -147,7 +149,7 @@ def test_uploads_on_their_way_hold_a_bounded_memory() -> None:
         assert one.run(conversation) == [429, 503, 200, 200, 200, 200, 200]
 
 
-def test_a_picture_that_was_uploaded_is_shown_as_one_and_all_else_is_not() -> None:
+def test_only_pictures_are_displayed_by_the_browser() -> None:
     async def conversation(client: httpx.AsyncClient) -> list[tuple[str, str]]:
         shown = []
         for name in ("a.png", "a.jpg", "a.html", "a.svg", "a"):

@@ -1,7 +1,7 @@
-"""The calls about pictures: uploading one, how far an upload is, and looking at one that was uploaded.
+"""The HTTP routes for pictures: upload, upload progress, download of an uploaded file.
 
-They take the place of Gradio's and answer as those do, so that its page and its clients work; Gradio's own
-keep form fields in memory, decode them by any character set a caller names, and have no budget.
+They replace Gradio's and answer in the same form, so that its page and its clients work. Gradio's own keep
+form fields in memory, decode them with any character set the caller names, and have no quota.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 from page import multipart
-from page.bodies import HungUp, Receive, Refused, Scope, Send, length, memory_for, pieces
+from page.bodies import ClientDisconnected, Receive, Refused, Scope, Send, length, memory_for, pieces
+from page.headers import by_name, caller_of
 from page.log_limit import LogLimit
-from page.shares import NoneLeft, Shares, ShareUsed
+from page.quota import NoCapacity, Quota, QuotaExceeded
 from page.uploads import Uploads
 from page.words import Language, language_of, say
 from service.callers import Callers
@@ -36,32 +37,32 @@ UPLOAD: Final = "/gradio_api/upload"
 PROGRESS: Final = "/gradio_api/upload_progress"
 FILE: Final = "/gradio_api/file="
 
-THREADS: Final = 4  # that read forms and write files: neither may stand in the way of the event loop
-UPLOAD_MEMORY: Final = 512 << 10  # what one holds at most: a piece here and the next in the server's buffer
+THREADS: Final = 4  # parse forms and write files outside the event loop
+UPLOAD_MEMORY: Final = 512 << 10  # of one upload at most: a piece here, the next in the server's buffer
 RETRY_SECONDS: Final = 60
-LOG_SECONDS: Final = 60.0  # between two lines on refused uploads
+LOG_SECONDS: Final = 60.0  # between two lines about refused uploads
 
 UPLOAD_ID: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
-UNKNOWN_SECONDS: Final = 3.0  # a browser asks for the progress before it uploads
-LOOK_SECONDS: Final = 0.1
-HEARTBEAT_LOOKS: Final = 150
-TRACKED: Final = 256  # uploads whose progress can be asked for
+WAIT_SECONDS: Final = 3.0  # for an unknown upload: browsers ask for the progress before they upload
+POLL_SECONDS: Final = 0.1
+HEARTBEAT_POLLS: Final = 150
+TRACKED: Final = 256  # uploads whose progress is known
 
-# Shown in a browser; anything else that was uploaded is handed out as a download.
-SHOWN: Final = frozenset(
+# Displayed by a browser; other types are sent as a download.
+DISPLAYED: Final = frozenset(
     f"image/{kind}" for kind in ("jpeg", "png", "gif", "webp", "bmp", "x-ms-bmp", "tiff", "avif")
 )
 
 
-class Receiving:
-    """An ASGI app over the uploads. ``memory`` are the bytes that bodies being received may hold."""
+class UploadRoutes:
+    """An ASGI application over ``uploads``. ``memory`` is the quota for bodies being received."""
 
-    def __init__(self, uploads: Uploads, callers: Callers, memory: Shares) -> None:
+    def __init__(self, uploads: Uploads, callers: Callers, memory: Quota) -> None:
         self._uploads = uploads
         self._callers = callers
         self._memory = memory
         self._progress = Progress()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page-receiving")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page-uploads")
         self._refusals = LogLimit(LOG_SECONDS)
 
     def close(self) -> None:
@@ -71,38 +72,40 @@ class Receiving:
         return path in (UPLOAD, PROGRESS) or path.startswith(FILE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises Refused and HungUp."""
+        """Raises Refused and ClientDisconnected."""
         if scope["path"] == UPLOAD:
             await self._upload(scope, receive, send)
         elif scope["path"] == PROGRESS:
-            await self._tell_progress(scope, receive, send)
+            await self._stream_progress(scope, receive, send)
         else:
-            await self._show(scope, receive, send)
+            await self._send_file(scope, receive, send)
 
-    # ---- uploading -----------------------------------------------------------------------------------------
+    # ---- upload --------------------------------------------------------------------------------------------
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import JSONResponse
 
-        headers = _headers(scope)
-        caller = self._callers.of((scope.get("client") or ("",))[0], headers)
+        headers, caller = by_name(scope), caller_of(scope, self._callers)
         language = language_of(headers.get("accept-language"))
-        with memory_for(self._memory, caller, UPLOAD_MEMORY), self._tracked(_upload_id(scope)) as state:
+        with (
+            memory_for(self._memory, caller, UPLOAD_MEMORY),
+            self._progress.track(_upload_id(scope)) as state,
+        ):
             try:
                 paths = await self._receive(headers.get("content-type", ""), caller, receive, state)
-            except multipart.FormFault as fault:
-                raise Refused(400, str(fault)) from None
-            except ShareUsed:
+            except multipart.FormError as error:
+                raise Refused(400, str(error)) from None
+            except QuotaExceeded:
                 raise self._no_room(429, "share", caller, language) from None
-            except NoneLeft:
+            except NoCapacity:
                 raise self._no_room(507, "no_room", caller, language) from None
-            except HungUp:
+            except ClientDisconnected:
                 log.info("HUNG_UP | PATH=%s | LENGTH=%d", UPLOAD, length(scope) or 0)
                 raise
         await JSONResponse([str(path) for path in paths])(scope, receive, send)
 
     async def _receive(self, content_type: str, caller: str, receive: Receive, state: State) -> list[Path]:
-        """The paths of the files in the form that is being received, all of them or none."""
+        """Store the form's files and return their paths; on any error, store none."""
         form = multipart.Form(
             multipart.boundary_of(content_type), lambda name: self._uploads.create(caller, name)
         )
@@ -117,45 +120,35 @@ class Receiving:
             raise
 
     def _no_room(self, status: int, reason: str, caller: str, language: Language) -> Refused:
-        if self._refusals.allows():
-            log.warning(
-                "UPLOAD_REFUSED | REASON=%s | FROM=%s | MORE=%d", reason, caller, self._refusals.suppressed()
-            )
+        if (more := self._refusals.admit()) is not None:
+            log.warning("UPLOAD_REFUSED | REASON=%s | FROM=%s | MORE=%d", reason, caller, more)
         return Refused(status, say(language, f"upload.{reason}"), retry_after=RETRY_SECONDS)
 
-    # ---- how far it is -------------------------------------------------------------------------------------
+    # ---- progress ------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _tracked(self, upload_id: str | None) -> Iterator[State]:
-        state = self._progress.begin(upload_id)
-        try:
-            yield state
-        finally:
-            state.ended = True
-
-    async def _tell_progress(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _stream_progress(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import StreamingResponse
 
         upload_id = _upload_id(scope)
         if upload_id is None:
-            raise Refused(400, "Say which upload: ?upload_id=…")
+            raise Refused(400, "upload_id is required.")
         state = await self._progress.find(upload_id)
         if state is None:
-            raise Refused(404, "There is no such upload.")
+            raise Refused(404, "Unknown upload.")
         await StreamingResponse(_events(state), media_type="text/event-stream")(scope, receive, send)
 
-    # ---- looking at one ------------------------------------------------------------------------------------
+    # ---- download ------------------------------------------------------------------------------------------
 
-    async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send_file(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = self._uploads.find(scope["path"].removeprefix(FILE))
         if path is None:
-            raise Refused(404, "There is no such file.")
+            raise Refused(404, "File not found.")
         with self._uploads.in_use(path):
             await _file(path)(scope, receive, send)
 
 
 class State:
-    """How far one upload is."""
+    """The progress of one upload."""
 
     def __init__(self) -> None:
         self.form: multipart.Form | None = None
@@ -163,41 +156,45 @@ class State:
 
 
 class Progress:
-    """The uploads that were begun last, by the names that their callers gave them."""
+    """The latest uploads, by the id that their client chose."""
 
     def __init__(self) -> None:
         self._states: OrderedDict[str, State] = OrderedDict()
 
-    def begin(self, upload_id: str | None) -> State:
+    @contextmanager
+    def track(self, upload_id: str | None) -> Iterator[State]:
         state = State()
         if upload_id is not None:
             self._states[upload_id] = state
             self._states.move_to_end(upload_id)
             while len(self._states) > TRACKED:
                 self._states.popitem(last=False)
-        return state
+        try:
+            yield state
+        finally:
+            state.ended = True
 
     async def find(self, upload_id: str) -> State | None:
-        """The upload of that name, if it begins soon."""
-        for _ in range(int(UNKNOWN_SECONDS / LOOK_SECONDS)):
+        """Return the upload, waiting up to WAIT_SECONDS for it to begin; else None."""
+        for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
             if upload_id in self._states:
                 break
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return self._states.get(upload_id)
 
 
 async def _events(state: State) -> AsyncIterator[str]:
-    """What a browser is told until the upload ends, however it ends."""
-    told = looks = 0
+    """Yield server-sent events until the upload ends, successfully or not."""
+    reported = polls = 0
     while not state.ended:
         form = state.form
-        if form is not None and form.file_bytes > told:
-            told, more = form.file_bytes, form.file_bytes - told
+        if form is not None and form.file_bytes > reported:
+            more, reported = form.file_bytes - reported, form.file_bytes
             yield _event({"msg": "update", "orig_name": form.file_name, "chunk_size": more})
-        looks += 1
-        if looks % HEARTBEAT_LOOKS == 0:
+        polls += 1
+        if polls % HEARTBEAT_POLLS == 0:
             yield _event({"msg": "heartbeat"})
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
     yield _event({"msg": "done"})
 
 
@@ -209,24 +206,20 @@ def _file(path: Path) -> Response:
     from starlette.responses import FileResponse
 
     kind = mimetypes.guess_type(path.name)[0]
-    shown = kind in SHOWN
+    displayed = kind in DISPLAYED
     return FileResponse(
         path,
-        media_type=kind if shown else "application/octet-stream",
+        media_type=kind if displayed else "application/octet-stream",
         filename=path.name,
-        content_disposition_type="inline" if shown else "attachment",
+        content_disposition_type="inline" if displayed else "attachment",
     )
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-
-
 def _upload_id(scope: Scope) -> str | None:
-    """The name that a caller gave the upload, if any. Raises Refused for an odd one."""
-    named = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("upload_id")
-    if named is None:
+    """Return the id in the query, or None. Raises Refused for an invalid one."""
+    sent = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("upload_id")
+    if sent is None:
         return None
-    if len(named) > 1 or not UPLOAD_ID.fullmatch(named[0]):
-        raise Refused(400, "upload_id is at most 64 letters and digits.")
-    return named[0]
+    if len(sent) > 1 or not UPLOAD_ID.fullmatch(sent[0]):
+        raise Refused(400, "Invalid upload_id. Use at most 64 letters, digits, '.', '_' and '-'.")
+    return sent[0]

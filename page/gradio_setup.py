@@ -1,0 +1,132 @@
+"""What Gradio and its libraries need before they serve: environment, logging, document, queue limits.
+
+Their tracebacks and warnings quote input. Here they become log lines with the error's class and traceback,
+without its message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+from page.log_limit import LogLimit
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+log = logging.getLogger(__name__)
+
+# Gradio reads these when it is imported or builds a component. By default it would recompute figures over the
+# last 10,000 events at every event, for a page that is closed here.
+ENVIRONMENT: Final = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+}
+#: Gradio's modules that print tracebacks while serving.
+PRINTING: Final = ("gradio.queueing", "gradio.route_utils", "gradio.routes", "gradio.utils")
+WARNING_SECONDS: Final = 60.0  # between two lines about unreadable requests
+PREVIEW: Final = re.compile(
+    r"""<meta\s+(property|name)="(og|twitter):\w+"\s+content="([^"]*(gradio|Gradio|Click)[^"]*|\{url\})"\s*/>"""
+)
+
+
+def prepare_environment(upload_folder: Path) -> None:
+    """Set what Gradio and httpx read at import; call before importing Gradio."""
+    os.environ |= ENVIRONMENT | {"GRADIO_TEMP_DIR": str(upload_folder)}
+    _ignore_proxies()
+
+
+@functools.cache
+def _ignore_proxies() -> None:
+    """Keep httpx from reading proxies and certificates from the environment.
+
+    Gradio creates httpx clients at import, none of them used here. An unknown kind of proxy, an invalid
+    no_proxy or a missing certificate file would fail the import. The model download does not use httpx.
+    """
+    import httpx
+
+    for kind in (httpx.Client, httpx.AsyncClient, httpx.HTTPTransport, httpx.AsyncHTTPTransport):
+        without_env = functools.partialmethod(kind.__init__, trust_env=False)
+        kind.__init__ = without_env  # type: ignore[method-assign, assignment]
+
+
+# ---- logging -----------------------------------------------------------------------------------------------
+
+
+def redirect_output() -> None:
+    """Log what Gradio's modules and uvicorn would print."""
+    for name in PRINTING:
+        module = import_module(name)
+        setattr(module, "traceback", SimpleNamespace(print_exc=_print_exc, format_exc=lambda: ""))  # noqa: B010
+    server = logging.getLogger("uvicorn.error")
+    server.propagate = False
+    server.handlers = [_ServerLog()]
+
+
+def log_loop_errors(loop: asyncio.AbstractEventLoop) -> None:
+    """Log exceptions of callbacks and of tasks that are never awaited."""
+    loop.set_exception_handler(lambda _, context: _log_error("event loop", context.get("exception")))
+
+
+def _print_exc(*args: object, **kwargs: object) -> None:
+    _log_error("Gradio", sys.exc_info()[1])
+
+
+def _log_error(where: str, error: BaseException | None) -> None:
+    """Log an error's class and traceback; its message and causes may quote input."""
+    bare: Any = error and (RuntimeError, RuntimeError(type(error).__name__), error.__traceback__)
+    log.error("BROKEN | MSG=Exception in %s | ERROR=%s", where, type(error).__name__, exc_info=bare)
+
+
+class _ServerLog(logging.Handler):
+    """Forwards uvicorn's errors, and counts its warnings, which are about unreadable requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warnings = LogLimit(WARNING_SECONDS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno > logging.WARNING:
+            _log_error("ASGI application", record.exc_info[1] if record.exc_info else None)
+        elif (more := self._warnings.admit()) is not None:
+            log.warning("REQUEST_UNREADABLE | MORE=%d", more)
+
+
+# ---- Gradio's page -----------------------------------------------------------------------------------------
+
+
+def remove_link_previews() -> None:
+    """Serve Gradio's document without the link previews that name Gradio and its hosts."""
+    from gradio.routes import templates
+    from jinja2 import FunctionLoader
+
+    environment = templates.env
+    packaged = environment.loader
+    assert packaged is not None
+
+    def source(name: str) -> str:
+        text = packaged.get_source(environment, name)[0]
+        return PREVIEW.sub("", text) if name.endswith("index.html") else text
+
+    environment.loader = FunctionLoader(source)
+
+
+def set_queue_limits(page: gr.Blocks, concurrent: int) -> None:
+    """Let Gradio run ``concurrent`` requests at once, and keep as many sessions.
+
+    Mounting has no parameters for these. By default 40 events run and others wait outside our deadline;
+    10,000 sessions of 40 KB are kept, one for every API call; an idle queue is polled every millisecond.
+    """
+    page.max_threads = page.state_session_capacity = concurrent
+    queue = page._queue
+    queue.max_size = queue.max_thread_count = concurrent
+    queue.sleep_when_free = 0.01
