@@ -93,11 +93,11 @@ class Supervisor:
 
     def load(self) -> bool:
         """Load the model with its retries, or wait while another thread does. True once it is loaded."""
-        if self._status.phase is Phase.LOADED:
+        if self._loaded():
             return True
         self._start_threads()
         with self._loading:
-            if self._status.phase is Phase.LOADED:
+            if self._loaded():
                 return True
             began = time.monotonic()
             return self._move(Phase.LOADING, fatal=None) and self._load(began)
@@ -128,6 +128,9 @@ class Supervisor:
             parts = self._parts
             for part in (parts.engine, parts.sampler, parts.prober, parts.history, parts.fallback):
                 part.start()
+
+    def _loaded(self) -> bool:
+        return self._status.phase is Phase.LOADED
 
     def _load(self, began: float, verify: str | None = None) -> bool:
         try:

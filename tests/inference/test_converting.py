@@ -44,7 +44,7 @@ def test_the_fake_is_what_the_settler_stands_on() -> None:
 def test_converted_weights_are_kept_once_a_load_and_only_after_a_verdict(make: Build) -> None:
     model = CountedModel()
     running = make(model)
-    running.start()
+    running.supervisor.start()
     assert model.kept.acquire(timeout=PATIENCE)
     assert model.seen, "something was judged before"
     for _ in range(3):
@@ -56,7 +56,7 @@ def test_converted_weights_are_kept_once_a_load_and_only_after_a_verdict(make: B
 def test_damaged_weights_are_loaded_again(make: Build) -> None:
     model = CountedModel(DamagedFile("The checksum is wrong."))
     running = make(model)
-    running.start()
+    running.supervisor.start()
     for _ in range(2):
         assert model.kept.acquire(timeout=PATIENCE)
     assert model.loads == 2
@@ -67,7 +67,7 @@ def test_damaged_weights_are_loaded_again(make: Build) -> None:
 def test_weights_that_stay_damaged_are_not_loaded_for_ever(make: Build) -> None:
     model = CountedModel(*[DamagedFile("The checksum is wrong.") for _ in range(3)])
     running = make(model)
-    running.start()
+    running.supervisor.start()
     for _ in range(2):
         assert model.kept.acquire(timeout=PATIENCE)
     assert not model.kept.acquire(timeout=0.3)

@@ -41,7 +41,7 @@ class Service:
         return {**found, "device": now.device, "degraded": now.degraded}
 
     def _load(self) -> dict[str, Any]:
-        return {"loaded": self._application.load()}
+        return {"loaded": self._application.supervisor.load()}
 
     def _judge(self, count: int) -> dict[str, Any]:
         pictures = [photograph(seed) for seed in range(count)]  # all at once, not one after the other
