@@ -8,8 +8,8 @@ allocation of 1 PiB, an index out of range in a kernel.
 
 ``fault.json`` in the run directory selects a fault and may be replaced at any time: {"kind", "times" or
 "seconds" (default: forever), "on": device, "pid": process, "for": duration in seconds}. ``FAULT`` in the
-environment does the same at the start. ``LOAD_PAUSE``, ``RETRY_GPU_PAUSE`` and ``BASELINE_INTERVAL`` replace
-the constants of service.build. The next forward pass executes the fault:
+environment does the same at the start. ``LOAD_PAUSE``, ``RETRY_GPU_PAUSE`` and ``BASELINE_INTERVAL`` there
+replace the constants of service.build. The next forward pass executes the fault:
 
     oom, assert   GPU out of memory; device-side assert
     need          allocates 4 GiB on a real GPU

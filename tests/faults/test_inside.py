@@ -197,7 +197,7 @@ def test_weights_that_turn_nan_are_reloaded_once_then_the_process_exits(start: S
     instance.wait_for("the reload", reloading)
     assert "unstable" in words
     code, reason = left(instance)
-    assert (code, reason) == (1, "The model answers its probe wrongly even after it was loaded again.")
+    assert (code, reason) == (1, "The model still fails its probe after a reload.")
     assert instance.log.count("PROBE | OUTCOME=unstable") == 6
     assert instance.log.count("MODEL_LOADING") == 2
 
