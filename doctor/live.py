@@ -16,7 +16,7 @@ from doctor.findings import Finding, found
 from doctor.reading import Records
 
 TIMEOUT: Final = 3.0  # seconds
-_ADDRESS: Final = re.compile(r"(?:LISTENING \| NAME=health \| URL=|Health: )(http://\S+?)/health\b")
+_ADDRESS: Final = re.compile(r"(?:LISTENING \| SERVER=health \| URL=|Health: )(http://\S+?)/health\b")
 _RESOURCES: Final = ("memory", "disk", "gpu")
 
 

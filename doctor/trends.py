@@ -267,7 +267,7 @@ def _started(line: Line) -> bool:
 
 def _health_listens(line: Line) -> bool:
     """Whether a health API started to listen, once per process; in the present and the older form."""
-    return line.message.startswith(("LISTENING | NAME=health ", "Health: http"))
+    return line.message.startswith(("LISTENING | SERVER=health ", "Health: http"))
 
 
 CHECKS: Final[tuple[Callable[[Records], Iterator[Finding]], ...]] = (

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The codes of service/contract/causes.py, for bash. Programs read these and never the words that follow them.
-# shellcheck disable=SC2034  # read by guardian.sh, which sources this
+# The codes of service/contract/causes.py for bash. Programs read these codes, never the text that follows them.
+# shellcheck disable=SC2034  # used by guardian.sh, which sources this
 
 readonly -a RESTART_CAUSES=(
   hung unhealthy start_timeout start_stalled port_taken oom_killed signal

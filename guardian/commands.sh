@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What a person types: one function for each command.
-# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+# The commands of guardian.sh, one function each.
+# shellcheck disable=SC2034,SC2154  # state and settings are declared in guardian.sh, which sources this
 
 check_interpreter() {
-  command -v -- "$INTERPRETER" >/dev/null && return # of a link that leads nowhere it finds nothing
+  command -v -- "$INTERPRETER" >/dev/null && return # fails for a dangling link
   local remedy='Correct PYTHON.'
   [[ ${PYTHON:-} ]] || remedy='Run "make setup", or set PYTHON.'
   echo "guardian.sh: $INTERPRETER is missing or cannot be run. $remedy" >&2
@@ -13,40 +13,47 @@ check_interpreter() {
 command_run() {
   local program
   for program in curl flock head setsid stat tail timeout; do
-    command -v -- "$program" >/dev/null || { echo "guardian.sh: $program is not installed. Install it first." >&2; exit "$EXIT_CONFIGURATION"; }
+    command -v -- "$program" >/dev/null && continue
+    echo "guardian.sh: $program is not installed. Install it first." >&2
+    exit "$EXIT_CONFIGURATION"
   done
   check_interpreter
   take_lock
-  # Signals first: from the moment that the lock names us, commands send them.
+  # Before write_lock_owner: commands send signals to the process named there.
   trap 'stop_asked=yes' TERM INT HUP
   trap 'restart_asked=yes' USR1
-  trap : PIPE # a reader of our output that went away is no reason to stop
-  orderly=''
+  trap : PIPE # a closed output must not end the watchdog
+  planned_exit=''
   trap cleanup EXIT
-  sign_lock
-  say INFO "guardian $$ watches $RUN_DIR and $BASE_URL"
-  if adopt; then ever_healthy=yes; say INFO "adopted process $child, running for $(show_time $((now - launched_at)))"; else bring_up 0; fi
+  write_lock_owner
+  log INFO "guardian $$ watches $RUN_DIR and $BASE_URL"
+  if adopt; then
+    ever_healthy=yes
+    log INFO "adopted process $child, running for $(format_ms $((now - launched_at)))"
+  else
+    bring_up 0
+  fi
   watch
-  say INFO "stopping${child:+ process $child}, as asked"
+  log INFO "stopping${child:+ process $child} on request"
   local code=0
   [[ -z $child ]] || stop_instance "$STOP_TIMEOUT_MS" || code=$GAVE_UP
-  orderly=yes
-  say INFO 'stopped'
+  planned_exit=yes
+  log INFO 'stopped'
   exit "$code"
 }
 
 command_start() {
-  find_guardian && { echo "guardian.sh: another guardian (process $guardian) watches $RUN_DIR; see: guardian.sh status" >&2; exit "$HELD"; }
+  find_guardian && exit_held
   rotate_if_large "$GUARDIAN_LOG"
   local output=$GUARDIAN_LOG
   { : >>"$output"; } 2>/dev/null || output=/dev/null
   setsid -- "$BASH" "$SELF" run -- "${ARGUMENTS[@]}" </dev/null >>"$output" 2>&1 8>&- &
   local -r started=$!
-  tell_time
-  local -r until=$((now + 3000)) # longer only when it waits, for a port say: its log tells
+  read_clock
+  local -r until=$((now + 3000)) # a guardian that waits longer, e.g. for a port, logs the reason
   while kill -0 "$started" 2>/dev/null && ((now < until)); do
     find_guardian && [[ $guardian == "$started" ]] && read_pid_file && break
-    nap 50
+    sleep_ms 50
   done
   if ! kill -0 "$started" 2>/dev/null; then
     wait "$started"
@@ -59,16 +66,16 @@ command_start() {
 
 command_stop() {
   if find_guardian; then
-    tell_time
+    read_clock
     local -r until=$((now + STOP_TIMEOUT_MS + 3 * KILL_TIMEOUT_MS + 10000))
     kill -s TERM -- "$guardian"
     kill -s CONT -- "$guardian"
     while is_alive "$guardian" "$guardian_start"; do
-      ((now < until)) || { echo "guardian.sh: guardian $guardian does not stop" >&2; exit "$GAVE_UP"; }
-      nap 100
+      ((now < until)) || { echo "guardian.sh: guardian $guardian did not stop in time" >&2; exit "$GAVE_UP"; }
+      sleep_ms 100
     done
   fi
-  take_lock 5 # an instance whose guardian was killed, or did not manage to stop it
+  take_lock 5 # then stop an instance whose guardian was killed or could not stop it
   if read_pid_file; then
     child=$file_pid child_start=$file_start
     stop_instance "$STOP_TIMEOUT_MS" || exit "$GAVE_UP"
@@ -77,7 +84,7 @@ command_stop() {
     echo "nothing runs in $RUN_DIR"
   fi
   [[ -z $guardian ]] || echo "stopped guardian $guardian"
-  exec 9<&- # a restart goes on from here
+  exec 9<&- # command_restart continues
 }
 
 command_restart() {
@@ -92,7 +99,7 @@ command_restart() {
 
 command_status() {
   find_guardian || true
-  tell_time
+  read_clock
   local instance='' asked_at=''
   read_pid_file && instance=$file_pid asked_at=$file_url
   local health="no answer from ${asked_at:-$BASE_URL}"
@@ -100,7 +107,7 @@ command_status() {
   echo "guardian: ${guardian:-none}"
   if [[ $instance ]]; then
     read_stat "$instance"
-    instance="process $instance, up $(show_time $((now - file_start * 10)))"
+    instance="process $instance, up $(format_ms $((now - file_start * 10)))"
     [[ ${stat[0]:-} != T ]] || instance+=', stopped (state T)'
   fi
   echo "instance: ${instance:-none}"
@@ -119,7 +126,7 @@ command_status() {
 command_logs() {
   local file
   local -a files=()
-  # Each line once: guardian.log has all of restart.log, and the console all of web_app.log.
+  # Each line once: guardian.log contains restart.log, and console.log contains web_app.log.
   local guardians=$GUARDIAN_LOG instances=$APP_LOG
   [[ -s $guardians ]] || guardians=$RESTART_LOG
   [[ -s $instances ]] || instances=$CONSOLE_LOG
@@ -140,4 +147,3 @@ command_help() {
     [[ $line == '#!'* ]] || { line=${line#'#'}; echo "${line# }"; }
   done <"$SELF"
 }
-

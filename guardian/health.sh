@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# What the instance says of itself, and whether that is a reason to restart it.
-# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+# Health checks of the instance, and whether their result is a reason to restart it.
+# shellcheck disable=SC2034,SC2154  # state and settings are declared in guardian.sh, which sources this
 
 readonly ANSWER_BYTES=16384 CURL_REFUSED=7
-readonly SOCKET_MS=10000 # after so long without a socket or a heartbeat the port is asked
+readonly SOCKET_MS=10000 # after this time without a socket or a heartbeat, use the health port
 
-# fetch [CURL OPTION...] URL: from the folder `fetch_from`, if set. Sets `status` (000 without a complete answer), the
-# start of `answer`, and curl's exit `code`. What is read is bounded: curl 7 has no limit of its own for an answer
-# without a length.
+# fetch [CURL OPTION...] URL: runs curl in the folder `fetch_from`, if set. Sets `status` (000 without a complete answer),
+# `answer` (cut at 4000 characters) and `code`, curl's exit status. `head` bounds the answer: curl 7 ignores
+# --max-filesize for one without a length.
 fetch() {
   local text limit
   printf -v limit '%d.%03d' $((CHECK_TIMEOUT_MS / 1000)) $((CHECK_TIMEOUT_MS % 1000))
-  # With pipefail, `code` is curl's: an answer that was cut off, or never ended, is none.
-  text=$(cd -- "${fetch_from:-.}" && curl -q -sS --noproxy '*' --proto =http,https --max-time "$limit" --max-filesize "$ANSWER_BYTES" \
-    -w '\n%{http_code}' "$@" 2>/dev/null 9>&- | head -c $((ANSWER_BYTES + 8)) 2>/dev/null 9>&- | tr -d '\0')
+  # With pipefail, `code` is non-zero for an answer that was cut off or never ended.
+  text=$(cd -- "${fetch_from:-.}" && curl -q -sS --noproxy '*' --proto =http,https --max-time "$limit" \
+    --max-filesize "$ANSWER_BYTES" -w '\n%{http_code}' "$@" 2>/dev/null 9>&- | head -c $((ANSWER_BYTES + 8)) 2>/dev/null 9>&- | tr -d '\0')
   code=$?
   status=000 answer=''
   ((code == 0)) || return 0
@@ -21,27 +21,27 @@ fetch() {
   answer=${text:0:${#text}-4} answer=${answer:0:4000}
 }
 
-# Whether the instance is asked over its socket.
+# Succeeds if checks go over the socket.
 use_socket() {
   [[ -z $PUBLIC && -S $HEALTH_SOCKET ]]
 }
 
-# Asks the instance. Sets live, started, healthy (yes or no), model, progress, leaving (the exit code that it has
-# announced) and reason; fails without a complete answer.
+# Requests the health of the instance. Sets live, started and healthy (yes or no), model, progress, leaving (the exit
+# code that it has announced) and reason. Fails without a complete answer.
 ask() {
   live=no started=no healthy=no model='' progress='' leaving='' reason=''
   if use_socket; then
     ask_socket && return
-    # A socket that nobody listens on was left by an earlier process, on a disk that can no longer be written.
+    # Nothing listens on the socket: an earlier process left it, and the disk has become read-only.
     ((code == CURL_REFUSED)) || return
   elif [[ -z $PUBLIC && ! -e $HEARTBEAT ]] && ((now - launched_at < SOCKET_MS)); then
-    return 1 # still to come
+    return 1 # the instance has not created its socket yet
   fi
   ask_ports
 }
 
-# GET /guardian: lines KEY=value, END=yes the last of them. Through a relative name, since a socket's address may have
-# 107 bytes, and this folder's more.
+# Reads GET /guardian: lines KEY=value, the last one END=yes. Uses a relative path, as a socket's address is limited to
+# 107 bytes.
 ask_socket() {
   local key value complete='' inference=''
   local -r fetch_from=$RUN_DIR
@@ -65,7 +65,7 @@ ask_socket() {
   [[ $complete ]]
 }
 
-# The public endpoints: with HEALTH_URL, and where the file system has no sockets.
+# Reads the public endpoints: with HEALTH_URL, or if the file system has no sockets.
 ask_ports() {
   local -r base=${asked_at:-$BASE_URL}
   fetch -- "$base/health/simple"
@@ -92,31 +92,31 @@ ask_ports() {
   return 0
 }
 
-# Whether the engine's timer thread has renewed its heartbeat of late: where the guardian has to ask a public port,
-# silence there may be the doing of whoever floods it.
+# Succeeds if the engine's timer thread has renewed its heartbeat recently. A public port may be silent because it is
+# flooded.
 heartbeat_fresh() {
   local beat=''
   [[ -f $HEARTBEAT ]] && { read -rn 20 beat <"$HEARTBEAT"; } 2>/dev/null
   [[ $beat =~ ^[0-9]{1,15}$ ]] && ((now - 10#$beat < LIVENESS_FAILURES * CHECK_INTERVAL_MS))
 }
 
-# Remembers the latest answer for the line that will say why the instance was restarted.
-note_answer() {
+# Keeps the latest answer for the line in restart.log.
+remember_answer() {
   last_answer="live $live, started $started, healthy $healthy; ${progress:-$reason}" last_answer=${last_answer:0:400}
   last_answer_at=$now
 }
 
-# One check of the instance. Sets `trouble` (a reason to restart, or nothing), its `cause`, and `hung`.
+# Checks the instance once. Sets `problem` (a reason to restart, or empty), its `cause`, and `hung`.
 check() {
-  trouble='' hung='' cause='' facts=''
-  if look_at_stop; then find_hung; return; fi
+  problem='' hung='' cause='' facts=''
+  if check_stopped; then report_hung; return; fi
   if ask; then
-    note_answer
+    remember_answer
     if [[ $live == yes ]]; then
       answered=yes live_failures=0
-      look_at_ability
+      check_health
     elif [[ $leaving ]]; then
-      look_at_leaving
+      check_announced_exit
       return
     elif [[ $answered ]] || use_socket; then
       answered=yes
@@ -124,20 +124,20 @@ check() {
     fi
   else
     [[ $answered ]] && ! heartbeat_fresh && ((live_failures++))
-    # A busy import or load may keep it silent for long.
-    [[ -z $loading_since ]] || look_at_loading 'no answer'
+    # Imports and loading may block the answer for a long time.
+    [[ -z $loading_since ]] || check_loading 'no answer'
   fi
-  ((live_failures < LIVENESS_FAILURES)) || find_hung
+  ((live_failures < LIVENESS_FAILURES)) || report_hung
 }
 
-find_hung() {
-  hung=yes cause=hung trouble="is hung: $live_failures checks in a row failed${reason:+: $reason}"
-  [[ -z $stopped_since ]] || trouble="is hung: stopped (state T) for $(show_time $((now - stopped_since)))"
+report_hung() {
+  hung=yes cause=hung problem="is hung: $live_failures consecutive checks failed${reason:+: $reason}"
+  [[ -z $stopped_since ]] || problem="is hung: stopped (state T) for $(format_ms $((now - stopped_since)))"
 }
 
-# Whether the process was stopped (SIGSTOP) for as long as three failed looks would take. The kernel tells it at
-# once and of any process, also of one that is still starting, whose silence alone would be waited for.
-look_at_stop() {
+# Succeeds if the process has been stopped (SIGSTOP) for as long as LIVENESS_FAILURES checks take. Works before the
+# first answer too, when silence is no sign of a hang.
+check_stopped() {
   if ! read_stat "$child" || [[ ${stat[0]} != T ]]; then
     stopped_since=''
     return 1
@@ -146,72 +146,80 @@ look_at_stop() {
   ((now - stopped_since >= LIVENESS_FAILURES * CHECK_INTERVAL_MS))
 }
 
-# The instance says that it is leaving. That is no hang: its exit code will say what to do, and is awaited for as
-# long as a stop may take. On a slow machine it may still be starting its page.
-look_at_leaving() {
-  : "${leaving_since:=$now}"
-  ((now - leaving_since > STOP_TIMEOUT_MS)) || return 0
+# The instance has announced its exit, which is no hang. Waits up to STOP_TIMEOUT for the exit code, which decides what
+# to do.
+check_announced_exit() {
+  : "${exit_announced_at:=$now}"
+  ((now - exit_announced_at > STOP_TIMEOUT_MS)) || return 0
   hung=yes cause=other
-  trouble="did not leave within $(show_time "$STOP_TIMEOUT_MS") of saying that it would (exit code $leaving)"
+  problem="did not exit within $(format_ms "$STOP_TIMEOUT_MS") of announcing exit code $leaving"
 }
 
-# Health is asked of a live instance. Readiness is not: a full queue is no fault.
-look_at_ability() {
+# Checks the health of a live instance. Readiness is ignored: a full queue is no fault.
+check_health() {
   if [[ $healthy == yes ]]; then
-    note_health
+    handle_healthy
     return
   fi
   healthy_since=''
   if [[ $started != yes ]]; then
-    look_at_loading "$progress"
-  elif [[ $model == loading ]]; then # again, from verified files
-    look_at_loading reloading
+    check_loading "$progress"
+  elif [[ $model == loading ]]; then # a reload
+    check_loading reloading
   else
     loading_since=''
     : "${unhealthy_since:=$now}"
     ((now - unhealthy_since > UNHEALTHY_LIMIT_MS)) || return 0
-    cause=unhealthy trouble="is unhealthy for $(show_time $((now - unhealthy_since))) while live: $reason"
+    cause=unhealthy problem="was live but unhealthy for $(format_ms $((now - unhealthy_since))): $reason"
   fi
 }
 
-# look_at_loading ANSWER: loading may take long; only visible standstill, or very long, is trouble.
-look_at_loading() {
+# check_loading ANSWER: loading may take long. It is a problem without progress, or after START_TIMEOUT.
+check_loading() {
   unhealthy_since=''
   if [[ -z $loading_since ]]; then loading_since=$now progress_at=$now; fi
-  if look_for_progress "$1"; then live_failures=0 progress_at=$now; fi
+  if made_progress "$1"; then live_failures=0 progress_at=$now; fi
   if ((now - loading_since > START_TIMEOUT_MS)); then
-    cause=start_timeout trouble="did not start up within $(show_time "$START_TIMEOUT_MS")"
+    cause=start_timeout problem="did not finish starting within $(format_ms "$START_TIMEOUT_MS")"
   elif ((now - progress_at > START_STALL_MS)); then
-    cause=start_stalled trouble="made no progress in starting up for $(show_time $((now - progress_at)))"
+    cause=start_stalled problem="made no progress while starting for $(format_ms $((now - progress_at)))"
     [[ $answered ]] || hung=yes
   fi
 }
 
-# Progress is an answer that changed, 5 % of a CPU, or a mebibyte moved since the last look. One tick more, since
-# it is counted whole however little of it was used: between two quick looks it is no progress.
-look_for_progress() {
-  local key value io=0 moved=1
-  { while read -r key value; do [[ $key == [rw]char: || $key == read_bytes: ]] && ((io += value)); done <"/proc/$child/io"; } 2>/dev/null
-  survey_group
-  if [[ $1 != "$seen_answer" ]] || ((group_cpu - seen_cpu > 1 + (now - seen_at) / 200 || io - seen_io > 1048576)); then moved=0; fi
+# made_progress ANSWER: succeeds if since the last check the answer changed, the group used 5 % of a CPU, or the process
+# moved a mebibyte. The CPU needs one more tick: a tick is counted whole, however little of it was used.
+made_progress() {
+  local key value io=0 result=1
+  {
+    while read -r key value; do
+      [[ $key == [rw]char: || $key == read_bytes: ]] && ((io += value))
+    done <"/proc/$child/io"
+  } 2>/dev/null
+  measure_group
+  if [[ $1 != "$seen_answer" ]] || ((group_cpu - seen_cpu > 1 + (now - seen_at) / 200 || io - seen_io > 1048576)); then
+    result=0
+  fi
   seen_answer=$1 seen_cpu=$group_cpu seen_io=$io seen_at=$now
-  return "$moved"
+  return "$result"
 }
 
-greet() {
-  local -r text="healthy $(show_time $((now - launched_at))) after its start: process $child, restart $failures of $MAX_RESTARTS"
-  if ((failures == 0)); then say INFO "$text"; else record SUCCESS healthy "$text"; fi
+log_healthy() {
+  local -r age=$(format_ms $((now - launched_at)))
+  local -r text="healthy $age after its start: process $child, restart $failures of $MAX_RESTARTS"
+  if ((failures == 0)); then log INFO "$text"; else log_event SUCCESS healthy "$text"; fi
 }
 
-note_health() {
+handle_healthy() {
   unhealthy_since='' loading_since='' ever_healthy=yes
   if [[ -z $healthy_since ]]; then
     healthy_since=$now
-    [[ $greeted ]] || greet
-    greeted=yes
+    [[ $healthy_logged ]] || log_healthy
+    healthy_logged=yes
   fi
   if [[ -z $stable ]] && ((now - healthy_since >= STABLE_PERIOD_MS)); then
-    ((failures == 0)) || record SUCCESS recovered "recovered: healthy for $(show_time "$STABLE_PERIOD_MS"), restarts are counted from zero again"
+    ((failures == 0)) || log_event SUCCESS recovered \
+      "recovered: healthy for $(format_ms "$STABLE_PERIOD_MS"), failed restarts are counted from zero again"
     stable=yes failures=0
   fi
 }

@@ -1,51 +1,47 @@
 # shellcheck shell=bash
-# Time that no clock setting moves, and the guardian's lines and logs. Nothing here fails on a full disk.
-# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+# Monotonic time, and the guardian's logs. Nothing here fails on a full disk.
+# shellcheck disable=SC2034,SC2154  # state and settings are declared in guardian.sh, which sources this
 
-tell_time() {
+# Sets `now`, monotonic milliseconds.
+read_clock() {
   local uptime
   read -r uptime _ </proc/uptime
   now=$((10#${uptime/./} * 10))
 }
 
-# Sleeps $1 milliseconds without a process of its own; fd 8 is a pipe nobody writes to.
-nap() {
+# sleep_ms MS: sleeps without a child process; fd 8 is a pipe that never gets data.
+sleep_ms() {
   local pause
   printf -v pause '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
   read -rt "$pause" -u 8
-  tell_time
+  read_clock
 }
 
-# Sleeps $1 milliseconds, or until a signal asked for something.
-pause_for() {
-  tell_time
+# wait_ms MS: sleeps, but at most until a signal asks for a stop or a restart.
+wait_ms() {
+  read_clock
   local -r until=$((now + $1))
   while ((now < until)) && [[ -z $stop_asked$restart_asked ]]; do
-    nap $((until - now < WATCH_INTERVAL_MS ? until - now : WATCH_INTERVAL_MS))
+    sleep_ms $((until - now < WATCH_INTERVAL_MS ? until - now : WATCH_INTERVAL_MS))
   done
 }
 
-# say LEVEL MESSAGE: a dated line on standard output. Never fails.
-say() {
+# log LEVEL MESSAGE: prints a dated line and sets `line` to it. Never fails.
+log() {
   printf -v line '%(%F %T)T [%s] %s' -1 "$1" "${2//[[:cntrl:]]/ }"
   { printf '%s\n' "$line"; } 2>/dev/null
 }
 
-# record LEVEL CAUSE MESSAGE: the same, and in restart.log. CAUSE is one of RESTART_CAUSES or EVENTS.
-record() {
+# log_event LEVEL CAUSE MESSAGE: the same, and in restart.log. CAUSE is one of RESTART_CAUSES or EVENTS.
+log_event() {
   local line
-  say "$1" "CAUSE=$2 $3"
-  keep "$line"
-}
-
-# Appends a line to restart.log, which is rotated at its size.
-keep() {
+  log "$1" "CAUSE=$2 $3"
   rotate_if_large "$RESTART_LOG"
-  { printf '%s\n' "$1" >>"$RESTART_LOG"; } 2>/dev/null
+  { printf '%s\n' "$line" >>"$RESTART_LOG"; } 2>/dev/null
 }
 
-# count_restart CAUSE: counts restarts by cause in a file that outlives us and the instance, whose /metrics reads it
-# (service/telemetry/gauges.py). Failing to is no reason not to restart.
+# count_restart CAUSE: counts restarts by cause in a file that survives guardian and instance; /metrics reads it
+# (service/telemetry/gauges.py). A failure does not prevent the restart.
 count_restart() {
   local -r cause=$1
   local key value old='' text=''
@@ -74,9 +70,9 @@ rotate() {
   mv -f -- "$1" "$1.1" 2>/dev/null 9>&-
 }
 
-# Keeps what the instance writes to its console, for as long as anybody writes. A pipe to here and not the file
-# itself: on a full disk the instance's own print would fail, and the file would grow without bound.
-keep_console() {
+# Copies the instance's console output to a rotated log until the pipe closes. The instance does not write the file
+# itself: on a full disk its prints would fail, and the file would grow without bound.
+write_console() {
   exec 8>&- 9>&-
   trap '' TERM INT HUP
   local line size=0
@@ -88,15 +84,15 @@ keep_console() {
   done
 }
 
-# Shows the instance's last log lines on our output. Its own log holds no user text; the console is shown only when
-# it died before it wrote to that log.
-show_last_lines() {
+# Prints the last lines of the instance's log, which has no user text; of the console only if the instance exited before
+# it wrote to its log.
+print_last_lines() {
   local file=$APP_LOG line tries
-  for ((tries = 0; tries < 20; tries++)); do # the console's last lines are on their way
+  for ((tries = 0; tries < 20; tries++)); do # write_console may still be writing
     if [[ -z $console ]] || child_alive || ! kill -0 "$console" 2>/dev/null; then break; fi
-    nap 50
+    sleep_ms 50
   done
-  # Never another run's lines: a log that this instance has not written to is older than its start.
+  # Only lines of this instance: a log that it has not written is older than its start.
   [[ -f $APP_LOG ]] && (($(stat -c %Y -- "$APP_LOG" 2>/dev/null 9>&- || echo 0) >= launched_unix)) || file=$CONSOLE_LOG
   (($(stat -c %Y -- "$file" 2>/dev/null 9>&- || echo 0) >= launched_unix)) || return 0
   while IFS= read -r line || [[ $line ]]; do
@@ -105,7 +101,10 @@ show_last_lines() {
   done < <(tail -n "$LOG_LINES" -- "$file" 2>/dev/null 9>&-)
 }
 
-show_time() {  # milliseconds → 45 s, 12 min, 3 h 20 min
+# format_ms MS: prints 45 s, 12 min or 3 h 20 min.
+format_ms() {
   local -r s=$(($1 / 1000))
-  if ((s < 120)); then echo "$s s"; elif ((s < 7200)); then echo "$((s / 60)) min"; else echo "$((s / 3600)) h $((s % 3600 / 60)) min"; fi
+  if ((s < 120)); then echo "$s s"
+  elif ((s < 7200)); then echo "$((s / 60)) min"
+  else echo "$((s / 3600)) h $((s % 3600 / 60)) min"; fi
 }

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Processes and ports as /proc shows them, and how an instance ended.
-# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+# Processes and ports in /proc, and why an instance exited.
+# shellcheck disable=SC2034,SC2154  # state and settings are declared in guardian.sh, which sources this
 
-# Fills `stat` with /proc/PID/stat from its third field (state) on; a command's name may hold anything.
+# read_stat PID: sets `stat` to /proc/PID/stat from the third field (state) on; the second may contain any text.
 read_stat() {
   local line=''
   { IFS= read -rd '' line <"/proc/$1/stat"; } 2>/dev/null
@@ -11,7 +11,7 @@ read_stat() {
   stat=(${line##*') '})
 }
 
-# is_alive PID START_TIME: this very process, not a later one of the same number, and not a zombie.
+# is_alive PID START_TIME: succeeds for this process, not for a later one with the same id, nor for a zombie.
 is_alive() {
   [[ -n $1 ]] && read_stat "$1" && [[ ${stat[19]} == "$2" && ${stat[0]} != [ZX] ]]
 }
@@ -20,8 +20,8 @@ child_alive() {
   is_alive "$child" "$child_start"
 }
 
-# Counts what lives in the instance's process group, and its CPU time in ticks.
-survey_group() {
+# Sets group_size and group_cpu: live processes in the instance's process group, and their CPU time in ticks.
+measure_group() {
   local entry
   group_size=0 group_cpu=0
   for entry in /proc/[0-9]*; do
@@ -31,9 +31,8 @@ survey_group() {
   done
 }
 
-# Written by the process that becomes the instance, before it does: no moment exists in which an instance runs
-# and no file names it. Line 1 is all that `kill $(cat web_app.pid)` can use; the rest tells a reused PID, and
-# where the instance is asked for its health, which a later `status` cannot know when flags decided it.
+# write_pid_file PID: called by the process that becomes the instance, so that no instance runs without the file. Line 1
+# serves `kill $(cat web_app.pid)`. The rest detects a reused PID, and holds the health address for a later `status`.
 write_pid_file() {
   local boot=''
   read -r boot </proc/sys/kernel/random/boot_id
@@ -43,12 +42,12 @@ write_pid_file() {
   rm -f -- "$PID_FILE.new" 2>/dev/null
 }
 
-# Sets file_pid, file_start and file_url, and succeeds if the very process that the PID file names still runs.
+# Sets file_pid, file_start and file_url. Succeeds if the process that the PID file names still runs.
 read_pid_file() {
   local boot='' text=''
   file_pid='' file_start='' file_url=''
   read -r boot </proc/sys/kernel/random/boot_id
-  [[ -f $PID_FILE ]] || return 1 # a fifo would be waited for
+  [[ -f $PID_FILE ]] || return 1 # reading a FIFO would block
   { IFS= read -rN 4096 text <"$PID_FILE"; } 2>/dev/null
   [[ $text =~ ^([2-9]|[1-9][0-9]{1,8})[[:space:]]+starttime=([0-9]+)\ boot=([0-9a-f-]+) ]] || return 1
   file_pid=${BASH_REMATCH[1]} file_start=${BASH_REMATCH[2]}
@@ -57,14 +56,15 @@ read_pid_file() {
   [[ $file_boot == "$boot" ]] && is_alive "$file_pid" "$file_start" && [[ -O /proc/$file_pid ]]
 }
 
-# Takes over the instance that the PID file names.
+# Adopts the instance that the PID file names.
 adopt() {
   if ! read_pid_file; then
-    [[ $file_pid && -e /proc/$file_pid ]] && say INFO "web_app.pid names process $file_pid, which is another one now: left alone"
+    [[ $file_pid && -e /proc/$file_pid ]] &&
+      log INFO "web_app.pid names process $file_pid, which is a different process now: left running"
     return 1
   fi
   child=$file_pid child_start=$file_start child_ours=''
-  expect_instance
+  reset_observations
   launched_at=$((file_start * 10)) # ticks of 10 ms since boot, as /proc/uptime
   launched_unix=$((launched_unix - (now - launched_at) / 1000))
   ((now - launched_at > START_STALL_MS)) && answered=yes
@@ -73,7 +73,7 @@ adopt() {
 
 # --- ports ------------------------------------------------------------------------------------------------------
 
-# clashes HOST ADDRESS: whether a listener on ADDRESS (as in /proc/net/tcp) keeps HOST from being listened on.
+# clashes HOST ADDRESS: succeeds if a listener on ADDRESS (as in /proc/net/tcp) prevents listening on HOST.
 clashes() {
   [[ ! $2 =~ ^0+$ && $1 =~ ^([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)$ && $1 != 0.0.0.0 ]] || return 0
   local hex
@@ -81,11 +81,11 @@ clashes() {
   [[ $2 == "$hex" ]]
 }
 
-# Sets taken_port and taken_inode when somebody listens where the instance will.
+# Succeeds if a port of the instance is in use. Sets taken_port, taken_uid and taken_inode.
 ports_taken() {
   local line listened
   local -a lines more fields
-  mapfile -t lines 2>/dev/null </proc/net/tcp # read whole: line by line, bash would make the kernel count anew
+  mapfile -t lines 2>/dev/null </proc/net/tcp # one read: per line, the kernel would scan the table again
   mapfile -t more 2>/dev/null </proc/net/tcp6
   for line in "${lines[@]}" "${more[@]}"; do
     [[ $line == *' 0A '* ]] || continue # listening
@@ -101,9 +101,9 @@ ports_taken() {
   return 1
 }
 
-# Sets `holder`, the process that holds the socket found by ports_taken, in words, and `facts`: whether it is an
-# instance of this service.
-name_holder() {
+# Sets `holder`, a description of the process with the socket found by ports_taken, and `facts`: whether it is an instance
+# of this service.
+find_holder() {
   facts='HOLDER=other '
   local entry pid
   local -a words
@@ -115,12 +115,12 @@ name_holder() {
     [[ " ${words[*]:0:4} " == *@(web_app|health_api).py\ * ]] && facts='HOLDER=instance '
     return
   done
-  holder="a process that cannot be seen from here (user $taken_uid)"
+  holder="a process that is not visible to this user (owner $taken_uid)"
 }
 
-# --- how it ended -----------------------------------------------------------------------------------------------
+# --- exits ------------------------------------------------------------------------------------------------------
 
-# How many processes the kernel's OOM killer has taken in our cgroup (v2, v1), or nothing.
+# Sets oom_kills, the OOM kills in our cgroup (v2 or v1), or empty if unknown.
 count_oom_kills() {
   local line path file key value
   oom_kills=''
@@ -138,15 +138,15 @@ count_oom_kills() {
   done </proc/self/cgroup
 }
 
-# Whether the kernel says that it killed the instance for want of memory.
-out_of_memory() {
+# Succeeds if the kernel's OOM killer ended the instance.
+was_oom_killed() {
   local -r before=$oom_kills
   count_oom_kills
   [[ -n $before && -n $oom_kills ]] && ((oom_kills > before)) && return
   [[ $(dmesg 2>/dev/null 9>&- | tail -n 300 9>&-) == *"illed process $child "* ]]
 }
 
-# Sets exit_code (empty when unknown) and exit_reason from last_exit.json, if this very process wrote it.
+# Sets exit_code (empty if unknown) and exit_reason from last_exit.json, if this instance wrote it.
 read_last_exit() {
   local text=''
   exit_code='' exit_reason=''
@@ -158,8 +158,8 @@ read_last_exit() {
   [[ $text =~ \"reason\":\ *\"([^\"]*)\" ]] && exit_reason=${BASH_REMATCH[1]:0:200}
 }
 
-# Sets exit_code, `cause`, its `facts` and, in words, `ending` of the instance that has ended.
-learn_ending() {
+# Sets exit_code, `cause`, `facts` and `outcome` (a description) of the instance that has exited.
+explain_exit() {
   read_last_exit
   if [[ $child_ours ]]; then
     wait "$child" 2>/dev/null
@@ -167,22 +167,24 @@ learn_ending() {
   fi
   cause=other facts=''
   case $exit_code in
-    '') ending='ended without a trace of why (adopted, so its exit code is not known)' ;;
-    "$EXIT_ORDERLY") cause=ended ending='ended in order though the guardian did not ask it to (exit code 0)' ;;
-    "$EXIT_LOAD_FAILED") cause=failed ending='failed (exit code 1: the model could not be loaded, or an error nobody caught)' ;;
-    "$EXIT_PORT_TAKEN") cause=port_taken ending='found a port of its taken (exit code 69)' ;;
-    "$EXIT_HUNG") cause=hung ending='declared itself hung (exit code 70)' ;;
-    "$EXIT_DEVICE_LOST") cause=device_lost ending='lost its CUDA context (exit code 71)' ;;
-    "$EXIT_MEMORY_LIMIT") cause=memory_limit ending='left to free memory, its limit being reached (exit code 75)' ;;
-    "$EXIT_CONFIGURATION") ending='wrong configuration or missing dependency (exit code 78)' ;;
-    126 | 127) ending="could not be started (exit code $exit_code): is $INTERPRETER there?" ;;
-    *) ending="ended with exit code $exit_code" ;;
+    '') outcome='exited for an unknown reason (adopted, so its exit code is unknown)' ;;
+    "$EXIT_ORDERLY") cause=ended outcome='exited normally without a request of the guardian (exit code 0)' ;;
+    "$EXIT_LOAD_FAILED") cause=failed outcome='failed (exit code 1: the model could not be loaded, or an uncaught exception)' ;;
+    "$EXIT_PORT_TAKEN") cause=port_taken outcome='found a port already in use (exit code 69)' ;;
+    "$EXIT_HUNG") cause=hung outcome='detected that it hangs (exit code 70)' ;;
+    "$EXIT_DEVICE_LOST") cause=device_lost outcome='lost its CUDA context (exit code 71)' ;;
+    "$EXIT_MEMORY_LIMIT") cause=memory_limit outcome='exited because it reached its memory limit (exit code 75)' ;;
+    "$EXIT_CONFIGURATION") outcome='has a wrong configuration or a missing dependency (exit code 78)' ;;
+    126 | 127) outcome="could not be started (exit code $exit_code): check $INTERPRETER" ;;
+    *) outcome="exited with exit code $exit_code" ;;
   esac
   if [[ $child_ours && $exit_code -gt 128 ]]; then
-    cause=signal facts="SIGNAL=$((exit_code - 128)) " ending="killed by signal $((exit_code - 128)) (SIG$(kill -l "$exit_code" 2>/dev/null || echo '?'))"
+    local -r signal=$((exit_code - 128))
+    cause=signal facts="SIGNAL=$signal "
+    outcome="was killed by signal $signal (SIG$(kill -l "$exit_code" 2>/dev/null || echo '?'))"
   fi
-  if [[ -z $exit_code || $exit_code == 137 ]] && out_of_memory; then
-    cause=oom_killed ending+=", by the kernel's OOM killer"
+  if [[ -z $exit_code || $exit_code == 137 ]] && was_oom_killed; then
+    cause=oom_killed outcome+=", by the kernel's OOM killer"
   fi
-  ending+=${exit_reason:+: $exit_reason}
+  outcome+=${exit_reason:+: $exit_reason}
 }

@@ -1,41 +1,43 @@
 # shellcheck shell=bash
-# The loop that watches one instance, the lock that makes its guardian the only one, and its own end.
-# shellcheck disable=SC2034,SC2154  # the state and the settings are those of guardian.sh, which sources this
+# The watch loop, the guardian's own exit, and the lock that allows one guardian per run folder.
+# shellcheck disable=SC2034,SC2154  # state and settings are declared in guardian.sh, which sources this
 
-meet_death() {
-  learn_ending
+handle_exit() {
+  explain_exit
   case $exit_code in
     "$EXIT_CONFIGURATION" | 126 | 127)
-      ports_taken && name_holder && ending+="; port $taken_port is taken by $holder"
-      give_up "$EXIT_CONFIGURATION" halted "${facts}halted, a restart cannot fix this: process $child $ending"
+      ports_taken && find_holder && outcome+="; port $taken_port is already in use by $holder"
+      give_up "$EXIT_CONFIGURATION" halted "${facts}halted, a restart cannot fix this: process $child $outcome"
       ;;
     "$EXIT_PORT_TAKEN")
-      ports_taken && name_holder && ending+=" by $holder"
-      [[ $ever_healthy || $failures -gt 0 ]] || give_up "$EXIT_PORT_TAKEN" port_taken "${facts}process $child $ending"
-      restart "$cause" "process $child $ending" "$STOP_TIMEOUT_MS"
+      ports_taken && find_holder && outcome+=" by $holder"
+      [[ $ever_healthy || $failures -gt 0 ]] || give_up "$EXIT_PORT_TAKEN" port_taken "${facts}process $child $outcome"
+      restart "$cause" "process $child $outcome" "$STOP_TIMEOUT_MS"
       ;;
-    "$EXIT_HUNG" | "$EXIT_DEVICE_LOST") restart "$cause" "process $child $ending" "$STOP_TIMEOUT_MS" at_once ;;
-    *) restart "$cause" "process $child $ending" "$STOP_TIMEOUT_MS" ;;
+    "$EXIT_HUNG" | "$EXIT_DEVICE_LOST") restart "$cause" "process $child $outcome" "$STOP_TIMEOUT_MS" at_once ;;
+    *) restart "$cause" "process $child $outcome" "$STOP_TIMEOUT_MS" ;;
   esac
 }
 
 check_instance() {
   check
-  [[ $trouble ]] || return 0
-  # One that died during the check failed it for that reason, which its exit code tells better.
+  [[ $problem ]] || return 0
+  # If it exited during the check, its exit code is the better explanation.
   child_alive || return 0
   if [[ $leaving == "$EXIT_CONFIGURATION" ]]; then
-    give_up "$EXIT_CONFIGURATION" halted "halted, a restart cannot fix this: process $child $trouble"
+    give_up "$EXIT_CONFIGURATION" halted "halted, a restart cannot fix this: process $child $problem"
   fi
-  restart "$cause" "process $child $trouble" "$([[ $hung ]] && echo "$HUNG_STOP_TIMEOUT_MS" || echo "$STOP_TIMEOUT_MS")"
+  local timeout=$STOP_TIMEOUT_MS
+  [[ $hung ]] && timeout=$HUNG_STOP_TIMEOUT_MS
+  restart "$cause" "process $child $problem" "$timeout"
 }
 
-# The guardian itself may have been stopped, or the machine asleep: what was not watched proves nothing.
-forgive_standstill() {
+# Restarts all waits if the guardian itself was stopped or the machine was suspended.
+excuse_own_pause() {
   local -r gap=$((now - awake_at))
   awake_at=$now
   ((gap > WATCH_INTERVAL_MS + CHECK_INTERVAL_MS + 4 * CHECK_TIMEOUT_MS)) || return 0
-  say INFO "the guardian itself stood still for $(show_time "$gap"): its waits begin again"
+  log INFO "the guardian was paused for $(format_ms "$gap"): all waits start again"
   [[ $loading_since ]] && loading_since=$now progress_at=$now
   [[ $unhealthy_since ]] && unhealthy_since=$now
   [[ $healthy_since ]] && healthy_since=$now
@@ -45,33 +47,34 @@ forgive_standstill() {
 watch() {
   local next=0
   while [[ -z $stop_asked ]]; do
-    tell_time
-    forgive_standstill
+    read_clock
+    excuse_own_pause
     if [[ $restart_asked ]]; then
       restart_asked=''
       count_restart asked
-      record ALERT asked "restarting process $child, as asked"
+      log_event ALERT asked "restarting process $child on request"
       stop_instance "$STOP_TIMEOUT_MS" && bring_up 0
     elif ! child_alive; then
-      meet_death
+      handle_exit
     elif ((now >= next)); then
       check_instance
-      # Until its first answer it is asked at every turn: silence is taken for loading.
+      # Until its first answer it is checked in every round, as silence then means loading.
       next=$now
       [[ $answered ]] && next=$((now + CHECK_INTERVAL_MS))
     fi
-    [[ $stop_asked$restart_asked ]] || nap "$WATCH_INTERVAL_MS"
+    [[ $stop_asked$restart_asked ]] || sleep_ms "$WATCH_INTERVAL_MS"
   done
 }
 
 cleanup() {
   local -r code=$?
-  [[ $orderly ]] && return
-  record FATAL guardian_ended "the guardian ended by itself (status $code)${child:+; process $child runs on, unguarded: start the guardian again to adopt it}"
+  [[ $planned_exit ]] && return
+  log_event FATAL guardian_ended \
+    "the guardian exited unexpectedly (status $code)${child:+; process $child runs on: start the guardian to adopt it}"
 }
 
-# Takes the lock of the run folder, or ends. Its file is for its owner alone, so no other user can hold it, and is
-# open for writing, as a network file system wants it.
+# take_lock [SECONDS]: takes the lock of the run folder, or exits. Only the owner can open its file, so no other user can
+# hold it. It is opened for writing, which network file systems require.
 take_lock() {
   local code=0 mask
   mask=$(umask)
@@ -86,22 +89,27 @@ take_lock() {
     0) return ;;
     "$HELD")
       find_guardian
-      echo "guardian.sh: another guardian (process ${guardian:-unknown}) watches $RUN_DIR; see: guardian.sh status" >&2
-      exit "$HELD"
+      exit_held
       ;;
     *)
-      echo "guardian.sh: $LOCK_FILE cannot be locked (flock: status $code). Choose a folder on another file system with OFA_RUN_DIR." >&2
+      echo "guardian.sh: $LOCK_FILE cannot be locked (flock: status $code)." \
+        "Choose a folder on another file system with OFA_RUN_DIR." >&2
       exit "$EXIT_CONFIGURATION"
       ;;
   esac
 }
 
-# Says in the lock's file who holds it: the commands signal this process and no other.
-sign_lock() {
+exit_held() {
+  echo "guardian.sh: another guardian (process ${guardian:-unknown}) watches $RUN_DIR; see: guardian.sh status" >&2
+  exit "$HELD"
+}
+
+# Writes our process into the lock file: commands signal this process only.
+write_lock_owner() {
   read_stat "$$" && printf '%s %s\n' "$$" "${stat[19]}" >"$LOCK_FILE"
 }
 
-# Sets `guardian` and `guardian_start`: the process that signed the lock's file and still has it open.
+# Sets `guardian` and `guardian_start`: the process that wrote the lock file and still has it open.
 find_guardian() {
   local text=''
   guardian='' guardian_start=''

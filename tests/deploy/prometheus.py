@@ -1,4 +1,4 @@
-"""A real Prometheus on this machine's loopback, with the configuration that is shipped."""
+"""A real Prometheus on loopback, with the shipped configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 
 
 class Prometheus:
-    """A running server, asked through its HTTP API."""
+    """A running server and its HTTP API."""
 
     def __init__(self, base: str, process: subprocess.Popen[bytes], output: Path) -> None:
         self._base = base
@@ -31,7 +31,7 @@ class Prometheus:
         self._output = output
 
     def api(self, path: str, **parameters: str) -> Any:
-        """The data of an answer; AssertionError with what Prometheus says for a query it refuses."""
+        """Return the data of an answer; AssertionError with Prometheus' message for an invalid query."""
         address = f"{self._base}/api/v1/{path}?{urlencode(parameters)}"
         try:
             with urllib.request.urlopen(address, timeout=60) as answer:
@@ -41,16 +41,16 @@ class Prometheus:
                 raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def values(self, query: str) -> list[float]:
-        """What a query returns now, without what is no number."""
+        """Return the finite values of a query now."""
         values = (float(one["value"][1]) for one in self.api("query", query=query)["result"])
         return [value for value in values if math.isfinite(value)]
 
     def wait_for(self, what: str, happened: Callable[[], bool]) -> None:
         give_up = time.monotonic() + START_SECONDS
         while not happened():
-            said = self._output.read_text(encoding="utf-8", errors="replace")
-            assert self._process.poll() is None, f"ended while waiting for {what}:\n{said}"
-            assert time.monotonic() < give_up, f"waited in vain for {what}:\n{said}"
+            output = self._output.read_text(encoding="utf-8", errors="replace")
+            assert self._process.poll() is None, f"exited while waiting for {what}:\n{output}"
+            assert time.monotonic() < give_up, f"timed out waiting for {what}:\n{output}"
             time.sleep(0.2)
 
     def ready(self) -> bool:
@@ -63,7 +63,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, targets: Sequence[str]) -> Iterator[Prometheus]:
-    """Prometheus over ``targets``, scraping every second, in place of the shipped configuration's."""
+    """Run Prometheus with the shipped configuration over ``targets``, scraping every second."""
     config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(SHIPPED / name) for name in config["rule_files"]]

@@ -1,5 +1,5 @@
-"""The alert rules, driven by Prometheus' own tool: each alert by the figures of an instance that deserves it,
-beside one that does not; and each has its section in the runbook."""
+"""The alert rules, run by promtool: each alert with series of an instance that must raise it, beside one that
+must not; and each has its section in the runbook."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from service.telemetry.metrics import RUNGS
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = PROMETHEUS / "alerts.yml"
-SECONDS = 300.0  # a bound for a broken run on a busy machine, never a measurement
+SECONDS = 300.0  # a bound for a failing test on a busy machine, not a measurement
 
 BAD, GOOD = "bad:8000", "good:8000"
 
 
 @dataclass(frozen=True)
 class Case:
-    """An alert, the series of an instance that raises it, and of one like it that must not, in promtool's
-    notation of a value each ``step``. ``at`` is when it must be there; ``also`` its labels beyond the
-    instance's."""
+    """An alert, series that raise it, and similar series that must not, in promtool's notation with one value
+    per ``step``. ``at`` is when it must fire; ``also`` are its labels beyond the instance's."""
 
     alert: str
     bad: Mapping[str, str]
@@ -52,7 +51,7 @@ def probes(seconds: str, count: str) -> dict[str, str]:
 
 
 def durations(within: str, beyond: str) -> dict[str, str]:
-    """Requests that took up to 2 s, and up to 15 s: cumulative buckets, and their count."""
+    """Requests of up to 2 s and of up to 15 s: cumulative buckets and their count."""
     bucket = 'ofa_request_duration_seconds_bucket{{source="api", le="{}"}}'
     named = {bucket.format(edge): within for edge in ("2", "10")}
     named |= {bucket.format(edge): beyond for edge in ("15", "+Inf")}
@@ -63,7 +62,7 @@ GIB = 1 << 30
 GROWING = f"{GIB}+{GIB // 20}x200"
 STILL = "0x1600"
 CASES = [
-    # 1 in 3 without a verdict for an hour; the other one's callers sent what nobody could judge
+    # 1 in 3 without a verdict for an hour; invalid input does not count
     Case(
         "OfaErrorBudgetBurnFast",
         {**requests("answered", "0+2x70"), **requests("timeout", "0+1x70")},
@@ -79,7 +78,7 @@ CASES = [
     ),
     Case("OfaDown", {"up": "1x10 0x60"}, {"up": "1x70"}),
     Case("OfaNotLive", {"ofa_live": "1x10 0x60"}, {"ofa_live": "1x70"}),
-    # not healthy while it loads is no news
+    # unhealthy while loading is no alert
     Case(
         "OfaUnhealthy",
         {"ofa_healthy": "1x10 0x60", **loading(0)},
@@ -87,7 +86,7 @@ CASES = [
         at="20m",
     ),
     Case("OfaLoadingLong", loading(1), loading(0), also={"check": "model", "status": "loading"}),
-    # every start begins to count anew
+    # every start resets the counter
     Case(
         "OfaModelLoadFailing",
         {'ofa_model_load_attempts_total{outcome="hub_unavailable"}': "0x9 0 1 2 3 0 1 2 3 0x30"},
@@ -121,7 +120,7 @@ CASES = [
         also={"stage": "computing"},
     ),
     Case("OfaSlow", durations("0+2x60", "0+4x60"), durations("0+4x60", "0+4x60")),
-    # a day of 1 s, then 7 s: the classic
+    # a day of 1 s, then 7 s
     Case(
         "OfaLatencyDrift",
         probes("0+5x288 1440+35x12", "0+5x300"),
@@ -202,7 +201,7 @@ def placed(series: Mapping[str, str], instance: str) -> list[dict[str, str]]:
 
 
 def unit(case: Case) -> dict[str, Any]:
-    """One test of promtool's: the bad instance's alert, its labels and words, and no other of that name."""
+    """Return a promtool test: the bad instance's alert with its labels and annotations, and no other."""
     rule = rules()[case.alert]
     labels = {"job": "visual-entailment", "instance": BAD, **case.also}
 
@@ -228,7 +227,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def judged(folder: Path, *cases: Case) -> tuple[bool, str]:
-    """Whether all went as expected, and what promtool said. Cases of one step share a file, which is
+    """Return whether all cases passed, and promtool's output. Cases of one step share a file, which is
     evaluated at that step."""
     files = []
     for step in {case.step for case in cases}:
@@ -240,7 +239,7 @@ def judged(folder: Path, *cases: Case) -> tuple[bool, str]:
     return done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_configuration_is_one_to_prometheus() -> None:
+def test_prometheus_accepts_the_configuration() -> None:
     done = promtool("check", "config", PROMETHEUS / "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -249,25 +248,25 @@ def test_every_alert_is_tested() -> None:
     assert {case.alert for case in CASES} == set(rules())
 
 
-def test_alerts_are_raised_by_what_deserves_them_and_by_nothing_else(tmp_path: Path) -> None:
+def test_each_alert_is_raised_by_its_case_and_by_no_other(tmp_path: Path) -> None:
     as_expected, said = judged(tmp_path, *CASES)
     assert as_expected, said
 
 
-def test_a_case_whose_instances_change_places_is_noticed(tmp_path: Path) -> None:
-    """So that the test above is known to test."""
+def test_a_case_with_swapped_instances_fails(tmp_path: Path) -> None:
+    """Proves that the test above can fail."""
     case = next(case for case in CASES if case.alert == "OfaNotLive")
     as_expected, said = judged(tmp_path, Case(case.alert, case.good, case.bad))
     assert not as_expected
     assert GOOD in said
 
 
-def test_rules_name_only_what_metrics_tell() -> None:
-    """Every label value that an expression asks for is one the service has."""
-    words = {
+def test_rules_use_only_label_values_that_metrics_have() -> None:
+    """Every label value in an expression is one of the service."""
+    known = {
         "outcome": {*Outcome, "loaded", "unstable", "success"},
         "check": set(CHECKS),
-        "status": {word for known in CHECKS.values() for word in known},
+        "status": {word for words in CHECKS.values() for word in words},
         "cause": set(RestartCause),
         "next": set(RUNGS),
         "source": {"page", "api", "probe"},
@@ -279,12 +278,12 @@ def test_rules_name_only_what_metrics_tell() -> None:
     asked = re.findall(r'(\w+)(?:=|!=|=~|!~)"([^"]*)"', text)
     assert asked
     assert {
-        (label, word) for label, said in asked for word in said.split("|") if word not in words[label]
+        (label, word) for label, values in asked for word in values.split("|") if word not in known[label]
     } == set()
 
 
 @pytest.mark.parametrize("alert", rules())
-def test_every_alert_leads_to_its_section_of_the_runbook(alert: str) -> None:
+def test_every_alert_has_its_section_in_the_runbook(alert: str) -> None:
     rule = rules()[alert]
     assert set(rule["annotations"]) == {"summary", "runbook"}
     assert rule["labels"]["severity"] in ("critical", "warning", "info")

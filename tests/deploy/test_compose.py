@@ -1,4 +1,4 @@
-"""The compose file and the Dockerfile, checked for what they name: there is no container engine here."""
+"""The compose file and the Dockerfile, checked statically: the tests have no container engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mounts() -> list[tuple[str, str, str]]:
 
 
 def target_of(service: str, source: str) -> str:
-    """Where a service finds what lies here at ``source``."""
+    """The path in a service's container of the local ``source``."""
     (found,) = (target for name, here, target in mounts() if (name, here) == (service, source))
     return found
 
@@ -39,12 +39,12 @@ def test_every_image_is_pinned_to_a_version(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_nothing_listens_on_more_than_this_machine(name: str) -> None:
+def test_ports_are_published_on_loopback_only(name: str) -> None:
     assert SERVICES[name]["ports"]
     assert [port for port in SERVICES[name]["ports"] if not port.startswith("127.0.0.1:")] == []
 
 
-def test_every_volume_is_there_or_declared() -> None:
+def test_every_volume_exists_or_is_declared() -> None:
     missing = [
         source
         for _, source, _ in mounts()
@@ -53,7 +53,7 @@ def test_every_volume_is_there_or_declared() -> None:
     assert missing == []
 
 
-def test_what_is_built_is_there() -> None:
+def test_the_built_files_exist() -> None:
     build = SERVICES["app"]["build"]
     context = (DEPLOY / build["context"]).resolve()
     assert (context, (context / build["dockerfile"]).is_file()) == (ROOT, True)
@@ -66,19 +66,20 @@ def test_what_is_built_is_there() -> None:
     assert [name for name in copied if f"!{name}" not in kept] == []
 
 
-def test_everything_the_service_imports_is_in_the_image() -> None:
+def test_everything_the_image_imports_is_in_the_image() -> None:
     copied = set(re.findall(r"^COPY (\w+) ", DOCKERFILE, re.MULTILINE))
-    packages = {
-        found
-        for path in [ROOT / "web_app.py", ROOT / "health_api.py", *(ROOT / "service").rglob("*.py")]
-        for found in re.findall(
-            r"^\s*(?:from|import) (ofa|page|service|models)\b", path.read_text(), re.MULTILINE
-        )
+    ours = "|".join({path.parent.name for path in ROOT.glob("*/__init__.py")})
+    sources = [ROOT / "web_app.py", ROOT / "health_api.py"]
+    sources += [path for name in copied for path in (ROOT / name).rglob("*.py")]
+    imported = {
+        name
+        for path in sources
+        for name in re.findall(rf"^\s*(?:from|import) ({ours})\b", path.read_text(), re.MULTILINE)
     }
-    assert packages <= copied
+    assert imported <= copied
 
 
-def test_the_service_listens_where_others_look() -> None:
+def test_ports_are_the_same_everywhere() -> None:
     exposed = {int(port) for port in re.findall(r"^EXPOSE (.+)$", DOCKERFILE, re.MULTILINE)[0].split()}
     assert exposed == {Settings.port, Settings.health_port}
     published = {int(port.split(":")[2]) for port in SERVICES["app"]["ports"]}
@@ -87,7 +88,7 @@ def test_the_service_listens_where_others_look() -> None:
     assert scraped[0]["static_configs"] == [{"targets": [f"app:{Settings.health_port}"]}]
 
 
-def test_every_variable_of_the_service_is_one_it_reads() -> None:
+def test_every_variable_is_one_that_the_service_reads() -> None:
     known = {option.env for option in options().values()} | {"PYTHON", "PYTHONUNBUFFERED"}
     set_here = set(SERVICES["app"]["environment"])
     set_in_image = {
@@ -111,6 +112,6 @@ def test_prometheus_and_grafana_find_their_files() -> None:
     assert "prometheus" in SERVICES
 
 
-def test_no_secret_is_written_down() -> None:
+def test_no_secret_is_in_the_file() -> None:
     assert SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?")
     assert "OFA_OPS_PASSWORD" not in SERVICES["app"]["environment"]

@@ -1,7 +1,6 @@
 """The dashboard and the rules over a real Prometheus that scrapes real instances after real traffic.
 
-This machine may have no GPU, so beside the real service an application with a model that pretends to one is
-scraped: then there is something to show for every query.
+As there may be no GPU here, an application with a simulated GPU is scraped too, so that every query has data.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from tests.fakes import PATIENCE, FakeGpuModel
 
 GRAFANA = ROOT / "deploy" / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "visual-entailment.json").read_text(encoding="utf-8"))
-# What Grafana puts in place of its variables.
+# The values of Grafana's variables.
 VARIABLES = {"$instance": ".*", "$__rate_interval": "5m"}
 PICTURE = Image.new("RGB", (32, 24), (200, 10, 10))
 
 
 class GpuModel(FakeGpuModel):
-    """On a card that is used by half."""
+    """On a card whose memory is half used."""
 
     def gpu(self) -> tuple[str, int, int]:
         return "a card", 4 << 30, 8 << 30
@@ -39,7 +38,7 @@ class GpuModel(FakeGpuModel):
 
 @pytest.fixture(scope="module")
 def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Application, int]]:
-    """An application that believes to be on a GPU, and the port of its health API."""
+    """An application with a simulated GPU, and the port of its health API."""
     folder = tmp_path_factory.mktemp("gpu")
     application = build(Settings(run_dir=folder), model=GpuModel(), resolve=lambda *_, **__: folder)
     sidecar = Sidecar(application, listen("127.0.0.1", 0, "--health-port"))
@@ -54,7 +53,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Applicati
 def watched(
     tmp_path_factory: pytest.TempPathFactory, running_service: Instance, on_gpu: tuple[Application, int]
 ) -> Iterator[Prometheus]:
-    """Prometheus, after it has seen traffic come."""
+    """Prometheus after it has scraped traffic."""
     application, port = on_gpu
     targets = [f"127.0.0.1:{running_service.health_port}", f"127.0.0.1:{port}"]
     with prometheus(tmp_path_factory.mktemp("prometheus"), targets) as server:
@@ -67,7 +66,7 @@ def watched(
 
 
 def traffic(instance: Instance, application: Application) -> bool:
-    """Questions to both, one that nobody can judge, and a probe of each."""
+    """Requests to both, an invalid one, and a probe of each."""
     picture = (ROOT / "models" / "demo" / "examples" / "existence.png").read_bytes()
     instance.judge(picture, "there is a red circle")
     with pytest.raises(AssertionError, match="no_text"):
@@ -84,7 +83,7 @@ def traffic(instance: Instance, application: Application) -> bool:
 
 
 def seen(server: Prometheus) -> bool:
-    """Whether requests and probes of both were counted between two scrapes."""
+    """Return whether requests and probes of both rose between two scrapes."""
     rising = ('ofa_requests_total{source="api", outcome="answered"}', 'ofa_probes_total{outcome="success"}')
     return all(server.values(f"count(increase({series}[5m]) > 0)") == [2.0] for series in rising)
 
@@ -94,7 +93,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> dict[str, str]:
-    """Every query of every panel, by panel and letter, as Prometheus is asked it."""
+    """Return every query by panel and letter, with variables filled in."""
     found = {}
     for panel in panels():
         for target in panel["targets"]:
@@ -120,7 +119,7 @@ def test_every_query_of_the_dashboard_returns_data(
 
     def complete() -> bool:
         missing[:] = [name for name, query in asked.items() if not watched.values(query)]
-        # What a rule records appears with its next evaluation; a rate wants traffic that is not long past.
+        # Recorded series appear with the next evaluation, and rates need recent traffic.
         return not missing or not traffic(running_service, on_gpu[0])
 
     try:
@@ -129,7 +128,7 @@ def test_every_query_of_the_dashboard_returns_data(
         raise AssertionError(f"no data: {missing}") from error
 
 
-def test_the_variable_and_the_annotation_have_something_to_show(watched: Prometheus) -> None:
+def test_the_variable_and_the_annotation_have_data(watched: Prometheus) -> None:
     (variable,) = DASHBOARD["templating"]["list"]
     selector, _, label = variable["definition"].removeprefix("label_values(").rstrip(")").rpartition(", ")
     found = watched.api("series", **{"match[]": selector})
@@ -146,15 +145,15 @@ def test_the_rules_are_evaluated_without_error_and_healthy_instances_raise_no_al
 
     watched.wait_for("the rules", lambda: all(rule["health"] != "unknown" for rule in rules()))
     assert [rule["name"] for rule in rules() if rule["health"] != "ok" or rule.get("lastError")] == []
-    of_the_machine = ("OfaSlow", "OfaLatencyDrift", "OfaResourceCritical")  # it may be slow, and full
+    of_the_machine = ("OfaSlow", "OfaLatencyDrift", "OfaResourceCritical")  # this machine may be slow or full
     firing = [rule["name"] for rule in rules() if rule.get("state") == "firing"]
     assert [name for name in firing if name not in of_the_machine] == []
 
 
-# ---- by itself -------------------------------------------------------------------------------------------
+# ---- without Prometheus ----------------------------------------------------------------------------------
 
 
-def test_the_dashboard_is_provisioned_with_the_data_it_asks_for() -> None:
+def test_the_dashboard_uses_the_provisioned_data_source() -> None:
     provisioning = GRAFANA / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "dashboards.yml").read_text())["providers"]
@@ -167,7 +166,7 @@ def _sources(panel: Mapping[str, Any]) -> list[dict[str, str]]:
     return [target["datasource"] for target in panel["targets"]]
 
 
-def test_panels_have_names_and_places_of_their_own() -> None:
+def test_panels_have_distinct_titles_and_positions() -> None:
     titles = [panel["title"] for panel in panels()]
     assert len(set(titles)) == len(titles)
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
@@ -184,8 +183,8 @@ def test_panels_have_names_and_places_of_their_own() -> None:
         taken |= cells
 
 
-def test_every_metric_of_the_service_that_people_watch_is_on_the_dashboard() -> None:
-    """Those left out are the ones that a graph shows nothing of."""
+def test_every_metric_is_on_the_dashboard() -> None:
+    """Except those of which a graph would show nothing."""
     from service.telemetry.metrics import Metrics
 
     told = {

@@ -1,4 +1,4 @@
-"""The unit for systemd, checked by systemd's own tool, and what the process tells systemd."""
+"""The systemd unit, checked by systemd-analyze, and the notifications of the process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HUNG = replace(SERVING, live=Check(False, "hung"))
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[socket.socket]:
-    """What systemd listens on."""
+    """The notification socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
         channel.settimeout(60)
@@ -42,7 +42,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def heard(listener: socket.socket) -> list[str]:
-    """All that was told so far, a message an item."""
+    """Return the messages so far."""
     told = []
     listener.setblocking(False)
     while True:
@@ -52,7 +52,7 @@ def heard(listener: socket.socket) -> list[str]:
             return told
 
 
-def test_it_is_ready_when_the_model_is_and_fed_while_it_lives(listener: socket.socket) -> None:
+def test_it_is_ready_when_loaded_and_notifies_the_watchdog_while_live(listener: socket.socket) -> None:
     report = LOADING
     systemd = Systemd(lambda: report, {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "20000000"})
     systemd.poll()
@@ -69,16 +69,16 @@ def test_it_is_ready_when_the_model_is_and_fed_while_it_lives(listener: socket.s
     assert heard(listener) == ["STOPPING=1"]
 
 
-def test_its_thread_reports_by_itself(listener: socket.socket) -> None:
+def test_its_thread_sends_notifications(listener: socket.socket) -> None:
     systemd = Systemd(lambda: SERVING, {"NOTIFY_SOCKET": listener.getsockname()})
     systemd.start()
     assert listener.recv(4096) == b"READY=1\nSTATUS=serving"
     systemd.stop()
-    assert heard(listener) == ["STOPPING=1"], "no watchdog was asked for"
+    assert heard(listener) == ["STOPPING=1"], "no watchdog is configured"
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/notify"}])
-def test_nobody_listening_is_no_error(environ: dict[str, str]) -> None:
+def test_a_missing_socket_is_no_error(environ: dict[str, str]) -> None:
     systemd = Systemd(lambda: SERVING, environ)
     systemd.start()
     systemd.poll()
@@ -86,8 +86,8 @@ def test_nobody_listening_is_no_error(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_unit_is_one_to_systemd(tmp_path: Path) -> None:
-    """Verified with the paths of this checkout, since the tool wants the programs to be there."""
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """With the paths of this checkout, as systemd-analyze requires that the programs exist."""
     text = UNIT.read_text().replace("/opt/visual-entailment/.venv/bin/python", sys.executable)
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace("/opt/visual-entailment", str(ROOT)))

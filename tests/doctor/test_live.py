@@ -18,7 +18,7 @@ from service.listening import listen
 from tests.health.test_api import LOADING, SERVING, Told
 
 #: How a log names the address: now, and in older logs.
-FORMS = ("LISTENING | NAME=health | URL=", "Health: ")
+FORMS = ("LISTENING | SERVER=health | URL=", "Health: ")
 
 
 @pytest.fixture

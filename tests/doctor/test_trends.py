@@ -208,7 +208,7 @@ def test_lost_lines_are_a_log_gap_and_no_standstill(tmp_path: Path) -> None:
 
 #: A health API that listens, in the present form and in that of older logs; and an exit.
 HEALTH = (
-    "LISTENING | NAME=health | URL=http://127.0.0.1:8000/health",
+    "LISTENING | SERVER=health | URL=http://127.0.0.1:8000/health",
     "Health: http://127.0.0.1:8000/health",
 )
 EXIT = ("ENDED | CODE=0", "Ended.")
@@ -218,10 +218,10 @@ def alert(at: float, what: str) -> str:
     return f"{stamp(at)} [ALERT] {what}\n"
 
 
-@pytest.mark.parametrize(("health", "end"), zip(HEALTH, EXIT, strict=True), ids=["now", "older"])
-def test_an_exit_between_two_starts_is_no_finding_and_none_is(health: str, end: str, tmp_path: Path) -> None:
-    life = [line(START, health), LOADED]
-    assert codes(tmp_path, life, [line(START + 9, end)], life) == []
+@pytest.mark.parametrize("n", [0, 1], ids=["now", "older"])
+def test_a_logged_exit_between_two_starts_is_no_finding(n: int, tmp_path: Path) -> None:
+    life = [line(START, HEALTH[n]), LOADED]
+    assert codes(tmp_path, life, [line(START + 9, EXIT[n])], life) == []
     assert codes(tmp_path, life, life) == ["died-silently"]
 
 
@@ -277,6 +277,15 @@ def test_damaged_logs_never_stop_the_doctor(name: str, tmp_path: Path) -> None:
     found = examine(tmp_path)
     assert {"hub-unreachable"} <= {one.code for one in found} <= set(SEVERITIES)
     assert json.loads(json.dumps([one.as_dict() for one in found])), "programs can read every one of them"
+
+
+@pytest.mark.parametrize("number", ["", "1x", "²", "-"])
+def test_a_damaged_number_is_no_number(number: str, tmp_path: Path) -> None:
+    request = _request(START, f"REQUEST_END | {{id}} | DURATION={number} | BATCH={number}", 20, (64, 64))
+    damaged = request.replace("TEXT_LEN=20", f"TEXT_LEN={number}") + request.replace(
+        "TEXT_LEN=20", f"TEXT_LEN=20 | PREMISE_LEN={number}"
+    )
+    assert codes(tmp_path, [damaged, line(START, f"LOG_GAP | LOST={number}")]) == ["log-gap"]
 
 
 def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -352,7 +352,7 @@ def stranger(run_dir: Path) -> None:
     def make(service: Service) -> None:
         stranger = service.hold_port()
         try:
-            wait_for("a name", lambda: f"taken by process {stranger.pid} (" in service.restart_log)
+            wait_for("a name", lambda: f"in use by process {stranger.pid} (" in service.restart_log)
         finally:
             stranger.kill()
             stranger.communicate()

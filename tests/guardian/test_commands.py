@@ -1,4 +1,4 @@
-"""The commands of guardian.sh as a person uses them."""
+"""The commands of guardian.sh."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_start_status_restart_stop(guarded: Guarded) -> None:
     assert "nothing runs" in guarded.command("stop").stdout
 
 
-def test_restart_starts_what_does_not_run(guarded: Guarded) -> None:
+def test_restart_starts_an_instance_that_does_not_run(guarded: Guarded) -> None:
     done = guarded.command("restart", "--", "--model", "demo")
     try:
         assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_restart_starts_what_does_not_run(guarded: Guarded) -> None:
         assert guarded.command("stop").returncode == 0
 
 
-def test_status_tells_an_unhealthy_instance(guarded: Guarded) -> None:
+def test_status_of_an_unhealthy_instance(guarded: Guarded) -> None:
     guarded.plan({"loading": True})
     guarded.guard()
     guarded.wait_launches(1)
@@ -63,7 +63,7 @@ def test_status_tells_an_unhealthy_instance(guarded: Guarded) -> None:
     assert "health:   FAIL: starting: loading" in status.stdout
 
 
-def test_flags_of_the_instance_count_for_the_guardian(folder: Callable[..., Guarded], tmp_path: Path) -> None:
+def test_the_guardian_uses_the_flags_of_the_instance(folder: Callable[..., Guarded], tmp_path: Path) -> None:
     guarded = folder()
     elsewhere = tmp_path / "elsewhere"
     guardian = guarded.guard(
@@ -75,20 +75,20 @@ def test_flags_of_the_instance_count_for_the_guardian(folder: Callable[..., Guar
     assert guarded.wait_exit(guardian) == 0
 
 
-def test_status_asks_the_instance_where_its_flags_put_it(guarded: Guarded) -> None:
+def test_status_requests_health_at_the_address_that_flags_set(guarded: Guarded) -> None:
     guarded.guard("--", f"--health-port={guarded.health_port}")
     first = guarded.wait_healthy()
     guarded.environment["OFA_HEALTH_PORT"] = "1"
     status = guarded.command("status")
     assert (status.returncode, "health:   OK" in status.stdout) == (0, True), status.stdout
-    (guarded.run_dir / "health.sock").unlink()  # where there is no socket, web_app.pid names the port
+    (guarded.run_dir / "health.sock").unlink()  # then web_app.pid names the port
     assert guarded.command("status").returncode == 0
-    (guarded.run_dir / "web_app.pid").unlink()  # and without that, the settings
+    (guarded.run_dir / "web_app.pid").unlink()  # then the settings do
     assert "no answer from http://127.0.0.1:1" in guarded.command("status").stdout
     assert first.runs
 
 
-def test_status_tells_a_stopped_instance(guarded: Guarded) -> None:
+def test_status_of_a_stopped_instance(guarded: Guarded) -> None:
     guarded.guard(CHECK_INTERVAL=600)
     first = guarded.wait_healthy()
     os.kill(first.pid, signal.SIGSTOP)
@@ -101,7 +101,7 @@ def test_status_tells_a_stopped_instance(guarded: Guarded) -> None:
 
 @pytest.fixture
 def elsewhere() -> Iterator[ThreadingHTTPServer]:
-    """A server that says of everything that it is well; ``asked`` are the paths."""
+    """A server that answers OK to everything; ``asked`` are the requested paths."""
 
     class Well(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -125,10 +125,10 @@ def elsewhere() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.mark.parametrize("end", ["/health/simple", "/", ""])
-def test_the_health_url_is_where_health_is_asked(
+def test_health_is_requested_at_the_health_url(
     guarded: Guarded, elsewhere: ThreadingHTTPServer, end: str
 ) -> None:
-    guarded.plan({"livez": 503, "simple": 503})  # asked where it listens, it would not become healthy
+    guarded.plan({"livez": 503, "simple": 503})  # at its own address it is unhealthy
     guarded.guard(HEALTH_URL=f"http://localhost:{elsewhere.server_port}{end}")
     guarded.wait_healthy()
     assert set(elsewhere.asked) == {"/health/simple"}  # type: ignore[attr-defined]
@@ -144,24 +144,24 @@ def test_help_is_the_header(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "settings", "told"),
+    ("arguments", "settings", "reason"),
     [
-        (["bogus"], {}, "no command 'bogus'"),
+        (["bogus"], {}, "'bogus'"),
         (["start", "--model"], {}, "go after --"),
         (["--model", "demo"], {}, "go after --"),
         ([], {"CHECK_INTERVAL": "soon"}, "CHECK_INTERVAL=soon"),
         ([], {"MAX_RESTARTS": "-1"}, "MAX_RESTARTS=-1"),
-        ([], {"WATCH_INTERVAL": "0"}, "interval of 0"),
-        ([], {"OFA_HEALTH_PORT": "0"}, "may not be 0"),
-        ([], {"OFA_HEALTH_PORT": "http"}, "no numbers"),
-        ([], {"OFA_RUN_DIR": "/proc/nowhere"}, "cannot be made"),
+        ([], {"WATCH_INTERVAL": "0"}, "interval"),
+        ([], {"OFA_HEALTH_PORT": "0"}, "health port"),
+        ([], {"OFA_HEALTH_PORT": "http"}, "http must be numbers"),
+        ([], {"OFA_RUN_DIR": "/proc/nowhere"}, "/proc/nowhere"),
     ],
 )
-def test_a_wrong_call_is_refused_and_says_why(
-    guarded: Guarded, arguments: list[str], settings: dict[str, str], told: str
+def test_wrong_usage_is_refused_with_the_reason(
+    guarded: Guarded, arguments: list[str], settings: dict[str, str], reason: str
 ) -> None:
     guarded.environment.update(settings)
     refused = guarded.command(*arguments)
     assert refused.returncode == 2
-    assert told in refused.stderr
+    assert reason in refused.stderr
     assert guarded.launches == []

@@ -1,4 +1,4 @@
-"""restart_counts: what the guardian tells the instance's /metrics of restarts and their causes."""
+"""restart_counts: the restarts by cause, which /metrics of the instance reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def counts(guarded: Guarded) -> dict[str, int]:
     return read_restarts(guarded.run_dir / "restart_counts")
 
 
-def test_ends_are_counted_by_what_the_exit_code_says(guarded: Guarded) -> None:
+def test_exits_are_counted_by_exit_code(guarded: Guarded) -> None:
     codes = (1, 0, 70, 71, 75, 9)
     guarded.plan(*({"exit": code} for code in codes), {})
     guarded.guard(MAX_RESTARTS=len(codes), BACKOFF_LIMIT=0.02)
@@ -27,7 +27,7 @@ def test_ends_are_counted_by_what_the_exit_code_says(guarded: Guarded) -> None:
     )
 
 
-def test_what_the_guardian_saw_itself_is_counted_too(guarded: Guarded) -> None:
+def test_causes_seen_by_the_guardian_are_counted_too(guarded: Guarded) -> None:
     guarded.plan({"simple": 503}, {})
     guarded.guard()
     os.kill(guarded.wait_healthy(2).pid, signal.SIGKILL)
@@ -37,7 +37,7 @@ def test_what_the_guardian_saw_itself_is_counted_too(guarded: Guarded) -> None:
     assert counts(guarded) == {"unhealthy": 1, "signal": 1, "asked": 1}
 
 
-def test_counts_go_on_after_a_guardian_was_replaced_and_survive_a_damaged_file(guarded: Guarded) -> None:
+def test_counts_continue_in_another_guardian_and_survive_a_damaged_file(guarded: Guarded) -> None:
     (guarded.run_dir / "restart_counts").write_text("signal 41\nnonsense\nhung 1; x 2\n")
     guarded.guard()
     os.kill(guarded.wait_healthy().pid, signal.SIGKILL)
@@ -45,14 +45,14 @@ def test_counts_go_on_after_a_guardian_was_replaced_and_survive_a_damaged_file(g
     assert counts(guarded) == {"signal": 42}
 
 
-def test_an_instance_that_stays_healthy_is_counted_nowhere(guarded: Guarded) -> None:
+def test_a_healthy_instance_is_not_counted(guarded: Guarded) -> None:
     guarded.guard()
     guarded.wait_healthy()
     guarded.wait_checks()
     assert counts(guarded) == {}
 
 
-def test_a_file_that_cannot_be_written_stops_no_restart(folder: Callable[..., Guarded]) -> None:
+def test_a_file_that_is_not_writable_does_not_prevent_a_restart(folder: Callable[..., Guarded]) -> None:
     guarded = folder()
     (guarded.run_dir / "restart_counts.new").mkdir()
     guarded.guard()

@@ -1,4 +1,4 @@
-"""What a person, another user or a file system can do to the guardian and must not harm it."""
+"""Commands, other users and file systems that must not harm the guardian."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab.instances.guarded import Guarded
 from lab.instances.instance import ROOT
 from tests.marks import as_root
 
-#: Stands in for an NFS client, which wants an exclusive lock's descriptor open for writing, or has no locks.
+#: Behaves like an NFS client: an exclusive lock requires write access, or there are no locks.
 FLOCK = """
 #define _GNU_SOURCE
 #include <sys/file.h>
@@ -35,24 +35,24 @@ int flock(int fd, int op) {
 """
 
 
-# ---- commands at once ------------------------------------------------------------------------------------
+# ---- concurrent commands ---------------------------------------------------------------------------------
 
 
-def test_a_stop_is_not_taken_back_by_a_restart_asked_after_it(guarded: Guarded) -> None:
+def test_a_later_restart_request_does_not_cancel_a_stop(guarded: Guarded) -> None:
     guarded.plan({"deaf": True})
     guardian = guarded.guard(STOP_TIMEOUT=2)
     guarded.wait_healthy()
-    guardian.send_signal(signal.SIGUSR1)  # under way for two seconds, as the instance is deaf
+    guardian.send_signal(signal.SIGUSR1)  # takes two seconds, as the instance ignores TERM
     guarded.wait("the restart to begin", lambda: "restarting process" in guarded.restart_log)
     guardian.send_signal(signal.SIGTERM)
-    time.sleep(0.5)  # bash runs the traps of two signals that wait together by their numbers
+    time.sleep(0.5)  # bash runs the traps of pending signals in the order of their numbers
     guardian.send_signal(signal.SIGUSR1)
     assert guarded.wait_exit(guardian) == 0
     assert not guarded.instance.runs
     assert "FATAL" not in guarded.restart_log
 
 
-def test_commands_at_once_never_start_two_instances_nor_kill_each_other(guarded: Guarded) -> None:
+def test_concurrent_commands_neither_start_two_instances_nor_kill_each_other(guarded: Guarded) -> None:
     choose = random.Random(7)
     for _ in range(2):
         words = [choose.choice(["start", "stop", "restart"]) for _ in range(8)]
@@ -80,7 +80,7 @@ def test_commands_at_once_never_start_two_instances_nor_kill_each_other(guarded:
 
 
 @as_root
-def test_another_user_can_neither_hold_the_lock_nor_pass_for_the_guardian(guarded: Guarded) -> None:
+def test_another_user_can_neither_hold_the_lock_nor_impersonate_the_guardian(guarded: Guarded) -> None:
     for folder in (guarded.run_dir, *guarded.run_dir.parents):
         if os.stat(folder).st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(0o755)
@@ -109,7 +109,7 @@ def test_another_user_can_neither_hold_the_lock_nor_pass_for_the_guardian(guarde
 
 @pytest.fixture
 def flock_that(tmp_path: Path) -> Callable[[str], str]:
-    """Builds the stand-in for a file system's flock; what LD_PRELOAD takes."""
+    """Build a replacement of flock for LD_PRELOAD."""
 
     def build(none: str) -> str:
         source = tmp_path / "flock.c"
@@ -121,14 +121,14 @@ def flock_that(tmp_path: Path) -> Callable[[str], str]:
     return build
 
 
-def test_a_file_system_that_wants_locks_open_for_writing_is_locked(
+def test_a_lock_works_on_a_file_system_that_requires_write_access(
     guarded: Guarded, flock_that: Callable[[str], str]
 ) -> None:
     guarded.guard(LD_PRELOAD=flock_that("0"))
     guarded.wait_healthy()
 
 
-def test_a_file_system_without_locks_is_not_taken_for_another_guardian(
+def test_a_file_system_without_locks_is_not_mistaken_for_another_guardian(
     guarded: Guarded, flock_that: Callable[[str], str]
 ) -> None:
     assert guarded.wait_exit(guarded.guard(LD_PRELOAD=flock_that("1"))) == 78
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_guardian(
 # ---- files of the run folder -----------------------------------------------------------------------------
 
 
-def test_a_fifo_in_place_of_a_file_is_not_waited_for(guarded: Guarded) -> None:
+def test_a_fifo_in_place_of_a_file_does_not_block(guarded: Guarded) -> None:
     for name in ("web_app.pid", "restart_counts", "last_exit.json", "heartbeat"):
         os.mkfifo(guarded.run_dir / name)
     assert guarded.command("status").returncode == 3
@@ -147,7 +147,6 @@ def test_a_fifo_in_place_of_a_file_is_not_waited_for(guarded: Guarded) -> None:
 
 
 PID_1 = """
-mount -t proc proc /proc
 sleep 300 & bystander=$!
 ticks=$(awk '{print $22}' /proc/1/stat)
 boot=$(cat /proc/sys/kernel/random/boot_id)
@@ -159,28 +158,10 @@ kill -0 "$bystander" && echo unharmed
 
 
 @as_root
-def test_a_pid_file_that_names_process_1_kills_nobody(guarded: Guarded) -> None:
-    done = subprocess.run(
-        [
-            "unshare",
-            "--pid",
-            "--mount",
-            "--fork",
-            "--kill-child",
-            "bash",
-            "-c",
-            PID_1,
-            "x",
-            ROOT / "guardian.sh",
-        ],
-        env=guarded.environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    if "Operation not permitted" in done.stderr:
-        pytest.skip("no PID namespaces here")
+def test_a_pid_file_that_names_process_1_kills_no_process(
+    in_pid_namespace: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = in_pid_namespace("bash", "-c", PID_1, "x", ROOT / "guardian.sh")
     assert done.stdout.splitlines()[-1] == "unharmed", done.stdout + done.stderr
 
 
@@ -195,7 +176,7 @@ def test_a_folder_may_have_any_name(folder: Callable[..., Guarded], name: str) -
 
 
 @as_root
-def test_a_folder_that_cannot_be_written_is_said_at_the_first_start(
+def test_a_folder_that_is_not_writable_is_reported_at_the_first_start(
     folder: Callable[..., Guarded], small_disk: Path
 ) -> None:
     guarded = folder()
@@ -207,7 +188,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_the_first_start(
         subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
 
 
-# ---- the call itself -------------------------------------------------------------------------------------
+# ---- settings and interpreter ----------------------------------------------------------------------------
 
 
 def test_a_number_with_a_leading_zero_is_decimal(guarded: Guarded) -> None:
@@ -224,7 +205,7 @@ def test_a_health_url_is_an_http_address(guarded: Guarded, url: str) -> None:
     assert guarded.launches == []
 
 
-def test_sh_is_as_good_as_bash(guarded: Guarded) -> None:
+def test_the_guardian_may_be_started_with_sh(guarded: Guarded) -> None:
     shown = subprocess.run(
         ["sh", ROOT / "guardian.sh", "help"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -235,7 +216,9 @@ def test_sh_is_as_good_as_bash(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("venv", ["missing", "unusable"])
-def test_without_a_usable_environment_it_says_make_setup(guarded: Guarded, tmp_path: Path, venv: str) -> None:
+def test_without_a_usable_environment_the_message_names_make_setup(
+    guarded: Guarded, tmp_path: Path, venv: str
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "guardian", copy / "guardian")
     shutil.copy(ROOT / "guardian.sh", copy)
@@ -247,10 +230,10 @@ def test_without_a_usable_environment_it_says_make_setup(guarded: Guarded, tmp_p
     assert "make setup" in guarded.output
 
 
-# ---- what it says ----------------------------------------------------------------------------------------
+# ---- its output ------------------------------------------------------------------------------------------
 
 
-def test_a_kill_is_three_lines_of_restart_log_at_most_and_status_says_none_before(guarded: Guarded) -> None:
+def test_a_kill_is_three_lines_of_restart_log_and_status_says_none_before(guarded: Guarded) -> None:
     guarded.guard(STABLE_PERIOD=0.2)
     instance = guarded.wait_healthy()
     assert "restarts: none" in guarded.command("status").stdout

@@ -1,4 +1,4 @@
-"""What the guardian writes, and that writing never stands in its way."""
+"""The guardian's logs; a failure to write them never stops it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_line_has_a_date_and_a_level(guarded: Guarded) -> None:
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[(ALERT|SUCCESS|FATAL)\] |    \| ", line), line
 
 
-def test_an_instance_that_died_before_its_log_began_is_told_by_its_console(guarded: Guarded) -> None:
+def test_console_lines_are_printed_if_the_instance_exits_before_it_logs(guarded: Guarded) -> None:
     (guarded.run_dir / "web_app.log").mkdir()  # so that the stand-in cannot write to it
     guarded.plan({"exit": 78})
     assert guarded.wait_exit(guarded.guard()) == 78
@@ -51,7 +51,7 @@ def test_an_instance_that_died_before_its_log_began_is_told_by_its_console(guard
 
 @as_root
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_disk_that_takes_nothing_does_not_stop_the_guardian(
+def test_a_full_or_read_only_disk_does_not_stop_the_guardian(
     folder: Callable[..., Guarded], small_disk: Path, fault: str
 ) -> None:
     guarded = folder()
@@ -62,7 +62,7 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_guardian(
             while True:
                 filler.write(b"x" * 4096)
     else:
-        # A mount over it: what is open for writing, the lock, keeps the disk itself from being remounted.
+        # A bind mount, as the open lock prevents a remount of the disk itself.
         subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
         subprocess.run(["mount", "-o", "remount,ro,bind", small_disk], check=True)
     for restart in (1, 2):
@@ -74,7 +74,7 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_guardian(
         subprocess.run(["umount", "--lazy", small_disk], check=True)
 
 
-def test_nobody_reading_its_output_does_not_stop_the_guardian(guarded: Guarded) -> None:
+def test_a_closed_output_does_not_stop_the_guardian(guarded: Guarded) -> None:
     reader, writer = os.pipe()
     guardian = subprocess.Popen(
         [Path(__file__).parents[2] / "guardian.sh"],
@@ -116,14 +116,12 @@ def memory_cgroup() -> Iterator[Path]:
 
 
 @as_root
-def test_the_kernels_out_of_memory_killer_is_named(
-    folder: Callable[..., Guarded], memory_cgroup: Path
-) -> None:
+def test_the_oom_killer_is_named(folder: Callable[..., Guarded], memory_cgroup: Path) -> None:
     guarded = folder()
     guarded.plan({"hoard": 200}, {})
     enter = ("sh", "-c", f'echo $$ > {memory_cgroup}/cgroup.procs; exec "$@"', "sh")
     guardian = guarded.guard(prefix=enter)
     guarded.wait_healthy(2)
-    assert "killed by signal 9 (SIGKILL), by the kernel's OOM killer" in guarded.restart_log
+    assert "CAUSE=oom_killed SIGNAL=9 " in guarded.restart_log
     guardian.terminate()
     assert guarded.wait_exit(guardian) == 0

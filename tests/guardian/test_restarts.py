@@ -1,4 +1,4 @@
-"""When the guardian restarts its instance, and beside each of these the case where it must not."""
+"""When the guardian restarts its instance, each beside the case in which it must not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.instances.guarded import Guarded
 from service.health.channel import bind
 
 
-def test_a_killed_instance_is_started_again(guarded: Guarded) -> None:
+def test_a_killed_instance_is_restarted(guarded: Guarded) -> None:
     guarded.guard()
     first = guarded.wait_healthy()
     os.kill(first.pid, signal.SIGKILL)
@@ -45,7 +45,7 @@ def test_an_instance_that_is_no_longer_live_is_restarted(guarded: Guarded) -> No
     assert "CAUSE=hung restart 1 of 5: " in guarded.restart_log
 
 
-def test_an_instance_that_fails_to_be_live_twice_is_left_alone(guarded: Guarded) -> None:
+def test_two_failed_liveness_checks_are_tolerated(guarded: Guarded) -> None:
     guarded.guard()
     guarded.wait_healthy()
     guarded.order(livez_fails=2)
@@ -53,7 +53,7 @@ def test_an_instance_that_fails_to_be_live_twice_is_left_alone(guarded: Guarded)
     assert len(guarded.launches) == 1
 
 
-def test_an_instance_that_says_that_it_leaves_is_awaited_and_its_exit_code_decides(guarded: Guarded) -> None:
+def test_an_announced_exit_is_awaited_and_its_exit_code_decides(guarded: Guarded) -> None:
     guardian = guarded.guard(STOP_TIMEOUT=600)
     guarded.wait_healthy()
     guarded.order(livez=503, leaving=78)
@@ -64,15 +64,15 @@ def test_an_instance_that_says_that_it_leaves_is_awaited_and_its_exit_code_decid
     assert "exit code 78" in guarded.restart_log
 
 
-def test_an_instance_that_says_so_and_stays_is_restarted(guarded: Guarded) -> None:
+def test_an_instance_that_announces_its_exit_and_stays_is_restarted(guarded: Guarded) -> None:
     guarded.guard(STOP_TIMEOUT=0.5)
     guarded.wait_healthy()
     guarded.order(livez=503, leaving=1)
     guarded.wait_launches(2)
-    assert "did not leave within 0 s of saying that it would (exit code 1)" in guarded.restart_log
+    assert "CAUSE=other restart 1 of 5: " in guarded.restart_log
 
 
-def test_an_instance_that_says_so_of_its_configuration_and_stays_halts_the_guardian(guarded: Guarded) -> None:
+def test_an_announced_configuration_exit_that_does_not_come_halts_the_guardian(guarded: Guarded) -> None:
     guardian = guarded.guard(STOP_TIMEOUT=0.5)
     instance = guarded.wait_healthy()
     guarded.order(livez=503, leaving=78)
@@ -95,7 +95,7 @@ def test_an_instance_that_does_not_answer_is_killed_and_restarted(guarded: Guard
     assert ("state T" in guarded.restart_log) == stop
 
 
-def test_an_instance_stopped_before_its_first_answer_is_not_taken_for_a_slow_start(guarded: Guarded) -> None:
+def test_an_instance_stopped_before_its_first_answer_is_no_slow_start(guarded: Guarded) -> None:
     guarded.plan({"idle_for": 3600}, {})
     guarded.guard(START_STALL=3600)
     guarded.wait_launches(1)
@@ -103,7 +103,7 @@ def test_an_instance_stopped_before_its_first_answer_is_not_taken_for_a_slow_sta
     os.kill(first.pid, signal.SIGSTOP)
     guarded.wait_launches(2)
     assert not first.runs
-    assert "is hung: stopped (state T) for" in guarded.restart_log
+    assert re.search(r"CAUSE=hung .*state T", guarded.restart_log)
 
 
 def test_an_instance_that_stays_unhealthy_is_restarted(guarded: Guarded) -> None:
@@ -112,10 +112,10 @@ def test_an_instance_that_stays_unhealthy_is_restarted(guarded: Guarded) -> None
     guarded.order(simple=503)
     guarded.wait_launches(2)
     assert "CAUSE=unhealthy " in guarded.restart_log
-    assert "model loaded, inference stale" in guarded.restart_log, "what it said of itself is told"
+    assert "model loaded, inference stale" in guarded.restart_log, "its last answer is logged"
 
 
-def test_an_instance_that_was_unhealthy_for_a_moment_is_left_alone(guarded: Guarded) -> None:
+def test_a_short_unhealthy_period_is_tolerated(guarded: Guarded) -> None:
     guarded.guard(UNHEALTHY_LIMIT=300)
     guarded.wait_healthy()
     guarded.order(simple=503)
@@ -133,7 +133,7 @@ def test_a_full_queue_is_no_reason_to_restart(guarded: Guarded) -> None:
     assert len(guarded.launches) == 1
 
 
-def test_a_model_that_is_loaded_again_is_no_reason_to_restart(guarded: Guarded) -> None:
+def test_a_reload_is_no_reason_to_restart(guarded: Guarded) -> None:
     guarded.guard()
     guarded.wait_healthy()
     guarded.order(simple=503, model="loading")
@@ -141,7 +141,7 @@ def test_a_model_that_is_loaded_again_is_no_reason_to_restart(guarded: Guarded) 
     assert len(guarded.launches) == 1
 
 
-def test_loading_with_progress_is_left_alone(guarded: Guarded) -> None:
+def test_loading_with_progress_is_tolerated(guarded: Guarded) -> None:
     guarded.plan({"loading": True})
     guarded.guard(START_STALL=2)
     guarded.wait_launches(1)
@@ -152,21 +152,21 @@ def test_loading_with_progress_is_left_alone(guarded: Guarded) -> None:
 
 def test_loading_without_progress_is_restarted(guarded: Guarded) -> None:
     guarded.plan({"loading": True, "standstill": True}, {})
-    # Time to answer once even when starved; looks so far apart that answering them is no visible progress.
+    # Enough time for one answer on a busy machine; answering such rare checks is no visible progress.
     guarded.guard(START_STALL=5, CHECK_INTERVAL=3)
     guarded.wait_healthy(2)
-    assert "no progress in starting up" in guarded.restart_log
+    assert "CAUSE=start_stalled " in guarded.restart_log
     assert "loading: 0" in guarded.restart_log
 
 
 def test_loading_beyond_its_limit_is_restarted_even_with_progress(guarded: Guarded) -> None:
     guarded.plan({"loading": True}, {})
     guarded.guard(START_TIMEOUT=1)
-    guarded.wait_launches(2)  # whose time is as short: on a slow machine it may not become healthy
-    assert "did not start up within 1 s" in guarded.restart_log
+    guarded.wait_launches(2)  # its limit is as short, so on a slow machine it may not become healthy
+    assert "CAUSE=start_timeout " in guarded.restart_log
 
 
-def test_a_start_that_computes_before_it_listens_is_left_alone(guarded: Guarded) -> None:
+def test_a_start_that_computes_before_it_listens_is_tolerated(guarded: Guarded) -> None:
     guarded.plan({"busy_for": 6})
     guarded.guard(START_STALL=2)
     guarded.wait_healthy()
@@ -177,16 +177,16 @@ def test_a_start_that_does_nothing_is_restarted(guarded: Guarded) -> None:
     guarded.plan({"idle_for": 3600}, {})
     guarded.guard(START_STALL=3)
     guarded.wait_healthy(2)
-    assert "no progress in starting up" in guarded.restart_log
+    assert "CAUSE=start_stalled " in guarded.restart_log
 
 
 @pytest.mark.parametrize("code", [0, 1, 70, 71, 75])
-def test_an_instance_that_ends_by_itself_is_started_again(guarded: Guarded, code: int) -> None:
+def test_an_instance_that_exits_is_restarted(guarded: Guarded, code: int) -> None:
     guarded.plan({"exit": code}, {})
     guarded.guard()
     guarded.wait_healthy(2)
     assert f"exit code {code}" in guarded.restart_log
-    assert ": ordered;" in guarded.restart_log, "the reason in last_exit.json is told"
+    assert ": ordered;" in guarded.restart_log, "the reason in last_exit.json is logged"
     at_once = code in (70, 71)
     assert ("next start in" not in guarded.output) == at_once
 
@@ -200,27 +200,27 @@ def test_a_wrong_configuration_halts_the_guardian(guarded: Guarded) -> None:
     assert "    | a line of web_app.log" in guarded.output
 
 
-def test_an_interpreter_that_is_not_there_is_named(guarded: Guarded) -> None:
+def test_a_missing_interpreter_is_named(guarded: Guarded) -> None:
     guardian = guarded.guard(PYTHON="/nowhere/python")
     assert guarded.wait_exit(guardian) == 78
     assert "/nowhere/python" in guarded.output
 
 
-def test_it_gives_up_after_so_many_failed_restarts_in_a_row(guarded: Guarded) -> None:
+def test_it_gives_up_after_max_restarts_consecutive_failures(guarded: Guarded) -> None:
     guarded.plan({"exit": 1})
-    told = guarded.run_dir / "told"
-    guardian = guarded.guard(MAX_RESTARTS=3, NOTIFY_COMMAND=f'echo "$GUARDIAN_MESSAGE" > {told}')
+    message = guarded.run_dir / "message"
+    guardian = guarded.guard(MAX_RESTARTS=3, NOTIFY_COMMAND=f'echo "$GUARDIAN_MESSAGE" > {message}')
     assert guarded.wait_exit(guardian) == 1
     assert len(guarded.launches) == 4
-    assert "[FATAL] CAUSE=gave_up gave up after 3 failed restarts in a row" in guarded.restart_log
-    assert "gave up after 3 failed restarts" in told.read_text()
+    assert "[FATAL] CAUSE=gave_up " in guarded.restart_log
+    assert "gave up after 3 " in message.read_text()
 
 
 def test_restarts_are_counted_from_zero_after_a_recovery(guarded: Guarded) -> None:
     guarded.guard(MAX_RESTARTS=1, STABLE_PERIOD=0.2)
     for number in range(1, 4):
         instance = guarded.wait_healthy(number)
-        # A recovery is told once for each restart; the first start needs none.
+        # A recovery is logged once per restart; the first start needs none.
         guarded.wait("recovery", lambda n=number: guarded.restart_log.count("] CAUSE=recovered") >= n - 1)
         guarded.wait_checks(6)
         os.kill(instance.pid, signal.SIGKILL)
@@ -239,7 +239,7 @@ def test_the_pauses_between_failed_restarts_grow_with_jitter(guarded: Guarded) -
         assert 0.75 * expected <= pause <= 1.25 * expected
 
 
-def test_a_guardian_that_itself_stood_still_does_not_hold_it_against_the_instance(guarded: Guarded) -> None:
+def test_a_pause_of_the_guardian_does_not_count_against_the_instance(guarded: Guarded) -> None:
     guardian = guarded.guard(UNHEALTHY_LIMIT=10, CHECK_TIMEOUT=1)
     guarded.wait_healthy()
     guarded.order(simple=503)
@@ -250,7 +250,7 @@ def test_a_guardian_that_itself_stood_still_does_not_hold_it_against_the_instanc
     guarded.wait_checks(2)
     guarded.order()
     guarded.wait_checks(4)
-    assert "the guardian itself stood still" in guarded.output
+    assert "the guardian was paused for" in guarded.output
     assert len(guarded.launches) == 1
 
 
@@ -269,7 +269,7 @@ def test_an_answer_that_never_ends_is_no_answer(guarded: Guarded, answers: str, 
     assert "CAUSE=hung " in guarded.restart_log
 
 
-def test_what_is_done_to_the_port_restarts_nothing_while_the_socket_answers(guarded: Guarded) -> None:
+def test_a_flooded_port_causes_no_restart_while_the_socket_answers(guarded: Guarded) -> None:
     guarded.guard()
     guarded.wait_healthy()
     with contextlib.ExitStack() as held:
@@ -278,11 +278,11 @@ def test_what_is_done_to_the_port_restarts_nothing_while_the_socket_answers(guar
         guarded.wait_checks()
     assert len(guarded.launches) == 1
     asked = guarded.text("requests").splitlines()
-    assert set(asked) == {"/guardian"}, "the port is not asked at all"
+    assert set(asked) == {"/guardian"}, "the port is not requested at all"
 
 
 @pytest.mark.parametrize("heartbeat", [True, False])
-def test_without_a_socket_a_fresh_heartbeat_is_the_second_witness(guarded: Guarded, heartbeat: bool) -> None:
+def test_without_a_socket_a_fresh_heartbeat_prevents_a_restart(guarded: Guarded, heartbeat: bool) -> None:
     guarded.plan({"socketless": True, "heartbeat": heartbeat}, {})
     guarded.guard(CHECK_TIMEOUT=0.5, CHECK_INTERVAL=1)
     guarded.wait_healthy()
@@ -296,7 +296,7 @@ def test_without_a_socket_a_fresh_heartbeat_is_the_second_witness(guarded: Guard
     assert "CAUSE=hung " in guarded.restart_log
 
 
-def test_a_socket_that_nobody_listens_on_leaves_the_port(guarded: Guarded) -> None:
+def test_without_a_listener_on_the_socket_the_port_is_used(guarded: Guarded) -> None:
     bind(guarded.run_dir / "health.sock").close()
     guarded.plan({"socketless": True})
     guarded.guard()
