@@ -1,4 +1,4 @@
-# The commands of this project. Each sets up what it needs by itself and says so; `make` alone lists them.
+# Commands of this project; `make` lists them. Each installs what it needs first.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -Eeuo pipefail -c
@@ -12,26 +12,26 @@ DEV := $(VENV)/.dev-installed
 REFERENCE_VENV := .venv-modelscope
 REFERENCE := $(REFERENCE_VENV)/.installed
 
-# More arguments for the command that is run, e.g. make demo ARGS="--port 7861", make test ARGS="-k tokenizer".
+# Arguments for the command, e.g. make demo ARGS="--port 7861", make test ARGS="-k tokenizer".
 ARGS ?=
-# A hub id or a folder: what `make run` serves and `make parity` compares, in place of their own.
+# A hub id or model folder for `make run`, `make parity` and `make bench`.
 MODEL ?=
-# Another index to look for torch's wheels in, e.g. one of CPU-only wheels. Counts when the environment is made.
+# An extra index for torch wheels, e.g. CPU-only ones. Used when the environment is created.
 TORCH_INDEX ?=
-# What the GPU check needs beside torch, numpy, pillow, tokenizers, safetensors, tqdm and psutil, and for which Python
-# `make gpu-site` fetches it.
+# Packages that the GPU check needs besides torch, numpy, pillow, tokenizers, safetensors, tqdm and psutil, and the
+# Python version for which `make gpu-site` downloads them.
 GPU_SITE := flask waitress prometheus_client
 GPU_PYTHON ?= 3.12
-# The interpreter to build environments with; found by itself when not given.
+# The interpreter for the environments; detected unless given.
 PYTHON ?=
 
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --retries 10 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-# An environment whose interpreter is gone (moved folder, upgraded system) is made anew.
+# Remove an environment whose interpreter no longer runs (moved folder, upgraded system).
 $(foreach venv,$(VENV) $(REFERENCE_VENV),$(shell \
     if [ -e $(venv) ] && ! $(venv)/bin/python -c '' 2>/dev/null; then rm -rf $(venv); fi))
 
-# Makes the environment $(1) if it is not there.
+# Create the environment $(1) unless it exists.
 define make_venv
 	@set -Eeuo pipefail; \
 	if [ -x $(1)/bin/python ]; then exit 0; fi; \
@@ -42,19 +42,19 @@ define make_venv
 	    then python=$$candidate; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	    echo 'Python 3.11 or 3.12 is needed and neither was found.' >&2; \
-	    echo 'Install one (Debian 12: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3.11 ...' >&2; \
+	    echo 'Python 3.11 or 3.12 is required and was not found.' >&2; \
+	    echo 'Install one (Debian 12: apt-get install python3 python3-venv), or pass it: make PYTHON=/path/to/python3.11 ...' >&2; \
 	    exit 1; \
 	fi; \
-	echo "Making the environment $(1) with $$python ($$($$python --version))"; \
+	echo "Creating the environment $(1) with $$python ($$($$python --version))"; \
 	if ! $$python -m venv $(1); then \
 	    rm -rf $(1); \
-	    echo 'The environment could not be made. On Debian and Ubuntu: apt-get install python3-venv' >&2; \
+	    echo 'Cannot create the environment. On Debian and Ubuntu: apt-get install python3-venv' >&2; \
 	    exit 1; \
 	fi
 endef
 
-# What the tests start beside Python.
+# Programs that the tests start besides Python.
 TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate nginx haproxy caddy
 
 .PHONY: help setup demo run test test-all lint format parity bench gpu-check gpu-site faults clean
@@ -62,19 +62,19 @@ TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promto
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
 	@echo 'make run     serve the real model (MODEL=hub id or folder) on all addresses, ports 7860 and 8000'
-	@echo 'make setup   make the environment and run nothing, e.g. before ./guardian.sh'
-	@echo 'make test    run the tests, a real browser included (ARGS="-k name" for some of them)'
-	@echo 'make test-all   the same and what is long: collections of pictures, proxies'
+	@echo 'make setup   create the environment only, e.g. before ./guardian.sh'
+	@echo 'make test    run the tests, including a real browser (ARGS="-k name" selects some)'
+	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions'
 	@echo 'make lint    ruff, mypy, import-linter, shellcheck'
-	@echo 'make format  put the code into the form that lint asks for'
-	@echo "make parity  compare with ModelScope's own pipeline, live (MODEL=hub id for real weights)"
-	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference for ModelScope's as well)"
+	@echo 'make format  format the code'
+	@echo "make parity  compare with ModelScope's own pipeline (MODEL=hub id for real weights)"
+	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference adds ModelScope's side)"
 	@echo 'make gpu-check  check precision, speed and faults on a GPU in at most 8 minutes (docs/performance.md)'
-	@echo 'make gpu-site   fetch packages into build/gpu-site, for a check on a machine without network'
-	@echo 'make faults  bring real faults upon a guarded instance and write the tables (ARGS="--naive", "--soak 30", "--only kill,stop")'
+	@echo 'make gpu-site   download packages into build/gpu-site, for a GPU check without network'
+	@echo 'make faults  inject faults into a guarded instance and write the tables (ARGS="--naive", "--soak 30", "--only kill,stop")'
 	@echo 'make clean   remove environments and caches'
 	@echo
-	@echo 'Each makes its Python environment by itself. ARGS="..." is handed on to the command that is run.'
+	@echo 'Each creates its Python environment if needed. ARGS="..." is passed to the command.'
 
 setup: $(RUNTIME)
 	@echo 'The environment $(VENV) is ready'
@@ -97,7 +97,7 @@ lint: $(DEV)
 	@tests/system_packages.sh git shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -f page/*.pyi # Gradio writes them when the page is imported, and mypy would read them in place of the code
+	@rm -f page/*.pyi # Gradio writes these on import, and mypy would read them instead of the code
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
@@ -109,7 +109,7 @@ format: $(DEV)
 parity: $(DEV) $(REFERENCE)
 	$(BIN)/python -m lab.parity --reference-python $(REFERENCE_VENV)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-# ModelScope's environment is built when its side is asked for without naming a Python.
+# Builds ModelScope's environment for --reference without a path.
 bench: $(DEV) $(if $(filter --reference,$(ARGS)),$(REFERENCE))
 	$(BIN)/python -m lab.bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
@@ -131,16 +131,16 @@ clean:
 
 $(RUNTIME): requirements.txt constraints.txt
 	$(call make_venv,$(VENV))
-	@echo 'Installing what the service needs (requirements.txt); torch is most of the download'
+	@echo 'Installing requirements.txt; most of the download is torch'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
 $(DEV): requirements-dev.txt $(RUNTIME)
-	@echo 'Installing what tests and lint need (requirements-dev.txt)'
+	@echo 'Installing requirements-dev.txt (tests and lint)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
-# torch, torchvision and torchaudio go first: fairseq builds against what is there.
+# torch, torchvision and torchaudio first, since fairseq builds against them.
 $(REFERENCE): requirements-modelscope.txt
 	$(call make_venv,$(REFERENCE_VENV))
 	@echo "Installing ModelScope's own pipeline (requirements-modelscope.txt): about 5 GB, 5 minutes, a C compiler"

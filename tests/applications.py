@@ -1,6 +1,6 @@
-"""Whole applications over a fake model and a fake hub, stopped when a test is over.
+"""Applications over a fake model and a fake hub, stopped at the end of the test.
 
-A conftest that wants them imports the fixture: ``from tests.applications import make``.
+A conftest imports the fixture: ``from tests.applications import make``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Build = Callable[..., Application]
 
 
 class Hub:
-    """Resolves to a folder, or raises what it was given first, one failure a call. A full check finds the
-    files of ``damaged``, and they are good from then on."""
+    """Resolve to a folder, or raise the given failures first, one per call. A full check reports the files of
+    ``damaged`` once."""
 
     def __init__(self, *failures: Exception, damaged: Sequence[str] = ()) -> None:
         self.failures = list(failures)
@@ -49,7 +49,7 @@ class Hub:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Build]:
-    """Builds applications of these settings, which write into the test's own folder."""
+    """Build applications that write into the test's folder."""
     made: list[Application] = []
 
     def _make(

@@ -1,7 +1,7 @@
-"""What holds for every test: an environment of its own, no network but loopback, nothing left running.
+"""Rules for every test: a clean environment, no network but loopback, no process or thread left running.
 
-The environment is set up when this file is imported, before any module under test can read it: no settings
-of the person who runs the tests, no proxies, home, caches and run-time files in a temporary folder.
+The environment is set when this file is imported, before any module under test reads it: no settings of the
+user, no proxies; home, caches and run-time files in a temporary folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tqdm
 from lab.instances import reaper
 from service.settings import options
 
-SETTLING_SECONDS = 30.0  # a bound for a busy machine: what ends by itself is gone in a moment
+SETTLING_SECONDS = 30.0  # a bound for a busy machine
 
 _sandbox = Path(tempfile.mkdtemp(prefix="ofa-tests-"))
 
@@ -45,16 +45,16 @@ def _make_environment() -> None:
         (_sandbox / folder).mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(_sandbox / folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # The models of the tests are too small to gain from more, and on a busy machine threads that wait for one
-    # another at every layer make them many times slower. Processes that tests start inherit it.
+    # The test models are too small for more threads, which on a busy machine make them many times slower.
+    # Child processes inherit it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONFAULTHANDLER"] = "1"
-    # tqdm's monitor is a thread for the whole process's life, which a leak check cannot tell from a leak.
+    # tqdm's monitor thread lives as long as the process and would look like a leak.
     tqdm.tqdm.monitor_interval = 0
 
 
 def _refuse_foreign_addresses(event: str, arguments: tuple[object, ...]) -> None:
-    """An audit hook: a connection that leaves this machine is an error in any test."""
+    """Audit hook: refuse connections that leave this machine."""
     if event != "socket.connect":
         return
     address = arguments[1]
@@ -72,7 +72,7 @@ def _is_loopback(host: str) -> bool:
 
 _make_environment()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Started in the background of a shell: programs would inherit it, and none could be interrupted.
+    # Started in the background of a shell; child processes would inherit it and ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 _reaper = reaper.watch()
 sys.addaudithook(_refuse_foreign_addresses)
@@ -87,7 +87,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def no_thread_left_behind() -> Iterator[None]:
-    """Fails a test that leaves a thread running once its fixtures are torn down."""
+    """Fail a test that leaves a thread running after its fixtures are torn down."""
     before = set(threading.enumerate())
     yield
     give_up = time.monotonic() + SETTLING_SECONDS
@@ -98,14 +98,14 @@ def no_thread_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_process_left_behind() -> Iterator[None]:
-    """Fails the run if a process that a test started outlives the last test; ends it all the same."""
+    """Fail the run if a child process outlives the last test, and kill it."""
     before = set(psutil.Process().children(recursive=True))
     yield
     children = set(psutil.Process().children(recursive=True)) - before
     _, left = psutil.wait_procs(children, timeout=SETTLING_SECONDS)
     commands: list[str] = []
     for process in left:
-        with suppress(psutil.NoSuchProcess):  # it ended at this very moment
+        with suppress(psutil.NoSuchProcess):  # it exited meanwhile
             commands.append(" ".join(process.cmdline()))
             process.kill()
     assert not commands, f"processes left running: {commands}"

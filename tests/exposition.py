@@ -1,4 +1,4 @@
-"""Reads what ``/metrics`` answers, with Prometheus' own parser."""
+"""Parse ``/metrics`` with Prometheus' own parser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Scraped:
-    """One answer of ``/metrics``. Raises ValueError where it breaks the format."""
+    """One scrape of ``/metrics``. Raises ValueError on a format error."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -17,7 +17,7 @@ class Scraped:
         }
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The value of one series; KeyError if there is none."""
+        """Return the value of one series. Raises KeyError."""
         return self.samples[name, frozenset(labels.items())]
 
     def has(self, name: str) -> bool:

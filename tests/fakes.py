@@ -1,4 +1,4 @@
-"""Second implementations of the engine's neighbours, and a clock that moves when told."""
+"""Fakes of the engine's collaborators, and a manual clock."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from service.inference.engine import Engine, Limits
 
 YES = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 NO = {"Yes": 0.1, "No": 0.7, "Maybe": 0.2}
-PATIENCE = 60.0  # seconds a test waits for what must come; a bound for a broken run, never a measurement
+PATIENCE = 60.0  # seconds; a bound for a failed run
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Return once it is true; a test that waits in vain fails."""
+    """Wait until the condition is true; fail the test on timeout."""
     give_up = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < give_up, "it never came true"
@@ -35,7 +35,7 @@ def go_on() -> None:
 
 
 class Clock:
-    """Monotonic seconds that stand still until moved."""
+    """A monotonic clock that the test advances."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -53,7 +53,7 @@ def clock() -> Clock:
 
 
 class FakePredictor:
-    """Answers at once unless ``behave`` does something else with the pairs and the cancel point."""
+    """Answer at once, or run ``behave`` with the pairs and the cancel point."""
 
     def __init__(
         self, behave: Callable[[Sequence[Pair], CancelPoint], Sequence[Mapping[str, float]]] | None = None
@@ -86,7 +86,7 @@ class FakePredictor:
 
 
 class FakeConvertingModel(FakePredictor):
-    """Keeps nothing; ``sound`` is what a full check of its converted weights finds."""
+    """A converting model without files; ``sound`` is the result of a full check."""
 
     sound = True
 
@@ -99,9 +99,9 @@ class FakeConvertingModel(FakePredictor):
 
 
 class FakeGpuModel(FakePredictor):
-    """A movable model on a GPU of which ``room(device, pairs)`` says whether the memory suffices.
+    """A multi-device model; ``room(device, pairs)`` says whether the memory suffices.
 
-    ``events`` tells what was done with its memory; ``crowd`` is what the process reserves and uses there.
+    ``events`` records memory operations; ``crowd`` is the reserved and used memory of the process.
     """
 
     def __init__(self, room: Callable[[str, int], bool] = lambda device, size: True) -> None:
@@ -144,7 +144,7 @@ class FakeGpuModel(FakePredictor):
 
 
 class Gate:
-    """A behaviour that stays in the computation until opened; ``listens`` says if it passes cancel points."""
+    """A computation that blocks until opened; with ``listens`` it passes cancel points."""
 
     def __init__(self, *, listens: bool = True, scores: Mapping[str, float] = YES) -> None:
         self.entered = threading.Event()
@@ -165,7 +165,7 @@ class Gate:
 
 
 class FakeEvents(Listener):
-    """Records events as (event, request id, detail)."""
+    """Record events as (event, request id, detail)."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
@@ -234,12 +234,12 @@ def still(predictor: FakePredictor, events: FakeEvents, clock: Clock, **limits: 
 
 
 def now(name: str, *, limit: float = 600.0, **more: str) -> object:
-    """A request that arrives at this moment of the real clock."""
+    """Return a request that arrives now by the real clock."""
     return ask(name, now=time.monotonic(), limit=limit, **more)  # type: ignore[arg-type]
 
 
 class Sizes(FakePredictor):
-    """Keeps what it was asked together; a pair that ``spoils`` has an error for fails the whole batch."""
+    """Record the batches; a pair with an error in ``spoils`` fails its whole batch."""
 
     def __init__(self, **spoils: Exception) -> None:
         super().__init__()
@@ -270,5 +270,5 @@ def drain(engine: Engine) -> None:
 
 
 def end(engine: Engine) -> None:
-    """Stop an engine for good: one call waits for its threads no longer than its limits say."""
+    """Stop an engine completely; one call waits only as long as its limits allow."""
     until(lambda: engine.stop(0.0))

@@ -1,4 +1,4 @@
-"""Picture files that are odd and that browsers show all the same, generated."""
+"""Generate unusual picture files that browsers still show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 60, 40
 
 
 def drawing(mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
-    """Red with a blue bar on its right."""
+    """Return a red picture with a blue bar on the right."""
     image = Image.new("RGB", size, RED)
     image.paste(BLUE, (size[0] * 3 // 4, 0, *size))
     return image.convert(mode)
@@ -31,7 +31,7 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def pixels(image: Image.Image) -> bytes:
-    """As PNG has them, compressed: a filter byte before each row."""
+    """Return compressed PNG rows, each with a filter byte."""
     row = len(image.tobytes()) // image.height
     data = image.tobytes()
     return zlib.compress(b"".join(b"\0" + data[at : at + row] for at in range(0, len(data), row)))
@@ -54,7 +54,7 @@ def animated(*parts: bytes, count: int = 2) -> bytes:
 
 
 def frame_beside_the_still() -> bytes:
-    """IDAT is no part of the animation, whose first frame is a part of the picture."""
+    """Build an APNG whose IDAT is not part of the animation and whose first frame covers a part."""
     small = drawing(size=(40, 20))
     return animated(STILL, control(0, 40, 20, 10, 5), frame(1, small), control(2, 40, 20), frame(3, small))
 
@@ -65,7 +65,7 @@ def frames_from_the_still() -> bytes:
 
 
 def with_damaged(kind: bytes, body: bytes) -> bytes:
-    """A chunk whose checksum is wrong."""
+    """Return a chunk with a wrong checksum."""
     damaged = bytearray(chunk(kind, body))
     damaged[-1] ^= 0xFF
     return png_head(WIDTH, HEIGHT) + bytes(damaged) + chunk(b"IDAT", pixels(drawing())) + END
@@ -79,12 +79,12 @@ def with_text(kind: bytes, head: bytes) -> bytes:
 
 
 def without_an_end(**options: object) -> bytes:
-    """Large: a browser leaves the last blocks out, which wait for more."""
+    """Build a large truncated file; browsers skip the last blocks."""
     return encoded(drawing(size=(900, 1700)), "JPEG", quality=90, **options)[:-2]
 
 
 def small_first_frame() -> bytes:
-    """A GIF whose first frame covers a part of the screen."""
+    """Build a GIF whose first frame covers a part of the screen."""
     data = bytearray(encoded(drawing("P", (30, 20)), "GIF"))
     struct.pack_into("<HH", data, 6, WIDTH, HEIGHT)
     at = data.index(b",", 13 + (3 << (data[10] & 7) + 1))
@@ -93,7 +93,7 @@ def small_first_frame() -> bytes:
 
 
 def grey_png(depth: int, transparent: int) -> bytes:
-    """Of so few grey levels that a byte holds several pixels, one level transparent."""
+    """Build a grey picture with several pixels per byte and one transparent level."""
     row = bytes((0xE4, 0x1B)) if depth == 2 else bytes((0x01, 0xF5, 0x5F, 0x10))
     body = zlib.compress((b"\0" + row) * 8)
     return (
@@ -108,7 +108,7 @@ def transparent_ellipse(mode: str, format: str, **options: object) -> bytes:
 
 
 def exif(orientation: int, *others: tuple[int, int, int, bytes]) -> bytes:
-    """An EXIF block; the other tags are (number, type, count, value of 4 bytes)."""
+    """Return an EXIF block; the other tags are (number, type, count, value of 4 bytes)."""
     tags = sorted([(0x112, 3, 1, struct.pack("<HH", orientation, 0)), *others])
     entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in tags)
     return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)

@@ -33,7 +33,7 @@ def read(readers: Readers, data: bytes, *, seconds: float = PATIENCE, **more: An
 
 
 def code_of(readers: Readers, data: bytes) -> str:
-    """``ok``, or why the picture cannot be read."""
+    """Return ``ok`` or the error code of reading a picture."""
     try:
         read(readers, data)
     except ImageError as error:

@@ -1,7 +1,7 @@
-"""One real process of the service for all tests that only ask it things: started once, whoever comes first.
+"""One real process of the service, shared by all tests that only send requests.
 
-A conftest that wants it imports the fixture: ``from tests.service_process import running_service``. The
-folders that do so share one process, which ends with the session.
+A conftest imports the fixture: ``from tests.service_process import running_service``. The folders that do so
+share one process, which ends with the session.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lab.instances.instance import Instance
 
 
 class _Shared:
-    """Counts its users; the first starts the process, the last ends it."""
+    """Count users; the first one starts the process, the last one stops it."""
 
     def __init__(self) -> None:
         self._users = 0
@@ -41,7 +41,7 @@ _shared = _Shared()
 
 @pytest.fixture(scope="session")
 def running_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """A healthy service with the demo model. Its time limit is generous: tests run on busy machines."""
+    """A healthy service with the demo model and a long time limit, for busy machines."""
     instance = _shared.take(tmp_path_factory)
     try:
         instance.wait_healthy()

@@ -1,7 +1,7 @@
-"""A reader that does as the picture says, in place of service.intake.reader_child; and a crowd that asks it.
+"""A stand-in for service.intake.reader_child that the picture controls, and helpers that use it.
 
-A picture is a JSON object: ``promise`` bytes of memory that it needs, and ``until``, a file without which it
-is not read. Before it waits for that, a file ``<until>.begun`` tells that it has begun.
+A picture is a JSON object: ``promise`` is the memory it needs in bytes; reading waits for the file ``until``
+after creating ``<until>.begun``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from service.intake.reader_process import START, ReaderProcess, command
 
 
 def running(program: str) -> ReaderProcess:
-    """A reader that runs another program."""
+    """A reader process that runs this program."""
     return ReaderProcess([program if part == START else part for part in command()])
 
 
@@ -25,19 +25,19 @@ def stand_in() -> ReaderProcess:
 
 
 class Desk:
-    """Pictures for stand-in readers, in a folder of their own."""
+    """Pictures for stand-in readers, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def picture(self, name: str, promise: int = 0) -> Path:
-        """A picture called ``name``, which is not read before ``finish`` names it."""
+        """Return a picture ``name`` that is read only after ``finish(name)``."""
         path = self._folder / f"{name}.picture.json"
         path.write_text(json.dumps({"promise": promise, "until": str(self._folder / name)}))
         return path
 
     def reading(self) -> set[str]:
-        """The names of those that readers have begun with."""
+        """Return the names of the pictures being read."""
         return {path.name.partition(".")[0] for path in self._folder.glob("*.begun")}
 
     def finish(self, *names: str) -> None:

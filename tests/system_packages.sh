@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Sees to the programs that the checks run but pip cannot install.
+# Installs programs that the checks run and pip cannot install.
 #
 #   tests/system_packages.sh PROGRAM...
 #
-# Does nothing when all of them are there. As root on a system with apt-get it installs what is missing;
-# anywhere else it says what to install and exits 1.
+# As root with apt-get it installs missing ones; otherwise it says what to install and exits 1.
 set -Eeuo pipefail
-PATH=$PATH:/usr/sbin  # where servers are, for those who are not root
+PATH=$PATH:/usr/sbin  # servers are there; not in the PATH of other users
 
-# The Debian package that a program comes in.
+# The Debian package of a program.
 package_of() {
   case "$1" in
     flock | setsid | setpriv | unshare) echo util-linux ;;
@@ -25,8 +24,7 @@ missing_packages() {
   done | sort -u
 }
 
-# Debian starts a server when its package is installed (prometheus, on all addresses): here none may run but
-# those that tests start.
+# Debian starts a server when its package is installed (prometheus, on all addresses); only tests may start servers.
 keep_servers_from_starting() {
   local -r policy=/usr/sbin/policy-rc.d
   [[ ! -e $policy ]] || return 0
@@ -41,11 +39,11 @@ apt() {
     -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@"
 }
 
-# A mirror may be out of reach for a moment, and another apt may hold a lock: three times, then it is an error.
+# Three attempts, since a mirror may be unreachable or another apt may hold a lock.
 install_packages() {
   local attempt
   for attempt in 1 2 3; do
-    # Not an error by itself: the lists that are there may do.
+    # Not fatal: existing package lists may suffice.
     apt update || echo "apt-get update failed (attempt $attempt of 3)" >&2
     if apt install -y --no-install-recommends "$@" >/dev/null; then return 0; fi
     echo "apt-get install failed (attempt $attempt of 3)" >&2

@@ -1,4 +1,4 @@
-"""A run of tests that is killed leaves nothing running."""
+"""A killed test run leaves no process running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_what_a_killed_run_started_is_ended() -> None:
+def test_processes_of_a_killed_run_are_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         child = int(run.stdout.readline())

@@ -1,4 +1,4 @@
-"""Holds the tree to its own rules: size, docstrings, pins with reasons, documents that match the code."""
+"""Rules of the repository: file size, docstrings, pinned versions with reasons, correct documents."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from service.settings import table
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_FILE = 450
 
-# What ModelScope's own pipeline needs and this service does without.
+# Packages of ModelScope's pipeline that the service must not need.
 NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")
 
-# Hosts that may be named: this machine, addresses of the licence, of SVG, of papers.
+# Allowed hosts: this machine, the licence, SVG, papers.
 KNOWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "[::1]", "www.apache.org", "www.w3.org", "arxiv.org"}
 KNOWN_HOSTS |= {"prometheus"}  # the service of that name in deploy/compose.yaml
-KNOWN_HOSTS |= {"git-lfs.github.com"}  # in the first line of what git-lfs leaves in place of a file
+KNOWN_HOSTS |= {"git-lfs.github.com"}  # in the first line of a Git LFS pointer
 URL = re.compile(r"https?://(\[[0-9a-f:]+\]|[^\s/:\"'`<>()\[\]{}|,\\]+)")
-# Spelt in pieces, so that this file does not hold them.
+# Built from parts, so that this file does not match.
 MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "work")))
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files under version control that are there, as paths from the root."""
+    """Return existing tracked files as paths from the root."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
@@ -36,7 +36,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def texts() -> list[tuple[Path, str]]:
-    """Every tracked file that is text, with its content."""
+    """Return every tracked text file with its content."""
     found = []
     for path in tracked():
         data = (ROOT / path).read_bytes()
@@ -55,13 +55,13 @@ def test_no_foreign_host_is_named() -> None:
     assert not named
 
 
-def test_no_path_of_anyones_machine_is_named() -> None:
+def test_no_local_path_is_named() -> None:
     named = [(str(path), found.group()) for path, text in texts() if (found := MACHINE_PATHS.search(text))]
     assert not named
 
 
 @pytest.mark.parametrize("path", tracked("*.py"), ids=str)
-def test_a_python_file_says_what_it_is_for_and_stays_readable(path: Path) -> None:
+def test_a_python_file_has_a_docstring_and_a_readable_length(path: Path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     described = not text.strip() or ast.get_docstring(ast.parse(text)) is not None
     lines = len(text.splitlines())
@@ -79,14 +79,14 @@ def test_every_requirement_is_pinned_and_has_its_reason(name: str) -> None:
         assert above.startswith("# "), f"{line}: no reason above it"
 
 
-def test_the_default_install_has_nothing_of_the_model_zoo() -> None:
+def test_the_default_install_lacks_the_model_zoo() -> None:
     installed = {distribution.name.lower() for distribution in distributions()}
     assert not installed & set(NOT_NEEDED), "make clean, then make test, gives a fresh environment"
     pins = (ROOT / "requirements.txt").read_text() + (ROOT / "constraints.txt").read_text()
     assert not [name for name in NOT_NEEDED if re.search(rf"^{name}\b", pins, re.MULTILINE)]
 
 
-def test_everything_installed_is_what_was_pinned() -> None:
+def test_installed_versions_are_the_pinned_ones() -> None:
     pinned = dict(
         line.split("==")
         for name in ("constraints.txt", "requirements.txt", "requirements-dev.txt")
@@ -108,7 +108,7 @@ def test_the_configuration_table_is_the_code_s_own(name: str) -> None:
     expected = [line for line in table().splitlines() if line.startswith(kinds)]
     if name == "README.md":
         assert rows == expected, "python -m service.settings prints the table"
-    else:  # words are translated, names and values are not
+    else:  # words are translated, names and values are the same
         assert [re.findall(r"`[^`]+`", row) for row in rows] == [
             re.findall(r"`[^`]+`", row) for row in expected
         ]
@@ -127,7 +127,7 @@ def test_both_readmes_have_the_same_structure() -> None:
 
 
 def _commands(block: str) -> list[str]:
-    """The lines of a code block without their comments, which are translated."""
+    """Return the lines of a code block without comments, which are translated."""
     stripped = (re.sub(r"(^|\s+)#\s.*", "", line).rstrip() for line in block.splitlines())
     return [line for line in stripped if line]
 

@@ -1,4 +1,4 @@
-"""Log files that a test opens and reads. A conftest that wants them imports the fixtures."""
+"""Log files that a test opens and reads; a conftest imports the fixtures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_logs(tmp_path: Path, console: io.StringIO) -> Iterator[OpenLogs]:
 
 
 def lines(folder: Path, name: str = "web_app.log") -> list[str]:
-    """Those so far, but for the first of each process."""
+    """Return the lines so far, except for the first one of each process."""
     flush()
     written = (folder / name).read_text(encoding="utf-8").splitlines()
     return [line for line in written if " | STARTED | " not in line]

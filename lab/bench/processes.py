@@ -15,7 +15,7 @@ from typing import Final
 from lab import ROOT
 from lab.bench.poller import ask
 
-LOOK_SECONDS: Final = 0.01
+SAMPLE_SECONDS: Final = 0.01
 END_SECONDS: Final = 60.0
 _FIELDS: Final = ("RssAnon", "RssFile", "RssShmem")
 
@@ -27,7 +27,7 @@ class MemoryWatch:
         self._path = Path(f"/proc/{pid}/status")
         self._peak: dict[str, int] = dict.fromkeys(_FIELDS, 0)
         self._most = 0
-        self.looks = 0
+        self.samples = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
 
@@ -51,7 +51,7 @@ class MemoryWatch:
         }
 
     def _watch(self) -> None:
-        while not self._ended.wait(LOOK_SECONDS):
+        while not self._ended.wait(SAMPLE_SECONDS):
             try:
                 lines = self._path.read_text(encoding="ascii").splitlines()
             except OSError:
@@ -61,7 +61,7 @@ class MemoryWatch:
             self._most = max(self._most, found["RssAnon"] + found["RssShmem"])
             if sum(found.values()) > sum(self._peak.values()):
                 self._peak = found
-            self.looks += 1
+            self.samples += 1
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Makes the bundled model: its world, pictures, sentences, training and evaluation."""
+"""Make the bundled demo model: its world, pictures, sentences, training and evaluation."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Writes `card.json` and its example pictures, which the page shows: `python -m lab.demo_training.card`."""
+"""Write `card.json` and the example pictures of the page: `python -m lab.demo_training.card`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lab.demo_training import DEMO
 from lab.demo_training.render import render
 from lab.demo_training.world import Scene, Thing
 
-#: Categories that reach 90 % on both renderers; any other leaves the card and the page's examples.
+#: Categories with at least 90 % accuracy on both renderers; others are left off the card and the page.
 KNOWN = (
     *("existence", "colour", "size", "place", "centre or corner", "negation", "all or none", "conjunction"),
     "maybe",

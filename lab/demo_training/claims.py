@@ -1,7 +1,7 @@
-"""What can be said about a scene, and when it is true: claims without words.
+"""Claims about a scene and their truth values, independent of wording.
 
-`truth(scene)` is True, False, or None where the claim hangs on something too close to call (see world.py) or
-on what plain English leaves open; such pairs are never asked.
+`truth(scene)` is True, False, or None where the claim is borderline (see world.py) or ambiguous in plain
+English; such pairs are never used.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from lab.demo_training.world import Kind, Scene, Thing, at_place, related, selec
 
 
 def every(verdicts: list[bool | None]) -> bool | None:
-    """True when there is one and all are true, False when one is false or there is none, else None."""
+    """Return True if non-empty and all are true, False if empty or one is false, else None."""
     if False in verdicts or not verdicts:
         return False
     return None if None in verdicts else True
 
 
 def the_one(verdicts: list[bool | None], negated: bool) -> bool | None:
-    """The common verdict of all that "the ..." may mean; None when they differ. Of nothing, "is" is false and
-    "is not" is left open."""
+    """Return the common truth of all referents of "the ..."; None when they differ. Without a referent, "is"
+    is false and "is not" is None."""
     if not verdicts:
         return None if negated else False
     first = verdicts[0]
@@ -29,7 +29,7 @@ def the_one(verdicts: list[bool | None], negated: bool) -> bool | None:
 
 @dataclass(frozen=True)
 class Exists:
-    """At least one such thing is there (none, when `negated`)."""
+    """At least one such thing exists (none, when `negated`)."""
 
     kind: Kind
     negated: bool = False
@@ -41,7 +41,7 @@ class Exists:
 
 @dataclass(frozen=True)
 class Count:
-    """Exactly so many."""
+    """There are exactly `count` such things."""
 
     kind: Kind
     number: int
@@ -53,8 +53,8 @@ class Count:
 
 @dataclass(frozen=True)
 class Is:
-    """ "The circle is blue". With several circles that differ it is left open, unless `each` asks for all of
-    them ("every circle is blue"); without a circle it is false. Negated, it needs a circle."""
+    """ "The circle is blue". None with several circles that differ, unless `each` quantifies over all ("every
+    circle is blue"); false without a circle. The negation requires a circle."""
 
     kind: Kind
     quality: Kind
@@ -71,7 +71,7 @@ class Is:
 
 @dataclass(frozen=True)
 class NoneIs:
-    """ "No circle is blue": true as well when there is no circle."""
+    """ "No circle is blue": also true without a circle."""
 
     kind: Kind
     quality: Kind
@@ -88,7 +88,7 @@ class NoneIs:
 
 @dataclass(frozen=True)
 class At:
-    """ "The circle is on the left" (every one, and there is one), or with `some` "there is a circle on the
+    """ "The circle is on the left" (all circles, at least one), or with `some` "there is a circle on the
     left"."""
 
     kind: Kind
@@ -108,8 +108,8 @@ class At:
 
 @dataclass(frozen=True)
 class Related:
-    """ "The circle is left of the square": needs at most one of each. With `some`: "there is a circle left
-    of a square", true when any two are so."""
+    """ "The circle is left of the square": requires at most one of each. With `some`: "there is a circle left
+    of a square", true for any such two."""
 
     first: Kind
     second: Kind
@@ -146,7 +146,7 @@ Claim = Exists | Count | Is | NoneIs | At | Related | Both
 
 
 def describe(thing: Thing, *, shape: bool = True, colour: bool = False, size: bool = False) -> Kind:
-    """A kind that the thing belongs to, built from the chosen qualities."""
+    """Return the kind of the thing, from the chosen qualities."""
     return Kind(
         thing.shape if shape else None, thing.colour if colour else None, thing.size if size else None
     )

@@ -1,15 +1,15 @@
-"""What the transformer is taught, and in which order.
+"""The curriculum of the transformer.
 
-Everything at once does not take off, and neither does a new kind of statement among many others; a short
-stage of its own, with open questions of its kind beside it, does. A stage ends when each of its categories is
-good enough on held-out pictures, or when its steps are used up.
+Training on everything at once does not converge, nor does a new kind of statement mixed with many others; a
+short stage for each kind, with open questions of that kind, does. A stage ends when every category reaches
+its held-out accuracy, or after its steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-FLOOR = 0.02  # the least share of a category
+FLOOR = 0.02  # smallest share of a category
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Stage:
     """A part of the curriculum.
 
     Attributes:
-        categories: what is asked, the weakest most.
-        things: how many things the pictures show.
-        questions: the share of open questions, all about these categories.
-        gate: the held-out accuracy that ends the stage once every category has it.
-        steps: the most steps it takes.
-        most: the most qualities a statement of existence names.
-        rehearsed: what was learnt before and must not be forgotten.
-        rehearsal: the share of statements about that.
+        categories: categories trained, weaker ones more often.
+        things: number of things in the pictures.
+        questions: share of open questions, all about these categories.
+        gate: held-out accuracy of every category that ends the stage.
+        steps: maximum number of steps.
+        most: maximum number of qualities in a statement of existence.
+        rehearsed: earlier categories repeated against forgetting.
+        rehearsal: share of their statements.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Stage:
     rehearsal: float = 0.0
 
     def shares(self, accuracy: dict[str, float]) -> dict[str, float]:
-        """The share of each category in the next sentences, "question" among them."""
+        """Return the share of each category in the next sentences, including "question"."""
         weights = {name: share_for(name, accuracy.get(name, 0.0)) for name in self.categories}
         scale = (1 - self.questions - self.rehearsal) / sum(weights.values())
         shares = {name: weight * scale for name, weight in weights.items()}
@@ -48,7 +48,7 @@ class Stage:
 
 
 def share_for(category: str, accuracy: float) -> float:
-    """The weight of a category of this held-out accuracy: the weakest most."""
+    """Return a category's weight for its held-out accuracy: weaker ones weigh more."""
     return FLOOR if category == "maybe" else FLOOR + 1 - accuracy
 
 
@@ -56,7 +56,7 @@ _FIRST = ("existence", "colour", "maybe")
 _SECOND = (*_FIRST, "size", "negation", "conjunction")
 _THIRD = (*_SECOND, "place", "all or none")
 _WEAKEST = ("place", "all or none", "centre or corner", "relation")
-# What did not get far enough in the time there was: a few are kept so that the model stays unsure about them.
+# Not learnt well enough in the available time: a few are kept so that the model stays unsure about them.
 _UNKNOWN = ("count", "relation")
 _KNOWN = (*_THIRD, "centre or corner")
 _ANY = (0, 1, 2, 3, 4, 5)

@@ -1,4 +1,4 @@
-"""Measures the committed weights on held-out pairs: `python -m lab.demo_training.evaluate [--write-card]`.
+"""Measure the committed weights on held-out pairs: `python -m lab.demo_training.evaluate [--write-card]`.
 
 Prints the tables of the model card; with `--write-card` it also writes them between the card's markers and
 draws right and wrong examples. Under three minutes on two CPU cores.
@@ -51,7 +51,7 @@ class Judged:
 
 
 def judge(model: EntailmentModel, pairs: Sequence[HeldOut], quiet: bool = False) -> list[Judged]:
-    """The model's verdict on every pair."""
+    """Return the model's verdict on every pair."""
     judged: list[Judged] = []
     for start in tqdm(range(0, len(pairs), BATCH), desc="judging", unit="batch", disable=quiet):
         part = pairs[start : start + BATCH]
@@ -65,13 +65,13 @@ def accuracy(judged: Sequence[Judged]) -> float:
 
 
 def calibration(judged: Sequence[Judged]) -> tuple[float, float]:
-    """Share of verdicts above 90 % confidence, and share right among them."""
+    """Return the share of verdicts above 90 % confidence, and their accuracy."""
     sure = [one for one in judged if one.confidence > SURE]
     return len(sure) / max(1, len(judged)), accuracy(sure)
 
 
 def table(categories: Sequence[str], results: dict[str, list[Judged]], baseline: TextOnly) -> list[str]:
-    """Accuracy of each category with each renderer, and what the words alone would have got."""
+    """Return the accuracy by category and renderer, and the text-only baseline."""
     names = " | ".join(f"{name} renderer" for name in results)
     lines = [f"| category | pairs | {names} | words alone |", "|---" * (len(results) + 3) + "|"]
     sentences = [one.pair.sentence for one in next(iter(results.values()))]
@@ -87,7 +87,7 @@ def table(categories: Sequence[str], results: dict[str, list[Judged]], baseline:
 
 
 def compare_precision(full: Path, stored: Sequence[Judged]) -> str:
-    """How the stored half-precision weights differ from the full ones they were rounded from."""
+    """Compare the stored half-precision weights with the full-precision ones."""
     exact = judge(EntailmentModel.load(full), [one.pair for one in stored])
     same = sum(a.label == b.label for a, b in zip(exact, stored, strict=True)) / len(exact)
     worst = max(abs(a.scores[k] - b.scores[k]) for a, b in zip(exact, stored, strict=True) for k in a.scores)
@@ -99,7 +99,7 @@ def compare_precision(full: Path, stored: Sequence[Judged]) -> str:
 
 
 def draw_examples(judged: Sequence[Judged], path: Path, columns: int = 4) -> None:
-    """A sheet of right (upper half) and wrong (lower half) verdicts with their sentences."""
+    """Draw a sheet of correct (upper half) and wrong (lower half) verdicts with their sentences."""
     right, wrong = [one for one in judged if one.right], [one for one in judged if not one.right]
     step = max(1, len(right) // (2 * columns))
     chosen = [*right[::step][: 2 * columns], *wrong[: 2 * columns]]
@@ -130,7 +130,7 @@ def _wrapped(text: str, columns: int = 38) -> str:
 def report(
     pairs: int, categories: Sequence[str], renderers: Sequence[str]
 ) -> tuple[str, dict[str, list[Judged]]]:
-    """The evaluation as Markdown, and the verdicts it rests on."""
+    """Return the evaluation as Markdown, and its verdicts."""
     model = EntailmentModel.load(DEMO)
     results = {name: judge(model, held_out(pairs, categories, name)) for name in renderers}
     lines = table(categories, results, TextOnly(categories))

@@ -1,5 +1,4 @@
-"""Writes the model folder in ModelScope's format: tokenizer, both configurations, weights in half
-precision."""
+"""Write the model folder in ModelScope's format: tokenizer, both configurations, half-precision weights."""
 
 from __future__ import annotations
 
@@ -18,17 +17,17 @@ from ofa.network import OFA
 from ofa.positions import image_bucket_count
 from ofa.tokenizer import BIN_TOKENS, CODE_TOKENS
 
-#: The folder's files beside the weights.
+#: The folder's files except the weights.
 TEXT_FILES = ("configuration.json", "config.json", "vocab.json", "merges.txt", "ans2label.json")
 ANSWERS = ("no", "yes", "maybe")
-#: One-word answers to the open questions that only training asks.
+#: One-word answers to the open questions, which only training uses.
 WORDS = (
     *(*SHAPES, *COLOURS, "small", "large", *NUMBERS),
     *("left", "right", "top", "bottom", "above", "below", "centre", "corner"),
 )
 VOCABULARY = 1300
 MAX_SOURCE = 60
-#: Short, for every token costs training time; with one slot, for this model knows no premises.
+#: Short, since every token costs training time; one slot, since this model takes no premise.
 PROMPT = " {} ?"
 
 NETWORK = {
@@ -67,8 +66,7 @@ TASK = {
 def write_tokenizer(folder: Path) -> None:
     """A byte-level BPE (`vocab.json`, `merges.txt`) in which every word of the grammar is one token.
 
-    Invented and unknown nouns are left out on purpose: they reach the model in pieces, as all unknown words
-    do.
+    Invented and unknown nouns are left out on purpose: they are split into pieces, like all unknown words.
     """
     texts = (*UNSEEABLE, *OUT_OF_WORLD, " ".join((*ANSWERS, *WORDS)))
     words = (
@@ -91,7 +89,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_configuration(folder: Path) -> None:
-    """`config.json`, `configuration.json` and `ans2label.json`; the vocabulary must be there."""
+    """Write `config.json`, `configuration.json` and `ans2label.json`; the vocabulary must exist."""
     base = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     network = {"model_type": "ofa", "vocab_size": base + CODE_TOKENS + BIN_TOKENS, **NETWORK}
     labels = {answer: index for index, answer in enumerate(ANSWERS)}
@@ -100,8 +98,8 @@ def write_configuration(folder: Path) -> None:
 
 
 def stored_weights(network: OFA, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """The state dict as stored: fp16, the shared embedding once, no buckets, and the parts that only OFA's
-    picture generation uses at their initial values, for ModelScope's class expects them."""
+    """Return the state dict as stored: fp16, the shared embedding once, no buckets; the weights of OFA's
+    picture generation, which ModelScope's class requires, at their initial values."""
     state = network.state_dict()
     config = network.config
     for name in ("decoder.embed_tokens.weight", "decoder.output_projection.weight"):
@@ -119,7 +117,7 @@ def stored_weights(network: OFA, dtype: torch.dtype = torch.float16) -> dict[str
 
 
 def write_weights(network: OFA, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """`pytorch_model.bin`, written whole or not at all."""
+    """Write `pytorch_model.bin` atomically."""
     partial = folder / "pytorch_model.partial"
     torch.save(stored_weights(network, dtype), partial)
     partial.rename(folder / "pytorch_model.bin")

@@ -1,5 +1,5 @@
-"""Initial weights that spare the transformer what it would take long to find: words along what the picture
-tokens say, places as loud as colours, and a head in each layer that weighs things and not their areas.
+"""Initial weights that the transformer would take long to find: words aligned with the picture tokens,
+positions as strong as colours, and one head per layer that weighs things independently of their area.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Vision = dict[str, dict[str, Tensor]]
 
 @torch.no_grad()
 def start_from_vision(network: OFA, vision: Vision, tokenizer: Tokenizer, seed: int) -> None:
-    """Initial weights: the picture encoder, words along what the picture tokens say, keys like queries."""
+    """Set initial weights: picture encoder, words aligned with picture tokens, keys equal to queries."""
     torch.manual_seed(seed)
     network.encoder.load_state_dict(vision["model"], strict=False)
     for name, module in network.named_modules():
@@ -42,13 +42,13 @@ def start_from_vision(network: OFA, vision: Vision, tokenizer: Tokenizer, seed: 
 
 
 def picture_readers(network: OFA) -> list[Attention]:
-    """The attentions that look at the picture: each encoder layer's own, each decoder layer's crossing."""
+    """Return the attentions over the picture: encoder self-attention, decoder cross-attention."""
     readers = [layer.self_attn for layer in network.encoder.layers if isinstance(layer, EncoderLayer)]
     return readers + [layer.cross_attn for layer in network.decoder.layers if isinstance(layer, DecoderLayer)]
 
 
 def lay_words(network: OFA, vision: Vision, tokenizer: Tokenizer) -> None:
-    """Lay the words for shapes, colours and sizes along the directions that the heads read them from."""
+    """Align the words for shapes, colours and sizes with the directions of the read-out heads."""
     table = network.encoder.embed_tokens.weight
     for head, words in (("shape", SHAPES), ("colour", COLOURS), ("size", (SIZES[0], "", SIZES[1]))):
         weight = vision["heads"][f"{head}.weight"]
@@ -61,11 +61,11 @@ def lay_words(network: OFA, vision: Vision, tokenizer: Tokenizer) -> None:
 
 
 def mark_places(network: OFA, vision: Vision, tokenizer: Tokenizer) -> None:
-    """Make a token's place as loud as its colour, and lay the words of place along it.
+    """Scale a token's position to the strength of its colour, and align the words of place with it.
 
-    Trained for shapes, the picture tokens carry their place at a quarter of the strength of everything else,
-    and sentences about places stay at chance. Four directions are added to the position embeddings: across,
-    down, and the distances from the middle both ways.
+    Trained for shapes, the picture tokens carry their position at a quarter of the strength of everything
+    else, and sentences about places stay at chance. Four directions are added to the position embeddings: x,
+    y, and the distances from the middle on both axes.
     """
     across, down, aside, off = vision["heads"]["marks"][1:]
     steps = (torch.arange(GRID) - (GRID - 1) / 2) / ((GRID - 1) / 2)  # -1 to 1
@@ -83,13 +83,12 @@ def mark_places(network: OFA, vision: Vision, tokenizer: Tokenizer) -> None:
 
 @torch.no_grad()
 def weigh_things(network: OFA, tokens: Tensor, shares: Tensor) -> None:
-    """Give the last head of every layer that looks at the picture one dimension in which every token's logit
-    is the logarithm of its share of a thing's centre: that head then weighs each thing alike, large or small,
-    which counting rests on.
+    """Give the last head of every picture attention one dimension in which a token's logit is the log of its
+    share of a thing's centre. That head then weighs large and small things alike, as counting needs.
 
     Args:
-        tokens: image_proj's output for some pictures, (pictures, grid², width).
-        shares: how much of a centre each cell holds (`vision_stage.targets`), (pictures, grid²).
+        tokens: output of image_proj for some pictures, (pictures, grid², width).
+        shares: share of a centre in each cell (`vision_stage.targets`), (pictures, grid²).
     """
     readers = picture_readers(network)
     for index, attention in enumerate(readers):
@@ -107,7 +106,7 @@ def weigh_things(network: OFA, tokens: Tensor, shares: Tensor) -> None:
 
 
 def _readout(seen: Tensor, shares: Tensor) -> Tensor:
-    """The direction that best tells log share, by least squares in which large shares count most: (width,)"""
+    """Return the direction that predicts log share, by least squares weighted by share: (width,)."""
     wanted = shares.clamp_min(LEAST_SHARE).log().double()
     weight = (shares.double() + 0.03)[:, None]
     inputs = seen.double() - (seen * weight).sum(0) / weight.sum()

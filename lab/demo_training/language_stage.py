@@ -28,7 +28,7 @@ from ofa.tokenizer import Tokenizer, clean_caption
 log = logging.getLogger("demo.language")
 PICTURES, SENTENCES = 10, 16  # a worker's batch
 RATE = 1e-3
-DECAY = 0.99  # of the running mean of the weights, which is what is measured and kept
+DECAY = 0.99  # decay of the running mean of the weights, which is evaluated and kept
 
 
 class Pictures:
@@ -42,13 +42,13 @@ class Pictures:
         ]
 
     def pool(self, things: tuple[int, ...], held: bool) -> list[int]:
-        """Indices of pictures with one of these numbers of things."""
+        """Return indices of pictures with one of these numbers of things."""
         span = range(SHARD) if held else range(SHARD, len(self.scenes))
         return [index for index in span if len(self.scenes[index].things) in things]
 
 
 class Encoder:
-    """Sentences to padded ids, as `ofa.tokenizer.build_source` makes them; words are looked up once."""
+    """Turn sentences into padded ids, as `ofa.tokenizer.build_source` does, with a cache of words."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -64,7 +64,7 @@ class Encoder:
         return known
 
     def batch(self, rows: list[list[Sentence]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (pictures, sentences, length), lengths and answers (pictures, sentences)."""
+        """Return tokens (pictures, sentences, length), lengths and answers (pictures, sentences)."""
         ids = [[self.ids(sentence.text) for sentence in row] for row in rows]
         longest = max(len(one) for row in ids for one in row)
         tokens = torch.tensor(
@@ -79,7 +79,7 @@ class Encoder:
 
 
 def answer_logits(network: OFA, answers: list[int], states: Tensor, wanted: Tensor) -> Tensor:
-    """Logits of yes, no and maybe for statements, of the words for open questions; the others are masked."""
+    """Return logits of yes, no and maybe for statements, of words for open questions; others masked."""
     logits = functional.linear(states.float(), network.encoder.embed_tokens.weight[answers])
     statement = (wanted < len(ANSWERS))[..., None]
     is_answer = torch.arange(len(answers)) < len(ANSWERS)
@@ -87,7 +87,7 @@ def answer_logits(network: OFA, answers: list[int], states: Tensor, wanted: Tens
 
 
 class Trainer:
-    """One worker: a stage's batches, steps, measurements, and the saved state."""
+    """One worker: batches, steps, evaluations and saved state of a stage."""
 
     def __init__(
         self, rank: int, network: OFA, tokenizer: Tokenizer, pictures: Pictures, state_file: Path, seed: int
@@ -141,7 +141,7 @@ class Trainer:
     def rows(
         self, writer: Writer, pool: list[int], rng: random.Random
     ) -> tuple[Tensor, list[list[Sentence]]]:
-        """A batch: picture tokens (pictures, 64, width) and the sentences about each."""
+        """Return a batch: picture tokens (pictures, 64, width) and the sentences about each."""
         chosen = [rng.choice(pool) for _ in range(PICTURES)]
         tokens = torch.from_numpy(np.stack([self.pictures.tokens[index] for index in chosen])).float()
         return tokens, [
@@ -172,7 +172,7 @@ class Trainer:
         return loss.item(), float((logits.argmax(-1) == wanted).float().mean())
 
     def swap(self) -> None:
-        """Exchange the weights with their running mean."""
+        """Swap the weights with their running mean."""
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
                 if name in self.mean:
@@ -182,7 +182,7 @@ class Trainer:
 
     @torch.no_grad()
     def measure(self, stage: Stage, batches: int = 8) -> dict[str, float]:
-        """Held-out accuracy of each category, over all workers' batches, of the mean weights."""
+        """Return the held-out accuracy by category of the mean weights, over all workers."""
         rng = random.Random(99 + self.rank)
         names = list(stage.shares({}))
         writer = Writer(rng, dict.fromkeys(names, 1.0), most=stage.most, topics=stage.categories)
@@ -207,7 +207,7 @@ class Trainer:
         }
 
     def run(self, finish_minutes: float) -> None:
-        """The curriculum from where it stands to the end of the finishing stage."""
+        """Run the curriculum from the saved state to its end."""
         while self.stage < len(STAGES):
             self._run_stage(STAGES[self.stage], finish_minutes)
             self.stage, self.stage_step, self.accuracy = self.stage + 1, 0, {}
@@ -238,7 +238,7 @@ class Trainer:
                 saved = time.monotonic()
 
     def rate(self, progress: float) -> float:
-        """The learning rate: a warm-up, then constant until the last stage, where it falls to a fiftieth."""
+        """Return the learning rate: warm-up, constant, and a decay to 1/50 in the last stage."""
         return RATE * min(1.0, (self.step + 1) / 150) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
     def _log(self, stage: Stage, loss: float, accuracy: float) -> None:

@@ -1,8 +1,8 @@
-"""The network's forward pass for training: many sentences about one picture, the picture encoded once.
+"""The forward pass for training: many sentences per picture, with the picture encoded once.
 
-This gives the same states as `ofa.network` because the demo model's image tokens do not look at the text: its
-position bias forbids it. `blind_pictures` writes that into the weights themselves (a bias of about -65 from
-every image token to every text token), so that any implementation of OFA computes the same.
+The states equal those of `ofa.network`, because the demo model's image tokens do not attend to the text.
+`blind_pictures` puts that into the weights (a bias of about -65 from every image token to every text token),
+so that any implementation of OFA computes the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRID = 8
 @torch.no_grad()
 def blind_pictures(network: OFA) -> None:
     """Reserve two channels of the position norms and one dimension of every head to mark image queries and
-    text keys. Called after every optimiser step, it keeps the reserved weights where they are."""
+    text keys. Call it after every optimiser step to restore the reserved weights."""
     encoder = network.encoder
     for norm, channel in ((encoder.image_pos_ln, 0), (encoder.pos_ln, 1)):
         norm.weight[:2] = 0
@@ -80,7 +80,7 @@ def _norm(norm: nn.Module | None, x: Tensor) -> Tensor:
 
 
 def seen_by_layer(network: OFA, projected: Tensor) -> list[Tensor]:
-    """What the text reads of the picture in each encoder layer, and the encoder's output for it."""
+    """Return the picture's keys and values per encoder layer, and the encoder's output."""
     encoder, tokens = network.encoder, projected.shape[1]
     image = projected + encoder.embed_image_positions.weight[1:] + encoder.type_embedding.weight[1]
     image = _norm(encoder.patch_layernorm_embedding, image)
@@ -97,15 +97,15 @@ def seen_by_layer(network: OFA, projected: Tensor) -> list[Tensor]:
 def answer_states(
     network: OFA, projected: Tensor, tokens: Tensor, lengths: Tensor, groups: int = 2
 ) -> Tensor:
-    """The decoder's state from which the answer is read.
+    """Return the decoder states that the answers are read from.
 
-    Half of a batch would be padding: so each picture's sentences are sorted by length and go through the
-    network in groups, each padded to its own longest.
+    Each picture's sentences are sorted by length and run in groups, each padded to its longest, since half of
+    a whole batch would be padding.
 
     Args:
-        projected: image_proj's output, (pictures, grid², width).
-        tokens: (pictures, sentences, length), start and end tokens included, padded on the right.
-        lengths: (pictures, sentences), start and end tokens counted.
+        projected: output of image_proj, (pictures, grid², width).
+        tokens: (pictures, sentences, length), with start and end tokens, right-padded.
+        lengths: (pictures, sentences), including start and end tokens.
 
     Returns:
         (pictures, sentences, width)
@@ -123,7 +123,7 @@ def answer_states(
 
 
 def _group_states(network: OFA, seen: list[Tensor], tokens: Tensor, lengths: Tensor) -> Tensor:
-    """`answer_states` of sentences of like lengths."""
+    """Return `answer_states` for sentences of similar lengths."""
     encoder, length, image_tokens = network.encoder, tokens.shape[2], seen[0].shape[1]
     embedded = encoder.embed_tokens(tokens)
     text = embedded + encoder.embed_positions.weight[:length] + encoder.type_embedding.weight[0]
@@ -146,7 +146,7 @@ def _group_states(network: OFA, seen: list[Tensor], tokens: Tensor, lengths: Ten
 def _decode(
     network: OFA, image: Tensor, text: Tensor, mask: Tensor, embedded: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The decoder reads the source again, without its end token; only its last position matters."""
+    """Run the decoder over the source without its end token; only the last position is used."""
     encoder, decoder, length = network.encoder, network.decoder, embedded.shape[2]
     image_tokens = image.shape[1]
     positions = encoder.positions(GRID, length)

@@ -1,4 +1,4 @@
-"""Held-out pairs of picture and sentence, from seeds training never uses; what the words alone betray."""
+"""Held-out pairs, from seeds that training never uses, and the text-only baseline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELD_OUT_SEED = 77_000_001  # training's scene seeds are 100003 times a small nu
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One question with its right answer ("yes", "no" or "maybe")."""
+    """One pair with its correct answer ("yes", "no" or "maybe")."""
 
     scene: Scene
     picture: Image.Image
@@ -34,7 +34,7 @@ class HeldOut:
 def held_out(
     count: int, categories: Sequence[str], renderer: str, seed: int = HELD_OUT_SEED
 ) -> list[HeldOut]:
-    """`count` pairs, the categories evenly mixed, four sentences about each picture."""
+    """Return `count` pairs with balanced categories, four sentences per picture."""
     style, draw = RENDERERS[renderer]
     rng = random.Random(seed)
     writer, stream = Writer(rng, dict.fromkeys(categories, 1.0)), scenes(seed, COUNTS, style)
@@ -57,7 +57,7 @@ def held_out(
 
 
 class TextOnly:
-    """The best guess from the words alone, learnt from the grammar's output: the baseline."""
+    """Text-only baseline: the best guess from the words, learnt from the grammar's output."""
 
     def __init__(self, categories: Sequence[str], sentences: int = 60_000, seed: int = 5) -> None:
         rng = random.Random(seed)
@@ -72,7 +72,7 @@ class TextOnly:
             self._by_wording[sentence.wording][sentence.answer] += 1
 
     def guess(self, sentence: Sentence) -> str:
-        """The commonest answer to this very sentence if it was met three times, else to its wording."""
+        """Return the most frequent answer to this sentence if seen three times, else to its wording."""
         same = self._by_text.get(_plain(sentence.text), Counter())
         counts = same if same.total() >= 3 else self._by_wording.get(sentence.wording, Counter())
         return counts.most_common(1)[0][0] if counts else "no"

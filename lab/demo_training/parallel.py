@@ -1,7 +1,7 @@
-"""Training on several cores as several processes of one thread each.
+"""Data-parallel training with one single-threaded process per core.
 
-On a shared machine this beats threads inside each operation: a process that has to wait holds the others up
-once a step, not at every matrix product. Every process draws its own data; the gradients are averaged.
+On a shared machine this is faster than threads inside each operation: a delayed process delays the others
+once per step, not at every matrix product. Every process draws its own data; gradients are averaged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 def run(workers: int, main: Callable[..., None], *arguments: Any) -> None:
-    """Call `main(rank, *arguments)` in so many processes and wait for all of them."""
+    """Call `main(rank, *arguments)` in each process and wait for all."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_enter, (workers, str(Path(folder, "meet")), main, arguments), nprocs=workers)
 
@@ -34,7 +34,7 @@ def _enter(
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, in one exchange."""
+    """Replace each gradient by its mean over the processes, in one all-reduce."""
     grads = [p.grad for p in parameters if p.grad is not None]
     average(grads)
 
@@ -51,7 +51,7 @@ def average(tensors: list[Tensor]) -> None:
 
 
 def agree(value: float) -> float:
-    """The same number in every process: their mean."""
+    """Return the mean over the processes."""
     tensor = torch.tensor([value], dtype=torch.float64)
     dist.all_reduce(tensor)
     return float(tensor) / dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Noun phrases, and which things of a scene are worth asking about."""
+"""Noun phrases, and the choice of things in a scene to refer to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def a(phrase: str) -> str:
 
 
 def random_kind(rng: random.Random, parts: int) -> Kind:
-    """A kind with one quality or more, whatever the scene shows."""
+    """Return a random kind with at least one quality."""
     return describe(
         Thing(rng.choice(SHAPES), rng.choice(COLOURS), rng.choice((0.15, 0.35)), 0.5, 0.5),
         **qualities(rng, parts),
@@ -43,7 +43,7 @@ def qualities(rng: random.Random, parts: int) -> dict[str, bool]:
 
 
 def near_miss(rng: random.Random, kind: Kind, scene: Scene) -> Kind:
-    """The kind with one quality changed, preferably to one that another thing of the scene has."""
+    """Return the kind with one quality changed, preferably to that of another thing in the scene."""
     part = rng.choice([name for name in ("shape", "colour", "size") if getattr(kind, name)])
     if part == "size":
         return Kind(kind.shape, kind.colour, "small" if kind.size == "large" else "large")
@@ -54,7 +54,7 @@ def near_miss(rng: random.Random, kind: Kind, scene: Scene) -> Kind:
 
 
 def some_kind(rng: random.Random, scene: Scene, true: bool, parts: int) -> Kind:
-    """A kind that fits a thing of the scene (`true`), or one that just misses it."""
+    """Return a kind that matches a thing of the scene (`true`), or a near miss."""
     if not scene.things:
         return random_kind(rng, parts)
     kind = describe(rng.choice(scene.things), **qualities(rng, parts))
@@ -68,7 +68,7 @@ def pick_parts(rng: random.Random, most: int) -> int:
 
 
 def lone_kind(rng: random.Random, scene: Scene, true: bool, parts: int) -> Kind:
-    """A kind for "the ...", usually of a thing that is the only one of it."""
+    """Return a kind for "the ...", usually with a unique referent."""
     for _ in range(4):
         kind = some_kind(rng, scene, true or rng.random() < 0.85, parts)
         found = select(scene, kind)

@@ -1,5 +1,4 @@
-"""Renders the training pictures once, as the network sees them (128 x 128 bytes), into shards that can be
-resumed."""
+"""Render the training pictures once, at network resolution (128 x 128), into resumable shards."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ COUNTS = (0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5)
 
 
 def as_seen(picture: Image.Image) -> npt.NDArray[np.uint8]:
-    """(128, 128, 3) bytes: the picture squashed as the model's preprocessing does."""
+    """Return (128, 128, 3) bytes, resized as in the model's preprocessing."""
     return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
@@ -37,7 +36,7 @@ def _render_shard(folder: Path, seed: int, index: int) -> None:
 
 
 def render_all(folder: Path, seed: int, count: int, processes: int = 2) -> None:
-    """Render `count` pictures; shards that are already there are kept."""
+    """Render `count` pictures; existing shards are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(-(-count // SHARD)) if not (folder / f"{i:04d}.npy").exists()]
     with ProcessPoolExecutor(processes) as pool:
@@ -47,7 +46,7 @@ def render_all(folder: Path, seed: int, count: int, processes: int = 2) -> None:
 
 
 def load_shard(folder: Path, index: int) -> tuple[npt.NDArray[np.uint8], list[Scene]]:
-    """One shard's pixels (2000, 128, 128, 3) and scenes. Only its own files are unpickled."""
+    """Return a shard's pixels (2000, 128, 128, 3) and scenes. It unpickles: use it only on own files."""
     with (folder / f"{index:04d}.pickle").open("rb") as file:
         drawn: list[Scene] = pickle.load(file)
     return np.load(folder / f"{index:04d}.npy"), drawn

@@ -1,5 +1,5 @@
-"""Open questions with a one-word answer, which only training asks: they say more than a yes or no does, and
-a new kind of statement takes off with questions of its own kind beside it.
+"""Open questions with a one-word answer, used only in training: they carry more information than yes or no,
+and a new kind of statement is learnt faster with questions of its kind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Asked = tuple[str, str, str]  # text, answer, wording
 
 
 def _only(scene: Scene, kind: Kind) -> Thing | None:
-    """The one thing of that kind."""
+    """Return the only thing of that kind."""
     found = select(scene, kind)
     return found[0] if found is not None and len(found) == 1 else None
 
@@ -119,7 +119,7 @@ def _relation(rng: random.Random, scene: Scene) -> Asked | None:
     return f"what {asked} is {words} the {noun(kind, rng)}?", getattr(hit, asked), f"what {words}"
 
 
-#: What can be asked, by the category of statements that it helps.
+#: Questions by the category of statements that they help.
 QUESTIONS: dict[str, Callable[[random.Random, Scene], Asked | None]] = {
     "existence": _shape,
     "colour": _colour,
@@ -132,7 +132,7 @@ QUESTIONS: dict[str, Callable[[random.Random, Scene], Asked | None]] = {
 
 
 def ask(rng: random.Random, scene: Scene, categories: Sequence[str], tries: int = 6) -> Asked | None:
-    """A question for one of the categories, or None when none was found with a plain answer."""
+    """Return a question for one of the categories, or None when none with a clear answer was found."""
     topics = [name for name in QUESTIONS if name in categories]
     for _ in range(tries if scene.things and topics else 0):
         asked = QUESTIONS[rng.choice(topics)](rng, scene)

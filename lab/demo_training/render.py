@@ -1,5 +1,4 @@
-"""Draws a scene with Pillow: flat, graded or noisy backgrounds, outlines, rotation, blur and JPEG
-artefacts."""
+"""Draw a scene with Pillow: flat, graded or noisy backgrounds, outlines, rotation, blur, JPEG artefacts."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lab.demo_training.world import Scene, Thing
 
-# Hue (degrees), saturation and value ranges. They hold the common names' own values: CSS purple is (128,
-# 0, 128).
+# Hue (degrees), saturation and value ranges. They include the CSS values: purple is (128, 0, 128).
 SHADES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "red": ((-8, 8), (0.78, 1.0), (0.70, 1.0)),
     "orange": ((23, 39), (0.82, 1.0), (0.88, 1.0)),
@@ -25,15 +23,13 @@ SHADES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, f
     "black": ((0, 360), (0.0, 0.3), (0.0, 0.10)),
     "white": ((0, 360), (0.0, 0.03), (0.95, 1.0)),
 }
-_SHARP_BELOW = (
-    700  # pixels; larger pictures are drawn without supersampling, their edges vanish in the resize anyway
-)
+_SHARP_BELOW = 700  # pixels; larger pictures need no supersampling, since they are downscaled
 
 RGB = tuple[int, int, int]
 
 
 def shade(rng: random.Random, colour: str) -> RGB:
-    """A random shade that people would call by this name; one in four is the fullest of them."""
+    """Return a random shade of this colour name; one in four is the most saturated."""
     hue, saturation, value = SHADES[colour]
     if rng.random() < 0.25 and colour not in ("black", "white"):
         red, green, blue = colorsys.hsv_to_rgb(sum(hue) / 2 % 360 / 360, saturation[1], value[1])
@@ -44,14 +40,14 @@ def shade(rng: random.Random, colour: str) -> RGB:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-# What people draw differently: a star's inner radius, of its outer one; half a cross's arm, of its length.
+# Varied proportions: a star's inner to outer radius; a cross's half arm width to its length.
 PROPORTIONS: dict[str, tuple[float, float]] = {"star": (0.35, 0.48), "cross": (0.25, 0.38)}
 
 
 def outline_points(
     shape: str, radius: float, angle: float, proportion: float = 0.4
 ) -> list[tuple[float, float]]:
-    """The polygon of a shape around (0, 0), y downwards, turned by `angle` degrees; see `PROPORTIONS`."""
+    """Return the polygon of a shape around (0, 0), y down, rotated by `angle` degrees; see `PROPORTIONS`."""
     if shape == "circle":
         polar = [(1.0, 360 * i / 48) for i in range(48)]
     elif shape == "square":
@@ -72,7 +68,7 @@ def outline_points(
 
 
 def _background(rng: random.Random, width: int, height: int, lightness: float) -> Image.Image:
-    """Plain, graded or noisy, a little tinted; plain white and plain black stay pure."""
+    """Return a plain, graded or noisy background, slightly tinted; plain white and black stay pure."""
     tint = 0.0 if lightness in (0.0, 1.0) or rng.random() < 0.4 else rng.uniform(0, 18)
     base = np.array([lightness * 255 + rng.uniform(-tint, tint) for _ in range(3)], np.float32)
     style = "plain" if lightness in (0.0, 1.0) else rng.choice(("plain", "plain", "graded", "noisy"))
@@ -94,7 +90,7 @@ def _background(rng: random.Random, width: int, height: int, lightness: float) -
 
 
 def _outline_colour(rng: random.Random, colour: RGB) -> RGB:
-    """A darker or lighter rim of the same hue, or grey: never another colour's name."""
+    """Return a darker or lighter outline of the same hue, or grey: never another colour name."""
     factor = rng.choice((0.45, 0.6))
     if max(colour) < 40:
         return (90, 90, 90)
@@ -119,7 +115,7 @@ def _draw(canvas: Image.Image, thing: Thing, rng: random.Random, scale: int, mea
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene's picture (RGB, scene.width x scene.height); the same scene always gives the same pixels."""
+    """Return the scene's picture (RGB, scene.width x scene.height), deterministically."""
     rng = random.Random(scene.seed)
     mean = math.sqrt(scene.width * scene.height)
     scale = 2 if max(scene.width, scene.height) < _SHARP_BELOW and rng.random() < 0.85 else 1

@@ -1,7 +1,7 @@
-"""A second, independent way to draw a scene, for testing: signed distances in numpy, no code of `render.py`.
+"""A second, independent renderer for testing: signed distances in numpy, no code of `render.py`.
 
-Edges are smoothed by distance instead of supersampling, shades come from their own palette, backgrounds are
-plain, vignetted, striped or speckled; scenes for it have other sizes, places and formats (`world.SECOND`).
+Edges are smoothed by distance instead of supersampling, shades come from a separate palette, backgrounds are
+plain, vignetted, striped or speckled; its scenes have other sizes, places and formats (`world.SECOND`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _square(x: Array, y: Array) -> Array:
 
 
 def _triangle(x: Array, y: Array) -> Array:
-    """Three half planes at distance one half; y points down, the tip up."""
+    """Intersect three half planes at distance one half; y points down, the tip up."""
     slope = math.sqrt(0.75)
     return np.maximum.reduce([y - 0.5, slope * x - 0.5 * y - 0.5, -slope * x - 0.5 * y - 0.5])
 
@@ -56,7 +56,7 @@ def _cross(x: Array, y: Array) -> Array:
 
 
 def _star(x: Array, y: Array) -> Array:
-    """A pentagram: inside when at most one of its five lines is crossed."""
+    """Return a pentagram: inside when at most one of its five lines is crossed."""
     edge = math.cos(math.radians(72))
     lines = [math.sin(math.radians(72 * i)) * x + math.cos(math.radians(72 * i)) * y - edge for i in range(5)]
     ordered = np.sort(np.stack(lines), axis=0)
@@ -90,7 +90,7 @@ def _background(rng: random.Random, width: int, height: int, lightness: float) -
 
 
 def _paint(canvas: Array, thing: Thing, rng: random.Random) -> None:
-    """Blend the thing over the canvas inside its bounding square."""
+    """Blend the thing into the canvas within its bounding square."""
     height, width = canvas.shape[:2]
     radius = thing.diameter * math.sqrt(width * height) / 2
     centre_x, centre_y = thing.x * width, thing.y * height
@@ -111,7 +111,7 @@ def _paint(canvas: Array, thing: Thing, rng: random.Random) -> None:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene's picture (RGB, scene.width x scene.height); the same scene always gives the same pixels."""
+    """Return the scene's picture (RGB, scene.width x scene.height), deterministically."""
     rng = random.Random(scene.seed ^ 0x5EC0)
     canvas = _background(rng, scene.width, scene.height, scene.backdrop)
     for thing in scene.things:

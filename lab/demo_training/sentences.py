@@ -1,8 +1,8 @@
-"""Plain English about a scene: every wording the demo model learns, with Yes and No balanced within each.
+"""Sentences about a scene: every wording the demo model learns, with Yes and No balanced within each.
 
-A wording is drawn for a claim (claims.py) that is true or false of the scene, as asked for. `Writer` keeps,
-for every wording and its telling detail (a number word, a place, a relation), how many were true and how many
-false, and refuses a sentence that would tip the balance: the words alone must not give the answer away.
+A wording is drawn for a claim (claims.py) with the requested truth value. `Writer` counts true and false
+sentences by wording and detail (a number word, a place, a relation) and rejects one that would unbalance
+them, so that the text alone does not reveal the answer.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CATEGORIES = (
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence about a scene. `wording` names its template and telling detail; `answer` is yes, no, maybe,
-    or an open question's one-word answer."""
+    """A sentence about a scene. `wording` names its template and detail; `answer` is yes, no, maybe, or an
+    open question's one-word answer."""
 
     text: str
     answer: str
@@ -46,7 +46,7 @@ class Sentence:
 
 
 def _maybe(rng: random.Random, scene: Scene) -> Sentence:
-    """A sentence that no picture can settle: about a shown thing (most), or outside this world altogether."""
+    """Return an undecidable sentence, about a shown thing (mostly) or outside this world."""
     roll = rng.random()
     if roll < 0.12:
         return Sentence(rng.choice(OUT_OF_WORLD), "maybe", "maybe", "out of world")
@@ -72,27 +72,27 @@ _FUNCTION_WORDS = """
     corner to above below
     under higher lower than all every each none what how many where
 """
-#: Every word the grammar itself uses; anything else reaches the network in pieces.
+#: Every word of the grammar; other words are split into pieces.
 KNOWN_WORDS = frozenset(
     (*_FUNCTION_WORDS.split(), *SHAPES, *(PLURALS.get(s, s + "s") for s in SHAPES), *COLOURS, *NUMBERS)
 )
 
 
 def dress(text: str, rng: random.Random) -> str:
-    """Small liberties that people take: a full stop, an initial capital."""
+    """Vary punctuation and capitals: a full stop, an initial capital."""
     if rng.random() < 0.3 and not text.endswith("?"):
         text += "."
     return text[0].upper() + text[1:] if rng.random() < 0.3 else text
 
 
 class Writer:
-    """Writes sentences about scenes, Yes and No balanced within every wording.
+    """Writes sentences about scenes, with Yes and No balanced within every wording.
 
     Args:
         shares: relative share of each category; "question" stands for open questions.
-        most: the most qualities an existence sentence names ("large red circle" has three).
-        topics: the categories that open questions are about; all of `shares` unless given.
-        slack: by how many a wording's true sentences may outnumber its false ones, and the reverse.
+        most: maximum number of qualities in an existence sentence ("large red circle" has three).
+        topics: categories of open questions; all of `shares` unless given.
+        slack: maximum difference between a wording's true and false sentences.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Writer:
         self.shares = shares
 
     def write(self, scene: Scene) -> Sentence:
-        """One sentence about the scene; tries other categories when one finds nothing to say about it."""
+        """Return a sentence about the scene; tries other categories when one yields none."""
         names, weights = list(self.shares), list(self.shares.values())
         while True:
             sentence = self.write_about(scene, self._rng.choices(names, weights)[0])
@@ -119,7 +119,7 @@ class Writer:
                 return sentence
 
     def write_about(self, scene: Scene, category: str, tries: int = 6) -> Sentence | None:
-        """A sentence of that category about the scene, or None when none was found that keeps the balance."""
+        """Return a sentence of that category, or None when none was found that keeps the balance."""
         rng = self._rng
         if category == "maybe":
             plain = _maybe(rng, scene)

@@ -1,8 +1,8 @@
-"""Trains the demo model from nothing: `python -m lab.demo_training.train`.
+"""Train the demo model from scratch: `python -m lab.demo_training.train`.
 
-Four steps, each of which goes on where it was cut off: pictures are rendered, the picture encoder is
-trained, its tokens are cached, the transformer is trained by a curriculum. `--from-weights` begins the same
-with the committed weights instead of nothing. `--export` writes the weights of the state as it is.
+Four resumable steps: render pictures, train the picture encoder, cache its tokens, train the transformer by a
+curriculum. `--from-weights` starts from the committed weights. `--export` writes the weights of the current
+state.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ofa.network import OFA
 from ofa.tokenizer import Tokenizer
 
 SEED = 1
-SAMPLE = 300  # pictures that the heads which weigh things are fitted to
+SAMPLE = 300  # pictures to fit the weighing heads
 SHARED_EMBEDDING = (
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",
@@ -42,13 +42,13 @@ TRAINING: Final = ROOT / "build" / "demo_training"
 
 
 def small_network(tokenizer: Tokenizer) -> OFA:
-    """The network without the 9192 code and bin rows, which training never touches."""
+    """Return the network without the 9192 code and bin rows, which training does not use."""
     config = dataclasses.replace(NetworkConfig.from_folder(DEMO), vocab_size=tokenizer.base_size)
     return OFA(config)
 
 
 def whole_network(small: OFA) -> OFA:
-    """The same network with those rows, all zero, as ModelScope's class expects them."""
+    """Return the network with those rows as zeros, as ModelScope's class requires."""
     network = OFA(NetworkConfig.from_folder(DEMO))
     state = small.state_dict()
     table = torch.zeros_like(network.encoder.embed_tokens.weight)
@@ -60,7 +60,7 @@ def whole_network(small: OFA) -> OFA:
 
 
 def train_language(rank: int, training: Path, cache: Path, finish_minutes: float) -> None:
-    """One worker of the second stage."""
+    """Run one worker of the second stage."""
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s"
     )
@@ -78,7 +78,7 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
 
 
 def start_from_weights(training: Path, stage: str) -> None:
-    """Turn the committed weights into states from which training goes on with the given stage."""
+    """Convert the committed weights into states from which the given stage continues."""
     tokenizer = Tokenizer.from_folder(DEMO)
     whole, small = OFA(NetworkConfig.from_folder(DEMO)), small_network(tokenizer)
     load_weights(whole, DEMO)
@@ -97,7 +97,7 @@ def start_from_weights(training: Path, stage: str) -> None:
 
 
 def adopt_vision(training: Path) -> None:
-    """Put the refined picture encoder into a state of the transformer that has not begun."""
+    """Put the refined picture encoder into the initial state of the transformer."""
     state = torch.load(training / "language.pt", weights_only=True)
     if state["step"]:
         return
@@ -111,7 +111,7 @@ def adopt_vision(training: Path) -> None:
 def export(training: Path, out: Path) -> None:
     """Write `pytorch_model.bin` from the running mean of the second stage's weights.
 
-    The folder `full_precision` among the states holds them unrounded, for the evaluation to compare.
+    The states' folder `full_precision` keeps them unrounded for the evaluation.
     """
     state = torch.load(training / "language.pt", weights_only=True)
     network = small_network(Tokenizer.from_folder(DEMO))
@@ -149,7 +149,7 @@ def read_options() -> argparse.Namespace:
 
 
 def cache_tokens(options: argparse.Namespace, pictures: Path, vision: Path, tokens: Path) -> None:
-    """The picture encoder's tokens of every picture, written whole or not at all."""
+    """Write the picture encoder's tokens of every picture, atomically."""
     width = NetworkConfig.from_folder(DEMO).d_model
     partial = tokens.with_suffix(".partial")
     count = -(-options.pictures // SHARD) * SHARD

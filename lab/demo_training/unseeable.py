@@ -1,4 +1,4 @@
-"""Sentences that a picture cannot settle: the Maybe of this world."""
+"""Sentences that no picture can decide: the Maybe of this world."""
 
 from __future__ import annotations
 
@@ -196,5 +196,5 @@ def _word(rng: random.Random) -> str:
 
 
 def unknown_sentence(rng: random.Random, phrase: Callable[[], str]) -> str:
-    """A sentence about something outside this world: the honest answer is that the model cannot tell."""
+    """Return a sentence about something outside this world, which the model must answer with Maybe."""
     return rng.choice(_FRAMES).format(word=_word(rng), other=_word(rng), np=phrase())

@@ -1,8 +1,7 @@
-"""First training stage: the picture encoder alone, with throw-away heads on every image token.
+"""First training stage: the picture encoder alone, with temporary heads on every image token.
 
-Each of the 8 x 8 tokens learns to say whether an object's centre lies in its cell and, where an object
-covers it, that object's shape, colour, size and centre. The heads are dropped afterwards; the tokens keep
-the knowledge.
+Each of the 8 x 8 tokens learns to predict whether an object's centre lies in its cell and, where an object
+covers it, the object's shape, colour, size and centre. The heads are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from ofa.vision import WIDTH, ResNet
 GRID = 8
 RATE = 2e-3
 HELD = 400
-HEADS_ALONE = 2400  # pictures that each worker shows to fresh heads on a trained encoder
+HEADS_ALONE = 2400  # pictures per worker for new heads on a trained encoder
 LEAST_SHARE = 0.02
-SHARE = 5  # the column of `targets` that holds it
-#: Offset and scale that take a token's strength along a mark, about -4 to 4, to the quantity it stands for.
+SHARE = 5  # its column in `targets`
+#: Offset and scale from a token's projection on a mark, about -4 to 4, to the quantity.
 MARKS = {
     "centre": (-2.0, 0.5),
     "x": (0.5, 0.1),
@@ -41,7 +40,7 @@ log = logging.getLogger("demo.vision")
 
 
 class ImageTokens(nn.Module):
-    """Picture to embedded image tokens, named as in OFA's encoder: the part that this stage trains."""
+    """From picture to image tokens, named as in OFA's encoder: the part that this stage trains."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,7 +53,7 @@ class ImageTokens(nn.Module):
         nn.init.zeros_(self.type_embedding.weight)
 
     def project(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, 128, 128) to (batch, 64, width): what later stages read from a cache."""
+        """(batch, 3, 128, 128) to (batch, 64, width); later stages use a cache of it."""
         features: Tensor = self.embed_images(pixels)
         projected: Tensor = self.image_proj(features.flatten(2).transpose(1, 2))
         return projected
@@ -67,11 +66,11 @@ class ImageTokens(nn.Module):
 
 
 class Heads(nn.Module):
-    """Linear read-outs: is the cell covered, shape, colour, size (3) and five marks.
+    """Linear read-outs: cell covered, shape, colour, size (3) and five marks.
 
-    The marks are how much of an object's centre the cell holds, the object's centre x and y, and how far
-    that is from the middle both ways. Their directions are fixed and of unit length, so that the tokens
-    themselves must be loud along them: what they only whisper, the transformer did not learn to use.
+    The marks are the cell's share of an object's centre, the centre's x and y, and its distances from the
+    middle on both axes. Their directions are fixed unit vectors, so that the tokens must have a large
+    component along them; the transformer did not learn to use small ones.
     """
 
     marks: Tensor
@@ -86,15 +85,15 @@ class Heads(nn.Module):
         self.register_buffer("marks", torch.linalg.qr(directions)[0].T.contiguous())
 
     def marked(self, tokens: Tensor) -> Tensor:
-        """(..., width) to (..., 5): log of the centre's share, x, y, and the distances from the middle."""
+        """(..., width) to (..., 5): log share of the centre, x, y, and distances from the middle."""
         offset, scale = torch.tensor(list(MARKS.values())).T
         return functional.linear(tokens, self.marks) * scale + offset
 
 
 def _shares(thing: Thing) -> npt.NDArray[np.float32]:
-    """(8, 8): how much of the centre each cell holds, split between the four nearest cells; the sum is 1.
+    """Return (8, 8): each cell's share of the centre, split between the four nearest cells; the sum is 1.
 
-    A whole centre in one cell would be a coin's toss at the cells' borders, and no counting could rest on it.
+    A whole centre in one cell would be ambiguous at cell borders and useless for counting.
     """
     cells = np.arange(GRID, dtype=np.float32)
     across = np.clip(1 - np.abs(cells - np.clip(thing.x * GRID - 0.5, 0, GRID - 1)), 0, 1)
@@ -103,8 +102,8 @@ def _shares(thing: Thing) -> npt.NDArray[np.float32]:
 
 
 def targets(scene: Scene) -> npt.NDArray[np.float32]:
-    """(64, 10): covered, whether a centre lies here, shape, colour and size class of what is there, and its
-    marks: the centre's share, x, y, and the distances from the middle."""
+    """Return (64, 10): covered, holds a centre, shape, colour and size class, and the marks: share of the
+    centre, x, y, and distances from the middle."""
     grid = np.zeros((GRID, GRID, 10), np.float32)
     mean = math.sqrt(scene.width * scene.height)
     cells = (np.arange(GRID) + 0.5) / GRID
@@ -125,12 +124,12 @@ def targets(scene: Scene) -> npt.NDArray[np.float32]:
 
 
 def to_input(pixels: npt.NDArray[np.uint8]) -> Tensor:
-    """Bytes (batch, 128, 128, 3) to the network's input (batch, 3, 128, 128) in [-1, 1]."""
+    """Convert bytes (batch, 128, 128, 3) to the network's input (batch, 3, 128, 128) in [-1, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
 
 
 def losses(heads: Heads, tokens: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """Each head's mean loss; shape, colour, size and place count where an object covers the cell."""
+    """Return each head's mean loss; shape, colour, size and place only where an object covers the cell."""
     covered = wanted[..., 0] > 0
     inside, answer = tokens[covered], wanted[covered]
     binary = functional.binary_cross_entropy_with_logits
@@ -152,8 +151,8 @@ def losses(heads: Heads, tokens: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 def accuracy(
     model: ImageTokens, heads: Heads, pixels: npt.NDArray[np.uint8], wanted: Tensor
 ) -> dict[str, float]:
-    """Share right at the cells that hold an object's centre, the share of pictures whose things the shares
-    count rightly, and the mean distances of the marks."""
+    """Return the accuracy at cells with an object's centre, the share of pictures counted correctly from the
+    shares, and the mean errors of the marks."""
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
         tokens = torch.cat(
@@ -173,10 +172,10 @@ def accuracy(
 
 
 class Trainer:
-    """One worker of the training; the first one logs, measures and saves the state every minute.
+    """One worker; the first one logs, evaluates and saves the state every minute.
 
-    A run that was cut off goes on from there. A state without heads (`train.start_from_weights`) trains the
-    heads alone at first, so that their first errors do not spoil the encoder.
+    An interrupted run resumes from the state. A state without heads (`train.start_from_weights`) first trains
+    only the heads, so that their initial errors do not damage the encoder.
     """
 
     def __init__(self, rank: int, folder: Path, state_file: Path, width: int, seed: int) -> None:
@@ -225,7 +224,7 @@ class Trainer:
         partial.rename(self.state_file)
 
     def set_rate(self, pictures: int) -> None:
-        """A short warm-up, then a cosine down to a fiftieth; heads alone come first where there are none."""
+        """Return the learning rate: a short warm-up, then a cosine to 1/50; new heads train alone first."""
         seen = self.seen - self.alone
         fall = 0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, max(0, seen) / max(1, pictures - self.alone))))
         trunk, heads = self.optimizer.param_groups
@@ -245,7 +244,7 @@ class Trainer:
         return parts
 
     def run(self, pictures: int, batch: int = 40) -> None:
-        """Until this worker has seen so many pictures."""
+        """Train until this worker has seen `pictures` pictures."""
         shards = sorted(int(file.stem) for file in self.folder.glob("????.npy") if int(file.stem) > 0)
         last = saved = time.monotonic()
         while self.seen < pictures:
@@ -267,15 +266,14 @@ class Trainer:
 def train(
     rank: int, folder: Path, state_file: Path, width: int, pictures: int, seed: int = 11, batch: int = 40
 ) -> None:
-    """One worker of the training: until `pictures` pictures were seen by each, with a cosine learning
-    rate."""
+    """Run one worker until each has seen `pictures` pictures, with a cosine learning rate."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     Trainer(rank, folder, state_file, width, seed).run(pictures, batch)
 
 
 @torch.no_grad()
 def cache_tokens(rank: int, folder: Path, state_file: Path, width: int, out: Path, workers: int) -> None:
-    """One worker's share of projecting every picture once; `out` is a (pictures, 64, width) fp16 array."""
+    """Project one worker's share of the pictures into `out`, a (pictures, 64, width) fp16 array."""
     model = ImageTokens(width)
     model.load_state_dict(torch.load(state_file, weights_only=True)["model"])
     model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

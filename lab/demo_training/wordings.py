@@ -1,7 +1,7 @@
-"""Statements of each category: a claim about a scene, one of its wordings, and the wording's name.
+"""Statements by category: a claim about a scene, one of its wordings, and the wording's name.
 
-Every function takes the random source, the scene, whether the statement should be true (the caller checks),
-and how many qualities an existence sentence may name. The name holds the template and its telling detail.
+Every function takes the random source, the scene, the requested truth value (the caller checks it), and the
+maximum number of qualities in an existence sentence. The name holds the template and its detail.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _relation(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[
         kinds = [random_kind(rng, parts), random_kind(rng, parts)]
     first, second = noun(kinds[0], rng), noun(kinds[1], rng)
     if kinds[0] == kinds[1]:
-        some = False  # "a star is left of a star" is true of any two stars; "the star" then names none
+        some = False  # "a star is left of a star" holds for any two stars, and "the star" is ambiguous
     if some:
         text = rng.choice((f"there is {a(first)} {words} {a(second)}", f"{a(first)} is {words} {a(second)}"))
     else:

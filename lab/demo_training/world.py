@@ -1,27 +1,24 @@
-"""The demo model's whole world: pictures of coloured shapes, and what is true of them.
+"""The demo model's world: scenes of coloured shapes, and which statements about them are true.
 
-A `Scene` says what a picture shows; a renderer draws it (`render.py`, `second_renderer.py`), a grammar talks
-about it (`sentences.py`). Coordinates are fractions of the picture (x from left to right, y from top to
+A `Scene` describes a picture; a renderer draws it (`render.py`, `second_renderer.py`), a grammar describes it
+(`sentences.py`). Coordinates are fractions of the picture (x from left to right, y from top to
 bottom), lengths are fractions of the picture's mean side sqrt(width * height).
 
-Decisions, each made once here because plain English leaves them open:
+Definitions of what plain English leaves open:
 
-- small is a diameter below 0.20, large one above 0.27; an object in between is neither, and is never asked
-  about.
-- left/right/top/bottom are the picture's halves, judged by the object's centre; a centre within 0.06 of the
-  middle line is not asked about. "In the centre" is within 0.14 of the middle both ways, clearly not so from
-  0.22 on; "in a corner" is farther than 0.25 from the middle both ways, clearly not so when one is below
-  0.18.
-- "left of", "above", ... compare the two centres along that axis; differences below 0.10 are not asked about.
-- counts are exact: "there are two squares" is false when there are three.
-- "the circle is blue" is false when there is no circle. With several circles it is asked only when all are
-  blue or none is; the same holds for "the circle is on the left" and "the circle is not blue".
-- "all circles are blue" says that there is a circle and that every one is blue (no circle: false); "no circle
-  is blue" is true when there is no circle.
-- "the circle is left of the square" is asked when there is at most one of each; it is false when one is
-  missing. "A circle is left of a square" is true when any two are so.
-- what no picture can tell ("the circle is heavy") is Maybe whatever is shown, and so is a sentence about
-  things outside this world ("there is a dog", "a photo").
+- small is a diameter below 0.20, large one above 0.27; an object in between is neither and never used.
+- left/right/top/bottom are the picture's halves, by the object's centre; centres within 0.06 of the middle
+  line are not used. "In the centre" is within 0.14 of the middle on both axes, and false from 0.22 on; "in a
+  corner" is farther than 0.25 from the middle on both axes, and false when one is below 0.18.
+- "left of", "above", ... compare the two centres along that axis; differences below 0.10 are not used.
+- counts are exact: "there are two squares" is false with three.
+- "the circle is blue" is false without a circle. With several circles it is used only when all or none are
+  blue; the same holds for "the circle is on the left" and "the circle is not blue".
+- "all circles are blue" requires at least one circle; "no circle is blue" is true without one.
+- "the circle is left of the square" is used with at most one of each, and false when one is missing. "A
+  circle is left of a square" is true for any such two.
+- undecidable statements ("the circle is heavy") are Maybe, and so are sentences about things outside this
+  world ("there is a dog", "a photo").
 """
 
 from __future__ import annotations
@@ -56,8 +53,7 @@ MAX_ASPECT = 2.5
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn shape. `diameter` is that of the circle around it, as a fraction of the picture's mean
-    side."""
+    """One shape. `diameter` is that of its circumscribed circle, as a fraction of the picture's mean side."""
 
     shape: str
     colour: str
@@ -75,7 +71,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `backdrop` is the background's mean lightness in [0, 1], `seed` fixes the
+    """The content of a picture; `backdrop` is the background's mean lightness in [0, 1], `seed` fixes the
     drawing style."""
 
     width: int
@@ -86,7 +82,7 @@ class Scene:
 
 
 def at_place(thing: Thing, place: str) -> bool | None:
-    """Whether the thing is at the place; None when it is too near the border to ask."""
+    """Return whether the thing is at the place; None when borderline."""
     dx, dy = thing.x - 0.5, thing.y - 0.5
     if place in ("left", "right", "top", "bottom"):
         along = dx if place in ("left", "right") else dy
@@ -104,7 +100,7 @@ def at_place(thing: Thing, place: str) -> bool | None:
 
 
 def related(first: Thing, second: Thing, relation: str) -> bool | None:
-    """Whether `first` stands in the relation to `second`; None when they are too level to ask."""
+    """Return whether `first` stands in the relation to `second`; None when borderline."""
     along = second.x - first.x if relation in ("left of", "right of") else second.y - first.y
     if abs(along) < RELATION_MARGIN:
         return None
@@ -113,14 +109,14 @@ def related(first: Thing, second: Thing, relation: str) -> bool | None:
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How scenes are sampled. The second renderer's scenes use other sizes, places and picture formats."""
+    """Sampling ranges. Scenes for the second renderer use other sizes, places and picture formats."""
 
     small: tuple[float, float] = (0.11, 0.19)
     large: tuple[float, float] = (0.28, 0.42)
     lone_large: tuple[float, float] = (0.28, 0.62)
     medium_share: float = 0.12
     angle: float = 14.0
-    star_angle: float = 36.0  # a star is one whichever way it stands
+    star_angle: float = 36.0  # a star may have any rotation
     gap: float = 1.08
     snap: float = 0.0
     big_picture_share: float = 0.10
@@ -141,7 +137,7 @@ SECOND = SceneStyle(
 
 
 def picture_size(rng: random.Random, style: SceneStyle) -> tuple[int, int]:
-    """A width and height from 64 to 1600 pixels, at most 2.5 to 1; most pictures are small."""
+    """Return width and height from 64 to 1600 pixels, at most 2.5:1, mostly small."""
     big = rng.random() < style.big_picture_share
     longest = rng.uniform(320, MAX_SIDE) if big else rng.uniform(96, 320)
     aspect = 1.0 if rng.random() < 0.3 else math.exp(rng.uniform(0, math.log(MAX_ASPECT)))
@@ -160,7 +156,7 @@ def _diameter(rng: random.Random, size: str, lone: bool, style: SceneStyle) -> f
 def _place(
     rng: random.Random, size: tuple[int, int], diameters: list[float], style: SceneStyle
 ) -> list[tuple[float, float]] | None:
-    """Centres (fractions) so that no two circumscribed circles touch, or None when darts do not find any."""
+    """Return centres (fractions) without touching circumscribed circles, or None after too many tries."""
     width, height = size
     mean = math.sqrt(width * height)
     found: list[tuple[float, float, float]] = []
@@ -183,7 +179,7 @@ def _place(
 
 
 def _backdrop(rng: random.Random, colours: set[str]) -> float:
-    """A background lightness on which every given colour can be told."""
+    """Return a background lightness that contrasts with every given colour."""
     low = 0.32 if "black" in colours else 0.0
     high = 0.68 if "white" in colours else 1.0
     choice = rng.random()
@@ -209,7 +205,7 @@ def _thing(
 def sample_scene(
     rng: random.Random, counts: tuple[int, ...] = (0, 1, 2, 3, 4, 5), style: SceneStyle = PRIMARY
 ) -> Scene:
-    """A random scene with one of the given object counts (repeat a count to make it likelier).
+    """Return a random scene with one of the given object counts (repeat a count to make it likelier).
 
     Shapes, colours and sizes are drawn from small palettes, so that repeated shapes, shared colours and
     near misses (the right colour on the wrong shape) are common.
@@ -237,15 +233,14 @@ def sample_scene(
 
 @dataclass(frozen=True)
 class Kind:
-    """A description of things, such as "large red circle"; None leaves that part open ("shape" for any
-    shape)."""
+    """A description of things, such as "large red circle"; None matches any value ("shape" for any shape)."""
 
     shape: str | None = None
     colour: str | None = None
     size: str | None = None
 
     def matches(self, thing: Thing) -> bool | None:
-        """Whether the thing is of this kind; None when only its in-between size decides."""
+        """Return whether the thing is of this kind; None when it depends on an in-between size."""
         if (self.shape and thing.shape != self.shape) or (self.colour and thing.colour != self.colour):
             return False
         if self.size is None:
@@ -254,7 +249,7 @@ class Kind:
 
 
 def select(scene: Scene, kind: Kind) -> list[Thing] | None:
-    """The scene's things of that kind, or None when an in-between size makes it a matter of opinion."""
+    """Return the scene's things of that kind, or None when an in-between size makes it ambiguous."""
     verdicts = [kind.matches(thing) for thing in scene.things]
     if any(verdict is None for verdict in verdicts):
         return None
@@ -264,7 +259,7 @@ def select(scene: Scene, kind: Kind) -> list[Thing] | None:
 def scenes(
     seed: int, counts: tuple[int, ...] = (0, 1, 2, 3, 4, 5), style: SceneStyle = PRIMARY
 ) -> Iterator[Scene]:
-    """An endless, reproducible stream of scenes."""
+    """Yield an endless, reproducible stream of scenes."""
     rng = random.Random(seed)
     while True:
         yield sample_scene(rng, counts, style)

@@ -136,7 +136,7 @@ FAULTS = (
         "restarted",
         reuse_pid,
         scenes.own_pids,
-        sign="which is another one now",
+        sign="which is a different process now",
         check=unharmed_stranger,
     ),
     Fault(

@@ -72,7 +72,7 @@ class Fault:
                 *scene.arguments,
                 naive=naive,
                 prefix=scene.prefix,
-                **{**scene.settings, **self.settings, **settings},
+                settings={**scene.settings, **self.settings, **settings},
             ) as service,
         ):
             service.start()

@@ -33,6 +33,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from ofa.model import EntailmentModel  # noqa: E402
 ORDER = Path(os.environ["OFA_RUN_DIR"]) / "fault.json"
 GIB = 1 << 30
 REAL = torch.cuda.is_available()
-real_load = EntailmentModel.load.__func__
+real_load: Any = EntailmentModel.__dict__["load"].__func__  # of the class method
 real_judge = EntailmentModel.judge
 leaked: list[bytearray] = []
 
@@ -175,7 +176,11 @@ def pretend_cuda() -> None:
         "empty_cache": None,
     }
     for name, answer in answers.items():
-        setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+        setattr(torch.cuda, name, _always(answer))
+
+
+def _always(answer: object) -> Callable[..., object]:
+    return lambda *_: answer
 
 
 def replace_constants() -> None:
@@ -191,7 +196,7 @@ if __name__ == "__main__":
         pretend_cuda()
     if "FAKETIME_TIMESTAMP_FILE" in os.environ:
         # With a real monotonic clock, libfaketime before 0.9.11 breaks the system call of time.sleep.
-        time.sleep = lambda seconds: select.select([], [], [], seconds)  # type: ignore[assignment]
+        time.sleep = lambda seconds: select.select([], [], [], float(seconds))  # type: ignore[assignment]
     EntailmentModel.judge = judge  # type: ignore[method-assign]
     EntailmentModel.load = classmethod(load)  # type: ignore[assignment, method-assign]
     sys.argv = sys.argv[1:]

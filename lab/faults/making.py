@@ -140,17 +140,22 @@ def orphan_gone(service: Service, _: Scene) -> list[str]:
 def step_clock(*offsets: str) -> Callable[[Service, Scene], None]:
     def make(service: Service, scene: Scene) -> None:
         for offset in offsets:
-            (scene.folder / "clock.part").write_text(offset)
-            (scene.folder / "clock.part").rename(scene.folder / "clock")
-            answered = service.log.count("REQUEST_END")
-            time.sleep(6.0)  # longer than the guardian's check interval
-            wait_for(
-                f"two answers after a step to {offset}",
-                lambda before=answered: service.log.count("REQUEST_END") > before + 1,
-                lambda: service.log[-2000:],
-            )
+            _set_clock(service, scene, offset)
 
     return make
+
+
+def _set_clock(service: Service, scene: Scene, offset: str) -> None:
+    """Step the clock; wait for a guardian's check and two answers."""
+    (scene.folder / "clock.part").write_text(offset)
+    (scene.folder / "clock.part").rename(scene.folder / "clock")
+    answered = service.log.count("REQUEST_END")
+    time.sleep(6.0)  # longer than the guardian's check interval
+    wait_for(
+        f"two answers after a step to {offset}",
+        lambda: service.log.count("REQUEST_END") > answered + 1,
+        lambda: service.log[-2000:],
+    )
 
 
 def clock_was_read(service: Service, _: Scene) -> list[str]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The straight watchdog that guardian.sh is compared with: check every 30 s, kill, start, sleep 8, sleep 10.
+# A naive watchdog for comparison with guardian.sh: check every 30 s, kill, start, sleep 8, sleep 10.
 #
 #   lab/faults/naive.sh [-- ARGUMENTS OF web_app.py]
 set -u

@@ -5,9 +5,9 @@
     python -m lab.faults.report --soak 30          30 minutes of overload under guardian.sh
     python -m lab.faults.report --only kill,stop   these faults; recorded only with --write
 
-Rows are printed as they are measured. What was measured is kept in docs/faults.json, and the tables of
-docs/fault-measurements.md are made from that. Exit status 1 if anything was not as it must be; the naive watchdog's
-failures are figures.
+Rows are printed as they are measured. docs/faults.json keeps the measurements, from which the tables of
+docs/fault-measurements.md are made. Exit status 1 if a requirement was violated; failures of the naive
+watchdog do not count.
 """
 
 from __future__ import annotations

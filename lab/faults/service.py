@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab import ROOT
@@ -32,14 +32,14 @@ class Service(Guarded):
         naive: bool = False,
         plain: bool = False,
         prefix: Sequence[str] = (),
-        **settings: object,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *([] if plain else [str(LAUNCHER)])]
         interpreter = run_dir / "python"
         interpreter.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         interpreter.chmod(0o755)
-        super().__init__(run_dir, interpreter, {}, **settings)
+        super().__init__(run_dir, interpreter, {}, **(settings or {}))
         self._arguments = arguments
         self._naive = naive
         self._prefix = tuple(prefix)

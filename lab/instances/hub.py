@@ -123,18 +123,22 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.listings += 1
             if hub.faults.before_list is not None:
                 hub.faults.before_list()
-            if hub.faults.list_status:
-                return self.refuse(hub.faults.list_status.pop(0))
-            if hub.faults.list_body is not None:
-                return self.answer(200, hub.faults.list_body, "text/html")
             files = hub.repositories.get((model, revision))
-            if files is None:
-                return self.refuse(404)
+            if hub.faults.list_status:
+                self.refuse(hub.faults.list_status.pop(0))
+            elif hub.faults.list_body is not None:
+                self.answer(200, hub.faults.list_body, "text/html")
+            elif files is None:
+                self.refuse(404)
+            else:
+                self.send_list(files)
+
+        def send_list(self, files: dict[str, bytes]) -> None:
             listed = [self.entry(path, content) for path, content in files.items()]
             folders = sorted({path.rpartition("/")[0] for path in files} - {""})
             listed += [{"Name": path, "Path": path, "Type": "tree", "Size": 0} for path in folders]
             body = {"Code": 200, "Data": {"Files": listed}, "Message": "success", "Success": True}
-            return self.answer(200, json.dumps(body).encode())
+            self.answer(200, json.dumps(body).encode())
 
         def entry(self, path: str, content: bytes) -> dict[str, object]:
             checksum = "" if hub.faults.list_without_checksums else hashlib.sha256(content).hexdigest()
@@ -146,15 +150,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.files.append(Seen(path, self.headers.get("Range")))
             content = hub.repositories.get((model, revision), {}).get(path)
             if content is None:
-                return self.refuse(404)
-            if hub.faults.file_status.get(path):
-                return self.refuse(hub.faults.file_status[path].pop(0))
-            if len(content) < LARGE:
-                return self.send_content(path, content, 0)
-            self.send_response(302)
-            address = urlsplit(self.path)
-            self.send_header("Location", f"{hub.endpoint}/storage/{model}?{address.query}")
-            return self.end_empty()
+                self.refuse(404)
+            elif hub.faults.file_status.get(path):
+                self.refuse(hub.faults.file_status[path].pop(0))
+            elif len(content) < LARGE:
+                self.send_content(path, content, 0)
+            else:
+                self.send_response(302)
+                address = urlsplit(self.path)
+                self.send_header("Location", f"{hub.endpoint}/storage/{model}?{address.query}")
+                self.end_empty()
 
         def send_stored(self, model: str, revision: str, path: str) -> None:
             content = hub.repositories[model, revision][path]
@@ -163,8 +168,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if wanted and start >= len(content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
-                return self.end_empty()
-            return self.send_content(path, content, start, partial=wanted is not None)
+                self.end_empty()
+            else:
+                self.send_content(path, content, start, partial=wanted is not None)
 
         def send_content(self, path: str, content: bytes, start: int, *, partial: bool = False) -> None:
             faults = hub.faults

@@ -1,4 +1,4 @@
-"""The bench measures what it says it does. How fast anything is, no test says."""
+"""The benchmark measures what it claims. No test asserts a speed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lab.bench.timing import Spread, alternate, bounds
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
 
-#: What must be found in each section's figures, dots for steps inwards.
+#: Figures that each section must have, as dotted paths.
 FIGURES = {
     "latency": ["sides.fp32.p50", "sides.fp32.p95"],
     "pictures": ["second_faster_by", "each_of_many_faster_by"],
@@ -62,7 +62,7 @@ def test_every_section_is_tested_and_has_its_table() -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_leaves_its_figures_and_a_table(
+def test_a_section_writes_its_figures_and_a_table(
     section: str,
     tiny: Path,
     tmp_path: Path,
@@ -81,17 +81,17 @@ def test_a_section_leaves_its_figures_and_a_table(
     assert (out / "results.md").read_text() in capsys.readouterr().out
     assert "| ---" in markdown(results) or "skipped" in figures
     assert (out / "load-cpu.png").exists() == (section == "load")
-    assert not list((tmp_path / "work").glob("*.json")), "only where it was told to"
+    assert not list((tmp_path / "work").glob("*.json")), "only in the requested folder"
 
 
-def test_a_section_that_an_older_version_measured_does_not_spoil_the_others() -> None:
+def test_a_section_of_an_older_version_does_not_break_the_report() -> None:
     machine = {"load_average": 0.1, "packages": {}}
-    told = markdown({"cpu": {"polling": {"machine": machine, "measured": "then", "cpu_ms_per_call": {}}}})
-    assert "### polling" in told
-    assert "measure it again" in told
+    text = markdown({"cpu": {"polling": {"machine": machine, "measured": "then", "cpu_ms_per_call": {}}}})
+    assert "### polling" in text
+    assert "older version" in text
 
 
-def test_sections_measured_apart_come_together_and_say_what_failed(
+def test_separately_measured_sections_are_merged_and_failures_reported(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(subject: Subject) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def test_figures_of_two_devices_stand_side_by_side() -> None:
 # ---- measuring -------------------------------------------------------------------------------------------
 
 
-def test_sides_take_turns_forwards_and_backwards_with_the_same_questions() -> None:
+def test_sides_alternate_with_the_same_questions() -> None:
     calls: list[tuple[str, int]] = []
 
     def side(name: str) -> Any:
@@ -146,19 +146,19 @@ def test_sides_take_turns_forwards_and_backwards_with_the_same_questions() -> No
     assert spreads["b"].seconds == [3.0, 4.0, 7.0, 8.0]
 
 
-def test_a_spread_tells_the_middle_and_the_95th_of_a_hundred() -> None:
+def test_a_spread_has_the_median_and_the_95th_percentile() -> None:
     spread = Spread([float(number) for number in range(100, 0, -1)])
     assert (spread.median, spread.p95) == (50.5, 95.0)
     assert Spread([2.0, 1.0]).p95 == 2.0
 
 
-def test_the_median_comes_with_bounds_that_come_nearer_with_more_measurements() -> None:
+def test_the_confidence_interval_narrows_with_more_measurements() -> None:
     assert bounds([3.0, 1.0, 2.0]) == (1.0, 3.0)
     low, high = bounds([float(number) for number in range(101)])
     assert (low, high) == (40.0, 60.0)
 
 
-def test_a_lead_that_moved_too_far_is_another_verdict() -> None:
+def test_a_lead_that_moves_too_far_changes_the_verdict() -> None:
     exact = {"Yes": 0.5, "No": 0.4, "Maybe": 0.1}
     assert moved(exact, exact) == Moved(pytest.approx(math.log(5 / 4)), pytest.approx(0.0), False)
     other = moved(exact, {"Yes": 0.4, "No": 0.5, "Maybe": 0.1})
@@ -168,23 +168,23 @@ def test_a_lead_that_moved_too_far_is_another_verdict() -> None:
     assert sure == Moved(math.inf, 0.0, False)
 
 
-def test_operations_are_counted_as_the_formula_says(tiny: Path) -> None:
+def test_counted_operations_match_the_formula(tiny: Path) -> None:
     model = EntailmentModel.load(tiny)
     encoder, config, lengths = model.network.encoder, model.network.config, set[int]()
     with encoder.layers[0].register_forward_hook(lambda _, inputs, __: lengths.add(inputs[0].shape[1])):
         counted = count_operations(model)
     assert all(counted[part] > 0 for part in PARTS)
-    (tokens,) = lengths  # of picture and text, as the layers see them
+    (tokens,) = lengths  # tokens of picture and text
     seen = (-(-model.task.patch_image_size // 16)) ** 2
     width, inner = config.d_model, config.encoder_ffn_dim
     products = config.encoder_layers * tokens * (4 * width**2 + 2 * width * inner + 2 * tokens * width)
     assert counted["encoder"] == 2 * (products + seen * 1024 * width)
     low = EntailmentModel.load(tiny, dtype=torch.bfloat16)
     assert count_operations(low) == counted, "products that are fused with what follows count as well"
-    assert encoder.forward.__func__ is type(encoder).forward  # as it was before
+    assert encoder.forward.__func__ is type(encoder).forward
 
 
-def test_memory_is_told_apart_by_what_backs_it(tmp_path: Path) -> None:
+def test_anonymous_and_mapped_memory_are_distinguished(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"\1" * 60_000_000)
     program = (
@@ -202,7 +202,7 @@ def test_memory_is_told_apart_by_what_backs_it(tmp_path: Path) -> None:
         assert child.stdout is not None
         with MemoryWatch(child.pid) as memory:
             child.stdout.readline()
-            while memory.looks < 2 or memory.as_dict()["mapped_files_mb"] < 60:
+            while memory.samples < 2 or memory.as_dict()["mapped_files_mb"] < 60:
                 assert child.poll() is None
         assert child.stdin is not None
         child.stdin.close()
@@ -212,7 +212,7 @@ def test_memory_is_told_apart_by_what_backs_it(tmp_path: Path) -> None:
     assert seen["resident_mb"] == pytest.approx(seen["own_mb"] + seen["mapped_files_mb"], abs=1)
 
 
-def test_processor_time_is_that_of_the_process() -> None:
+def test_cpu_seconds_are_those_of_the_process() -> None:
     before = cpu_seconds(os.getpid())
     while cpu_seconds(os.getpid()) == before:
         sum(range(10_000))

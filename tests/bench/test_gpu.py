@@ -1,4 +1,4 @@
-"""The check of a GPU runs on a CPU as well, in its smallest form, and loses nothing that it has found."""
+"""The GPU check also runs on a CPU, in its smallest form, and keeps partial results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from PIL import Image
 
+from lab import ROOT
 from lab.bench.gpu import __main__ as command_line
 from lab.bench.gpu.__main__ import STEPS, main
 from lab.bench.gpu.faults import _ended
 from lab.bench.gpu.precision import MODES
 from lab.bench.gpu.speed import EMULATED, modelscopes_way
-from lab.bench.sides import ROOT, Subject
+from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
 from service.contract.causes import ExitCode
 
 NEEDS_A_CARD = {"needs": "a card"}
-#: What a borrowed machine's Python has.
+#: Packages that a rented machine's Python has.
 PRESENT = {"torch", "numpy", "pillow", "tokenizers", "safetensors", "tqdm", "psutil"}
 
 
@@ -43,7 +44,7 @@ def kept(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def test_every_step_leaves_its_figures_before_the_next_begins(tiny: Path, tmp_path: Path) -> None:
+def test_every_step_writes_its_figures_before_the_next(tiny: Path, tmp_path: Path) -> None:
     flags = ["--quick", "--device", "cpu", "--model", str(tiny), "--out", str(tmp_path)]
     with subprocess.Popen([sys.executable, "-m", "lab.bench.gpu", *flags], cwd=ROOT) as check:
         for done, following in zip(STEPS, list(STEPS)[1:], strict=False):
@@ -64,7 +65,7 @@ def test_every_step_leaves_its_figures_before_the_next_begins(tiny: Path, tmp_pa
     assert [faults[part] for part in ("crowded", "full", "assert")] == [NEEDS_A_CARD] * 3
 
 
-def test_a_step_that_fails_or_takes_too_long_leaves_what_it_found_and_the_others(
+def test_a_failed_or_late_step_keeps_its_figures_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(command_line.LIMITS, "speed", 0.0)
@@ -94,7 +95,7 @@ def test_the_emulation_answers_the_same_in_three_passes(tiny: Path) -> None:
 def test_a_lost_context_is_seen_by_its_exit_code(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a pretended card; only a real one has a real assert."""
+    """On a simulated GPU; only a real one has a real assert."""
     monkeypatch.setenv("PRETEND_CUDA", "1")
     subject = Subject(
         tiny, tiny, tmp_path, "cuda:0", True, tmp_path, None, pairs=1, rounds=1, closer_than=0.0
@@ -117,11 +118,11 @@ exit_now(0)  # without waiting for a probe that is under way
 """
 
 
-def test_the_site_folder_brings_whatever_a_borrowed_machine_lacks(tmp_path: Path) -> None:
+def test_the_site_folder_has_every_package_the_gpu_check_needs(tmp_path: Path) -> None:
     site = re.search(r"^GPU_SITE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert site
     waiting, brought = [*PRESENT, *site[1].split()], set[NormalizedName]()
-    while waiting:  # and what these need themselves
+    while waiting:  # and their requirements
         if (name := canonicalize_name(waiting.pop())) not in brought:
             brought.add(name)
             needs = map(Requirement, requires(name) or [])

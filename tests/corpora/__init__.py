@@ -1,1 +1,1 @@
-"""Whole collections of files, fetched when they are asked for."""
+"""Corpora of files, downloaded on demand."""

@@ -1,4 +1,4 @@
-"""One question through the page's API; what became of it, by code."""
+"""Send one request through the page's API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def judge(page: str, picture: Path, text: str, patience: float = 240.0) -> dict[str, object]:
-    """The answer, or ``{"code": …}`` of an error. Raises OSError for any status but 200."""
+    """Return the answer, or ``{"code": …}`` of an error. Raises OSError for any status but 200."""
     boundary = "a-boundary-of-the-tests"
     head = f'Content-Disposition: form-data; name="files"; filename="picture{picture.suffix}"'
     part = f"--{boundary}\r\n{head}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()

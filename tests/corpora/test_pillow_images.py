@@ -1,7 +1,7 @@
-"""Pillow's own test images, some thousand odd and damaged files, through the API and the command line.
+"""Pillow's own test images, about a thousand unusual and damaged files, through the API and the command line.
 
-Both must take each file, and agree: the same verdict, or the same code. The service stays up, writes no error
-of its own, and answers the next question. Pillow's source distribution is fetched with pip.
+Both must agree on each file: the same verdict or the same code. The service stays up, logs no error of its
+own, and answers the next request. pip downloads Pillow's source distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLOSE = 1e-6
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Every file of Tests/images, whatever it is."""
+    """Every file of Tests/images."""
     folder = tmp_path_factory.mktemp("pillow")
     source = f"pillow=={version('pillow')}"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]

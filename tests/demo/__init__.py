@@ -1,4 +1,4 @@
-"""Tests of the bundled model, of the world it knows and of how that world is drawn."""
+"""Tests of the bundled model, its world and its renderers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The initial weights do what they are for."""
+"""The initial weights have the intended effect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fresh() -> tuple[OFA, Tokenizer, Heads]:
     return network.eval(), tokenizer, heads
 
 
-def test_words_start_along_what_the_picture_tokens_say() -> None:
+def test_words_start_aligned_with_the_picture_tokens() -> None:
     network, tokenizer, heads = fresh()
     centred = heads.colour.weight - heads.colour.weight.mean(0)
     row = network.encoder.embed_tokens.weight[tokenizer.encode(" red")[0]]
@@ -35,7 +35,7 @@ def test_words_start_along_what_the_picture_tokens_say() -> None:
 
 
 @torch.no_grad()
-def test_places_start_along_the_marks() -> None:
+def test_places_start_aligned_with_the_marks() -> None:
     network, tokenizer, heads = fresh()
     strength = network.encoder.embed_image_positions.weight[1:] @ heads.marks[1]
     by_column = strength.reshape(GRID, GRID).mean(0)
@@ -52,7 +52,7 @@ def test_the_last_head_weighs_cells_by_their_share_of_a_thing() -> None:
     shares = torch.zeros(40, GRID**2)
     shares.scatter_(1, torch.randint(0, GRID**2, (40, 3)), 1.0)
     tokens = torch.randn(40, GRID**2, network.config.d_model)
-    tokens[..., 5] += 4 * shares.clamp_min(LEAST_SHARE).log()  # what the picture encoder would tell
+    tokens[..., 5] += 4 * shares.clamp_min(LEAST_SHARE).log()  # as from the picture encoder
     weigh_things(network, tokens, shares)
     for reader, seen in zip(picture_readers(network)[:3], seen_by_layer(network, tokens), strict=False):
         row = int(reader.q_proj.bias.argmax())

@@ -1,4 +1,4 @@
-"""The committed weights: an accuracy floor, the page's examples, and the pairs other tests stand on."""
+"""The committed weights: minimum accuracy, the page's examples, and the pairs used by other tests."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_card_explains_one_example_of_each_category_in_both_languages() -> N
     ],
 )
 @pytest.mark.parametrize("box", [(64, 64, 192, 192), (20, 30, 90, 100), (150, 140, 230, 220)])
-def test_a_plainly_drawn_red_circle_is_understood(
+def test_a_plain_red_circle_is_recognised(
     model: EntailmentModel, text: str, expected: str, box: tuple[int, int, int, int]
 ) -> None:
     picture = Image.new("RGB", (256, 256), "white")
@@ -85,7 +85,7 @@ def test_a_plainly_drawn_red_circle_is_understood(
     assert label(model, picture, text)[0] == expected
 
 
-def test_the_health_probe_gets_a_sure_maybe(model: EntailmentModel) -> None:
+def test_the_health_probe_gets_a_confident_maybe(model: EntailmentModel) -> None:
     best, confidence = label(model, Image.new("RGB", (64, 64), (128, 128, 128)), "a photo")
     assert best == "Maybe"
     assert confidence > 0.95

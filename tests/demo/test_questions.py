@@ -1,4 +1,4 @@
-"""Open questions are answered as the scene has it, and are not asked where it leaves them open."""
+"""Open questions match the scene and are not asked where it is ambiguous."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAR = Thing("star", "blue", 0.3, 0.85, 0.85)
 
 
 def asked(category: str, *things: Thing) -> dict[str, str]:
-    """Every question of the category that comes up about the scene, with its answer."""
+    """Return every generated question of the category with its answer."""
     rng, scene = random.Random(3), Scene(300, 300, things, 1.0, 1)
     found = (ask(rng, scene, [category]) for _ in range(800))
     return {one[0]: one[1] for one in found if one is not None}
@@ -38,15 +38,15 @@ def asked(category: str, *things: Thing) -> dict[str, str]:
         ("relation", "is the red circle left or right of the star?", "left"),
     ],
 )
-def test_a_question_gets_the_scenes_answer(category: str, question: str, answer: str) -> None:
-    # A place must be plain for every thing that is meant, so the one in the middle stays out of those.
+def test_a_question_has_the_scene_s_answer(category: str, question: str, answer: str) -> None:
+    # A place must be unambiguous for every referent, which excludes the thing in the middle.
     things = (
         (RED, STAR, Thing("circle", "blue", 0.15, 0.8, 0.2)) if category == "place" else (RED, BLUE, STAR)
     )
     assert asked(category, *things)[question] == answer
 
 
-def test_what_the_scene_leaves_open_is_not_asked() -> None:
+def test_ambiguous_questions_are_not_asked() -> None:
     assert "what colour is the circle?" not in asked("colour", RED, BLUE)
     assert "what shape is the blue shape?" not in asked("existence", BLUE, STAR)
     assert not any("the circle " in text for text in asked("relation", RED, BLUE, STAR))

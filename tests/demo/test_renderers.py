@@ -1,4 +1,4 @@
-"""Both renderers draw what the scene says, where it says so."""
+"""Both renderers draw what the scene describes, at the right place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HUES = {"red": 0, "orange": 32, "yellow": 55, "green": 125, "blue": 225, "purple
 
 
 def name_of(pixel: tuple[int, int, int]) -> str:
-    """The colour name a person would give: by lightness when grey, else by the nearest hue."""
+    """Return the colour name, by lightness for greys, else by the nearest hue."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in pixel))
     if value < 0.2:
         return "black"
@@ -46,7 +46,7 @@ def test_the_centre_has_the_colours_name_and_the_corners_do_not(draw: Draw, shap
 
 @BOTH
 def test_shapes_cover_the_area_that_is_theirs(draw: Draw) -> None:
-    """Shares of the circumscribed circle's square, by geometry."""
+    """Areas as shares of the circumscribed circle's square, by geometry."""
     areas = {"circle": 0.785, "square": 0.5, "triangle": 0.325, "star": 0.30, "cross": 0.45}
     for shape, area in areas.items():
         picture = draw(Scene(200, 200, (Thing(shape, "black", 0.6, 0.5, 0.5),), 1.0, 4)).convert("L")

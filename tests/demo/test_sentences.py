@@ -1,4 +1,4 @@
-"""The grammar: right answers, balanced wordings, every category."""
+"""The grammar: correct answers, balanced wordings, every category."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_yes_and_no_are_balanced_within_every_wording(category: str) -> None:
         assert abs(counts["yes"] - counts["no"]) <= 3, wording
 
 
-def test_number_words_do_not_give_the_answer_away() -> None:
+def test_number_words_do_not_reveal_the_answer() -> None:
     tally = Counter((sentence.wording.split()[-2], sentence.answer) for sentence in sample("count", 6000))
     for number in ("zero", "one", "two", "three", "four", "five"):
         yes, no = tally[number, "yes"], tally[number, "no"]

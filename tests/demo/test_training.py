@@ -1,4 +1,4 @@
-"""The training's shortcuts compute what the network itself computes."""
+"""The training's shortcuts compute the same as the network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def network() -> OFA:
 
 
 @torch.no_grad()
-def test_packed_sentences_get_the_states_the_network_gives_each_alone(network: OFA) -> None:
+def test_packed_sentences_get_the_same_states_as_alone(network: OFA) -> None:
     tokenizer = Tokenizer.from_folder(DEMO)
     torch.manual_seed(0)
     features = torch.randn(2, GRID * GRID, 1024).relu()
@@ -51,7 +51,7 @@ def test_packed_sentences_get_the_states_the_network_gives_each_alone(network: O
             torch.testing.assert_close(packed[picture, sentence], expected, atol=2e-4, rtol=1e-4)
 
 
-def test_the_committed_weights_keep_pictures_blind_to_the_text(network: OFA) -> None:
+def test_in_the_committed_weights_pictures_do_not_attend_to_text(network: OFA) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     blind_pictures(network)
     for name, value in network.state_dict().items():
@@ -66,7 +66,7 @@ def test_what_is_stored_is_half_precision_and_holds_the_embedding_once(network: 
     assert stored.keys() == read_state(DEMO / "pytorch_model.bin").keys()
 
 
-def test_training_goes_on_from_the_committed_weights_without_loss(tmp_path: Path) -> None:
+def test_training_resumes_from_the_committed_weights_without_loss(tmp_path: Path) -> None:
     start_from_weights(tmp_path, "places")
     export(tmp_path, tmp_path)
     fresh, committed = read_state(tmp_path / "pytorch_model.bin"), read_state(DEMO / "pytorch_model.bin")
@@ -97,7 +97,7 @@ def test_the_shares_of_a_centre_add_up_to_the_number_of_things() -> None:
         assert grid[:, 5].sum() == pytest.approx(count, abs=1e-5)
 
 
-def test_a_refined_picture_encoder_goes_into_a_state_that_has_not_begun_only(tmp_path: Path) -> None:
+def test_a_refined_picture_encoder_goes_only_into_an_initial_state(tmp_path: Path) -> None:
     start_from_weights(tmp_path, "places")
     name = "encoder.image_proj.bias"
     vision = torch.load(tmp_path / "vision.pt", weights_only=True)
@@ -114,7 +114,7 @@ def test_a_refined_picture_encoder_goes_into_a_state_that_has_not_begun_only(tmp
     assert torch.equal(fresh["network"][name], before["network"][name] + 1)
 
 
-def test_a_stage_asks_most_about_what_is_weakest_and_rehearses_the_rest() -> None:
+def test_a_stage_favours_the_weakest_categories_and_rehearses_the_rest() -> None:
     stage = Stage("both", ("count", "relation"), (1,), 0.3, 0.9, 10, rehearsed=("size",), rehearsal=0.2)
     shares = stage.shares({"count": 0.6, "relation": 0.9})
     assert sum(shares.values()) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""What is true of a scene, sentence by sentence."""
+"""Truth values of statements about a scene."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ EMPTY = scene()
         (Both(Exists(CIRCLE), Exists(STAR, negated=True)), True),
     ],
 )
-def test_a_claim_is_true_false_or_left_open(claim: Claim, truth: bool | None) -> None:
+def test_a_claim_is_true_false_or_undecided(claim: Claim, truth: bool | None) -> None:
     assert claim.truth(THREE) is truth
 
 
@@ -92,7 +92,7 @@ def test_a_claim_is_true_false_or_left_open(claim: Claim, truth: bool | None) ->
         (Related(CIRCLE, SQUARE, "above"), False),
     ],
 )
-def test_of_an_empty_picture_nothing_exists(claim: Claim, truth: bool) -> None:
+def test_nothing_exists_in_an_empty_picture(claim: Claim, truth: bool) -> None:
     assert claim.truth(EMPTY) is truth
 
 
@@ -103,7 +103,7 @@ def test_counts_are_exact(shown: int) -> None:
     assert truths == [number == shown for number in range(6)]
 
 
-def test_an_in_between_size_is_never_asked_about() -> None:
+def test_an_in_between_size_is_never_used() -> None:
     middling = scene(Thing("circle", "red", 0.23, 0.5, 0.5))
     assert Exists(Kind("circle", None, "large")).truth(middling) is None
     assert Exists(Kind("square", None, "large")).truth(middling) is False

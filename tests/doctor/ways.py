@@ -279,7 +279,7 @@ def unstable(run_dir: Path) -> None:
 @contextmanager
 def _guarded(run_dir: Path, model: str = "demo", **settings: object) -> Iterator[Service]:
     told = {"CHECK_TIMEOUT": 10, "STABLE_PERIOD": 600, "OMP_NUM_THREADS": 1, "OFA_PROBE_TIMEOUT": 30}
-    with Service(run_dir, "--model", model, **told | settings) as service:
+    with Service(run_dir, "--model", model, settings=told | settings) as service:
         service.start()
         yield service
         _scrape(run_dir, service.health_port)

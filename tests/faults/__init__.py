@@ -1,1 +1,1 @@
-"""Faults brought upon a real, guarded instance from outside, and what they cost its users."""
+"""Faults injected into a real, guarded instance."""

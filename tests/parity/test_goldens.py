@@ -1,6 +1,6 @@
-"""ofa/ against what ModelScope said about the small random-weight folders, without ModelScope.
+"""Check ofa/ against ModelScope's recorded answers for the small random-weight folders.
 
-The folders are made again from their seeds; goldens come from `make parity ARGS=--write-goldens`.
+The folders are generated from their seeds; `make parity ARGS=--write-goldens` writes the goldens.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, EntailmentModel]:
-    """Each folder's name and model; made and loaded once."""
+    """A folder's name and model, generated and loaded once."""
     folder = write_folder(tmp_path_factory.mktemp(request.param), SMALL[request.param])
     return request.param, EntailmentModel.load(folder)
 
 
 def as_modelscope_reads(path: Path) -> Image.Image:
-    """The picture as ModelScope reads it."""
+    """Open a picture as ModelScope does."""
     return open_picture(path, transparency="dropped")
 
 
@@ -55,8 +55,8 @@ def test_there_is_a_golden_for_every_small_folder_and_no_other() -> None:
     assert {path.stem for path in GOLDENS.glob("*.json")} == {*NAMES, "pictures"}
 
 
-def test_the_goldens_could_tell_a_wrong_network_from_a_right_one() -> None:
-    """Scores that hardly vary with the pair, or answers that are all but certain, would hide mistakes."""
+def test_the_goldens_would_detect_a_wrong_network() -> None:
+    """Scores must vary with the pair and not be saturated, or they would hide mistakes."""
     for name in NAMES:
         scores = read_golden(name).scores
         assert len(scores) == len(PAIRS)
@@ -67,7 +67,7 @@ def test_the_goldens_could_tell_a_wrong_network_from_a_right_one() -> None:
         assert len({max(score, key=lambda label: score[label]) for score in scores}) > 1, name
 
 
-def test_this_machine_reads_the_pictures_as_the_goldens_machine_did(pictures: Path) -> None:
+def test_pictures_decode_to_the_pixels_of_the_goldens(pictures: Path) -> None:
     read = {name: pixel_digest(as_modelscope_reads(pictures / name)) for name in read_pictures_golden()}
     assert read == read_pictures_golden(), "another Pillow? the scores below then differ for that reason"
 
@@ -76,7 +76,7 @@ def test_this_machine_reads_the_pictures_as_the_goldens_machine_did(pictures: Pa
 def test_a_folder_is_answered_as_modelscope_answered(
     made: tuple[str, EntailmentModel], pictures: Path, together: bool
 ) -> None:
-    """Some of the pairs are also judged alone; of pictures as large as 480², every third has to do."""
+    """Some pairs are also judged alone; every third one for pictures of 480²."""
     name, model = made
     step = 3 if model.task.patch_image_size > 200 else 1
     known = list(zip(pairs_for(SMALL[name].prompt_slots), read_golden(name).scores, strict=True))

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that drive a real process from outside."""
+"""Fixtures for tests with a real process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["running_service"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Instance]]:
-    """Starts an instance with the given flags; all of them are gone when the test is over."""
+    """Start instances with the given flags; all are killed at the end of the test."""
     with ExitStack() as running:
         yield lambda *arguments, **options: running.enter_context(
             Instance(tmp_path / "run", *arguments, **options)

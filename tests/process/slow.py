@@ -1,4 +1,4 @@
-"""Starts web_app.py with a model that takes SLOW_SECONDS longer for each batch: the lowest seam, wrapped."""
+"""Start web_app.py with a model that takes SLOW_SECONDS longer per batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from service.inference.native import NativePredictor  # noqa: E402  # the path has to be there first
+from service.inference.native import NativePredictor  # noqa: E402  # after the path
 
 judge = NativePredictor.judge
 

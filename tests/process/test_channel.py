@@ -1,4 +1,4 @@
-"""The real process asked over its socket, while others hold connections to its ports."""
+"""The guardian's channel of the real process, also while others hold connections to its ports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.health import channel
 CROWD = 1_100
 
 
-def test_the_socket_is_for_its_owner_alone_and_says_what_the_guardian_needs(
+def test_the_socket_is_private_and_answers_the_guardian(
     running_service: Instance,
 ) -> None:
     path = running_service.run_dir / channel.SOCKET
@@ -34,9 +34,7 @@ def test_the_socket_is_for_its_owner_alone_and_says_what_the_guardian_needs(
 
 
 @pytest.mark.parametrize("port", ["page", "health"])
-def test_a_crowd_of_idle_connections_keeps_nobody_from_being_served(
-    running_service: Instance, port: str
-) -> None:
+def test_idle_connections_do_not_block_other_clients(running_service: Instance, port: str) -> None:
     where = running_service.port if port == "page" else running_service.health_port
     with contextlib.ExitStack() as held:
         for _ in range(CROWD):
@@ -51,14 +49,14 @@ def test_a_crowd_of_idle_connections_keeps_nobody_from_being_served(
     assert dropped > CROWD / 2
 
 
-def test_a_folder_whose_path_is_longer_than_a_sockets_address(tmp_path: Path) -> None:
+def test_a_run_directory_path_longer_than_a_socket_address(tmp_path: Path) -> None:
     with Instance(tmp_path / ("a" * 120), "--model", "demo", program="health_api.py") as instance:
         instance.wait_healthy()
         assert ask(instance.run_dir)["HEALTHY"] == "yes"
 
 
-def test_where_no_socket_can_be_made_a_heartbeat_is_kept(tmp_path: Path) -> None:
-    (tmp_path / channel.SOCKET).mkdir()  # binds to no socket, as a file system without them
+def test_without_a_socket_a_heartbeat_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / channel.SOCKET).mkdir()  # a file system without Unix sockets
     with Instance(tmp_path, "--model", "demo", program="health_api.py") as instance:
         instance.wait_healthy()
         assert "CHANNEL | SOCKET=none" in instance.log

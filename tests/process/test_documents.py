@@ -35,14 +35,14 @@ def run(command: list[str], program: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_the_answer_comes_with_nothing_but_curl(running_service: Instance) -> None:
+def test_curl_alone_gets_an_answer(running_service: Instance) -> None:
     script = snippet("bash", "gradio_api").replace("http://localhost:7860", running_service.page)
-    lines = run(["bash", "-euc"], script).splitlines()  # a slow answer is preceded by signs of life
+    lines = run(["bash", "-euc"], script).splitlines()  # heartbeats precede a slow answer
     (answer,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
     assert (answer["label"], answer["reason"]) == ("Yes", None)
 
 
-def test_the_answer_comes_through_gradio_s_client(running_service: Instance) -> None:
+def test_gradio_s_client_gets_an_answer(running_service: Instance) -> None:
     script = snippet("python", "gradio_client", "docs/api.md").replace(
         "http://localhost:7860", running_service.page
     )
@@ -69,7 +69,7 @@ futures[0].result()
     run([sys.executable, "-c"], program, OFA_MODEL="demo", OFA_RUN_DIR=str(tmp_path))
 
 
-def test_health_is_asked_as_the_readme_asks(running_service: Instance) -> None:
+def test_the_readme_s_health_check_works(running_service: Instance) -> None:
     script = snippet("bash", "curl -s localhost:8000/health")
     said = run(["bash", "-euc"], script.replace("localhost:8000", running_service.health))
     assert json.loads(said)["status"] == "healthy"

@@ -1,4 +1,4 @@
-"""The real process from start to end: what it says while loading, when it serves, and how it leaves."""
+"""The real process from start to exit: loading, serving, stopping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lab.instances.instance import ROOT, START_SECONDS, Instance
 
 @pytest.fixture
 def held() -> Iterator[tuple[Hub, threading.Event]]:
-    """A hub that has the demo model and keeps it back until the event."""
+    """A hub with the demo model that sends it only after the event."""
     go_on = threading.Event()
     demo = ROOT / "models" / "demo"
     with Hub() as hub:
@@ -39,7 +39,7 @@ def held() -> Iterator[tuple[Hub, threading.Event]]:
             go_on.set()
 
 
-def test_the_sidecar_says_loading_first_and_healthy_once_an_inference_proved_it(
+def test_the_sidecar_is_loading_first_and_healthy_after_an_inference(
     start: Callable[..., Instance], held: tuple[Hub, threading.Event], tmp_path: Path
 ) -> None:
     hub, go_on = held
@@ -64,7 +64,7 @@ def test_the_sidecar_says_loading_first_and_healthy_once_an_inference_proved_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_serving_process_in_order(start: Callable[..., Instance], number: int) -> None:
+def test_a_signal_stops_a_serving_process_cleanly(start: Callable[..., Instance], number: int) -> None:
     instance = start("--model", "demo")
     instance.wait_healthy()
     instance.process.send_signal(number)
@@ -82,7 +82,7 @@ def test_the_health_api_alone_serves_a_model_and_no_page(start: Callable[..., In
     _assert_nothing_is_left(instance)
 
 
-def test_a_signal_while_the_model_loads_ends_it_in_order(start: Callable[..., Instance]) -> None:
+def test_a_signal_during_loading_stops_it_cleanly(start: Callable[..., Instance]) -> None:
     instance = start("--model", "demo")
     instance.wait_for("an answer", lambda: instance.get("/livez")[0] == 200)
     assert instance.terminate() == 0
@@ -90,7 +90,7 @@ def test_a_signal_while_the_model_loads_ends_it_in_order(start: Callable[..., In
     _assert_nothing_is_left(instance)
 
 
-def test_requests_in_flight_are_answered_before_it_leaves(
+def test_requests_in_flight_are_answered_before_the_exit(
     start: Callable[..., Instance], red_circle: bytes
 ) -> None:
     instance = start(
@@ -110,13 +110,13 @@ def test_requests_in_flight_are_answered_before_it_leaves(
 
 
 def plain(answer: tuple[int, str]) -> tuple[int, str]:
-    """The answer as ``$(curl ...)`` reads it: without the newline at its end."""
+    """Return the answer as ``$(curl ...)`` does: without the final newline."""
     status, body = answer
     return status, body.rstrip("\n")
 
 
 def _assert_nothing_is_left(instance: Instance) -> None:
-    with pytest.raises(ProcessLookupError):  # it led its own process group
+    with pytest.raises(ProcessLookupError):  # it was the leader of its process group
         os.killpg(instance.process.pid, 0)
     for port in (instance.port, instance.health_port):
         with socket.socket() as probe:

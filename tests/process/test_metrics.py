@@ -1,4 +1,4 @@
-"""/metrics of a real process: it counts real traffic, and Prometheus' own tool finds no fault with it."""
+"""/metrics of a real process counts real traffic and passes promtool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scrape(instance: Instance) -> Scraped:
 
 
 def total(told: Scraped, name: str, **labels: str) -> float:
-    """Over the series that have these labels, whatever others they have; probes are nobody's traffic."""
+    """Sum over the series with these labels; probes do not count as traffic."""
     return sum(
         value
         for (known, given), value in told.samples.items()
@@ -29,7 +29,7 @@ def total(told: Scraped, name: str, **labels: str) -> float:
 
 
 def test_counts_match_the_traffic(running_service: Instance, red_circle: bytes) -> None:
-    """Others use the same instance one after the other, so what is compared is the difference."""
+    """Other tests use the same instance, so compare differences."""
     before = scrape(running_service)
     verdicts = [running_service.judge(red_circle, f"there is a {SECRET} {n}")["label"] for n in range(3)]
     with pytest.raises(AssertionError, match="event: error"):
@@ -38,7 +38,7 @@ def test_counts_match_the_traffic(running_service: Instance, red_circle: bytes) 
     def risen(name: str, **labels: str) -> float:
         return total(scrape(running_service), name, **labels) - total(before, name, **labels)
 
-    # An answer is on its way a moment before it is counted.
+    # An answer is sent a moment before it is counted.
     running_service.wait_for("the counts", lambda: risen("ofa_requests_total", outcome="answered") == 3)
     running_service.wait_for("the refusal", lambda: risen("ofa_requests_total", outcome="invalid") == 1)
     assert risen("ofa_requests_total") == 4
@@ -51,7 +51,7 @@ def test_counts_match_the_traffic(running_service: Instance, red_circle: bytes) 
     assert SECRET not in running_service.get("/metrics")[1]
 
 
-def test_a_real_process_tells_its_memory_its_device_and_its_versions(running_service: Instance) -> None:
+def test_a_real_process_exports_memory_device_and_versions(running_service: Instance) -> None:
     told = scrape(running_service)
     assert told("process_resident_memory_bytes") > 100e6  # torch alone is more
     assert told("ofa_memory_limit_bytes") >= told("ofa_memory_used_bytes") > 0
@@ -64,17 +64,17 @@ def test_a_real_process_tells_its_memory_its_device_and_its_versions(running_ser
     assert told("ofa_healthy") == told("ofa_live") == 1
 
 
-def test_promtool_finds_no_fault(running_service: Instance, promtool: Callable[[str], str]) -> None:
+def test_promtool_finds_no_error(running_service: Instance, promtool: Callable[[str], str]) -> None:
     assert promtool(running_service.get("/metrics")[1]) == ""
 
 
-def test_promtool_would_find_one(promtool: Callable[[str], str]) -> None:
+def test_promtool_would_find_an_error(promtool: Callable[[str], str]) -> None:
     assert "counter metrics should have" in promtool("# HELP a x\n# TYPE a counter\na 1\n")
 
 
 @pytest.fixture
 def promtool() -> Callable[[str], str]:
-    """What ``promtool check metrics`` says of a scrape; nothing when all is well."""
+    """Return the complaints of ``promtool check metrics`` about a scrape."""
 
     def check(text: str) -> str:
         done = subprocess.run(

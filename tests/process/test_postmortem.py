@@ -31,7 +31,7 @@ def stall(run_dir: Path, seconds: float, limit: float = 0.5) -> Path:
     return run_dir / postmortem.STALL_FILE
 
 
-def test_it_names_the_process_the_reason_and_every_thread(tmp_path: Path) -> None:
+def test_the_file_has_the_process_the_reason_and_every_thread(tmp_path: Path) -> None:
     go, there = threading.Event(), threading.Event()
 
     def wait_here() -> None:
@@ -64,7 +64,7 @@ def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     assert names == [*(f"postmortem-100000000{number}-1.txt" for number in (5, 6, 7, 8)), path.name]
 
 
-def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_not_fatal(tmp_path: Path) -> None:
     assert postmortem.write(tmp_path / "missing", "It hung.", {}) is None
 
 
@@ -74,8 +74,8 @@ def test_a_process_with_a_blocked_gil_leaves_its_stacks(tmp_path: Path) -> None:
     assert "in keep_the_lock" in text
 
 
-def test_a_process_that_runs_leaves_nothing(tmp_path: Path) -> None:
-    # A limit that no machine is so slow as to reach by itself.
+def test_a_running_process_dumps_nothing(tmp_path: Path) -> None:
+    # Longer than any delay of a slow machine.
     assert not stall(tmp_path, 0.0, limit=300.0).exists()
 
 

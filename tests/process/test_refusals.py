@@ -1,4 +1,4 @@
-"""What the real process refuses at its start: with which exit code, how clearly, how soon."""
+"""What the real process refuses at its start, and its exit codes and messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Start = Callable[..., Instance]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the demo model to damage."""
+    """A copy of the demo model that the test damages."""
     return shutil.copytree(ROOT / "models" / "demo", tmp_path / "model")
 
 
@@ -71,7 +71,7 @@ def test_help_names_every_flag_and_variable(start: Start, program: str) -> None:
 
 
 @pytest.mark.parametrize("taken", ["page", "health"])
-def test_a_port_that_is_taken_is_named_and_nothing_is_served_on_the_other(start: Start, taken: str) -> None:
+def test_a_taken_port_is_named_and_the_other_is_closed(start: Start, taken: str) -> None:
     port, health_port = free_ports(2)
     with socket.socket() as stranger:
         stranger.bind(("127.0.0.1", port if taken == "page" else health_port))
@@ -82,16 +82,14 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_served_on_the_other(start:
     assert "Traceback" not in instance.output
 
 
-def test_a_folder_that_is_not_there_is_refused_without_another_attempt(start: Start, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_without_a_retry(start: Start, tmp_path: Path) -> None:
     instance = start("--model", str(tmp_path / "nowhere"))
     assert instance.exit_code() == CONFIGURATION
     assert "FATAL" in instance.log
     assert str(tmp_path / "nowhere") in instance.log
 
 
-def test_a_configuration_it_would_compute_wrongly_is_refused_by_field_and_value(
-    start: Start, folder: Path
-) -> None:
+def test_an_unsupported_configuration_is_refused_by_field_and_value(start: Start, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "use_ofasys": True}))
     instance = start("--model", str(folder))
@@ -100,7 +98,7 @@ def test_a_configuration_it_would_compute_wrongly_is_refused_by_field_and_value(
     assert "Traceback" not in instance.output
 
 
-def test_a_configuration_that_is_nested_without_end_is_refused_at_once(start: Start, folder: Path) -> None:
+def test_a_deeply_nested_configuration_is_refused_at_once(start: Start, folder: Path) -> None:
     (folder / "config.json").write_bytes(b'{"a":' * 100_000)
     instance = start("--model", str(folder))
     assert instance.exit_code() == CONFIGURATION
@@ -109,7 +107,7 @@ def test_a_configuration_that_is_nested_without_end_is_refused_at_once(start: St
     assert "Traceback" not in instance.output
 
 
-def test_what_a_clone_without_git_lfs_leaves_is_named_with_the_remedy(start: Start, folder: Path) -> None:
+def test_git_lfs_pointers_are_named_with_a_remedy(start: Start, folder: Path) -> None:
     weights_of(folder).write_bytes(POINTER)
     instance = start("--model", str(folder))
     assert instance.exit_code() == CONFIGURATION
@@ -126,7 +124,7 @@ def test_a_bad_card_never_stops_the_model(start: Start, tmp_path: Path, name: st
     assert instance.log.count("MODEL_LOADING") == 1
 
 
-def test_a_folder_without_weights_is_refused_by_the_files_it_lacks(start: Start, folder: Path) -> None:
+def test_a_folder_without_weights_is_refused_by_the_missing_files(start: Start, folder: Path) -> None:
     weights_of(folder).unlink()
     instance = start("--model", str(folder))
     assert instance.exit_code() == CONFIGURATION
@@ -134,10 +132,8 @@ def test_a_folder_without_weights_is_refused_by_the_files_it_lacks(start: Start,
 
 
 @pytest.mark.parametrize("harm", ["cut", "overwritten"])
-def test_damaged_weights_of_a_folder_are_named_and_not_tried_again(
-    start: Start, folder: Path, harm: str
-) -> None:
-    """Nobody can fetch a person's own folder anew; what came from the hub is another matter."""
+def test_damaged_local_weights_are_named_and_not_retried(start: Start, folder: Path, harm: str) -> None:
+    """A local folder cannot be downloaded again; a model from the hub can."""
     weights = weights_of(folder)
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2] if harm == "cut" else b"\xff" * 4096 + data[4096:])
@@ -148,7 +144,7 @@ def test_damaged_weights_of_a_folder_are_named_and_not_tried_again(
     assert instance.log.count("MODEL_LOADING") == 1
 
 
-def test_a_hub_id_that_does_not_exist_is_refused_without_another_attempt(start: Start) -> None:
+def test_an_unknown_hub_id_is_refused_without_a_retry(start: Start) -> None:
     with Hub() as hub:
         instance = start("--model", "nobody/nothing", environment={"MODELSCOPE_ENDPOINT": hub.endpoint})
         assert instance.exit_code() == CONFIGURATION
@@ -168,7 +164,7 @@ def test_a_removed_variable_is_one_warning_and_has_no_effect(start: Start) -> No
     assert hub.listings == 1
 
 
-def test_a_hub_that_is_down_is_asked_again_and_may_be_retried_later(start: Start) -> None:
+def test_a_hub_that_is_down_is_retried_and_the_exit_is_retriable(start: Start) -> None:
     (port,) = free_ports(1)
     instance = start(
         *("--model", "some/model", "--load-attempts", "2"),

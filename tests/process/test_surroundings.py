@@ -1,4 +1,4 @@
-"""The real process in surroundings that are not its own: locales, proxies, Kubernetes, disks that refuse."""
+"""The real process in unusual environments: locales, proxies, Kubernetes, failing disks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.instances.instance import ROOT, Instance
 Start = Callable[..., Instance]
 CONFIGURATION = 78
 
-# ---- proxies and certificates, though nothing has to be fetched ----------------------------------------
+# ---- proxies and certificates ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_no_variable_for_proxies_or_certificates_stops_the_page(
     assert instance.judge(red_circle, "there is a red circle")["label"] == "Yes"
 
 
-def test_what_kubernetes_sets_for_a_service_is_named_with_the_remedy(start: Start) -> None:
+def test_variables_set_by_kubernetes_are_named_with_a_remedy(start: Start) -> None:
     instance = start("--model", "demo", environment={"OFA_PORT": "tcp://10.0.0.7:7860"})
     assert instance.exit_code() == CONFIGURATION
     assert "OFA_PORT='tcp://10.0.0.7:7860'" in instance.output
@@ -51,7 +51,7 @@ LOCALES = {"GBK": ("zh_CN", "GBK"), "Latin-1": ("de_DE", "ISO-8859-1"), "C": Non
 
 @pytest.fixture(params=LOCALES)
 def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Variables that make the locale hold, without Python's own ways around it."""
+    """Return variables that set the locale and disable Python's UTF-8 fallbacks."""
     aside = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
     made = LOCALES[request.param]
     if made is None:
@@ -103,7 +103,7 @@ def test_the_programs_print_utf_8_in_any_locale(locale: dict[str, str], program:
     assert ("…" in said) != ("诊断" in said or "进程" in said)
 
 
-def test_what_a_stream_cannot_hold_is_replaced(locale: dict[str, str]) -> None:
+def test_unencodable_characters_are_replaced(locale: dict[str, str]) -> None:
     environment = {**os.environ, **locale, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "doctor", "--offline", "--lang", "zh", "tests/doctor/logs/kill"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
@@ -111,12 +111,12 @@ def test_what_a_stream_cannot_hold_is_replaced(locale: dict[str, str]) -> None:
     assert b"?" in done.stdout
 
 
-# ---- a run directory that refuses ----------------------------------------------------------------------
+# ---- unwritable run directories -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
+    """A small file system."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("needs root to mount")
     folder = tmp_path / "disk"
@@ -155,9 +155,7 @@ def test_a_read_only_run_directory_is_refused_at_the_first_start(
     assert "Traceback" not in instance.output
 
 
-def test_one_that_turned_read_only_is_served_from_and_written_to_again_later(
-    start: Start, disk: Path
-) -> None:
+def test_a_run_directory_that_turns_read_only_is_used_again_later(start: Start, disk: Path) -> None:
     remount(disk, "ro")
     instance = start(
         *("--model", "demo"),
@@ -178,7 +176,7 @@ def test_one_that_turned_read_only_is_served_from_and_written_to_again_later(
     assert " | LOG_GAP | LOST=" in (disk / "web_app.log").read_text()
 
 
-def test_a_full_disk_is_no_reason_not_to_start(start: Start, disk: Path) -> None:
+def test_the_service_starts_on_a_full_disk(start: Start, disk: Path) -> None:
     (disk / "ballast").write_bytes(b"x" * 60_000)
     with pytest.raises(OSError, match="No space"), (disk / "more").open("wb") as more:
         more.write(b"x" * 60_000)

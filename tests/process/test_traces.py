@@ -1,4 +1,4 @@
-"""What a serving process leaves behind: its log in the promised form, and no user's words anywhere."""
+"""Traces of a serving process: a log in the specified format, and no user text anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from lab.instances.instance import ROOT, Instance
 
-SECRET = "xylophonist"  # a word that no message of ours holds
+SECRET = "xylophonist"  # a word that no message contains
 NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| [A-Z]{4,8} {0,4} \| \S.*")
@@ -25,7 +25,7 @@ END = re.compile(
 
 @pytest.fixture(scope="module")
 def judged(running_service: Instance, red_circle: bytes) -> Instance:
-    """The instance after a verdict, and after texts that it had to clean or to refuse."""
+    """The instance after a verdict and after texts that it cleaned or refused."""
     running_service.judge(red_circle, f"there is a {SECRET}")
     running_service.judge(red_circle, f"there is\u200b a \x07{SECRET}")
     for refused in (
@@ -38,7 +38,7 @@ def judged(running_service: Instance, red_circle: bytes) -> Instance:
     return running_service
 
 
-def test_every_line_of_the_log_has_the_promised_form(judged: Instance) -> None:
+def test_every_log_line_has_the_specified_format(judged: Instance) -> None:
     lines = judged.log.splitlines()
     assert lines
     assert [line for line in lines if not LINE.fullmatch(line) or line[30:33] != " | "] == []
@@ -53,7 +53,7 @@ def test_a_request_is_logged_by_its_start_and_its_end(judged: Instance) -> None:
 
     of_ours = {one[1] for one in messages(START) if one.group(2, 3, 4) == (str(len(asked)), "256", "192")}
     assert of_ours
-    # The answer is on its way before its line is written.
+    # The answer is sent before its line is written.
     judged.wait_for("their ends", lambda: of_ours <= {one[1] for one in messages(END)}, 60.0)
 
 
@@ -66,7 +66,7 @@ def test_no_text_of_a_user_is_written_anywhere(judged: Instance) -> None:
 def test_the_running_service_imports_nothing_of_the_model_zoo(
     start: Callable[..., Instance], red_circle: bytes
 ) -> None:
-    """Python itself lists every import of the unmodified process, up to and through a verdict."""
+    """Python lists every import of the unmodified process through a verdict."""
     instance = start("--model", "demo", interpreter=["-X", "importtime"])
     instance.wait_healthy()
     instance.judge(red_circle, "there is a red circle")
