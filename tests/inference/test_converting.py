@@ -48,7 +48,7 @@ def test_converted_weights_are_kept_once_a_load_and_only_after_a_verdict(make: B
     assert model.kept.acquire(timeout=PATIENCE)
     assert model.seen, "something was judged before"
     for _ in range(3):
-        running.proven(0.0)
+        running.supervisor.inference_succeeded(0.0)
     assert not model.kept.acquire(timeout=0.2)
     assert model.loads == 1
 

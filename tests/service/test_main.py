@@ -29,7 +29,7 @@ class Part:
 def test_a_server_thread_that_has_died_ends_the_process(make: Build) -> None:
     application = make()
     parts = {"health": Part(), "page-server": Part(alive=False)}
-    code, reason = main._wait(application, parts, main.Signals())
+    code, reason = main._wait(application.supervisor, parts, main.Signals())
     assert (code, reason) == (ExitCode.LOAD_FAILED, "the thread page-server ended")
 
 
@@ -40,7 +40,7 @@ def test_a_prober_whose_thread_has_died_ends_the_process_and_a_stopped_one_does_
     application = make()
     application.supervisor.load()
     until(lambda: application.supervisor.dead_threads() == ["prober"])
-    code, reason = main._wait(application, {"health": Part()}, main.Signals())
+    code, reason = main._wait(application.supervisor, {"health": Part()}, main.Signals())
     assert (code, reason) == (ExitCode.LOAD_FAILED, "the thread prober ended")
     application.supervisor.stop(0.0)
     assert application.supervisor.dead_threads() == []
