@@ -233,7 +233,7 @@ class MemoryFallback(Fallback):
         card = self._gpu_use()
         if card is None or card[0] <= CROWDED * card[1] or reserved - used < MATERIAL * card[1]:
             return
-        _log.info("MEMORY | CACHE_EMPTIED | UNUSED=%d | USED=%d | TOTAL=%d", reserved - used, *card)
+        _log.info("CACHE_EMPTIED | UNUSED=%d | USED=%d | TOTAL=%d", reserved - used, *card)
         self._model.empty_cache()
 
     def _fall_to_cpu(self) -> None:

@@ -142,7 +142,7 @@ class NativePredictor:
                 self._device = device
             gpu = torch.cuda.get_device_name(home) if home != "cpu" else None
         _log.info(
-            "DEVICE | %s | DTYPE=%s | THREADS=%d%s",
+            "DEVICE | NAME=%s | DTYPE=%s | THREADS=%d%s",
             device,
             self.dtype,
             torch.get_num_threads(),

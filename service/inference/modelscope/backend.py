@@ -117,7 +117,7 @@ class ChildPredictor:
         except ServiceError:
             self.close()
             raise
-        _log.info("DEVICE | %s | DTYPE=fp32 | BACKEND=modelscope | PID=%d", self._device, child.pid)
+        _log.info("DEVICE | NAME=%s | DTYPE=fp32 | BACKEND=modelscope | PID=%d", self._device, child.pid)
 
     def judge(self, pairs: Sequence[Pair], cancel_point: Callable[[], None]) -> list[dict[str, float]]:
         """Judge one pair after the other, since ModelScope's batches fail on texts of different lengths.
