@@ -23,10 +23,16 @@ CONFIGURATION = 78
 @pytest.mark.parametrize(
     "variables",
     [
-        {"ALL_PROXY": "socks5://127.0.0.1:9", "SSL_CERT_FILE": "/gone/cacert.pem"},
-        {"all_proxy": "socks://127.0.0.1:9/", "no_proxy": "localhost,127.0.0.1,::1/128,fe80::/10"},
+        pytest.param(
+            {
+                "all_proxy": "socks://127.0.0.1:9/",
+                "no_proxy": "localhost,127.0.0.1,::1/128,fe80::/10",
+                "SSL_CERT_FILE": "/gone/cacert.pem",
+            },
+            id="socks, no_proxy with networks, missing certificate",
+        ),
+        pytest.param({"ALL_PROXY": "socks5://127.0.0.1:9"}, id="socks5", marks=pytest.mark.long),
     ],
-    ids=["socks5 and a certificate that is gone", "socks and no_proxy with networks"],
 )
 def test_no_variable_for_proxies_or_certificates_stops_the_page(
     start: Start, variables: dict[str, str], red_circle: bytes
@@ -49,7 +55,7 @@ def test_variables_set_by_kubernetes_are_named_with_a_remedy(start: Start) -> No
 LOCALES = {"GBK": ("zh_CN", "GBK"), "Latin-1": ("de_DE", "ISO-8859-1"), "C": None}
 
 
-@pytest.fixture(params=LOCALES)
+@pytest.fixture(params=["GBK", pytest.param("Latin-1", marks=pytest.mark.long), "C"])
 def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """Return variables that set the locale and disable Python's UTF-8 fallbacks."""
     aside = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
