@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from service import api_keys
 from service.callers import Network
 from service.contract.errors import SettingsError
 from service.contract.times import STOP_GRACE
@@ -116,6 +117,12 @@ class Settings:
     )
     root_path: str = _option(
         "", ROOT_PATH, "path under which a proxy serves the page, such as /vqa, stripped by the proxy or not"
+    )
+    api_keys_file: Path | None = _option(
+        None, FILE, "file of the API keys; with it, every question needs a key or a login (docs/api.md)"
+    )
+    page_password_file: Path | None = _option(
+        None, FILE, "file whose first line is the password of the page; unset asks for none"
     )
     run_dir: Path = _option(ROOT, FOLDER, "directory of logs and run-time files")
     timeout: float = _option(15.0, seconds(0.01, 3600), "time limit of a request, from its arrival")
@@ -220,6 +227,18 @@ class Settings:
                 remedy="Create the environment of requirements-modelscope.txt and pass its Python.",
             )
         self.read_ops_password()
+        if self.read_page_password() is not None and self.page == "open":
+            raise SettingsError(
+                "--page open and --page-password-file exclude each other.", remedy="Unset one of them."
+            )
+        if self.api_keys_file is not None:
+            api_keys.read(self.api_keys_file)
+
+    @property
+    def page_served(self) -> bool:
+        """Whether there is a page. With API keys it needs a password, or to be declared open."""
+        locked = self.page_password_file is not None or self.api_keys_file is None
+        return self.page == "open" or (self.page == "on" and locked)
 
     def read_ops_password(self) -> str | None:
         """Return the operations tab's password from its variable or file. Raises SettingsError."""
@@ -230,19 +249,12 @@ class Settings:
             raise SettingsError(
                 "OFA_OPS_PASSWORD and OFA_OPS_PASSWORD_FILE are both set.", remedy="Unset one of them."
             )
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"The file with the operations password cannot be read: {type(error).__name__}.",
-                remedy=f"Check {file}, or unset --ops-password-file.",
-            ) from error
-        try:
-            return str(PASSWORD.parse(lines[0].strip() if lines else ""))
-        except ValueError:
-            raise SettingsError(
-                f"The first line of {file} is not allowed as a password. Allowed: {PASSWORD.allowed}."
-            ) from None
+        return _password(file, "--ops-password-file")
+
+    def read_page_password(self) -> str | None:
+        """Return the page's password, or None without one. Raises SettingsError."""
+        file = self.page_password_file
+        return None if file is None else _password(file, "--page-password-file")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -295,6 +307,23 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         text = f"{option.help} (allowed: {option.type.allowed}; default: {_default(name)}; {option.env})"
         parser.add_argument(flag(name), metavar=option.type.metavar, help=text.replace("%", "%%"))
     return parser
+
+
+def _password(file: Path, flag: str) -> str:
+    """Return the first line of a password file. Raises SettingsError."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"The file of {flag} cannot be read: {type(error).__name__}.",
+            remedy=f"Check {file}, or unset {flag}.",
+        ) from error
+    try:
+        return str(PASSWORD.parse(lines[0].strip() if lines else ""))
+    except ValueError:
+        raise SettingsError(
+            f"The first line of {file} is not allowed as a password. Allowed: {PASSWORD.allowed}."
+        ) from None
 
 
 def _read(option: Option, text: str, source: str) -> object:

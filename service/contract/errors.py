@@ -2,6 +2,9 @@
 
     ServiceError
     ├── InputError              400  the input cannot be judged; says what to change
+    ├── Unauthorized            401  no valid API key and no session
+    ├── Forbidden               403  not allowed for this key, ever
+    ├── LimitReached            429  a limit of the caller's key; says when to retry
     ├── Busy                    503  no capacity now; says when to retry
     ├── DeadlineExceeded        504  no answer within the time limit
     ├── Abandoned                    the caller cancelled
@@ -39,7 +42,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from service.contract.causes import ExitCode, Outcome, Refusal
+from service.contract.causes import Denial, ExitCode, Outcome, Refusal
 
 Fact = str | int | float
 
@@ -70,6 +73,34 @@ class InputError(ServiceError):
 
     code = "input"
     http_status = 400
+
+
+class Unauthorized(ServiceError):
+    """No valid API key and no session; the code is ``no_key`` or ``wrong_key``."""
+
+    code = Denial.NO_KEY
+    http_status = 401
+    default_remedy = "Send a key: Authorization: Bearer KEY, or X-API-Key: KEY."
+
+
+class Forbidden(ServiceError):
+    """The caller may not do this, now or later."""
+
+    code = Denial.TOO_MANY_TEXTS
+    http_status = 403
+
+
+class LimitReached(ServiceError):
+    """A limit of the caller's key; the code is ``rate_limit`` or ``concurrent_limit``. ``retry_after`` is in
+    seconds."""
+
+    code = Denial.RATE_LIMIT
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after: float, code: Denial = Denial.RATE_LIMIT):
+        remedy = f"Try again in {retry_after:.0f} s."
+        super().__init__(message, code=code, remedy=remedy, retry_after=retry_after)
+        self.retry_after = retry_after
 
 
 class Busy(ServiceError):

@@ -1,0 +1,179 @@
+"""Who asks, and how much: API keys, sessions of the page, and the limits of a key.
+
+For every front, in this order:
+
+    caller = identity.identify(scope)            # Unauthorized, Forbidden
+    with identity.admitted(caller):              # LimitReached; before the body is read
+        identity.count(caller, len(texts))       # LimitReached, Forbidden; once the texts are known
+        ... submit with caller=caller.name and wait for the answers ...
+
+``headers_of`` gives the headers of the answer to each of these errors. Without keys and sessions every caller
+is its address and has no limits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from service.api_keys import ApiKeys, Key
+from service.callers import Callers
+from service.contract.causes import Denial
+from service.contract.errors import Forbidden, LimitReached, ServiceError, Unauthorized
+from service.http.bodies import Scope, values
+from service.http.headers import caller_of
+from service.http.log_limit import LogLimit
+from service.http.origin import same_origin
+
+if TYPE_CHECKING:
+    from service.http.rates import Rates
+
+CONCURRENT_RETRY: Final = 1.0  # seconds
+LOG_SECONDS: Final = 60.0  # between two lines about denied callers
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: ``name`` is the key's name, without a key the address (service.callers)."""
+
+    name: str
+    key: Key | None = None
+
+
+class Identity:
+    """Identifies callers and enforces the limits of their keys. Safe to call from any thread.
+
+    ``keys``: the API keys, if there are any. ``admits``: whether a session's token is valid, if the page has
+    a login, with its ``cookie``'s name. With either, every request needs a key or a session.
+    """
+
+    def __init__(
+        self,
+        keys: ApiKeys | None = None,
+        *,
+        admits: Callable[[str | None], bool] | None = None,
+        cookie: str = "",
+        callers: Callers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = keys
+        self._admits = admits
+        self._cookie = cookie
+        self._callers = callers or Callers()
+        self._rates = _rates(clock) if keys is not None else None
+        self._lock = threading.Lock()  # guards the next line
+        self._running: Counter[str] = Counter()
+        self._denied = LogLimit(LOG_SECONDS)
+        self._limited = LogLimit(LOG_SECONDS)
+
+    @property
+    def required(self) -> bool:
+        """Whether a request needs a key or a session."""
+        return self._keys is not None or self._admits is not None
+
+    def identify(self, scope: Scope) -> Caller:
+        """Return who sent the request. Raises Unauthorized, and Forbidden for a session's request from a page
+        of another origin."""
+        address = caller_of(scope, self._callers)
+        if not self.required:
+            return Caller(address)
+        secrets = _secrets(scope)
+        if not secrets and self.has_session(scope):
+            if not same_origin(scope, self._callers):
+                raise Forbidden("Cross-origin requests are not allowed.", code=Denial.CROSS_ORIGIN)
+            return Caller(address)
+        if len(secrets) == 1 and self._keys is not None:
+            if (key := self._keys.find(secrets.pop())) is not None:
+                return Caller(key.name, key)
+            secrets.add("")
+        code, message = Denial.NO_KEY, "An API key or a login is required."
+        if secrets:
+            code, message = Denial.WRONG_KEY, "The API key is not valid."
+        if (more := self._denied.admit()) is not None:
+            log.warning("API_KEY_DENIED | CODE=%s | FROM=%s | MORE=%d", code, address, more)
+        raise Unauthorized(message, code=code)
+
+    def has_session(self, scope: Scope) -> bool:
+        """Whether the request carries the cookie of a valid session of the page."""
+        return self._admits is not None and self._admits(_cookie(scope, self._cookie))
+
+    @contextmanager
+    def admitted(self, caller: Caller) -> Iterator[None]:
+        """Count the caller's request as running. Raises LimitReached, also if its minute is used up."""
+        key = caller.key
+        if key is None:
+            yield
+            return
+        with self._lock:
+            if self._running[key.name] >= key.concurrent:
+                raise self._limit(
+                    key, CONCURRENT_RETRY, Denial.CONCURRENT_LIMIT, f"{key.concurrent} requests at once"
+                )
+            self._running[key.name] += 1
+        try:
+            if self._rates is not None and (wait := self._rates.wait(key, 1)) > 0:
+                raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")
+            yield
+        finally:
+            with self._lock:
+                self._running[key.name] -= 1
+                self._running += Counter()  # drops the names at zero
+
+    def count(self, caller: Caller, texts: int = 1) -> None:
+        """Count ``texts`` requests of the caller's minute, all or none. Raises LimitReached, and Forbidden if
+        they are more than a whole minute's."""
+        key = caller.key
+        if key is None or self._rates is None:
+            return
+        if texts > key.per_minute:
+            raise Forbidden(
+                f"{texts} texts are more than this key's {key.per_minute} per minute.",
+                remedy="Send fewer texts in a request.",
+                code=Denial.TOO_MANY_TEXTS,
+            )
+        if (wait := self._rates.hit(key, texts)) > 0:
+            raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")
+
+    def _limit(self, key: Key, wait: float, code: Denial, limit: str) -> LimitReached:
+        if (more := self._limited.admit()) is not None:
+            log.warning("API_KEY_LIMIT | CODE=%s | KEY=%s | MORE=%d", code, key.name, more)
+        return LimitReached(f"This key's limit is {limit}.", retry_after=math.ceil(wait), code=code)
+
+
+def headers_of(error: ServiceError) -> dict[str, str]:
+    """Return the headers that the answer to ``error`` needs."""
+    if isinstance(error, Unauthorized):
+        wrong = ', error="invalid_token"' if error.code == Denial.WRONG_KEY else ""
+        return {"www-authenticate": f'Bearer realm="api"{wrong}'}
+    if retry_after := error.facts.get("retry_after"):
+        return {"retry-after": str(math.ceil(float(retry_after)))}
+    return {}
+
+
+def _rates(clock: Callable[[], float]) -> Rates:
+    from service.http.rates import Rates  # imported only with API keys: it takes 0.1 s
+
+    return Rates(clock)
+
+
+def _secrets(scope: Scope) -> set[str]:
+    """Return the keys that the request carries."""
+    bearer = [value[7:] for value in values(scope, b"authorization") if value[:7].lower() == b"bearer "]
+    return {value.decode("latin-1").strip() for value in [*bearer, *values(scope, b"x-api-key")]}
+
+
+def _cookie(scope: Scope, name: str) -> str | None:
+    for header in values(scope, b"cookie"):
+        for part in header.decode("latin-1").split(";"):
+            key, _, value = part.strip().partition("=")
+            if key == name:
+                return value
+    return None
