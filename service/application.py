@@ -9,6 +9,7 @@ from typing import Final
 
 from PIL import Image
 
+from service.api_keys import ApiKeys
 from service.contract.errors import (
     Abandoned,
     InputError,
@@ -36,7 +37,7 @@ PROBE_PICTURE: Final = Image.new("RGB", (64, 64), (128, 128, 128))
 
 class Application:
     """Submits requests and reports health. ``supervisor`` starts, loads and stops it; ``operations`` serves
-    the operators' page. Made by service.build."""
+    the operators' page; ``api_keys`` are for the servers. Made by service.build."""
 
     def __init__(
         self,
@@ -50,9 +51,11 @@ class Application:
         events: Listener,
         reporter: Reporter,
         metrics: Metrics,
+        api_keys: ApiKeys | None = None,
     ) -> None:
         self.supervisor = supervisor
         self.operations = operations
+        self.api_keys = api_keys
         self._settings = settings
         self._status = status
         self._intake = intake

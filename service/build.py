@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import doctor
+from service.api_keys import ApiKeys
 from service.application import PROBE_PICTURE, PROBE_TEXT, Application
 from service.contract.events import Events
 from service.contract.protocols import Listed, Model, MultiDevice
@@ -72,6 +73,7 @@ def build(
         on_sample=[vitals.sample, memory_limit.check],
     )
     request_log, metrics = RequestLog(), Metrics()
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file is not None else None
     history = History(status.snapshot, sampler.latest, evidence_ttl=settings.evidence_ttl)
     events = Events(request_log, history, metrics)
 
@@ -105,6 +107,7 @@ def build(
         events=events,
         reporter=reporter,
         metrics=metrics,
+        api_keys=keys,
     )
     prober = Prober(
         application.probe,
@@ -148,6 +151,7 @@ def build(
             reserved=functools.partial(_reserved, model),
             guard=getattr(model, "guard_counts", lambda: None),
             connections=connections,
+            api_keys_outdated=lambda: keys is not None and keys.outdated,
         )
     )
     return application

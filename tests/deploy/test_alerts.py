@@ -179,6 +179,7 @@ CASES = [
         also={"port": "page"},
     ),
     Case("OfaLogLinesLost", {"ofa_log_lines_lost_total": "0x30 9x60"}, {"ofa_log_lines_lost_total": "9x90"}),
+    Case("OfaApiKeysOutdated", {"ofa_api_keys_outdated": "0x9 1x60"}, {"ofa_api_keys_outdated": "0x70"}),
 ]
 
 
