@@ -41,7 +41,7 @@ class Denial(StrEnum):
     NO_KEY = "no_key"  # and no session
     WRONG_KEY = "wrong_key"
     CROSS_ORIGIN = "cross_origin"  # a session's request from a page of another origin
-    TOO_MANY_TEXTS = "too_many_texts"  # more than the key may ask in a minute
+    TEXTS_OVER_LIMIT = "texts_over_limit"  # more than the key may ask in a minute
     RATE_LIMIT = "rate_limit"
     CONCURRENT_LIMIT = "concurrent_limit"
 

@@ -86,7 +86,7 @@ class Unauthorized(ServiceError):
 class Forbidden(ServiceError):
     """The caller may not do this, now or later."""
 
-    code = Denial.TOO_MANY_TEXTS
+    code = Denial.TEXTS_OVER_LIMIT
     http_status = 403
 
 

@@ -137,7 +137,7 @@ class Identity:
             raise Forbidden(
                 f"{texts} texts are more than this key's {key.per_minute} per minute.",
                 remedy="Send fewer texts in a request.",
-                code=Denial.TOO_MANY_TEXTS,
+                code=Denial.TEXTS_OVER_LIMIT,
             )
         if (wait := self._rates.hit(key, texts)) > 0:
             raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")

@@ -111,6 +111,7 @@ def test_a_file_that_others_can_read_or_write_is_refused(file: Path, mode: int) 
 def test_roots_file_may_be_read_by_the_group_as_kubernetes_mounts_a_secret(file: Path) -> None:
     """A child process gives up root, as the service in a container does."""
     file.chmod(0o440)
+    file.parent.chmod(0o711)
     descriptor = os.open(file.parent, os.O_PATH)
     script = (
         "import os, sys; from pathlib import Path; from service.api_keys import read; "
