@@ -13,7 +13,9 @@
     uploads        the store of uploaded pictures                      → quota
     quota          a capacity with a limit for each caller
     log_limit      rate limit for log lines
-    operations     the operations tab
+    access         a password, its sessions, limits on wrong passwords
+    login          login and logout over HTTP, and the login page     → access
+    operations     the operations tab                                 → login
     layout         the components and their events                     → handlers, picture, card
     picture        the picture input: a path, not decoded
     handlers       from Gradio's call to the application and back      → pending, verdicts
