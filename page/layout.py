@@ -20,6 +20,7 @@ from page.picture import Picture
 from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 from service.callers import Callers
+from service.http.identity import Identity
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
 
@@ -100,6 +101,7 @@ def build(
     card: Card,
     operations: bool = False,
     callers: Callers | None = None,
+    identity: Identity | None = None,
 ) -> gr.Blocks:
     """Build the page. ``intake`` runs the calls to ``application``; ``limit`` is its time limit in seconds;
     ``operations`` says whether there is an operations tab."""
@@ -109,6 +111,7 @@ def build(
         limit=limit,
         examples=card.examples,
         callers=callers,
+        identity=identity,
         in_use=uploads.in_use,
     )
     say = gr.I18n(**translations(card))

@@ -35,6 +35,7 @@ from service.http.origin import same_origin
 if TYPE_CHECKING:
     from service.http.rates import Rates
 
+CALLER: Final = "caller"  # the Caller's name in a scope's "state"
 CONCURRENT_RETRY: Final = 1.0  # seconds
 LOG_SECONDS: Final = 60.0  # between two lines about denied callers
 log = logging.getLogger(__name__)
@@ -108,6 +109,15 @@ class Identity:
     @contextmanager
     def admitted(self, caller: Caller) -> Iterator[None]:
         """Count the caller's request as running. Raises LimitReached, also if its minute is used up."""
+        with self.running(caller):
+            key = caller.key
+            if key is not None and self._rates is not None and (wait := self._rates.wait(key, 1)) > 0:
+                raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")
+            yield
+
+    @contextmanager
+    def running(self, caller: Caller) -> Iterator[None]:
+        """Count the caller's request as running. Raises LimitReached."""
         key = caller.key
         if key is None:
             yield
@@ -119,8 +129,6 @@ class Identity:
                 )
             self._running[key.name] += 1
         try:
-            if self._rates is not None and (wait := self._rates.wait(key, 1)) > 0:
-                raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")
             yield
         finally:
             with self._lock:
