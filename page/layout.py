@@ -20,9 +20,9 @@ from page.picture import Picture
 from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 from service.callers import Callers
-from service.http.identity import Identity
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
+from service.http.identity import Identity
 
 log = logging.getLogger(__name__)
 _invalid_calls = LogLimit(60.0)
