@@ -16,6 +16,7 @@ from service.http.bodies import Refused
 from service.http.headers import is_json
 from service.http.log_limit import LogLimit
 from service.http.origin import same_origin
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LOGIN: Final = "/login"
 LOGOUT: Final = "/logout"
+MAX_SESSIONS: Final = 1024  # of the page; the oldest ends first
 LOG_SECONDS: Final = 60.0  # between two lines about passwords that were not checked
 PAGE: Final = Path(__file__).parent / "login.html"
 log = logging.getLogger(__name__)
@@ -42,16 +44,16 @@ class Login:
         callers: Callers | None = None,
         root_path: str = "",
     ) -> None:
+        self.cookie = cookie
         self._access = access
-        self._cookie = cookie
         self._event = event
         self._callers = callers or Callers()
         self._path = root_path or "/"
         self._unchecked = LogLimit(LOG_SECONDS)
 
-    def admits(self, request: Request) -> bool:
-        """Whether the request belongs to a valid session."""
-        return self._access.admits(request.cookies.get(self._cookie))
+    def admits(self, token: str | None) -> bool:
+        """Whether ``token``, from the cookie, names a valid session; mark it as used."""
+        return self._access.admits(token)
 
     def cross_site(self, request: Request) -> Response | None:
         """Return the refusal of a POST that a page of another site may have caused, or None.
@@ -84,16 +86,16 @@ class Login:
         log.info("%s | ACTION=login | FROM=%s", self._event, caller)
         answer = as_json({})
         tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-        answer.set_cookie(self._cookie, token, path=self._path, httponly=True, samesite="strict", secure=tls)
+        answer.set_cookie(self.cookie, token, path=self._path, httponly=True, samesite="strict", secure=tls)
         return answer
 
     async def log_out(self, request: Request) -> Response:
         """End the session."""
         if refusal := self.cross_site(request):
             return refusal
-        self._access.log_out(request.cookies.get(self._cookie))
+        self._access.log_out(request.cookies.get(self.cookie))
         answer = as_json({})
-        answer.delete_cookie(self._cookie, path=self._path, httponly=True, samesite="strict")
+        answer.delete_cookie(self.cookie, path=self._path, httponly=True, samesite="strict")
         return answer
 
     def add_to(self, app: FastAPI) -> None:
@@ -101,6 +103,22 @@ class Login:
         app.add_route(LOGIN, _page, methods=["GET"])
         app.add_route(LOGIN, self.log_in, methods=["POST"])
         app.add_route(LOGOUT, self.log_out, methods=["POST"])
+
+
+def page_login(settings: Settings, port: int, callers: Callers) -> Login | None:
+    """Return the login of the page on ``port``, or None without a password. Raises SettingsError."""
+    password = settings.read_page_password()
+    if password is None:
+        return None
+    access = Access(password, sessions=MAX_SESSIONS)
+    # The port is part of the cookie's name, since browsers send a host's cookies to all its ports.
+    return Login(
+        access,
+        cookie=f"ofa_page_{port}",
+        event="PAGE_LOGIN",
+        callers=callers,
+        root_path=settings.root_path,
+    )
 
 
 def message(language: Language, key: str, status: int = 200, **values: object) -> Response:

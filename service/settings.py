@@ -227,9 +227,10 @@ class Settings:
                 remedy="Create the environment of requirements-modelscope.txt and pass its Python.",
             )
         self.read_ops_password()
-        if self.read_page_password() is not None and self.page == "open":
+        if self.read_page_password() is not None and self.page != "on":
             raise SettingsError(
-                "--page open and --page-password-file exclude each other.", remedy="Unset one of them."
+                f"--page {self.page} and --page-password-file exclude each other.",
+                remedy="Unset one of them.",
             )
         if self.api_keys_file is not None:
             api_keys.read(self.api_keys_file)

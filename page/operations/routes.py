@@ -108,7 +108,7 @@ class OperationsRoutes:
             language = language_of(request.headers.get("accept-language"))
             if request.method == "POST" and (refusal := self._login.cross_site(request)):
                 return refusal
-            if not self._login.admits(request):
+            if not self._login.admits(request.cookies.get(self._login.cookie)):
                 return as_json({"html": panel.login(language)}, 401)
             return await handler(request, language)
 

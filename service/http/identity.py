@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from service.api_keys import ApiKeys, Key
 from service.callers import Callers
@@ -49,25 +49,31 @@ class Caller:
     key: Key | None = None
 
 
+class Sessions(Protocol):
+    """The sessions of a login, each known by a token in the cookie of that name."""
+
+    cookie: str
+
+    def admits(self, token: str | None) -> bool: ...
+
+
 class Identity:
     """Identifies callers and enforces the limits of their keys. Safe to call from any thread.
 
-    ``keys``: the API keys, if there are any. ``admits``: whether a session's token is valid, if the page has
-    a login, with its ``cookie``'s name. With either, every request needs a key or a session.
+    ``keys``: the API keys, if there are any. ``sessions``: those of the page, if it has a login. With either,
+    every request needs a key or a session.
     """
 
     def __init__(
         self,
         keys: ApiKeys | None = None,
         *,
-        admits: Callable[[str | None], bool] | None = None,
-        cookie: str = "",
+        sessions: Sessions | None = None,
         callers: Callers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
-        self._admits = admits
-        self._cookie = cookie
+        self._sessions = sessions
         self._callers = callers or Callers()
         self._rates = _rates(clock) if keys is not None else None
         self._lock = threading.Lock()  # guards the next line
@@ -78,7 +84,7 @@ class Identity:
     @property
     def required(self) -> bool:
         """Whether a request needs a key or a session."""
-        return self._keys is not None or self._admits is not None
+        return self._keys is not None or self._sessions is not None
 
     def identify(self, scope: Scope) -> Caller:
         """Return who sent the request. Raises Unauthorized, and Forbidden for a session's request from a page
@@ -104,7 +110,8 @@ class Identity:
 
     def has_session(self, scope: Scope) -> bool:
         """Whether the request carries the cookie of a valid session of the page."""
-        return self._admits is not None and self._admits(_cookie(scope, self._cookie))
+        sessions = self._sessions
+        return sessions is not None and sessions.admits(_cookie(scope, sessions.cookie))
 
     @contextmanager
     def admitted(self, caller: Caller) -> Iterator[None]:

@@ -30,6 +30,13 @@ def cookie(token: str = TOKEN) -> tuple[str, str]:
     return ("cookie", f"other=1; ofa_page_1={token}")
 
 
+class FakeSessions:
+    cookie = "ofa_page_1"
+
+    def admits(self, token: str | None) -> bool:
+        return token == TOKEN
+
+
 class Keyed:
     """An identity with one key of 10 requests per minute and 2 at once."""
 
@@ -37,8 +44,7 @@ class Keyed:
         self.key = make(folder / "keys", "shop", per_minute, 2)
         self.identity = Identity(
             ApiKeys(folder / "keys", clock=clock),
-            admits=(lambda token: token == TOKEN) if sessions else None,
-            cookie="ofa_page_1",
+            sessions=FakeSessions() if sessions else None,
             callers=Callers(networks("10.0.0.0/8")),
             clock=clock,
         )
