@@ -18,10 +18,10 @@ from page.login import LOGIN, LOGOUT
 from page.words import say
 from service.api_keys import make
 from tests.fakes import PATIENCE
-from tests.odd_pictures import png
 from tests.web.client import Page, call, serving, upload
 
 PASSWORD = "open sesame"
+PICTURE = b"not decoded by anything in front of the application"
 COOKIE = re.compile(r"ofa_page_\d+=([\w-]{43}); (.*)")
 CLOSED = {
     "GET": (
@@ -71,7 +71,7 @@ def log_in(client: httpx.Client, password: Any = PASSWORD, **headers: str) -> ht
 
 
 async def judged(client: httpx.AsyncClient, text: str = "a dog") -> tuple[str, Any]:
-    return await call(client, await upload(client, png(8, 8)), text, None)
+    return await call(client, await upload(client, PICTURE), text, None)
 
 
 # ---- without a session or a key ------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_a_program_asks_with_its_key_and_is_known_by_its_name(locked: Locked, na
 def test_calls_over_a_keys_minute_are_refused_with_the_time_to_wait(locked: Locked) -> None:
     async def conversation(client: httpx.AsyncClient) -> httpx.Response:
         client.headers["x-api-key"] = locked.few
-        picture = await upload(client, png(8, 8))
+        picture = await upload(client, PICTURE)
         for _ in range(2):
             assert (await call(client, picture, "a dog", None))[0] == "complete"
         return await client.post("/gradio_api/call/judge", json={"data": [picture, "a dog", None]})
@@ -218,7 +218,7 @@ def test_calls_over_a_keys_minute_are_refused_with_the_time_to_wait(locked: Lock
 def test_calls_over_a_keys_number_at_once_are_refused(locked: Locked) -> None:
     async def conversation(client: httpx.AsyncClient) -> tuple[Any, Any, Any]:
         client.headers["x-api-key"] = locked.one
-        picture = await upload(client, png(8, 8))
+        picture = await upload(client, PICTURE)
         joined = await client.post("/gradio_api/call/judge", json={"data": [picture, "hold", None]})
         give_up = time.monotonic() + PATIENCE
         while "waiting" not in locked.page.output and time.monotonic() < give_up:
