@@ -128,7 +128,9 @@ class Settings:
         60.0, seconds(0.1, 86400), "how long it may continue after that before the process counts as hung"
     )
     queue_size: int = _option(
-        32, integer(1, 100000), "maximum number of waiting requests; more are answered busy"
+        48,
+        integer(1, 100000),
+        "maximum number of waiting requests, three quarters of them from one client; more are answered busy",
     )
     max_batch: int = _option(
         0, integer(0, 1024), "maximum batch size; 0 depends on the device: 4 on a CPU, 32 on a GPU"
