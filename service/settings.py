@@ -153,6 +153,12 @@ class Settings:
         0, SIZE, "restart when the GPU memory reserved by the process stays above this"
     )
     load_attempts: int = _option(3, integer(1, 100), "attempts to load the model")
+    drain_delay: float = _option(
+        0.0,
+        seconds(0, 3600),
+        "how long a stop first serves on while /readyz already answers 503, so that a load balancer sends no "
+        "more",
+    )
     stop_grace: float = _option(
         STOP_GRACE, seconds(0, 3600), "how long a stop waits for accepted requests to be answered"
     )
