@@ -44,7 +44,8 @@ def test_an_instance_that_ignores_term_is_killed(guarded: Guarded) -> None:
 @pytest.mark.parametrize("how", ["variable", "flag"])
 def test_a_draining_instance_is_given_that_much_more_time(guarded: Guarded, how: str) -> None:
     guarded.plan({"slow_to_leave": 1.5})
-    flags, variables = (("--drain-delay=60"), {}) if how == "flag" else ((), {"OFA_DRAIN_DELAY": 60})
+    flags = ("--", "--drain-delay=60") if how == "flag" else ()
+    variables = {"OFA_DRAIN_DELAY": 60} if how == "variable" else {}
     guardian = guarded.guard(*flags, STOP_TIMEOUT=0.2, **variables)
     guarded.wait_healthy()
     guardian.terminate()
