@@ -35,9 +35,14 @@ class FairQueue:
 
     def ahead_of(self, caller: str) -> int:
         """How many waiting jobs come before the next one of ``caller``."""
-        turn = len(self._groups.get(caller, ())) + 1
-        others = [groups for other, groups in self._groups.items() if other != caller]
-        return self.of(caller) + sum(len(group) for groups in others for group in islice(groups, turn))
+        turn = len(self._groups.get(caller, ()))
+        jumps = not turn and caller not in self._served  # it will go ahead of those just served
+        ahead, before = self.of(caller), True
+        for other, groups in self._groups.items():
+            before &= other != caller and not (jumps and other in self._served)
+            if other != caller:
+                ahead += sum(map(len, islice(groups, turn + before)))
+        return ahead
 
     def append(self, jobs: Sequence[Job]) -> None:
         """Queue jobs of one caller as a group."""

@@ -120,6 +120,11 @@ def test_the_estimate_counts_what_comes_before(events: FakeEvents, clock: Clock)
     engine = still(FakePredictor(), events, clock)
     ahead = [future.queue_estimate.ahead for future in submit(engine, "aaaaabbc") if future.queue_estimate]
     assert ahead == [0, 1, 2, 3, 4, 1, 3, 2]
+    group(engine, "d", 30)
+    for _ in range(4):
+        engine.step()
+    ahead = [future.queue_estimate.ahead for future in submit(engine, "ae") if future.queue_estimate]
+    assert ahead == [0, 1], "of one caller each, the last batch's"
 
 
 # ---- what one caller may hold ----------------------------------------------------------------------------
