@@ -80,7 +80,7 @@ class FairQueue:
     def take(self, most: int) -> list[Job]:
         """Take the next batch. Its callers go behind all others."""
         batch = self.next(most)
-        self._served = frozenset(group[0].request.caller for group in batch)
+        self._served = frozenset(group[0].request.caller for group in batch) or self._served
         for group in batch:
             self._drop(group, group[0].request.caller)
         self._groups |= {one: self._groups.pop(one) for one in list(self._groups) if one in self._served}

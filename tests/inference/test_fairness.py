@@ -62,7 +62,7 @@ def batches(events: FakeEvents, clock: Clock, first: str, *arrivals: str, **limi
 
 
 def test_a_batch_takes_callers_in_turn(events: FakeEvents, clock: Clock) -> None:
-    assert batches(events, clock, "aaaaabbc", max_batch=4) == ["abca", "baaa"]
+    assert batches(events, clock, "aaaaabbc", max_batch=4) == ["abca", "abaa"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -120,11 +120,10 @@ def test_the_estimate_counts_what_comes_before(events: FakeEvents, clock: Clock)
     engine = still(FakePredictor(), events, clock)
     ahead = [future.queue_estimate.ahead for future in submit(engine, "aaaaabbc") if future.queue_estimate]
     assert ahead == [0, 1, 2, 3, 4, 1, 3, 2]
-    group(engine, "d", 30)
-    for _ in range(4):
-        engine.step()
-    ahead = [future.queue_estimate.ahead for future in submit(engine, "ae") if future.queue_estimate]
-    assert ahead == [0, 1], "of one caller each, the last batch's"
+    drain(engine)
+    assert events.batches == [4, 4], "the last batch served a and b"
+    ahead = [future.queue_estimate.ahead for future in submit(engine, "aeb") if future.queue_estimate]
+    assert ahead == [0, 0, 2], "a new caller goes ahead of those just served"
 
 
 # ---- what one caller may hold ----------------------------------------------------------------------------
@@ -163,7 +162,7 @@ def test_a_backlog_of_ones_own_is_ones_own_limit(events: FakeEvents, clock: Cloc
         10.0,
         429,
     )
-    assert codes(submit(engine, "bcdefghijk", now=clock.now)) == [None] * 9 + [Refusal.TOO_LATE]
+    assert codes(submit(engine, "bcdefghijkl", now=clock.now)) == [None] * 10 + [Refusal.TOO_LATE]
 
 
 # ---- requests that stay together -------------------------------------------------------------------------
