@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from page.server import PageServer
     from service.build import Application
+    from service.front import Front
     from service.listening import Connections
 
 __all__ = ["InputError", "health_check", "init_model", "main", "predict"]
@@ -77,15 +77,27 @@ def main(argv: Sequence[str]) -> int:
     """Run the service until a signal stops it or it cannot continue. Returns the exit code."""
     from service.main import main as serve
 
-    return serve(argv, prog="web_app.py", description=DESCRIPTION, front=_page)
+    return serve(argv, prog="web_app.py", description=DESCRIPTION, front=_front)
 
 
-def _page(
+def _front(
     application: Application, settings: Settings, listener: socket.socket, connections: Connections
-) -> PageServer:
-    from page.server import PageServer
+) -> Front:
+    """Make the public server: the API, and the page unless it is off."""
+    from api.app import PREFIXES, ApiSite
+    from page.login import page_login
+    from page.site import PageSite
+    from service.callers import Callers
+    from service.front import Front, Site
+    from service.http.identity import Identity
 
-    return PageServer(application, settings, listener, connections)
+    callers = Callers(settings.trusted_proxies)
+    login = page_login(settings, listener.getsockname()[1], callers)
+    identity = Identity(application.api_keys, sessions=login, callers=callers)
+    api = ApiSite(application, settings, identity)
+    rest: Site = PageSite(application, settings, identity, login) if settings.page_served else api
+    sites = {**dict.fromkeys(PREFIXES, api), "": rest}
+    return Front(sites, listener, connections, root_path=settings.root_path)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,20 @@ Only the paths in use are open, and framing, headers, queries and bodies are val
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any, Final
 
-from page import bodies, gradio_setup
-from page.bodies import App, ClientDisconnected, Receive, Refused, Scope, Send
 from page.calls import CODE, CallValidator
-from page.headers import caller_of, check_headers, for_gradio, is_json, peer_of
-from page.quota import Quota
+from page.forwarding import for_gradio
 from page.sessions import AlreadyRead, Sessions
 from page.upload_routes import PROGRESS, UPLOAD, UploadRoutes
 from service.callers import Callers
-from service.contract.errors import ServiceError
+from service.contract.errors import Denied
+from service.http import bodies
+from service.http.bodies import App, ClientDisconnected, Receive, Refused, Scope, Send
+from service.http.headers import below_root, caller_of, check_headers, is_json, peer_of
 from service.http.identity import CALLER, Identity, headers_of
+from service.http.quota import Quota
 
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 OPEN: Final = {
@@ -122,7 +122,6 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            gradio_setup.log_loop_errors(asyncio.get_running_loop())
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
@@ -143,7 +142,7 @@ class Gate:
                 raise
             # An upload is often refused while the client still sends it.
             drained = max(self._upload_bytes if scope["path"] == UPLOAD else 0, bodies.DRAINED_BYTES)
-            await bodies.refuse(scope, body, send_with_headers, refused, drained)
+            await bodies.refuse(scope, body, send_with_headers, refused.reply(), drained)
         except ClientDisconnected:
             return
 
@@ -152,7 +151,7 @@ class Gate:
         if self._root_path and scope["path"] == self._root_path:
             await _redirect(self._root_path + "/", send)
             return
-        scope = {**scope, "path": self._below_root(scope["path"])}
+        scope = {**scope, "path": below_root(scope["path"], self._root_path)}
         self._check(scope)
         path = scope["path"]
         if self._login and path == "/" and not self._identity.has_session(scope):
@@ -174,10 +173,6 @@ class Gate:
                 ) from None
         else:
             await self._pass_on(scope, receive, send)
-
-    def _below_root(self, path: str) -> str:
-        """Return the path without the proxy's prefix, which some proxies leave in it."""
-        return path.removeprefix(self._root_path) if path.startswith(f"{self._root_path}/") else path
 
     def _check(self, scope: Scope) -> None:
         """Raise Refused for a request that is not allowed; remove a query that is not."""
@@ -209,7 +204,7 @@ class Gate:
             caller = self._identity.identify(scope)
             if scope["method"] == "POST" and JUDGED.fullmatch(scope["path"]):
                 self._identity.count(caller)
-        except ServiceError as error:
+        except Denied as error:
             raise Refused(
                 error.http_status,
                 f"{error.message} {error.remedy}",

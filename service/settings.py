@@ -112,6 +112,11 @@ class Settings:
     port: int = _option(7860, PORT, "port of the page; 0 picks a free one")
     health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")
     health_port: int = _option(8000, PORT, "port of the health API; 0 picks a free one")
+    page: str = _option(
+        "on",
+        choice("on", "off", "open"),
+        "the web page; off serves the API alone, open serves the page without a login beside API keys",
+    )
     trusted_proxies: tuple[Network, ...] = _option(
         (), NETWORKS, "proxies in front of the page whose X-Forwarded-For header is trusted"
     )
@@ -135,7 +140,9 @@ class Settings:
         60.0, seconds(0.1, 86400), "how long it may continue after that before the process counts as hung"
     )
     queue_size: int = _option(
-        32, integer(1, 100000), "maximum number of waiting requests; more are answered busy"
+        48,
+        integer(1, 100000),
+        "maximum number of waiting requests, three quarters of them from one client; more are answered busy",
     )
     max_batch: int = _option(
         0, integer(0, 1024), "maximum batch size; 0 depends on the device: 4 on a CPU, 32 on a GPU"
@@ -158,6 +165,12 @@ class Settings:
         0, SIZE, "restart when the GPU memory reserved by the process stays above this"
     )
     load_attempts: int = _option(3, integer(1, 100), "attempts to load the model")
+    drain_delay: float = _option(
+        0.0,
+        seconds(0, 3600),
+        "how long a stop first serves on while /readyz already answers 503, so that a load balancer sends no "
+        "more",
+    )
     stop_grace: float = _option(
         STOP_GRACE, seconds(0, 3600), "how long a stop waits for accepted requests to be answered"
     )

@@ -25,6 +25,7 @@ class Refusal(StrEnum):
     """Why a valid request is not accepted now."""
 
     QUEUE_FULL = "queue_full"
+    CALLER_LIMIT = "caller_limit"  # its caller has too much waiting; other callers are accepted
     TOO_LATE = "too_late"  # its estimated completion is too close to the time limit
     STUCK = "stuck"  # a cancelled computation still runs
     LOADING = "loading"
@@ -32,7 +33,7 @@ class Refusal(StrEnum):
 
 
 #: The refusals that an answer reports as ``reason: "busy"``.
-BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK})
+BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.CALLER_LIMIT, Refusal.TOO_LATE, Refusal.STUCK})
 
 
 class Denial(StrEnum):
@@ -63,6 +64,7 @@ class InputCode(StrEnum):
 
     NO_IMAGE = "no_image"
     NO_TEXT = "no_text"
+    TOO_MANY_TEXTS = "too_many_texts"
     TEXT_TOO_LONG = "text_too_long"
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BYTES_TOO_LARGE = "image_bytes_too_large"
@@ -75,6 +77,20 @@ class InputCode(StrEnum):
     TOO_SLOW_TO_READ = "too_slow_to_read"
     PREMISE_REFUSED = "premise_refused"
     PREMISE_NEEDED = "premise_needed"
+
+
+class ApiCode(StrEnum):
+    """Why the API for programs refuses a call, beside an InputCode and a Refusal."""
+
+    MALFORMED = "malformed"  # not HTTP, a form or JSON as they are specified
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    TOO_SLOW = "too_slow"  # the body did not arrive in time
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    INVALID_FIELD = "invalid_field"
+    INVALID_ID = "invalid_id"
+    NO_ROOM = "no_room"  # no memory for another body
 
 
 class LineCode(StrEnum):

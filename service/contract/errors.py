@@ -2,10 +2,13 @@
 
     ServiceError
     ├── InputError              400  the input cannot be judged; says what to change
-    ├── Unauthorized            401  no valid API key and no session
-    ├── Forbidden               403  not allowed for this key, ever
-    ├── LimitReached            429  a limit of the caller's key; says when to retry
+    │   └── InvalidTexts             some of the texts cannot
+    ├── Denied                       this caller may not ask
+    │   ├── Unauthorized        401  no valid API key and no session
+    │   ├── Forbidden           403  not allowed, now or later
+    │   └── LimitReached        429  a limit of the caller's key; says when to retry
     ├── Busy                    503  no capacity now; says when to retry
+    │   └── CallerBusy          429  no capacity for this caller; others are accepted
     ├── DeadlineExceeded        504  no answer within the time limit
     ├── Abandoned                    the caller cancelled
     ├── ShuttingDown            503  the process is stopping
@@ -39,7 +42,7 @@ once, where it appears, and kept as ``__cause__``; its text goes no further.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from service.contract.causes import Denial, ExitCode, Outcome, Refusal
@@ -75,7 +78,21 @@ class InputError(ServiceError):
     http_status = 400
 
 
-class Unauthorized(ServiceError):
+class InvalidTexts(InputError):
+    """Some texts of a call cannot be judged. ``errors`` holds index and code of each; message, code and facts
+    are those of the first."""
+
+    def __init__(self, found: Sequence[tuple[int, InputError]]):
+        first = found[0][1]
+        super().__init__(first.message, code=first.code, remedy=first.remedy, **first.facts)
+        self.errors = [(index, error.code) for index, error in found]
+
+
+class Denied(ServiceError):
+    """This caller may not ask; the code is a Denial."""
+
+
+class Unauthorized(Denied):
     """No valid API key and no session; the code is ``no_key`` or ``wrong_key``."""
 
     code = Denial.NO_KEY
@@ -83,23 +100,23 @@ class Unauthorized(ServiceError):
     default_remedy = "Send a key: Authorization: Bearer KEY, or X-API-Key: KEY."
 
 
-class Forbidden(ServiceError):
+class Forbidden(Denied):
     """The caller may not do this, now or later."""
 
     code = Denial.TEXTS_OVER_LIMIT
     http_status = 403
 
 
-class LimitReached(ServiceError):
+class LimitReached(Denied):
     """A limit of the caller's key; the code is ``rate_limit`` or ``concurrent_limit``. ``retry_after`` is in
     seconds."""
 
     code = Denial.RATE_LIMIT
     http_status = 429
 
-    def __init__(self, message: str, *, retry_after: float, code: Denial = Denial.RATE_LIMIT):
-        remedy = f"Try again in {retry_after:.0f} s."
-        super().__init__(message, code=code, remedy=remedy, retry_after=retry_after)
+    def __init__(self, message: str, *, code: Denial, limit: int, retry_after: int):
+        remedy = f"Try again in {retry_after} s."
+        super().__init__(message, code=code, remedy=remedy, limit=limit, retry_after=retry_after)
         self.retry_after = retry_after
 
 
@@ -113,6 +130,15 @@ class Busy(ServiceError):
         remedy = f"Try again in {retry_after:.0f} s."
         super().__init__(message, code=code, remedy=remedy, retry_after=retry_after)
         self.retry_after = retry_after
+
+
+class CallerBusy(Busy):
+    """The caller's own backlog is the reason."""
+
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after: float):
+        super().__init__(message, retry_after=retry_after, code=Refusal.CALLER_LIMIT)
 
 
 class DeadlineExceeded(ServiceError):

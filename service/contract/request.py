@@ -13,6 +13,7 @@ from ofa.pair import Pair as Pair  # re-exported: the network's own question tra
 from service.contract.errors import NotFinite, ServiceError
 
 LABELS: Final = ("Yes", "No", "Maybe")
+MAX_TEXTS: Final = 32  # about one picture in one call
 Source = Literal["page", "api", "probe"]
 
 
@@ -21,8 +22,9 @@ class Request:
     """One question with its deadline.
 
     ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds, ``size`` is the width and height of the
-    picture as sent, ``prepared`` the seconds spent on decoding and checks. In a refused request ``pair``
-    holds the raw texts and no picture.
+    picture as sent, ``prepared`` the seconds spent on decoding and checks. ``caller`` identifies whose
+    request it is, "" for a script in this process. In a refused request ``pair`` holds the raw texts and no
+    picture.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Request:
     arrived: float
     deadline: float
     source: Source = "api"
+    caller: str = ""
     size: tuple[int, int] = (0, 0)
     prepared: float = 0.0
 

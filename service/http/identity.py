@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from service.api_keys import ApiKeys, Key
 from service.callers import Callers
 from service.contract.causes import Denial
-from service.contract.errors import Forbidden, LimitReached, ServiceError, Unauthorized
+from service.contract.errors import Denied, Forbidden, LimitReached, Unauthorized
 from service.http.bodies import Scope, values
 from service.http.headers import caller_of
 from service.http.log_limit import LogLimit
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from service.http.rates import Rates
 
 CALLER: Final = "caller"  # the Caller's name in a scope's "state"
-CONCURRENT_RETRY: Final = 1.0  # seconds
+CONCURRENT_RETRY: Final = 1  # seconds
 LOG_SECONDS: Final = 60.0  # between two lines about denied callers
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Identity:
         with self.running(caller):
             key = caller.key
             if key is not None and self._rates is not None and (wait := self._rates.wait(key, 1)) > 0:
-                raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")
+                raise self._over_rate(key, wait)
             yield
 
     @contextmanager
@@ -131,9 +131,8 @@ class Identity:
             return
         with self._lock:
             if self._running[key.name] >= key.concurrent:
-                raise self._limit(
-                    key, CONCURRENT_RETRY, Denial.CONCURRENT_LIMIT, f"{key.concurrent} requests at once"
-                )
+                message = f"This key's limit of {key.concurrent} requests at once is reached."
+                raise self._limit(key, Denial.CONCURRENT_LIMIT, message, key.concurrent, CONCURRENT_RETRY)
             self._running[key.name] += 1
         try:
             yield
@@ -150,27 +149,30 @@ class Identity:
             return
         if texts > key.per_minute:
             raise Forbidden(
-                f"{texts} texts are more than this key's {key.per_minute} per minute.",
-                remedy="Send fewer texts in a request.",
+                f"{texts} texts are more than this key's {key.per_minute} requests per minute.",
+                remedy="Send fewer texts in a call.",
                 code=Denial.TEXTS_OVER_LIMIT,
+                limit=key.per_minute,
             )
         if (wait := self._rates.hit(key, texts)) > 0:
-            raise self._limit(key, wait, Denial.RATE_LIMIT, f"{key.per_minute} requests per minute")
+            raise self._over_rate(key, wait)
 
-    def _limit(self, key: Key, wait: float, code: Denial, limit: str) -> LimitReached:
+    def _over_rate(self, key: Key, wait: float) -> LimitReached:
+        message = f"This key's limit of {key.per_minute} requests per minute is reached."
+        return self._limit(key, Denial.RATE_LIMIT, message, key.per_minute, math.ceil(wait))
+
+    def _limit(self, key: Key, code: Denial, message: str, limit: int, wait: int) -> LimitReached:
         if (more := self._limited.admit()) is not None:
             log.warning("API_KEY_LIMIT | CODE=%s | KEY=%s | MORE=%d", code, key.name, more)
-        return LimitReached(f"This key's limit is {limit}.", retry_after=math.ceil(wait), code=code)
+        return LimitReached(message, code=code, limit=limit, retry_after=wait)
 
 
-def headers_of(error: ServiceError) -> dict[str, str]:
+def headers_of(error: Denied) -> dict[str, str]:
     """Return the headers that the answer to ``error`` needs."""
     if isinstance(error, Unauthorized):
         wrong = ', error="invalid_token"' if error.code == Denial.WRONG_KEY else ""
         return {"www-authenticate": f'Bearer realm="api"{wrong}'}
-    if retry_after := error.facts.get("retry_after"):
-        return {"retry-after": str(math.ceil(float(retry_after)))}
-    return {}
+    return {"retry-after": str(error.retry_after)} if isinstance(error, LimitReached) else {}
 
 
 def _rates(clock: Callable[[], float]) -> Rates:
