@@ -20,8 +20,8 @@ from page.words import language_of
 from service.callers import Callers
 from service.contract.times import STOP_PAGE_ANSWERS
 from service.http import bodies
-from service.http.quota import Quota
 from service.http.identity import Identity
+from service.http.quota import Quota
 from service.settings import Settings
 
 if TYPE_CHECKING:
