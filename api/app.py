@@ -14,9 +14,12 @@ from starlette.requests import Request
 from api import problems
 from api.calls import Application, Calls
 from api.context import REQUEST_ID, attach, context_of, identify
+from api.docs import add_docs
 from api.judge import add_judge
 from api.model import add_model
 from api.problems import Problem
+from api.schema import add_schema
+from api.v2 import add_v2
 from service.callers import Callers
 from service.contract.causes import Refusal
 from service.contract.errors import Denied
@@ -54,6 +57,8 @@ def create_api(
     calls = Calls(application, settings, intake, identity)
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
+    add_v2(routes, calls, application)
+    add_docs(routes, add_schema(routes))
     return Api(routes, calls, callers, identity, settings.root_path)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -64,17 +65,20 @@ class Calls:
         self._running = 0
 
     async def judge(
-        self, question: Question, receive: Receive, *, arrived: float, caller: Caller
-    ) -> Sequence[Verdict]:
-        """Return a verdict for each text. Raises Problem, Denied over a limit of the caller's key, and
-        ClientDisconnected when the client leaves."""
-        self._identity.count(caller, len(question.texts))
+        self, questions: Sequence[Question], receive: Receive, *, arrived: float, caller: Caller
+    ) -> list[Verdict]:
+        """Return a verdict for each text of each question.
+
+        ``arrived`` is in monotonic seconds. Raises Problem, Denied over a limit of the caller's key, and
+        ClientDisconnected when the client leaves.
+        """
+        self._identity.count(caller, sum(len(one.texts) for one in questions))
         if self._running >= self.settings.queue_size + SPARE_CALLS:
             raise Problem(Refusal.QUEUE_FULL)
         self._running += 1
-        futures = [VerdictFuture() for _ in question.texts]
+        futures = [[VerdictFuture() for _ in one.texts] for one in questions]
         gone = asyncio.ensure_future(_disconnected(receive))
-        answered = asyncio.ensure_future(self._answers(question, futures, arrived, caller.name))
+        answered = asyncio.ensure_future(self._answers(questions, futures, arrived, caller.name))
         try:
             await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
@@ -84,7 +88,7 @@ class Calls:
             self._running -= 1
             gone.cancel()
             answered.cancel()
-            for future in futures:
+            for future in itertools.chain(*futures):
                 future.cancel()
         for verdict in verdicts:
             if verdict.reason is not None:
@@ -92,13 +96,15 @@ class Calls:
         return verdicts
 
     async def _answers(
-        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+        self, questions: Sequence[Question], futures: list[list[VerdictFuture]], arrived: float, caller: str
     ) -> list[Verdict]:
-        submission = functools.partial(self._submit, question, futures, arrived, caller)
+        run = functools.partial(asyncio.get_running_loop().run_in_executor, self._intake, self._submit)
         try:
-            submitted = await asyncio.get_running_loop().run_in_executor(self._intake, submission)
             async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
-                return await asyncio.gather(*map(asyncio.wrap_future, submitted))
+                submitted = await asyncio.gather(
+                    *(run(one, own, arrived, caller) for one, own in zip(questions, futures, strict=True))
+                )
+                return await asyncio.gather(*map(asyncio.wrap_future, itertools.chain(*submitted)))
         except TimeoutError:
             log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self.settings.timeout)
             raise Problem("timeout") from None
