@@ -107,6 +107,11 @@ class ApiKeys:
         log.info("API_KEYS | OUTCOME=loaded | KEYS=%d", len(self._keys))
 
 
+def name_of(caller: str) -> str | None:
+    """Return the name of the key by which a caller is known, None for an address."""
+    return caller if NAME.fullmatch(caller) else None
+
+
 def read(path: Path) -> tuple[Key, ...]:
     """Return the keys in the file. Raises SettingsError, whose message quotes nothing of the file."""
     try:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from service.api_keys import name_of
 from service.contract.errors import DeadlineExceeded, ServiceError
 from service.contract.events import Listener, Stage
 from service.contract.log_line import fields
@@ -57,6 +58,7 @@ class RequestLog(Listener):
             premise_len=None if premise is None else len(premise),
             removed=",".join(f"{kind}:{count}" for kind, count in sorted(removed.items())) or None,
             source=request.source,
+            key=name_of(request.caller),
         )
         head = f"REQUEST_START | {request.id} | TEXT_LEN={len(hypothesis)} | IMG_SIZE={request.size}"
         _log.log(_level(request), "%s", head + more)
@@ -65,7 +67,7 @@ class RequestLog(Listener):
         if isinstance(error, DeadlineExceeded):
             _write_slow(request, "decoding", seconds)
         line = _error_line(request.id, error, seconds)
-        _log.info("%s", line + fields(reason=error.code, source=request.source))
+        _log.info("%s", line + fields(reason=error.code, source=request.source, key=name_of(request.caller)))
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None

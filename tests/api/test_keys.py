@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,7 @@ def test_the_logs_name_callers_and_hold_no_key(keyed: Keyed) -> None:
         client.get("/v1/model", headers={"authorization": f"Bearer {keyed.few}x"})
     output = keyed.instance.log + keyed.instance.output
     assert "PAGE_OFF" in output
+    assert re.search(r"REQUEST_START \| \S+ \| .* \| SOURCE=api \| KEY=shop\b", output)
     assert [key for key in (keyed.shop, keyed.few, "a-wrong-key") if key in output] == []
 
 
