@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from api import problems
-from api.calls import Application, Calls
+from api.calls import Application, Calls, max_concurrent
 from api.context import REQUEST_ID, attach, context_of, identify
 from api.docs import add_docs
 from api.judge import add_judge
@@ -119,7 +119,7 @@ class ApiSite:
         self, application: Application, settings: Settings, identity: Identity | None = None
     ) -> None:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
-        self._intake = ThreadPoolExecutor(settings.queue_size + 64, thread_name_prefix="api-intake")
+        self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
         self._api = create_api(application, settings, intake=self._intake, identity=identity)
 
     def start(self, port: int) -> App:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # The application answers by the deadline; this bounds the wait if it fails to.
 SPARE_SECONDS: Final = 10.0
-SPARE_CALLS: Final = 64  # concurrent calls beyond a full queue: being read, or being refused
+SPARE_CALLS: Final = 64
 
 
 class Application(Protocol):
@@ -72,10 +72,10 @@ class Calls:
         ``arrived`` is in monotonic seconds. Raises Problem, Denied over a limit of the caller's key, and
         ClientDisconnected when the client leaves.
         """
-        self._identity.count(caller, sum(len(one.texts) for one in questions))
-        if self._running >= self.settings.queue_size + SPARE_CALLS:
+        if self._running + len(questions) > max_concurrent(self.settings):
             raise Problem(Refusal.QUEUE_FULL)
-        self._running += 1
+        self._identity.count(caller, sum(len(one.texts) for one in questions))
+        self._running += len(questions)
         futures = [[VerdictFuture() for _ in one.texts] for one in questions]
         gone = asyncio.ensure_future(_disconnected(receive))
         answered = asyncio.ensure_future(self._answers(questions, futures, arrived, caller.name))
@@ -85,7 +85,7 @@ class Calls:
                 raise ClientDisconnected
             verdicts = answered.result()
         finally:
-            self._running -= 1
+            self._running -= len(questions)
             gone.cancel()
             answered.cancel()
             for future in itertools.chain(*futures):
@@ -98,12 +98,15 @@ class Calls:
     async def _answers(
         self, questions: Sequence[Question], futures: list[list[VerdictFuture]], arrived: float, caller: str
     ) -> list[Verdict]:
-        run = functools.partial(asyncio.get_running_loop().run_in_executor, self._intake, self._submit)
+        loop = asyncio.get_running_loop()
+        submissions = [
+            functools.partial(self._submit, one, own, arrived, caller)
+            for one, own in zip(questions, futures, strict=True)
+        ]
         try:
             async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
-                submitted = await asyncio.gather(
-                    *(run(one, own, arrived, caller) for one, own in zip(questions, futures, strict=True))
-                )
+                running = [loop.run_in_executor(self._intake, one) for one in submissions]
+                submitted = await _all(running)
                 return await asyncio.gather(*map(asyncio.wrap_future, itertools.chain(*submitted)))
         except TimeoutError:
             log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self.settings.timeout)
@@ -124,6 +127,25 @@ class Calls:
             )
         except InputError as error:
             raise problems.of_input(error) from None
+
+
+def max_concurrent(settings: Settings) -> int:
+    """Return how many pictures may be judged at once: a full queue, and some being read or refused."""
+    return settings.queue_size + SPARE_CALLS
+
+
+async def _all(running: Sequence[asyncio.Future[list[VerdictFuture]]]) -> list[list[VerdictFuture]]:
+    """Wait for all submissions. If some pictures of several cannot be judged, the Problem lists them."""
+    if len(running) == 1:
+        return [await running[0]]
+    await asyncio.wait(running)
+    failed = [(index, one.exception()) for index, one in enumerate(running)]
+    refused = [(index, error) for index, error in failed if isinstance(error, Problem)]
+    if refused:
+        first = refused[0][1]
+        first.errors = [{"index": index, "code": error.code} for index, error in refused]
+        raise first
+    return [one.result() for one in running]
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -21,7 +21,8 @@ STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{border:1px solid #8888;padding:.3rem .5rem;"
     "text-align:left;vertical-align:top}code{font-family:ui-monospace,monospace}"
-    ":target{outline:2px solid}@media(prefers-color-scheme:dark){body{background:#111;color:#eee}a{color:#9cf}}"
+    ":target{outline:2px solid}"
+    "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}a{color:#9cf}}"
 )
 _HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 CSP: Final = (
@@ -69,7 +70,8 @@ def page(made: Mapping[str, Any], language: Language) -> str:
 def _operation(
     made: Mapping[str, Any], method: str, path: str, operation: Mapping[str, Any], words: Mapping[str, str]
 ) -> Iterator[str]:
-    yield f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation.get('summary', ''))}</p>"
+    yield f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
+    yield f"<p>{escape(operation.get('summary', ''))}</p>"
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<h3>{words['body']}: <code>{escape(kind)}</code></h3>"
         yield from _properties(made, content["schema"], words)
@@ -94,7 +96,8 @@ def _properties(
     for name, about in schema["properties"].items():
         need = words["required"] if name in required else ""
         described = escape(about.get("description", ""))
-        yield f"<tr><td><code>{escape(name)}</code><td>{escape(_type(made, about))}<td>{need}<td>{described}</tr>"
+        kind = escape(_type(made, about))
+        yield f"<tr><td><code>{escape(name)}</code><td>{kind}<td>{need}<td>{described}</tr>"
     yield "</table>"
 
 

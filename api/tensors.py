@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: BYTES and FP32, in JSON or raw after the JSON (binary extension)."""
+"""Tensors of the Open Inference Protocol: BYTES and FP32, in JSON or raw after it (binary extension)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def inputs(content: Mapping[str, Any], raw: memoryview, names: Sequence[str]) ->
         if not isinstance(tensor, dict) or tensor.get("datatype") != "BYTES":
             raise invalid()
         name, size = tensor.get("name"), parameter(tensor, "binary_data_size")
-        if name not in names or name in found:
+        if not isinstance(name, str) or name not in names or name in found:
             raise invalid()
         if size is None:
             elements = _strings(tensor.get("data"))

@@ -1,7 +1,8 @@
 """The Open Inference Protocol v2, for its clients: health, metadata, and infer over BYTES tensors.
 
-Inputs: ``image`` BYTES [1] or [n], ``text`` BYTES [n], optionally ``premise`` BYTES [1]. Outputs: ``label`` BYTES
-[n], ``scores`` FP32 [n, 3] for Yes, No, Maybe. Pictures are raw in the binary tensor extension, base64 in JSON.
+Inputs: ``image`` BYTES [1] or [n], ``text`` BYTES [n], optionally ``premise`` BYTES [1]. Outputs: ``label``
+BYTES [n], ``scores`` FP32 [n, 3] for Yes, No, Maybe. Pictures are raw in the binary tensor extension, base64
+in JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from api.question import Question, Reader, decoded
 from api.tensors import HEADER_LENGTH, Input, Output, encoded, inputs, invalid, parameter, split
 from service.contract.causes import ApiCode, InputCode
 from service.contract.request import LABELS, MAX_TEXTS, Verdict
-from service.http.headers import by_name
+from service.http.bodies import values
+from service.http.headers import by_name, is_json
 
 INPUTS: Final = ("image", "text", "premise")
 OUTPUTS: Final = ("label", "scores")
@@ -42,6 +44,7 @@ _METADATA: Final = {
         {"name": "scores", "datatype": "FP32", "shape": [-1, len(LABELS)]},
     ],
 }
+_RAW: Final[tuple[list[bytes], ...]] = ([], [b"application/octet-stream"])
 _EXTENSIONS: Final = ["binary_tensor_data"]
 _TENSORS: Final = {
     "requestBody": {
@@ -107,6 +110,9 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     )
     async def infer(request: Request) -> Response:
         model, context = check_model(request), context_of(request.scope)
+        # A page of another site can send neither type without a CORS preflight.
+        if not (is_json(request.scope["headers"]) or values(request.scope, b"content-type") in _RAW):
+            raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
         length = by_name(request.scope).get(HEADER_LENGTH)
         with calls.limits.held(request.scope) as held:
             body = await reader.whole(request.scope, request.receive, held)
