@@ -105,6 +105,12 @@
     return answer;
   };
 
+  document.addEventListener('click', async (event) => {
+    if (!event.target.closest?.('[data-logout]')) return;
+    await send('logout', {method: 'POST', headers: {'content-type': 'application/json'}, body: '{}'});
+    location.reload();
+  });
+
   document.addEventListener('click', (event) => {
     const card = event.target.closest?.('[data-example]');
     if (card) example = card.dataset.example;

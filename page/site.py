@@ -135,6 +135,7 @@ class PageSite:
             limit=self._settings.timeout,
             card=model_card,
             operations=operations is not None,
+            login=self._login is not None,
             callers=self._callers,
             identity=self._identity,
         )
