@@ -265,7 +265,8 @@ def _html(language: Language, card: Card) -> dict[str, str]:
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',
         "footer_html": f"<footer>{word['privacy']}</footer>",
-        "logout_html": f'<button type="button" data-logout>{say_html(language, "ops.logout.button")}</button>',
+        "logout_html": '<button type="button" data-logout>'
+        f"{say_html(language, 'ops.logout.button')}</button>",
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from tests.web.client import Page, call, serving, upload
 
 PASSWORD = "open sesame"
 PICTURE = b"not decoded by anything in front of the application"
+SECONDS = 400.0  # a bound for a broken run on a busy machine, never a measurement
 COOKIE = re.compile(r"ofa_page_\d+=([\w-]{43}); (.*)")
 CLOSED = {
     "GET": (
@@ -200,6 +203,24 @@ def test_a_program_asks_with_its_key_and_is_known_by_its_name(locked: Locked, na
 
     assert locked.page.run(conversation) == "shop"
     assert locked.shop not in locked.page.output
+
+
+def test_gradios_client_asks_with_a_key(locked: Locked, tmp_path: Path) -> None:
+    script = """
+import sys
+from gradio_client import Client, handle_file
+client = Client(sys.argv[1], headers={"X-API-Key": sys.argv[2]}, verbose=False)
+print(client.predict(handle_file(sys.argv[3]), "a dog", None, api_name="/judge")["label"])
+"""
+    (tmp_path / "picture.png").write_bytes(PICTURE)
+    for key, label in ((locked.shop, "Yes"), ("guessed", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, locked.page.base, key, str(tmp_path / "picture.png")],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.stdout.strip() == label, done.stderr
 
 
 def test_calls_over_a_keys_minute_are_refused_with_the_time_to_wait(locked: Locked) -> None:
