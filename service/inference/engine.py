@@ -418,8 +418,7 @@ class Engine:
             self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
 
     def _refuse(self, load: Load, source: Source, count: int, left: float = math.inf) -> ServiceError | None:
-        """Return, and count, the refusal of requests with ``left`` seconds; None if they are accepted. Needs
-        the lock."""
+        """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
         if self._refusing:
             refusal: ServiceError | None = stopping()
         elif source == "probe":
@@ -433,14 +432,9 @@ class Engine:
     def _load(self, caller: str = "") -> Load:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
         batch, waiting = self._batch, self._waiting
-        computing = batch.left if batch is not None else 0
-        return Load(
-            len(waiting),
-            waiting.ahead_of(caller) + computing,
-            None if batch is None else batch.hung_in(self._clock(), self._limits),
-            waiting.of(caller) if caller else 0,
-            waiting.ahead_of("") + computing,
-        )
+        ahead, of_new = (waiting.ahead_of(one) + (batch.left if batch else 0) for one in (caller, ""))
+        hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
+        return Load(len(waiting), ahead, hung_in, waiting.of(caller) if caller else 0, of_new)
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
