@@ -1,4 +1,4 @@
-"""All errors of the service. No other exception reaches a user, a log line or an exit code.
+"""The errors of the service: what users, log lines and exit codes report.
 
     ServiceError
     ├── InputError              400  the input cannot be judged; says what to change
