@@ -47,6 +47,7 @@ Fact = str | int | float
 class ServiceError(Exception):
     """The root of the tree.
 
+    ``http_status`` from 500 up counts as a failure of the service.
     ``code`` is for programs, ``message`` for people, ``remedy`` says what to do, and ``facts`` holds the
     values in the message for translations.
     """

@@ -93,7 +93,7 @@ def judge(
 
 
 def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
-    """The contract's word for the model's ability to answer."""
+    """Return the value of ``inference`` in ``details`` of /health."""
     evidence = snapshot.evidence
     if evidence.unstable:
         return "unstable"
