@@ -66,7 +66,8 @@ class ImageError(OFAError):
 
 
 class TextError(OFAError):
-    """The text cannot be judged: an unsupported or missing premise, or lone surrogates. ``code`` is stable."""
+    """The text cannot be judged: an unsupported or missing premise, or lone surrogates. ``code`` is
+    stable."""
 
     def __init__(self, message: str, code: str = "no_text") -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """A stand-in for service.intake.reader_child that the picture controls, and helpers that use it.
 
-A picture is a JSON object: ``declared_bytes`` is the memory it needs in bytes; reading waits for the file ``until``
-after creating ``<until>.begun``.
+A picture is a JSON object: ``declared_bytes`` is the memory it needs in bytes; reading waits for the file
+``until`` after creating ``<until>.begun``.
 """
 
 from __future__ import annotations

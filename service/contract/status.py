@@ -110,9 +110,9 @@ class Failure:
 class Evidence:
     """What shows that the model can answer.
 
-    ``proven_at`` is the time of the last finite answer, to a user or a probe. A later success clears a failure
-    only if it came after the failed probe began.
-    ``unstable`` counts probes in a row whose label differs from the baseline; only a correct one resets it.
+    ``proven_at`` is the time of the last finite answer, to a user or a probe. A later success clears a
+    failure only if it came after the failed probe began. ``unstable`` counts probes in a row whose label
+    differs from the baseline; only a correct one resets it.
     """
 
     proven_at: float | None = None

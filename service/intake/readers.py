@@ -47,7 +47,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """A waiting or running read. ``declared_bytes`` is the memory its header declares if it is heavy, else 0."""
+    """A waiting or running read. ``declared_bytes`` is the memory its header declares if it is heavy, else
+    0."""
 
     caller: str
     deadline: float
@@ -165,7 +166,8 @@ class Readers:
     def _ask(
         self, reader: ReaderProcess, ticket: _Ticket, file: File, side: int, max_pixels: int
     ) -> tuple[dict[str, Any], bytes]:
-        """Return the reader's answer; one with ``declared_bytes`` means that the picture is heavy and must wait."""
+        """Return the reader's answer; one with ``declared_bytes`` means that the picture is heavy and must
+        wait."""
         data = file.read()
         job = {
             "bytes": len(data),
