@@ -35,7 +35,7 @@ from service.telemetry.history import History
 from service.telemetry.request_log import RequestLog
 from service.telemetry.versions import versions
 
-#: The service ends with these to be restarted; nothing but a stop follows.
+#: After these exit codes the only possible change of phase is to STOPPING.
 RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ class Supervisor:
     def __init__(
         self, settings: Settings, status: Status, exit_now: Callable[[int], object] | None = None
     ) -> None:
-        """``exit_now`` ends the process with an exit code at once; None leaves a hung process to its
-        owner."""
+        """``exit_now`` ends the process with an exit code at once; with None the calling program must end
+        a hung process."""
         self._settings = settings
         self._status = status
         self._exit_now = exit_now

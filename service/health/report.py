@@ -93,7 +93,7 @@ def judge(
 
 
 def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
-    """The contract's word for the model's ability to answer."""
+    """Return the value of ``inference`` in ``details`` of /health."""
     evidence = snapshot.evidence
     if evidence.unstable:
         return "unstable"
@@ -118,7 +118,7 @@ def queue_state(snapshot: Snapshot) -> str:
 
 
 def level(use: Use | None, *, warning: float, critical: float) -> str:
-    """The contract's word for a resource's use."""
+    """Return the value in ``details`` of /health for a resource's use."""
     if use is None:
         return "disabled"
     return "critical" if use.share > critical else "warning" if use.share > warning else "healthy"

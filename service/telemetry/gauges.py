@@ -151,7 +151,11 @@ def _model(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _memory(resources: Resources, reserved: Callable[[], int]) -> Iterator[Metric]:
-    yield _gauge("ofa_memory_used_bytes", "Memory used of that limit.", resources.memory.used)
+    yield _gauge(
+        "ofa_memory_used_bytes",
+        "Memory used, where it is limited: in the cgroup or the machine.",
+        resources.memory.used,
+    )
     yield _gauge(
         "ofa_memory_limit_bytes", "Memory limit of the cgroup or the machine.", resources.memory.total
     )

@@ -1,8 +1,8 @@
 """Prometheus metrics: counts events, and reads everything else at each scrape (gauges.py).
 
 Names and units follow Prometheus' conventions. Label values are ours, never a user's. Each application has
-its own registry. Every label combination that can occur exists from the start at zero, because a rate needs a
-value to rise from.
+its own registry. Label combinations exist from the start at zero, because a rate needs a value to rise from;
+input errors and refused probes appear with their first event.
 """
 
 from __future__ import annotations
