@@ -66,7 +66,7 @@ class Application:
 
     def submit(
         self,
-        image: Image.Image | str | Path | None,
+        image: Image.Image | str | Path | bytes | None,
         hypothesis: str | None,
         premise: str | None = None,
         *,
@@ -83,7 +83,7 @@ class Application:
 
     def submit_many(
         self,
-        image: Image.Image | str | Path | None,
+        image: Image.Image | str | Path | bytes | None,
         hypotheses: Sequence[str | None],
         premise: str | None = None,
         *,
@@ -98,7 +98,7 @@ class Application:
         The picture is decoded once. The texts are accepted or refused together, and computed in one batch.
 
         Args:
-            image: a PIL image, or the path of a picture file, whose decoding this call waits for.
+            image: a PIL image, or a picture file as a path or bytes, whose decoding this call waits for.
             hypotheses: 1 to MAX_TEXTS texts.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from page.multipart import FIELD_BYTES, HEADER_BYTES, PART_HEADERS, PARTS, Form, FormError, boundary_of
+from page.upload_routes import only_pictures, paths_of
+from service.http.multipart import (
+    FIELD_BYTES,
+    HEADER_BYTES,
+    PART_HEADERS,
+    PARTS,
+    Form,
+    FormError,
+    boundary_of,
+)
 
 
 class Sink:
@@ -35,11 +44,11 @@ def read(body: bytes, size: int = 1 << 16) -> list[Sink]:
         sinks.append(Sink(name))
         return sinks[-1]
 
-    form = Form(b"XX", create)
+    form = Form(b"XX", only_pictures(create))
     try:
         for start in range(0, len(body), size):
             form.feed(body[start : start + size])
-        assert form.finish() == [Path(f"/{sink.name}") for sink in sinks]
+        assert paths_of(form) == [Path(f"/{sink.name}") for sink in sinks]
     except FormError:
         form.discard()
         assert all(sink.discarded for sink in sinks)

@@ -1,0 +1,147 @@
+"""From a question to verdicts: submit in a worker thread, wait in the event loop, cancel on a disconnect.
+
+A call has verdicts for all of its texts, or an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any, Final, Protocol
+
+from api import problems
+from api.bodies import Limits
+from api.problems import Problem
+from api.question import Question
+from service.contract.causes import Refusal
+from service.contract.errors import InputError
+from service.contract.request import Source, Verdict, VerdictFuture
+from service.contract.status import Snapshot
+from service.http.bodies import ClientDisconnected, Receive
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The application answers by the deadline; this bounds the wait if it fails to.
+SPARE_SECONDS: Final = 10.0
+SPARE_CALLS: Final = 64
+
+
+class Application(Protocol):
+    """The part of the application that the API uses."""
+
+    def submit_many(
+        self,
+        image: Any,
+        hypotheses: Sequence[str | None],
+        premise: str | None = None,
+        *,
+        source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        futures: Sequence[VerdictFuture] | None = None,
+    ) -> list[VerdictFuture]: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+class Calls:
+    """Judges questions with ``application``. ``intake`` runs the calls to it, at most one thread a call."""
+
+    def __init__(self, application: Application, settings: Settings, intake: Executor) -> None:
+        self.settings = settings
+        self.limits = Limits(settings)
+        self._application = application
+        self._intake = intake
+        self._running = 0
+
+    async def judge(
+        self, questions: Sequence[Question], receive: Receive, *, arrived: float, caller: str
+    ) -> list[Verdict]:
+        """Return a verdict for each text of each question.
+
+        ``arrived`` is in monotonic seconds. Raises Problem, and ClientDisconnected when the client leaves.
+        """
+        if self._running + len(questions) > max_concurrent(self.settings):
+            raise Problem(Refusal.QUEUE_FULL)
+        self._running += len(questions)
+        futures = [[VerdictFuture() for _ in one.texts] for one in questions]
+        gone = asyncio.ensure_future(_disconnected(receive))
+        answered = asyncio.ensure_future(self._answers(questions, futures, arrived, caller))
+        try:
+            await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise ClientDisconnected
+            verdicts = answered.result()
+        finally:
+            self._running -= len(questions)
+            gone.cancel()
+            answered.cancel()
+            for future in itertools.chain(*futures):
+                future.cancel()
+        for verdict in verdicts:
+            if verdict.reason is not None:
+                raise problems.of_verdict(verdict)
+        return verdicts
+
+    async def _answers(
+        self, questions: Sequence[Question], futures: list[list[VerdictFuture]], arrived: float, caller: str
+    ) -> list[Verdict]:
+        loop = asyncio.get_running_loop()
+        submissions = [
+            functools.partial(self._submit, one, own, arrived, caller)
+            for one, own in zip(questions, futures, strict=True)
+        ]
+        try:
+            async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
+                running = [loop.run_in_executor(self._intake, one) for one in submissions]
+                submitted = await _all(running)
+                return await asyncio.gather(*map(asyncio.wrap_future, itertools.chain(*submitted)))
+        except TimeoutError:
+            log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self.settings.timeout)
+            raise Problem("timeout") from None
+
+    def _submit(
+        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+    ) -> list[VerdictFuture]:
+        """Submit all texts. Runs in a worker thread. Raises Problem for input that cannot be judged."""
+        try:
+            return self._application.submit_many(
+                question.image,
+                question.texts,
+                question.premise,
+                arrived=arrived,
+                caller=caller,
+                futures=futures,
+            )
+        except InputError as error:
+            raise problems.of_input(error) from None
+
+
+def max_concurrent(settings: Settings) -> int:
+    """Return how many pictures may be judged at once: a full queue, and some being read or refused."""
+    return settings.queue_size + SPARE_CALLS
+
+
+async def _all(running: Sequence[asyncio.Future[list[VerdictFuture]]]) -> list[list[VerdictFuture]]:
+    """Wait for all submissions. If some pictures of several cannot be judged, the Problem lists them."""
+    if len(running) == 1:
+        return [await running[0]]
+    await asyncio.wait(running)
+    failed = [(index, one.exception()) for index, one in enumerate(running)]
+    refused = [(index, error) for index, error in failed if isinstance(error, Problem)]
+    if refused:
+        first = refused[0][1]
+        first.errors = [{"index": index, "code": error.code} for index, error in refused]
+        raise first
+    return [one.result() for one in running]
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the client disconnects."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
