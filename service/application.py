@@ -11,6 +11,7 @@ from PIL import Image
 
 from service.contract.errors import (
     Abandoned,
+    InferenceError,
     InputError,
     NotReady,
     OutOfMemory,
@@ -98,7 +99,7 @@ class Application:
             )
             if future.cancelled():
                 raise Abandoned
-        except (ServiceError, MemoryError) as failure:
+        except Exception as failure:
             error = _known(failure)
             refused = make(raw_pair(hypothesis, premise), size=size_in(error))
             self._events.refused(refused, error, time.monotonic() - arrived)
@@ -112,7 +113,7 @@ class Application:
         return self._engine.submit(request, future)
 
     def probe(self) -> VerdictFuture:
-        """Submit the probe, which takes every step of a user's request."""
+        """Submit the probe, which takes every step of a user's request but the decoding of a file."""
         premise = PROBE_TEXT if self._intake.takes_premise else None
         return self.submit(PROBE_PICTURE, PROBE_TEXT, premise, source="probe")
 
@@ -137,9 +138,14 @@ class Application:
             raise NotReady("The model is still loading.")
 
 
-def _known(failure: ServiceError | MemoryError) -> ServiceError:
+def _known(failure: Exception) -> ServiceError:
+    """Return ``failure`` as an error of ours; the text of a foreign one may quote input."""
     if isinstance(failure, ServiceError):
         return failure
-    error = OutOfMemory("The machine's memory is full.")
+    error = (
+        OutOfMemory("The machine's memory is full.")
+        if isinstance(failure, MemoryError)
+        else InferenceError(f"Unexpected {type(failure).__name__} while the input was prepared.")
+    )
     error.__cause__ = failure
     return error
