@@ -67,10 +67,10 @@ def judge(
 ) -> Report:
     """The report at ``now`` (monotonic) and ``unix`` seconds; evidence over ``evidence_ttl`` is stale."""
     word = inference(snapshot, now, evidence_ttl)
-    healthy = snapshot.phase is Phase.LOADED and word == "success"
+    live = _live(snapshot)
     return Report(
-        healthy=healthy,
-        live=_live(snapshot),
+        healthy=snapshot.phase is Phase.LOADED and word == "success" and live.ok,
+        live=live,
         ready=_ready(snapshot, word),
         startup=_startup(snapshot),
         leaving=snapshot.fatal,

@@ -147,7 +147,7 @@ def _model(snapshot: Snapshot) -> Iterator[Metric]:
     if snapshot.ready_seconds is not None:
         loading.add_metric([], snapshot.ready_seconds)
     yield loading
-    yield _counter("ofa_model_reloads", "Reloads after failing probes.", snapshot.reloads)
+    yield _counter("ofa_model_reloads", "Reloads after failing probes or damaged weights.", snapshot.reloads)
 
 
 def _memory(resources: Resources, reserved: Callable[[], int]) -> Iterator[Metric]:
