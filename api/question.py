@@ -88,15 +88,14 @@ class Reader:
 
     def _parts(self, fields: dict[str, list[_Part]]) -> Callable[[str, str | None], _Part]:
         """Return the targets of a form's parts."""
-        most_text = 4 * self._settings.max_chars + 4  # a longer text is refused by its number of characters
 
         def part(name: str, file_name: str | None) -> _Part:
             if name not in fields:
                 raise Problem(ApiCode.INVALID_FIELD)
             if name == "text" and len(fields[name]) == MAX_TEXTS:
                 raise Problem(InputCode.TOO_MANY_TEXTS, values={"limit": MAX_TEXTS})
-            most = self._settings.max_bytes if name == "image" else most_text
-            fields[name].append(_Part(name, file_name is not None, most))
+            most = self._settings.max_bytes if name == "image" else None  # others by the whole body's limit
+            fields[name].append(_Part(file_name is not None, most))
             return fields[name][-1]
 
         return part
@@ -105,17 +104,14 @@ class Reader:
 class _Part:
     """One field of a form, kept in memory."""
 
-    def __init__(self, name: str, is_file: bool, most: int) -> None:
+    def __init__(self, is_file: bool, most: int | None) -> None:
         self.is_file = is_file
         self.content = bytearray()
-        self._name = name
         self._most = most
 
     def write(self, data: bytes) -> None:
-        if len(self.content) + len(data) > self._most:
-            if self._name == "image":
-                raise Problem(InputCode.IMAGE_BYTES_TOO_LARGE, values={"limit": self._most})
-            raise Problem(ApiCode.TOO_LARGE)
+        if self._most is not None and len(self.content) + len(data) > self._most:
+            raise Problem(InputCode.IMAGE_BYTES_TOO_LARGE, values={"limit": self._most})
         self.content += data
 
     def finish(self) -> None:

@@ -75,11 +75,9 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     reader = Reader(calls.settings, calls.limits)
     not_found = schema.answers(ApiCode.NOT_FOUND)
 
-    def check_model(request: Request) -> str:
-        name = application.snapshot().model
-        if request.path_params["model"] != name:
+    def check_model(model: str) -> None:
+        if model != application.snapshot().model:
             raise Problem(ApiCode.NOT_FOUND, "not_found.model")
-        return name
 
     @routes.get("/v2", summary="The server", responses=schema.answers())
     async def server() -> dict[str, Any]:
@@ -94,13 +92,14 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         return _ready(application)
 
     @routes.get("/v2/models/{model:path}/ready", summary="The same for the model", responses=_unready(True))
-    async def model_ready(request: Request) -> Response:
-        check_model(request)
+    async def model_ready(model: str) -> Response:
+        check_model(model)
         return _ready(application)
 
     @routes.get("/v2/models/{model:path}", summary="The model's tensors", responses=not_found)
-    async def metadata(request: Request) -> dict[str, Any]:
-        return {"name": check_model(request), **_METADATA}
+    async def metadata(model: str) -> dict[str, Any]:
+        check_model(model)
+        return {"name": model, **_METADATA}
 
     @routes.post(
         "/v2/models/{model:path}/infer",
@@ -108,8 +107,9 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         responses=schema.answers(*schema.BODY, *schema.JUDGED, ApiCode.NOT_FOUND),
         openapi_extra=_TENSORS,
     )
-    async def infer(request: Request) -> Response:
-        model, context = check_model(request), context_of(request.scope)
+    async def infer(request: Request, model: str) -> Response:
+        check_model(model)
+        context = context_of(request.scope)
         # A page of another site can send neither type without a CORS preflight.
         if not (is_json(request.scope["headers"]) or values(request.scope, b"content-type") in _RAW):
             raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
@@ -131,7 +131,8 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
 
 def _unready(of_model: bool = False) -> dict[int | str, dict[str, Any]]:
     found = schema.answers(*([ApiCode.NOT_FOUND] if of_model else []))
-    return {**found, 503: {**found[503], "description": "not ready"}}
+    content = {**found[503]["content"], "application/json": {"schema": {"type": "object"}}}
+    return {**found, 503: {**found[503], "description": "not ready", "content": content}}
 
 
 def _ready(application: Application) -> Response:
