@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from api.bodies import JSON_COPIES, Held, Limits, parse_json, received
 from api.context import ID
@@ -21,7 +22,10 @@ from service.settings import Settings
 
 FIELDS: Final = ("image", "text", "premise", "id")
 FORM: Final = re.compile(rb"multipart/form-data[ \t]*;", re.IGNORECASE)
+_LARGE: Final = 1 << 18  # bytes; parsing takes about a millisecond
 _DATA_URL: Final = re.compile(r"data:[A-Za-z0-9.+/-]{0,64}(?:;[A-Za-z0-9.+=\"-]{1,64}){0,4};base64,")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,7 @@ class Reader:
     async def read(self, scope: Scope, receive: Receive, held: Held) -> Question:
         """Read the body. Raises Problem, Refused and ClientDisconnected."""
         if is_json(scope["headers"]):
-            body = await self.whole(scope, receive, held)
-            return of_json(parse_json(body, self._limits.values))
+            return await parsed(await self.whole(scope, receive, held), self._of_json)
         content_type = (values(scope, b"content-type") or [b""])[0]
         if not FORM.match(content_type):
             raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
@@ -59,6 +62,9 @@ class Reader:
         most = self._limits.json
         arriving = received(scope, receive, self._limits, held, most=most, copies=JSON_COPIES)
         return b"".join([piece async for piece in arriving])
+
+    def _of_json(self, body: bytes) -> Question:
+        return of_json(parse_json(body, self._limits.values))
 
     async def _form(self, content_type: str, scope: Scope, receive: Receive, held: Held) -> Question:
         fields: dict[str, list[_Part]] = {name: [] for name in FIELDS}
@@ -99,6 +105,11 @@ class Reader:
             return fields[name][-1]
 
         return part
+
+
+async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """Return ``parse(body)``; a large body is parsed in a thread, as the event loop must not stop that long."""
+    return parse(body) if len(body) < _LARGE else await asyncio.to_thread(parse, body)
 
 
 class _Part:

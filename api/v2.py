@@ -7,10 +7,11 @@ in JSON.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -22,7 +23,7 @@ from api.context import ID, context_of
 from api.judge import timing
 from api.model import is_ready
 from api.problems import Problem
-from api.question import Question, Reader, decoded
+from api.question import Question, Reader, decoded, parsed
 from api.tensors import HEADER_LENGTH, Input, Output, encoded, inputs, invalid, parameter, split
 from service.contract.causes import ApiCode, InputCode
 from service.contract.request import LABELS, MAX_TEXTS, Verdict
@@ -117,16 +118,29 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         with calls.limits.held(request.scope) as held:
             body = await reader.whole(request.scope, request.receive, held)
             arrived = time.monotonic()
-            content, raw = split(body, length, calls.limits.values)
+            call = await parsed(body, functools.partial(_read, length, calls.limits.values))
             del body
-            given, wanted = _id_of(content), _outputs(content)
-            questions = _questions(inputs(content, raw, INPUTS))
-            del content, raw
-            verdicts = await calls.judge(questions, request.receive, arrived=arrived, caller=context.caller)
+            verdicts = await calls.judge(
+                call.questions, request.receive, arrived=arrived, caller=context.caller
+            )
         now = time.monotonic()
         stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
-        head = {"model_name": model, "model_version": "1", "id": given or context.request_id}
-        return _answer(head, verdicts, wanted, {"server-timing": timing(stages)})
+        head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
+        return _answer(head, verdicts, call.wanted, {"server-timing": timing(stages)})
+
+
+class _Call(NamedTuple):
+    """An inference request. ``wanted``: its outputs, and whether each is sent raw."""
+
+    id: str | None
+    wanted: list[tuple[str, bool]]
+    questions: list[Question]
+
+
+def _read(header_length: str | None, most_values: int, body: bytes) -> _Call:
+    """Parse a request. Raises Problem."""
+    content, raw = split(body, header_length, most_values)
+    return _Call(_id_of(content), _outputs(content), _questions(inputs(content, raw, INPUTS)))
 
 
 def _unready(of_model: bool = False) -> dict[int | str, dict[str, Any]]:
