@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Final
@@ -58,16 +59,27 @@ def create_api(
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
     add_v2(routes, calls, application)
-    add_docs(routes, add_schema(routes))
-    return Api(routes, calls, callers, identity, settings.root_path)
+    made = add_schema(routes)
+    add_docs(routes, made)
+    return Api(routes, calls, made, callers, identity, settings.root_path)
 
 
 class Api:
-    """ASGI middleware around the routes: request id, framing, headers, and every error as a problem."""
+    """ASGI middleware around the routes: request id, framing, headers, and every error as a problem.
+
+    ``schema`` is the OpenAPI document.
+    """
 
     def __init__(
-        self, routes: FastAPI, calls: Calls, callers: Callers, identity: Identity, root_path: str = ""
+        self,
+        routes: FastAPI,
+        calls: Calls,
+        schema: Mapping[str, Any],
+        callers: Callers,
+        identity: Identity,
+        root_path: str = "",
     ) -> None:
+        self.schema = schema
         self._routes = routes
         self._calls = calls
         self._callers = callers

@@ -182,10 +182,3 @@ def test_a_function_that_the_architecture_names_exists(place: str) -> None:
         found = [node for node in scope if isinstance(node, kinds) and node.name == part]
         assert found, f"{file} has no {name}"
         scope = found[0].body
-
-
-def test_every_folder_of_code_is_in_the_architecture_document() -> None:
-    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    folders = {str(path.parent) for path in tracked("*.py") if path.name == "__init__.py"}
-    rooms = {folder for folder in folders if not folder.startswith("tests")}
-    assert {room for room in rooms if f"`{room}/`" not in document} == set()

@@ -13,6 +13,7 @@ from service.contract.causes import Refusal
 from service.contract.errors import Busy, CallerBusy
 from service.contract.request import Source
 from service.inference.jobs import LatencyEstimator, Limits
+from service.inference.queue import FairQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,27 @@ class Load:
         ahead: requests ahead of the caller's next one, those being computed included.
         hung_in: seconds until a computation that ignores its cancellation counts as hung, if any.
         own: the waiting requests that count towards the caller's limit.
-        ahead_of_new: as ``ahead``, for a caller that has none waiting.
+        ahead_of_new: as ``ahead``, for a caller without identity.
+        probe_waits: a probe has its place already.
     """
 
     waiting: int
     ahead: int
-    hung_in: float | None = None
-    own: int = 0
-    ahead_of_new: int = 0
+    hung_in: float | None
+    own: int
+    ahead_of_new: int
+    probe_waits: bool
+
+    @classmethod
+    def of(cls, caller: str, queue: FairQueue, computing: int, hung_in: float | None) -> Load:
+        return cls(
+            waiting=len(queue),
+            ahead=queue.ahead_of(caller) + computing,
+            hung_in=hung_in,
+            own=queue.of(caller) if caller else 0,
+            ahead_of_new=queue.ahead_of("") + computing,
+            probe_waits=queue.probe is not None,
+        )
 
 
 class Admission:
@@ -42,36 +56,43 @@ class Admission:
         self._estimator = estimator
         self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
 
-    def refusal(self, load: Load, source: Source, probe_waits: bool, count: int = 1) -> Busy | None:
-        """Return why ``count`` requests of ``source`` have no place now, or None."""
-        wait = self.retry_after(load)
-        if load.hung_in is not None:
-            return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
+    def refusal(self, load: Load, source: Source, count: int, left: float) -> Busy | None:
+        """Return why ``count`` requests with ``left`` seconds until their deadline are not accepted now, or
+        None. The refusal of a user's is remembered for readiness."""
         if source == "probe":
-            return Busy("Another probe is waiting.", retry_after=wait) if probe_waits else None
+            return self._stuck(load) or self._another_probe(load)
+        refusal = self._stuck(load) or self._no_place(load, count) or self._too_late(load, count, left)
+        if refusal is not None and not isinstance(refusal, CallerBusy):
+            self._refused = Refusal(refusal.code)
+        return refusal
+
+    def _stuck(self, load: Load) -> Busy | None:
+        if load.hung_in is None:
+            return None
+        wait = self.retry_after(load)
+        return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
+
+    def _another_probe(self, load: Load) -> Busy | None:
+        wait = self.retry_after(load)
+        return Busy("Another probe is waiting.", retry_after=wait) if load.probe_waits else None
+
+    def _no_place(self, load: Load, count: int) -> Busy | None:
+        wait = self.retry_after(load)
         if load.waiting + count > self._limits.queue_size:
             return Busy(f"{load.waiting} requests are already waiting.", retry_after=wait)
         if load.own and load.own + count > self._limits.per_caller:
             return CallerBusy(f"{load.own} requests of this caller are already waiting.", retry_after=wait)
         return None
 
-    def too_late(self, load: Load, left: float, count: int = 1) -> Busy | None:
-        """Return the refusal of ``count`` requests whose estimated completion is too close to their deadline
-        in ``left`` seconds.
-
-        Otherwise all requests of a long queue would time out just before completing.
-        """
+    def _too_late(self, load: Load, count: int, left: float) -> Busy | None:
+        """Refuse requests whose estimated completion is too close to their deadline: otherwise all requests
+        of a long queue would time out just before completing."""
         if not self._estimator.too_late(load.ahead, left, count):
             return None
         wait = max(1.0, math.ceil(self._estimator.wait(load.ahead)))
         if self._estimator.too_late(load.ahead_of_new, left, count):
             return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
         return CallerBusy("Too many requests of this caller are already waiting.", retry_after=wait)
-
-    def rejected(self, refusal: Exception, source: Source) -> None:
-        """Remember a refusal for readiness."""
-        if source != "probe" and isinstance(refusal, Busy) and not isinstance(refusal, CallerBusy):
-            self._refused = Refusal(refusal.code)
 
     def next(self, load: Load) -> Refusal | None:
         """Return the refusal that a request would get now, or that the last one got; None if accepted."""
@@ -84,8 +105,8 @@ class Admission:
         return self._refused
 
     def relieve(self, load: Load) -> None:
-        """Forget the last refusal once there is room and time for twice the load. Readiness that returned
-        with each free place would be gone with the next request."""
+        """Forget the last refusal once there is room and time for twice the load, so that readiness does not
+        change with every free place."""
         if self._refused is None or load.hung_in is not None:
             return
         room = 2 * load.waiting <= self._limits.queue_size

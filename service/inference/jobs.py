@@ -9,6 +9,7 @@ from service.contract.causes import BUSY
 from service.contract.errors import (
     Busy,
     ComputationStopped,
+    DeadlineExceeded,
     DeviceLost,
     InferenceError,
     InputError,
@@ -36,7 +37,7 @@ class Limits:
         timeout: the time limit of a request that arrives now.
         max_batch: requests computed together; 0 chooses by the device.
         batch_wait: how long to wait to fill the next batch.
-        max_wait_fraction: the part of a request's time left that may pass before its estimated completion.
+        max_wait_fraction: a request is refused if its estimate exceeds this fraction of its time left.
         cancel_grace: how long a cancelled computation may run on.
         hang_limit: how much longer until the process counts as hung.
     """
@@ -91,6 +92,16 @@ class Batch:
     not_cancelling: bool = False
     hung: bool = False
 
+    def __post_init__(self) -> None:
+        for job in self.jobs:
+            job.computing, job.began, job.batch = True, self.started, len(self.jobs)
+
+    def pass_cancel_point(self, now: float) -> None:
+        """Note the progress. Raises ComputationStopped after the cancellation."""
+        self.last_progress = now
+        if self.cancelled_at is not None:
+            raise ComputationStopped("All requests of this computation have ended.")
+
     @property
     def left(self) -> int:
         """How many of its requests have no answer yet."""
@@ -122,7 +133,7 @@ class Batch:
 class LatencyEstimator:
     """A moving average of the seconds a request takes, its batch's time divided by the batch's size.
 
-    A batch moves the average as far as its requests would have done one by one. Needs the engine's lock.
+    A batch of n counts like n single requests. Needs the engine's lock.
     """
 
     def __init__(self, max_wait_fraction: float = 1.0) -> None:
@@ -167,6 +178,11 @@ def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict
         request_id=request.id,
         error=error,
     )
+
+
+def expired(request: Request) -> DeadlineExceeded:
+    limit = request.deadline - request.arrived
+    return DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
 
 
 def stopping() -> ShuttingDown:

@@ -39,7 +39,7 @@ def test_no_variable_for_proxies_or_certificates_stops_the_page(
 ) -> None:
     instance = start("--model", "demo", "--timeout", "60", environment=variables)
     instance.wait_healthy()
-    instance.wait_for("the page", lambda: "Page: " in instance.log)
+    instance.wait_for("the page", lambda: "SERVER=page" in instance.log)
     assert instance.judge(red_circle, "there is a red circle")["label"] == "Yes"
 
 
@@ -82,7 +82,7 @@ def test_the_service_runs_and_writes_utf_8_in_any_locale(
     )
     instance.wait_healthy()
     log = run_dir / "web_app.log"
-    instance.wait_for("the page", lambda: "Page: " in log.read_text("utf-8"))
+    instance.wait_for("the page", lambda: "SERVER=page" in log.read_text("utf-8"))
     assert instance.judge(red_circle, "there is a red circle … 红色")["reason"] is None
     assert instance.terminate() == 0
     assert "LOG_GAP" not in log.read_text("utf-8")
