@@ -125,7 +125,7 @@ def test_abandoned_calls_leave_nothing(count: int) -> None:
                 connection.sendall(sent)
         calls = front._site_of[""]._api._calls  # type: ignore[attr-defined]
         until(lambda: all(one.cancelled() for one in scripted.futures))
-        until(lambda: calls._running == 0 and calls.limits.memory.used() == 0)
+        until(lambda: calls._running.used() == 0 and calls.limits.memory.used() == 0)
         until(lambda: front._connections.count == 0)
         scripted.hold = False
         with client(front) as api:
