@@ -41,7 +41,7 @@ def test_every_option_has_a_flag_and_a_variable_that_do_the_same(tmp_path: Path)
     samples |= {"log_level": "debug", "page": "off"}
     samples |= {"ops_password_file": str(password_file), "trusted_proxies": "10.0.0.0/8,::1"}
     samples |= {"root_path": "/vqa"}
-    samples |= dict.fromkeys(("precision_guard", "converted_cache"), "off")
+    samples |= dict.fromkeys(("precision_guard", "converted_cache", "page"), "off")
     for name, option in options().items():
         if option.secret:
             continue
