@@ -38,7 +38,7 @@ def test_every_option_has_a_flag_and_a_variable_that_do_the_same(tmp_path: Path)
     samples = {"verify": "full", "backend": "native", "device": "cpu", "dtype": "bf16"}
     samples |= dict.fromkeys(("cache_dir", "run_dir"), "/nowhere/yet")
     samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048", "ops": "off"}
-    samples |= {"log_level": "debug", "page": "off"}
+    samples |= {"log_level": "debug"}
     samples |= {"ops_password_file": str(password_file), "trusted_proxies": "10.0.0.0/8,::1"}
     samples |= {"root_path": "/vqa"}
     samples |= dict.fromkeys(("precision_guard", "converted_cache", "page"), "off")
