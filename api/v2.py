@@ -120,13 +120,12 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
             arrived = time.monotonic()
             call = await parsed(body, functools.partial(_read, length, calls.limits.values))
             del body
-            verdicts = await calls.judge(
+            judged = await calls.judge(
                 call.questions, request.receive, arrived=arrived, caller=context.caller
             )
-        now = time.monotonic()
-        stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
         head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
-        return _answer(head, verdicts, call.wanted, {"server-timing": timing(stages)})
+        headers = {"server-timing": timing(context, arrived, judged)}
+        return _answer(head, judged.verdicts, call.wanted, headers)
 
 
 class _Call(NamedTuple):

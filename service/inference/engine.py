@@ -411,9 +411,10 @@ class Engine:
             self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
+        job.future.timing = timing = job.timing(self._clock())
         if job.future.set_running_or_notify_cancel():
             job.future.set_result(verdict)
-        self._events.ended(job.request, verdict, job.timing(self._clock()), stage)
+        self._events.ended(job.request, verdict, timing, stage)
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:
