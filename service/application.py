@@ -9,6 +9,7 @@ from typing import Final
 
 from PIL import Image
 
+from service.contract.correlation import Trace
 from service.contract.errors import (
     Abandoned,
     InputError,
@@ -70,6 +71,8 @@ class Application:
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
         future: VerdictFuture | None = None,
     ) -> VerdictFuture:
         """Check the input in this thread, queue it, and return a future of the verdict or the reason for
@@ -79,6 +82,7 @@ class Application:
             image: a PIL image, or the path of a picture file, whose decoding this call waits for.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.
+            client_id, trace: the client's own identifiers, for the logs; see service.contract.correlation.
             future: the future to use; cancelling it ends the request wherever it is.
 
         Raises InputError for input that cannot be judged.
@@ -87,7 +91,13 @@ class Application:
         future = VerdictFuture() if future is None else future
         deadline = arrived + (self._settings.probe_timeout if source == "probe" else self._settings.timeout)
         make = functools.partial(
-            Request, new_id(time.time()), arrived=arrived, deadline=deadline, source=source
+            Request,
+            new_id(time.time()),
+            arrived=arrived,
+            deadline=deadline,
+            source=source,
+            client_id=client_id,
+            trace=trace,
         )
         try:
             self._check_phase()

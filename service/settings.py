@@ -171,6 +171,11 @@ class Settings:
         choice("debug", "info", "warning", "error"),
         "lowest level written to web_app.log; the doctor needs info",
     )
+    log_format: str = _option(
+        "text",
+        choice("text", "json"),
+        "form of web_app.log and the console; json has the same fields, one object per line",
+    )
     log_max_bytes: int = _option(
         10_485_760, integer(1024, 1_073_741_824, "bytes"), "size at which a log file is rotated"
     )
