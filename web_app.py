@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from page.server import PageServer
     from service.build import Application
+    from service.front import Front
     from service.listening import Connections
 
 __all__ = ["InputError", "health_check", "init_model", "main", "predict"]
@@ -77,15 +77,21 @@ def main(argv: Sequence[str]) -> int:
     """Run the service until a signal stops it or it cannot continue. Returns the exit code."""
     from service.main import main as serve
 
-    return serve(argv, prog="web_app.py", description=DESCRIPTION, front=_page)
+    return serve(argv, prog="web_app.py", description=DESCRIPTION, front=_front)
 
 
-def _page(
+def _front(
     application: Application, settings: Settings, listener: socket.socket, connections: Connections
-) -> PageServer:
-    from page.server import PageServer
+) -> Front:
+    """Make the public server: the API, and the page unless it is off."""
+    from api.app import PREFIXES, ApiSite
+    from page.site import PageSite
+    from service.front import Front, Site
 
-    return PageServer(application, settings, listener, connections)
+    api = ApiSite(application, settings)
+    rest: Site = api if settings.page == "off" else PageSite(application, settings)
+    sites = {**dict.fromkeys(PREFIXES, api), "": rest}
+    return Front(sites, listener, connections, root_path=settings.root_path)
 
 
 if __name__ == "__main__":

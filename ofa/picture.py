@@ -262,6 +262,12 @@ def opened(path: str | Path, max_bytes: int) -> Iterator[File]:
         os.close(handle)
 
 
+def in_memory(data: bytes, max_bytes: int) -> File:
+    """Return a picture file that is held in memory. Raises ImageError: ``image_bytes_too_large``."""
+    _check_bytes(len(data), max_bytes)
+    return File(len(data), lambda: data)
+
+
 def _check_bytes(size: int, most: int) -> None:
     if size > most:
         raise ImageError(

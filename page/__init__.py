@@ -1,18 +1,13 @@
-"""The web page: Gradio's layout and handlers, texts in two languages, and the HTTP server around them.
+"""The web page: Gradio's layout and handlers, texts in two languages.
 
-    server         the socket, the server's thread, start and stop    → gate, layout, operations
+    site           the page built, drained and closed                 → gate, layout, operations
     gradio_setup   environment, logging and limits of Gradio
-    connections    uvicorn with limits on connections
-    gate           ASGI middleware: path allowlist, validation         → bodies, headers, calls, upload_routes
-    bodies         framing and size of request bodies, refusals        → quota
-    headers        validation of headers, what reaches Gradio, callers
+    gate           ASGI middleware: path allowlist, validation         → forwarding, calls, upload_routes
+    forwarding     the request headers that reach Gradio
     calls          validation of calls to Gradio's queue
     sessions       the sessions of Gradio's queue
-    upload_routes  upload, progress and download of pictures           → multipart, uploads
-    multipart      streaming parser for an upload form
-    uploads        the store of uploaded pictures                      → quota
-    quota          a capacity with a limit for each caller
-    log_limit      rate limit for log lines
+    upload_routes  upload, progress and download of pictures           → uploads
+    uploads        the store of uploaded pictures
     operations     the operations tab
     layout         the components and their events                     → handlers, picture, card
     picture        the picture input: a path, not decoded
@@ -24,5 +19,5 @@
     words          texts in English and Chinese
 
 Importing a module here starts nothing. ``layout``, ``picture`` and ``handlers`` import Gradio, which takes
-seconds, so ``server`` imports them only in ``start``.
+seconds, so ``site`` imports them only in ``start``.
 """

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, Final, TypeGuard
 
-from page.bodies import Refused
+from service.http.bodies import Refused
 
 ARGUMENTS: Final = 8  # per call
 DEPTH: Final = 8  # nesting; a picture needs two levels

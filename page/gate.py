@@ -6,18 +6,18 @@ Only the paths in use are open, and framing, headers, queries and bodies are val
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any, Final
 
-from page import bodies, gradio_setup
-from page.bodies import App, ClientDisconnected, Receive, Refused, Scope, Send
 from page.calls import CODE, CallValidator
-from page.headers import caller_of, check_headers, for_gradio, is_json, peer_of
-from page.quota import Quota
+from page.forwarding import for_gradio
 from page.sessions import AlreadyRead, Sessions
 from page.upload_routes import PROGRESS, UPLOAD, UploadRoutes
 from service.callers import Callers
+from service.http import bodies
+from service.http.bodies import App, ClientDisconnected, Receive, Refused, Scope, Send
+from service.http.headers import below_root, caller_of, check_headers, is_json, peer_of
+from service.http.quota import Quota
 
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 OPEN: Final = {
@@ -107,7 +107,6 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            gradio_setup.log_loop_errors(asyncio.get_running_loop())
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
@@ -128,7 +127,7 @@ class Gate:
                 raise
             # An upload is often refused while the client still sends it.
             drained = max(self._upload_bytes if scope["path"] == UPLOAD else 0, bodies.DRAINED_BYTES)
-            await bodies.refuse(scope, body, send_with_headers, refused, drained)
+            await bodies.refuse(scope, body, send_with_headers, refused.reply(), drained)
         except ClientDisconnected:
             return
 
@@ -137,7 +136,7 @@ class Gate:
         if self._root_path and scope["path"] == self._root_path:
             await _redirect(self._root_path + "/", send)
             return
-        scope = {**scope, "path": self._below_root(scope["path"])}
+        scope = {**scope, "path": below_root(scope["path"], self._root_path)}
         self._check(scope)
         path = scope["path"]
         scope["headers"] = for_gradio(scope["headers"], trusted=self._callers.is_proxy(peer_of(scope)))
@@ -155,10 +154,6 @@ class Gate:
                 ) from None
         else:
             await self._pass_on(scope, receive, send)
-
-    def _below_root(self, path: str) -> str:
-        """Return the path without the proxy's prefix, which some proxies leave in it."""
-        return path.removeprefix(self._root_path) if path.startswith(f"{self._root_path}/") else path
 
     def _check(self, scope: Scope) -> None:
         """Raise Refused for a request that is not allowed; remove a query that is not."""

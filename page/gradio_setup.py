@@ -6,23 +6,19 @@ without its message.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
 import os
 import re
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from page.log_limit import LogLimit
+from service.http.errors import log_error
 
 if TYPE_CHECKING:
     import gradio as gr
-
-log = logging.getLogger(__name__)
 
 # Gradio reads these when it is imported or builds a component. By default it would recompute figures over the
 # last 10,000 events at every event, for a page that is closed here.
@@ -33,7 +29,6 @@ ENVIRONMENT: Final = {
 }
 #: Gradio's modules that print tracebacks while serving.
 PRINTING: Final = ("gradio.queueing", "gradio.route_utils", "gradio.routes", "gradio.utils")
-WARNING_SECONDS: Final = 60.0  # between two lines about unreadable requests
 PREVIEW: Final = re.compile(
     r"""<meta\s+(property|name)="(og|twitter):\w+"\s+content="([^"]*(gradio|Gradio|Click)[^"]*|\{url\})"\s*/>"""
 )
@@ -63,42 +58,14 @@ def _ignore_proxies() -> None:
 
 
 def redirect_output() -> None:
-    """Log what Gradio's modules and uvicorn would print."""
+    """Log what Gradio's modules would print."""
     for name in PRINTING:
         module = import_module(name)
         setattr(module, "traceback", SimpleNamespace(print_exc=_print_exc, format_exc=lambda: ""))  # noqa: B010
-    server = logging.getLogger("uvicorn.error")
-    server.propagate = False
-    server.handlers = [_ServerLog()]
-
-
-def log_loop_errors(loop: asyncio.AbstractEventLoop) -> None:
-    """Log exceptions of callbacks and of tasks that are never awaited."""
-    loop.set_exception_handler(lambda _, context: _log_error("event loop", context.get("exception")))
 
 
 def _print_exc(*args: object, **kwargs: object) -> None:
-    _log_error("Gradio", sys.exc_info()[1])
-
-
-def _log_error(where: str, error: BaseException | None) -> None:
-    """Log an error's class and traceback; its message and causes may quote input."""
-    bare: Any = error and (RuntimeError, RuntimeError(type(error).__name__), error.__traceback__)
-    log.error("BROKEN | MSG=Exception in %s | ERROR=%s", where, type(error).__name__, exc_info=bare)
-
-
-class _ServerLog(logging.Handler):
-    """Forwards uvicorn's errors, and counts its warnings, which are about unreadable requests."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._warnings = LogLimit(WARNING_SECONDS)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno > logging.WARNING:
-            _log_error("ASGI application", record.exc_info[1] if record.exc_info else None)
-        elif (more := self._warnings.admit()) is not None:
-            log.warning("REQUEST_UNREADABLE | MORE=%d", more)
+    log_error("Gradio", sys.exc_info()[1])
 
 
 # ---- Gradio's page -----------------------------------------------------------------------------------------

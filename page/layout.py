@@ -15,13 +15,13 @@ import gradio as gr
 from page import verdicts
 from page.card import Card, Example
 from page.handlers import Application, Handlers
-from page.log_limit import LogLimit
 from page.picture import Picture
 from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
 from service.callers import Callers
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
+from service.http.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 _invalid_calls = LogLimit(60.0)

@@ -12,21 +12,21 @@ import logging
 import mimetypes
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from page import multipart
-from page.bodies import ClientDisconnected, Receive, Refused, Scope, Send, length, memory_for, pieces
-from page.headers import by_name, caller_of
-from page.log_limit import LogLimit
-from page.quota import NoCapacity, Quota, QuotaExceeded
 from page.uploads import Uploads
 from page.words import Language, language_of, say
 from service.callers import Callers
+from service.http import multipart
+from service.http.bodies import ClientDisconnected, Receive, Refused, Scope, Send, length, memory_for, pieces
+from service.http.headers import by_name, caller_of
+from service.http.log_limit import LogLimit
+from service.http.quota import NoCapacity, Quota, QuotaExceeded
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 UPLOAD: Final = "/gradio_api/upload"
 PROGRESS: Final = "/gradio_api/upload_progress"
 FILE: Final = "/gradio_api/file="
+FIELD: Final = "files"  # the field name that Gradio's clients use
 
 THREADS: Final = 4  # parse forms and write files outside the event loop
 UPLOAD_MEMORY: Final = 512 << 10  # of one upload at most: a piece here, the next in the server's buffer
@@ -106,15 +107,18 @@ class UploadRoutes:
 
     async def _receive(self, content_type: str, caller: str, receive: Receive, state: State) -> list[Path]:
         """Store the form's files and return their paths; on any error, store none."""
-        form = multipart.Form(
-            multipart.boundary_of(content_type), lambda name: self._uploads.create(caller, name)
+        form: multipart.Form[Path] = multipart.Form(
+            multipart.boundary_of(content_type),
+            only_pictures(lambda name: self._uploads.create(caller, name)),
         )
         state.form = form
         loop = asyncio.get_running_loop()
         try:
             async for piece in pieces(receive):
                 await loop.run_in_executor(self._threads, form.feed, piece)
-            return form.finish()
+            if not (paths := form.finish()):
+                raise multipart.FormError(f'The form has no file. Send the picture as "{FIELD}".')
+            return paths
         except BaseException:
             form.discard()
             raise
@@ -147,11 +151,27 @@ class UploadRoutes:
             await _file(path)(scope, receive, send)
 
 
+def only_pictures(
+    create: Callable[[str], multipart.Target[Path]],
+) -> Callable[[str, str | None], multipart.Target[Path] | None]:
+    """Let a form's files named FIELD go to ``create``, and drop its other fields. Raises FormError for other
+    files."""
+
+    def part(name: str, file_name: str | None) -> multipart.Target[Path] | None:
+        if file_name is None and name == FIELD:
+            raise multipart.FormError(f'"{FIELD}" is not a file. With curl, use -F {FIELD}=@PICTURE.')
+        if file_name is not None and name != FIELD:
+            raise multipart.FormError(f'Send the picture as "{FIELD}".')
+        return None if file_name is None else create(file_name)
+
+    return part
+
+
 class State:
     """The progress of one upload."""
 
     def __init__(self) -> None:
-        self.form: multipart.Form | None = None
+        self.form: multipart.Form[Path] | None = None
         self.ended = False
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from page.quota import NoCapacity, Quota, QuotaExceeded
+from service.http.quota import NoCapacity, Quota, QuotaExceeded
 
 AGE: Final = 900.0  # seconds from a file's last use to its deletion
 SWEEP: Final = 30.0  # seconds between two sweeps

@@ -10,30 +10,14 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from werkzeug.datastructures import Accept
-from werkzeug.http import parse_accept_header
-
+from service.http.language import DEFAULT, language_of
 from service.texts import LANGUAGES, Language, load_texts
 
 __all__ = ["DEFAULT", "DYNAMIC", "LANGUAGES", "STATIC", "Language", "has", "language_of", "say", "say_html"]
 
-DEFAULT: Final[Language] = "en"
 TEXTS: Final = Path(__file__).parent / "text"
 STATIC: Final = load_texts(TEXTS, "static")
 DYNAMIC: Final = load_texts(TEXTS, "dynamic")
-
-
-def language_of(accept_language: str | None) -> Language:
-    """Return the supported language with the highest weight in an Accept-Language header, else English.
-
-    Only primary tags count: ``zh-Hant-TW`` is ``zh``, which werkzeug's own ``best_match`` may miss.
-    """
-    for tag, weight in parse_accept_header(accept_language, Accept):  # the highest weight first
-        primary = tag.lower().partition("-")[0]
-        for language in LANGUAGES:
-            if primary == language and weight > 0:
-                return language
-    return DEFAULT
 
 
 def say(language: Language, key: str, **values: object) -> str:

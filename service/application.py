@@ -64,7 +64,7 @@ class Application:
 
     def submit(
         self,
-        image: Image.Image | str | Path | None,
+        image: Image.Image | str | Path | bytes | None,
         hypothesis: str | None,
         premise: str | None = None,
         *,
@@ -79,7 +79,7 @@ class Application:
         none.
 
         Args:
-            image: a PIL image, or the path of a picture file, whose decoding this call waits for.
+            image: a PIL image, or a picture file as a path or bytes, whose decoding this call waits for.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.
             client_id, trace: the client's own identifiers, for the logs; see service.contract.correlation.

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Front(Protocol):
-    """A server beside the health API: the page."""
+    """A server beside the health API: the page and the API for programs."""
 
     @property
     def port(self) -> int: ...
@@ -163,7 +163,7 @@ def _serve(
     front = make_front(application, settings, public, for_page) if make_front is not None else None
     watched: dict[str, _Alive] = {"guardian-channel": channel, "health": sidecar}
     if front is not None:
-        watched["page-server"] = front
+        watched["front"] = front
     code, reason = 0, None
     try:
         heartbeat.remove()

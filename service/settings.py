@@ -111,6 +111,11 @@ class Settings:
     port: int = _option(7860, PORT, "port of the page; 0 picks a free one")
     health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")
     health_port: int = _option(8000, PORT, "port of the health API; 0 picks a free one")
+    page: str = _option(
+        "on",
+        choice("on", "off", "open"),
+        "the web page; off serves the API alone, open serves the page without a login beside API keys",
+    )
     trusted_proxies: tuple[Network, ...] = _option(
         (), NETWORKS, "proxies in front of the page whose X-Forwarded-For header is trusted"
     )

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from page import calls
-from page.bodies import Refused
-from page.headers import is_json
-from page.log_limit import LogLimit
 from page.operations import panel
 from page.operations.access import Access, TooManyGuesses, WrongPassword, generated_password
 from page.words import Language, language_of, say
 from service.callers import Callers
+from service.http.bodies import Refused
+from service.http.headers import is_json
+from service.http.log_limit import LogLimit
 from service.operations import Finding, View
 from service.process.restart_log import Restart
 from service.settings import Settings

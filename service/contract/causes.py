@@ -66,6 +66,22 @@ class InputCode(StrEnum):
     PREMISE_NEEDED = "premise_needed"
 
 
+class ApiCode(StrEnum):
+    """Why the API for programs refuses a call, beside an InputCode and a Refusal."""
+
+    MALFORMED = "malformed"  # not HTTP, a form or JSON as they are specified
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    TOO_SLOW = "too_slow"  # the body did not arrive in time
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    INVALID_FIELD = "invalid_field"
+    INVALID_ID = "invalid_id"
+    TOO_MANY_TEXTS = "too_many_texts"
+    CALLER_LIMIT = "caller_limit"  # the caller's own limit is reached
+    NO_ROOM = "no_room"  # no memory for another body
+
+
 class LineCode(StrEnum):
     """Why a line of the command line's input is refused, beside an InputCode."""
 

@@ -42,14 +42,18 @@ class Picture(NamedTuple):
 
 @contextmanager
 def opened(source: object, max_bytes: int) -> Iterator[picture.File]:
-    """Open the file that ``source`` names. Raises InputError."""
+    """Open the file that ``source`` names, or that it holds as bytes. Raises InputError."""
     if source is None or source == "":
         raise InputError("There is no picture.", code="no_image", remedy="Upload, paste or take a picture.")
+    if isinstance(source, bytes):
+        with input_errors():
+            yield picture.in_memory(source, max_bytes)
+        return
     if not isinstance(source, (str, Path)):
         raise InputError(
             f"A {type(source).__name__} is not a picture.",
             code="not_an_image",
-            remedy="Give a path or a PIL image.",
+            remedy="Give a path, the file's bytes or a PIL image.",
         )
     with input_errors(), picture.opened(source, max_bytes) as file:
         yield file

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import expect
 
 from lab.instances.instance import ROOT
-from page import bodies
 from page.words import STATIC, Language, say
+from service.http import bodies
 from tests.browser.conftest import LOCALES, Visit
 from tests.web.client import Page, serving
 

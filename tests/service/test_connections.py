@@ -78,7 +78,7 @@ def serve_wsgi(connections: Connections, held: ExitStack) -> int:
 def serve_asgi(connections: Connections, held: ExitStack) -> int:
     import uvicorn
 
-    from page.connections import Server, protocol_of
+    from service.http.server import Server, protocol_of
 
     listener = held.enter_context(listen("127.0.0.1", 0, "--port"))
     config = uvicorn.Config(asgi_app, http=protocol_of(connections), ws="none", log_config=None)
@@ -253,7 +253,7 @@ def test_a_tick_leaves_the_loops_handler_alone_also_when_the_count_begins_again(
     """uvicorn counts its ticks from 0 again once a day."""
     import uvicorn
 
-    from page.connections import Server
+    from service.http.server import Server
 
     async def handler_after_two_first_ticks() -> object:
         config = uvicorn.Config(asgi_app, log_config=None)

@@ -28,9 +28,9 @@ class Part:
 
 def test_a_server_thread_that_has_died_ends_the_process(make: Build) -> None:
     application = make()
-    parts = {"health": Part(), "page-server": Part(alive=False)}
+    parts = {"health": Part(), "front": Part(alive=False)}
     code, reason = main._wait(application.supervisor, parts, main.Signals())
-    assert (code, reason) == (ExitCode.LOAD_FAILED, "the thread page-server ended")
+    assert (code, reason) == (ExitCode.LOAD_FAILED, "the thread front ended")
 
 
 def test_a_prober_whose_thread_has_died_ends_the_process_and_a_stopped_one_does_not(

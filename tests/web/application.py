@@ -211,17 +211,24 @@ def _sha(path: Path) -> str:
 
 
 def main(port: int, flags: list[str]) -> None:
-    from page.server import PageServer
-    from service.listening import listen
+    from page.site import PageSite
+    from service.front import Front
+    from service.listening import Connections, listen, page_limits
     from service.settings import Settings
 
     logging.basicConfig(format="%(levelname)s | %(message)s")
-    logging.getLogger("page").setLevel(logging.INFO)
+    for name in ("page", "service.http"):
+        logging.getLogger(name).setLevel(logging.INFO)
     stop_signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop_signals.append(number))
     application = FakeApplication()
     settings = Settings.from_args(flags, {name: os.environ[name] for name in VARIABLES if name in os.environ})
-    page = PageServer(application, settings, listen("127.0.0.1", port, "--port"))
+    page = Front(
+        {"": PageSite(application, settings)},
+        listen("127.0.0.1", port, "--port"),
+        Connections("page", page_limits()),
+        root_path=settings.root_path,
+    )
     page.start()
     print("serving", flush=True)
     while not stop_signals:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from page.bodies import Refused
 from page.calls import ARGUMENTS, DEPTH, VALUES, CallValidator, read
+from service.http.bodies import Refused
 
 JOIN = "/gradio_api/queue/join"
 JUDGE = "/gradio_api/call/judge"

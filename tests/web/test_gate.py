@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
-from page import bodies
-from page.bodies import DRAINED_BYTES
 from page.gate import JSON_BYTES, MULTIPART_BYTES, UPLOAD_SLACK, Gate
 from page.operations.routes import GUARDED, LOGIN
+from service.http import bodies
+from service.http.bodies import DRAINED_BYTES
 
 MAX_BYTES = 1000
 

@@ -15,6 +15,7 @@ import gradio
 import pytest
 
 from page import gradio_setup
+from service.http.errors import on_loop_error, redirect_server_log
 
 SECRET = "xylophonist"
 # Modules of Gradio that print and are not used here.
@@ -67,14 +68,14 @@ def test_a_traceback_of_gradio_is_logged_without_its_message(
 
 
 def test_an_error_of_uvicorn_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
-    gradio_setup.redirect_output()
+    redirect_server_log()
     logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=failing())
     assert "BROKEN | MSG=Exception in ASGI application | ERROR=ValueError" in caplog.text
     assert SECRET not in caplog.text
 
 
 def test_unreadable_requests_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
-    gradio_setup.redirect_output()
+    redirect_server_log()
     for _ in range(100):
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     assert [record.getMessage() for record in caplog.records] == ["REQUEST_UNREADABLE | MORE=0"]
@@ -87,7 +88,7 @@ def test_an_error_of_a_task_never_awaited_is_logged_without_its_message(
         raise failing()
 
     async def forget() -> None:
-        gradio_setup.log_loop_errors(asyncio.get_running_loop())
+        asyncio.get_running_loop().set_exception_handler(on_loop_error)
         task = asyncio.create_task(fail())
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from page import handlers, pending
-from page.server import PageServer, max_concurrent
+from page.site import PageSite, max_concurrent
 from page.words import LANGUAGES, Language, say
 from service.callers import UNKNOWN, Callers, networks
 from service.contract.request import QueueEstimate, VerdictFuture
@@ -236,12 +235,11 @@ def test_the_application_gets_the_caller_and_the_arrival_time(intake: ThreadPool
 
 
 def test_there_is_one_intake_thread_per_concurrent_request() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = PageServer(FakeApplication(), Settings(queue_size=7), listener)
-        try:
-            assert server._intake._max_workers == max_concurrent(7) == 71
-        finally:
-            server._intake.shutdown()
+    site = PageSite(FakeApplication(), Settings(queue_size=7))
+    try:
+        assert site._intake._max_workers == max_concurrent(7) == 71
+    finally:
+        site.close()
 
 
 def test_an_input_error_is_shown_without_a_pending_card(

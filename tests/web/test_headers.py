@@ -9,8 +9,9 @@ import pytest
 from gradio.route_utils import get_root_url
 from starlette.requests import Request as StarletteRequest
 
-from page.bodies import Refused
-from page.headers import SINGLE, check_headers, for_gradio, is_host, is_json
+from page.forwarding import for_gradio
+from service.http.bodies import Refused
+from service.http.headers import SINGLE, check_headers, is_host, is_json
 
 
 def refused(*headers: tuple[bytes, bytes]) -> int | None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from page.multipart import FIELD_BYTES, HEADER_BYTES, PART_HEADERS, PARTS, Form, FormError, boundary_of
+from page.upload_routes import only_pictures
+from service.http.multipart import (
+    FIELD_BYTES,
+    HEADER_BYTES,
+    PART_HEADERS,
+    PARTS,
+    Form,
+    FormError,
+    boundary_of,
+)
 
 
 class Sink:
@@ -35,7 +44,7 @@ def read(body: bytes, size: int = 1 << 16) -> list[Sink]:
         sinks.append(Sink(name))
         return sinks[-1]
 
-    form = Form(b"XX", create)
+    form = Form(b"XX", only_pictures(create))
     try:
         for start in range(0, len(body), size):
             form.feed(body[start : start + size])

@@ -18,9 +18,9 @@ import pytest
 
 from lab.instances.instance import EXIT_SECONDS, ROOT
 from lab.instances.ports import free_ports
-from page import bodies
 from page.operations.access import WRONG_PER_CALLER
 from page.operations.routes import LOGIN
+from service.http import bodies
 from tests.fakes import until
 from tests.web.application import SCORES
 from tests.web.client import Page, call, serving, upload

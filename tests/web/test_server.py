@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from lab.instances.instance import START_SECONDS
-from page import bodies
 from page.operations.routes import GUARDED, LOGIN
 from page.words import LANGUAGES, Language, say
+from service.http import bodies
 from tests.web.application import SCORES
 from tests.web.client import META, Page, call, serving, upload
 

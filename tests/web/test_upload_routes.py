@@ -14,11 +14,11 @@ import pytest
 
 from page import uploads as store
 from page.gate import Gate
-from page.quota import Quota
 from page.upload_routes import UPLOAD, UPLOAD_MEMORY, UploadRoutes
 from page.uploads import FULL_QUOTAS, LEAST_BYTES, Uploads
 from page.words import say
 from service.callers import Callers, networks
+from service.http.quota import Quota
 from tests.fakes import until
 from tests.web.raw import form
 

@@ -17,8 +17,8 @@ import pytest
 
 from lab.instances.instance import ROOT
 from page import uploads as module
-from page.quota import NoCapacity, QuotaExceeded
 from page.uploads import AGE, FULL_QUOTAS, LEAST_BYTES, Incoming, Uploads
+from service.http.quota import NoCapacity, QuotaExceeded
 from tests.fakes import Clock
 
 PORT = 65001

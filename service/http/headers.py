@@ -1,7 +1,6 @@
-"""Request headers: validation, what reaches Gradio, the caller.
+"""Request headers: validation, and the caller.
 
-Gradio builds URLs from Host and X-Forwarded-*, and a malformed one raises inside it. So Host is validated,
-and X-Forwarded-* counts only from a trusted proxy.
+Libraries build URLs from Host, and a malformed one raises inside them. So Host is validated.
 """
 
 from __future__ import annotations
@@ -10,18 +9,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from page.bodies import Refused, Scope, values
 from service.callers import Callers
+from service.http.bodies import Refused, Scope, values
 
 Raw = Sequence[tuple[bytes, bytes]]
 
 #: Headers that may occur only once.
 SINGLE: Final = (b"host", b"content-type", b"content-encoding", b"range", b"origin", b"expect")
-FORWARDED_FOR: Final = b"x-forwarded-for"
-FORWARDED_HOST: Final = b"x-forwarded-host"
-FORWARDED_PROTO: Final = b"x-forwarded-proto"
-#: Headers that Gradio would trust from any client.
-_DROPPED: Final = (FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, b"x-gradio-server", b"forwarded")
+_HOST: Final = b"x-forwarded-host"
+_HOST: Final = b"x-forwarded-host"
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _RANGE: Final = re.compile(rb"bytes=(?:([0-9]{1,15})-([0-9]{1,15})?|-[0-9]{1,15})")
@@ -45,8 +41,8 @@ def check_headers(scope: Scope) -> None:
 
 
 def is_host(text: str) -> bool:
-    """Whether this is a host name or address, with an optional port, from which Gradio can build a URL."""
-    from httpx import URL, InvalidURL  # imported late, like all that Gradio brings: the port opens first
+    """Whether this is a host name or address, with an optional port, from which a URL can be built."""
+    from httpx import URL, InvalidURL  # imported late, like all that Gradio brings
 
     if not _HOST.fullmatch(text):
         return False
@@ -54,22 +50,6 @@ def is_host(text: str) -> bool:
         return bool(URL(f"http://{text}/").raw_host)
     except InvalidURL:  # a port or an address out of range
         return False
-
-
-def for_gradio(headers: Raw, *, trusted: bool) -> list[tuple[bytes, bytes]]:
-    """Return the headers to pass on: X-Forwarded-For lines joined to one, the other forwarding headers only
-    from a ``trusted`` proxy."""
-    passed = [(name, value) for name, value in headers if name not in _DROPPED]
-    hops = [value for name, value in headers if name == FORWARDED_FOR]
-    if hops:
-        passed.append((FORWARDED_FOR, b", ".join(hops)))
-    if trusted:
-        sent = dict(headers)
-        if is_host(sent.get(FORWARDED_HOST, b"").decode("latin-1")):
-            passed.append((FORWARDED_HOST, sent[FORWARDED_HOST]))
-        if sent.get(FORWARDED_PROTO) in (b"http", b"https"):
-            passed.append((FORWARDED_PROTO, sent[FORWARDED_PROTO]))
-    return passed
 
 
 def is_json(headers: Raw) -> bool:
@@ -88,3 +68,8 @@ def peer_of(scope: Scope) -> str:
 
 def caller_of(scope: Scope, callers: Callers) -> str:
     return callers.of(peer_of(scope), by_name(scope))
+
+
+def below_root(path: str, root_path: str) -> str:
+    """Return the path without the proxy's prefix, which some proxies leave in it."""
+    return path.removeprefix(root_path) if root_path and path.startswith(f"{root_path}/") else path

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from page.quota import NoCapacity, Quota, QuotaExceeded
+from service.http.quota import NoCapacity, Quota, QuotaExceeded
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,6 +32,14 @@ RETRY_SECONDS: Final = 2
 _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 
 
+class Reply(NamedTuple):
+    """A complete answer."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
 class Refused(Exception):
     """The request is refused with ``status`` and a sentence; with a ``code`` the answer is JSON."""
 
@@ -41,6 +49,15 @@ class Refused(Exception):
         self.text = text
         self.code = code
         self.retry_after = retry_after
+
+    def reply(self) -> Reply:
+        body, kind = self.text.encode(), b"text/plain; charset=utf-8"
+        if self.code:
+            body, kind = json.dumps({"detail": self.text, "code": self.code}).encode(), b"application/json"
+        headers = [(b"content-type", kind)]
+        if self.retry_after is not None:
+            headers.append((b"retry-after", str(self.retry_after).encode()))
+        return Reply(self.status, headers, body)
 
 
 class ClientDisconnected(Exception):
@@ -150,26 +167,20 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def refuse(scope: Scope, body: Body, send: Send, refused: Refused, drained: int) -> None:
+async def refuse(scope: Scope, body: Body, send: Send, reply: Reply, drained: int = DRAINED_BYTES) -> None:
     """Read at most ``drained`` bytes that are still arriving, send the refusal, close the connection.
 
     Read first: a proxy that has the whole answer closes its client's connection while the client still sends,
     and most clients read an answer only after sending."""
-    text, kind = refused.text, b"text/plain; charset=utf-8"
-    if refused.code:
-        text, kind = json.dumps({"detail": refused.text, "code": refused.code}), b"application/json"
-    answer = text.encode()
     headers = [
-        (b"content-type", kind),
-        (b"content-length", str(len(answer)).encode()),
+        *reply.headers,
+        (b"content-length", str(len(reply.body)).encode()),
         (b"connection", b"close"),
     ]
-    if refused.retry_after is not None:
-        headers.append((b"retry-after", str(refused.retry_after).encode()))
     left = 0 if values(scope, b"expect") else drained  # reading would answer Expect with "100 Continue"
     left -= await _drain(body, left)
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer, "more_body": True})
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": True})
     await _drain(body, left)  # for clients that read the answer now; the next line closes the connection
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.http.errors import on_loop_error
 from service.listening import NO_DESCRIPTOR, Connections, Phase, Watch
 
 _SWEEP_TICKS: Final = 10  # of uvicorn's main loop, 0.1 s each
@@ -23,15 +23,10 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self._connections = connections
-        self._previous_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        loop = asyncio.get_running_loop()
-        self._previous_handler = loop.get_exception_handler() or (
-            lambda loop, context: loop.default_exception_handler(context)
-        )
-        loop.set_exception_handler(self._on_error)
+        asyncio.get_running_loop().set_exception_handler(self._on_error)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _SWEEP_TICKS == 0:
@@ -43,7 +38,7 @@ class Server(uvicorn.Server):
         if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR and "socket" in context:
             self._connections.out_of_descriptors()  # asyncio itself pauses accepting for a second
         else:
-            self._previous_handler(loop, context)
+            on_loop_error(loop, context)
 
 
 def protocol_of(connections: Connections) -> type[H11Protocol]:

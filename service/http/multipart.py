@@ -1,4 +1,4 @@
-"""Streaming parser for an upload form: files go to disk as they arrive, other fields are counted and dropped.
+"""Streaming parser for a form: each part goes to its target as it arrives, or is counted and dropped.
 
 Character sets and transfer encodings in the form are ignored. Parts, headers, fields and the boundary are
 bounded.
@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-FIELD: Final = b"files"  # the field name that Gradio's clients, and curl in the README, use
 PARTS: Final = 8
 PART_HEADERS: Final = 8
 HEADER_BYTES: Final = 2048
-FIELD_BYTES: Final = 4096  # of all parts that are not files
+FIELD_BYTES: Final = 4096  # of all parts without a target
 
 # RFC 2046, 5.1.1; no parameter but the boundary.
 _CONTENT_TYPE: Final = re.compile(
@@ -35,12 +33,15 @@ class FormError(Exception):
     """The form is malformed or over a limit. The message is for the caller."""
 
 
-class Target(Protocol):
-    """Receives one file: ``page.uploads.Incoming``."""
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Target(Protocol[T_co]):
+    """Receives one part. ``finish`` returns what the form's ``finish`` lists."""
 
     def write(self, data: bytes) -> None: ...
 
-    def finish(self) -> Path: ...
+    def finish(self) -> T_co: ...
 
     def discard(self) -> None: ...
 
@@ -55,12 +56,19 @@ def boundary_of(content_type: str) -> bytes:
     return (found[1] or found[2]).encode("ascii")
 
 
-class Form:
-    """Parses the bytes given to ``feed``. ``create`` returns the target for a file name. Call ``finish`` or
+class Form(Generic[T_co]):
+    """Parses the bytes given to ``feed``. ``create`` gets a part's name and its file name, None if it has
+    none; it returns the part's target, or None to drop the part, or raises FormError. Call ``finish`` or
     ``discard`` at the end. Not thread-safe."""
 
-    def __init__(self, boundary: bytes, create: Callable[[str], Target]) -> None:
+    def __init__(
+        self,
+        boundary: bytes,
+        create: Callable[[str, str | None], Target[T_co] | None],
+        max_parts: int = PARTS,
+    ) -> None:
         self._create = create
+        self._max_parts = max_parts
         self._parser = MultipartParser(
             boundary,
             {
@@ -80,12 +88,12 @@ class Form:
         self._parts = 0
         self._field_bytes = 0
         self._name = self._value = self._disposition = b""
-        self._target: Target | None = None
-        self._paths: list[Path] = []
-        self._done: list[Target] = []
+        self._target: Target[T_co] | None = None
+        self._finished: list[T_co] = []
+        self._done: list[Target[T_co]] = []
         self._complete = False
         self.file_name = ""  # of the current file, as the client sent it
-        self.file_bytes = 0  # of all files so far
+        self.file_bytes = 0  # of all parts with a target so far
 
     def feed(self, data: bytes) -> None:
         """Parse more bytes. Raises FormError and the target's errors."""
@@ -98,16 +106,14 @@ class Form:
         except MultipartParseError:
             raise FormError("The form is malformed.") from None
 
-    def finish(self) -> list[Path]:
-        """Return the paths of the form's files. Raises FormError."""
+    def finish(self) -> list[T_co]:
+        """Return what the targets returned, in the form's order. Raises FormError."""
         if not self._complete:
             raise FormError("The form is incomplete.")
-        if not self._paths:
-            raise FormError(f'The form has no file. Send the picture as "{FIELD.decode()}".')
-        return self._paths
+        return self._finished
 
     def discard(self) -> None:
-        """Delete the form's files."""
+        """Discard all targets."""
         for target in (*self._done, *([self._target] if self._target else [])):
             target.discard()
 
@@ -115,8 +121,8 @@ class Form:
 
     def _part_begins(self) -> None:
         self._parts += 1
-        if self._parts > PARTS:
-            raise FormError(f"A form may have at most {PARTS} parts.")
+        if self._parts > self._max_parts:
+            raise FormError(f"A form may have at most {self._max_parts} parts.")
         self._disposition = b""
 
     def _header_begins(self) -> None:
@@ -134,17 +140,14 @@ class Form:
 
     def _headers_end(self) -> None:
         kind, options = parse_options_header(self._disposition)
-        name, file_name = options.get(b"name"), options.get(b"filename")
+        name, raw_file_name = options.get(b"name"), options.get(b"filename")
         if kind != b"form-data" or name is None:
             raise FormError("A part of the form has no name.")
-        if file_name is None and name == FIELD:
-            raise FormError(f'"{FIELD.decode()}" is not a file. With curl, use -F files=@PICTURE.')
-        if file_name is None:
-            return
-        if name != FIELD:
-            raise FormError(f'Send the picture as "{FIELD.decode()}".')
-        self.file_name = file_name.decode("utf-8", errors="replace").replace("%22", '"')
-        self._target = self._create(self.file_name)
+        file_name = None
+        if raw_file_name is not None:
+            file_name = raw_file_name.decode("utf-8", errors="replace").replace("%22", '"')
+            self.file_name = file_name
+        self._target = self._create(name.decode("utf-8", errors="replace"), file_name)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._target is not None:
@@ -153,13 +156,13 @@ class Form:
             return
         self._field_bytes += end - start
         if self._field_bytes > FIELD_BYTES:
-            raise FormError(f"Fields other than files may have at most {FIELD_BYTES} bytes.")
+            raise FormError(f"Other fields may have at most {FIELD_BYTES} bytes.")
 
     def _part_ends(self) -> None:
         if self._target is not None:
             target, self._target = self._target, None
             self._done.append(target)
-            self._paths.append(target.finish())
+            self._finished.append(target.finish())
 
     def _ends(self) -> None:
         self._complete = True

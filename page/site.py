@@ -1,104 +1,83 @@
-"""The page's HTTP server: socket, thread, start and stop.
-
-The socket listens before anything slow happens, so that a port in use is reported at once and an early
-browser waits instead of being refused. ``start`` imports Gradio, which takes seconds.
-"""
+"""The page as a site of service.front: built at the start, drained and closed at the stop."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from page import banner, bodies, card, gradio_setup
+from page import banner, card, gradio_setup
 from page.calls import CallValidator
 from page.gate import Gate, upload_bytes
 from page.operations.routes import OperationsRoutes, access_of
-from page.quota import Quota
 from page.sessions import Sessions
 from page.upload_routes import UploadRoutes
 from page.uploads import Uploads
 from page.words import language_of
 from service.callers import Callers
-from service.contract.times import STOP_PAGE_ANSWERS, STOP_PAGE_CLOSE, STOP_PAGE_FORCED
-from service.listening import Connections, page_limits
+from service.contract.times import STOP_PAGE_ANSWERS
+from service.http import bodies
+from service.http.quota import Quota
 from service.settings import Settings
 
 if TYPE_CHECKING:
     import gradio as gr
-    import uvicorn
     from fastapi import FastAPI
     from starlette.requests import Request
 
     from page.handlers import Application
 
-START_SECONDS: Final = 60.0
 
+class PageSite:
+    """The page of ``application``: Gradio behind the gate."""
 
-class PageServer:
-    """Serves the page of ``application`` from a thread on ``sock``, which it owns."""
+    lifespan = True
 
-    def __init__(
-        self,
-        application: Application,
-        settings: Settings,
-        sock: socket.socket,
-        connections: Connections | None = None,
-    ) -> None:
+    def __init__(self, application: Application, settings: Settings) -> None:
         self._application = application
         self._settings = settings
-        self._socket = sock
-        self._connections = connections if connections is not None else Connections("page", page_limits())
         self._callers = Callers(settings.trusted_proxies)
         # One thread per concurrent request: a request that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(
             max_concurrent(settings.queue_size), thread_name_prefix="page-intake"
         )
-        self._thread: threading.Thread | None = None
+        self._draining = ExitStack()
         self._cleanup = ExitStack()
-        self._cleanup.callback(sock.close)
         self._cleanup.callback(self._intake.shutdown, wait=False, cancel_futures=True)
 
-    @property
-    def port(self) -> int:
-        return int(self._socket.getsockname()[1])
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server's thread runs."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self) -> None:
-        """Build the page and serve it; return once it answers. Raises RuntimeError after START_SECONDS."""
-        uploads = Uploads(self.port, largest=upload_bytes(self._settings.max_bytes))
+    def start(self, port: int) -> Gate:
+        """Build the page. Imports Gradio, which takes seconds."""
+        uploads = Uploads(port, largest=upload_bytes(self._settings.max_bytes))
         self._cleanup.callback(uploads.stop)
         uploads.start()
         gradio_setup.prepare_environment(uploads.folder)
-        operations = self._operations_routes()
+        operations = self._operations_routes(port)
         # In an event loop: without one, Gradio creates loops for its locks and never closes them.
         page, app = asyncio.run(self._build(uploads, operations))
         gate = self._gate(app, page, uploads, operations is not None)
-        self._serve(gate)
-        self._cleanup.callback(page.close, verbose=False)  # ends the streams that browsers keep open
-        self._cleanup.callback(_wait_for_answers, page)
-        self._cleanup.callback(gate.close)
+        self._draining.callback(page.close, verbose=False)  # ends the streams that browsers keep open
+        self._draining.callback(_wait_for_answers, page)
+        self._draining.callback(gate.close)
+        return gate
 
-    def stop(self) -> None:
-        """Deliver finished answers, close the connections, stop the thread. Takes a few seconds at most."""
+    def drain(self) -> None:
+        """Refuse new calls, deliver finished answers, and end the streams that browsers keep open."""
+        self._draining.close()
+
+    def close(self) -> None:
+        """Delete the uploads and stop the threads."""
         self._cleanup.close()
 
-    def _operations_routes(self) -> OperationsRoutes | None:
+    def _operations_routes(self, port: int) -> OperationsRoutes | None:
         access = access_of(self._settings)
         if access is None:
             return None
         routes = OperationsRoutes(
             self._application.operations,
             access,
-            self.port,
+            port,
             callers=self._callers,
             root_path=self._settings.root_path,
         )
@@ -120,36 +99,6 @@ class PageServer:
             sessions=Sessions(page._queue),
             root_path=self._settings.root_path,
         )
-
-    def _serve(self, gate: Gate) -> None:
-        """Start the server's thread and wait until it answers. Raises RuntimeError."""
-        import uvicorn
-
-        from page.connections import Server, protocol_of
-
-        config = uvicorn.Config(
-            gate,
-            http=protocol_of(self._connections),
-            ws="none",
-            proxy_headers=False,  # service.callers reads them, and only from trusted proxies
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=int(self._connections.limits.keep_alive),
-            timeout_graceful_shutdown=int(STOP_PAGE_CLOSE),
-        )
-        server = Server(config, self._connections)
-        self._thread = thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [self._socket]}, name="page-server", daemon=True
-        )
-        thread.start()
-        self._cleanup.callback(_stop_thread, server, thread)
-        end = time.monotonic() + START_SECONDS
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > end:
-                raise RuntimeError("The page's server did not start.")
-            time.sleep(0.01)
 
     async def _build(
         self, uploads: Uploads, operations: OperationsRoutes | None
@@ -204,14 +153,6 @@ class PageServer:
 def max_concurrent(queue_size: int) -> int:
     """Return how many requests may run in Gradio: a full queue, and some that are being read or refused."""
     return queue_size + 64
-
-
-def _stop_thread(server: uvicorn.Server, thread: threading.Thread) -> None:
-    server.should_exit = True
-    thread.join(STOP_PAGE_CLOSE)
-    if thread.is_alive():
-        server.force_exit = True
-        thread.join(STOP_PAGE_FORCED)
 
 
 def _wait_for_answers(page: gr.Blocks) -> None:

@@ -1,0 +1,137 @@
+"""From a question to verdicts: submit in a worker thread, wait in the event loop, cancel on a disconnect.
+
+A call has verdicts for all of its texts, or an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any, Final, Protocol
+
+from api import problems
+from api.bodies import Limits
+from api.problems import Problem
+from api.question import Question
+from service.contract.causes import Refusal
+from service.contract.errors import InputError
+from service.contract.request import Source, Verdict, VerdictFuture
+from service.contract.status import Snapshot
+from service.http.bodies import ClientDisconnected, Receive
+from service.intake import text as texts
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The application answers by the deadline; this bounds the wait if it fails to.
+SPARE_SECONDS: Final = 10.0
+SPARE_CALLS: Final = 64  # concurrent calls beyond a full queue: being read, or being refused
+
+
+class Application(Protocol):
+    """The part of the application that the API uses."""
+
+    def submit(
+        self,
+        image: Any,
+        hypothesis: str | None,
+        premise: str | None = None,
+        /,
+        *,
+        source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        future: VerdictFuture | None = None,
+    ) -> VerdictFuture: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+class Calls:
+    """Judges questions with ``application``. ``intake`` runs the calls to it, at most one thread a call."""
+
+    def __init__(self, application: Application, settings: Settings, intake: Executor) -> None:
+        self.settings = settings
+        self.limits = Limits(settings)
+        self._application = application
+        self._intake = intake
+        self._running = 0
+
+    async def judge(
+        self, question: Question, receive: Receive, *, arrived: float, caller: str
+    ) -> Sequence[Verdict]:
+        """Return a verdict for each text. Raises Problem, and ClientDisconnected when the client leaves."""
+        if self._running >= self.settings.queue_size + SPARE_CALLS:
+            raise Problem(Refusal.QUEUE_FULL)
+        self._running += 1
+        futures = [VerdictFuture() for _ in question.texts]
+        gone = asyncio.ensure_future(_disconnected(receive))
+        answered = asyncio.ensure_future(self._answers(question, futures, arrived, caller))
+        try:
+            await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise ClientDisconnected
+            verdicts = answered.result()
+        finally:
+            self._running -= 1
+            for one in (gone, answered, *futures):
+                one.cancel()
+        for verdict in verdicts:
+            if verdict.reason is not None:
+                raise problems.of_verdict(verdict)
+        return verdicts
+
+    async def _answers(
+        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+    ) -> list[Verdict]:
+        submission = functools.partial(self._submit, question, futures, arrived, caller)
+        try:
+            submitted = await asyncio.get_running_loop().run_in_executor(self._intake, submission)
+            async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
+                return await asyncio.gather(*map(asyncio.wrap_future, submitted))
+        except TimeoutError:
+            log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self.settings.timeout)
+            raise Problem("timeout") from None
+
+    def _submit(
+        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+    ) -> list[VerdictFuture]:
+        """Submit all texts. Runs in a worker thread. Raises Problem for input that cannot be judged."""
+        self._check_texts(question)
+        try:
+            return submit_many(self._application, question, futures, arrived, caller)
+        except InputError as error:
+            raise problems.of_input(error) from None
+
+    def _check_texts(self, question: Question) -> None:
+        """Raise Problem with the index of each text that cannot be judged."""
+        errors: list[tuple[int, InputError]] = []
+        for index, text in enumerate(question.texts):
+            try:
+                texts.prepare(text, None, self.settings.max_chars)
+            except InputError as error:
+                errors.append((index, error))
+        if errors:
+            listed = [{"index": index, "code": error.code} for index, error in errors]
+            raise problems.of_input(errors[0][1], listed)
+
+
+def submit_many(
+    application: Application, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+) -> list[VerdictFuture]:
+    """Submit a question's texts as one group."""
+    return [
+        application.submit(
+            question.image, text, question.premise, arrived=arrived, caller=caller, future=future
+        )
+        for text, future in zip(question.texts, futures, strict=True)
+    ]
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the client disconnects."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

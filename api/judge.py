@@ -1,0 +1,73 @@
+"""POST /v1/judge: one picture and up to 32 texts."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from api.calls import Application, Calls
+from api.context import context_of
+from api.question import Reader
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Scores(BaseModel):
+    """The probabilities of the three labels."""
+
+    Yes: Probability
+    No: Probability
+    Maybe: Probability
+
+
+class Result(BaseModel):
+    """The verdict on one text."""
+
+    label: Literal["Yes", "No", "Maybe"]
+    score: Probability
+    scores: Scores
+    reason: None
+
+
+class Judgement(BaseModel):
+    """The verdicts, in the order of the texts."""
+
+    id: str | None
+    request_id: str
+    model: str
+    results: list[Result]
+    seconds: Annotated[float, Field(ge=0)]
+
+
+def add_judge(routes: FastAPI, calls: Calls, application: Application) -> None:
+    """Add POST /v1/judge to ``routes``."""
+    reader = Reader(calls.settings, calls.limits)
+
+    @routes.post("/v1/judge", response_model=Judgement, summary="Judge texts about one picture")
+    async def judge(request: Request) -> Response:
+        """Judge whether the picture shows what each text says: Yes, No or Maybe."""
+        context = context_of(request.scope)
+        with calls.limits.held(request.scope) as held:
+            question = await reader.read(request.scope, request.receive, held)
+            arrived = time.monotonic()
+            verdicts = await calls.judge(question, request.receive, arrived=arrived, caller=context.caller)
+        now = time.monotonic()
+        stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
+        content = {
+            "id": question.id,
+            "request_id": context.request_id,
+            "model": application.snapshot().model,
+            "results": [verdict.as_dict() for verdict in verdicts],
+            "seconds": round(now - context.arrived, 4),
+        }
+        return JSONResponse(content, headers={"server-timing": timing(stages)})
+
+
+def timing(stages: dict[str, float]) -> str:
+    """Return a Server-Timing header's value for seconds by stage."""
+    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items())

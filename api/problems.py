@@ -1,0 +1,137 @@
+"""Every error of the API as application/problem+json (RFC 9457): the one mapping from errors to answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from api.context import Context
+from service.contract.causes import ApiCode, InputCode, Refusal
+from service.contract.errors import InputError
+from service.contract.request import Verdict
+from service.http.bodies import Refused, Reply
+from service.texts import load_texts
+
+MEDIA_TYPE: Final = "application/problem+json"
+TEXTS: Final = load_texts(Path(__file__).parent / "text", "problems")
+
+#: Seconds to wait where the queue gives no estimate.
+RETRY_SECONDS: Final[Mapping[str, int]] = {
+    Refusal.LOADING: 5,
+    Refusal.STOPPING: 10,
+    Refusal.STUCK: 5,
+    Refusal.QUEUE_FULL: 1,
+    Refusal.TOO_LATE: 1,
+}
+STATUS: Final[Mapping[str, int]] = {
+    ApiCode.MALFORMED: 400,
+    ApiCode.NOT_FOUND: 404,
+    ApiCode.METHOD_NOT_ALLOWED: 405,
+    ApiCode.TOO_SLOW: 408,
+    ApiCode.TOO_LARGE: 413,
+    ApiCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ApiCode.INVALID_FIELD: 422,
+    ApiCode.INVALID_ID: 422,
+    ApiCode.TOO_MANY_TEXTS: 422,
+    **dict.fromkeys(InputCode, 422),
+    InputCode.IMAGE_BYTES_TOO_LARGE: 413,
+    ApiCode.CALLER_LIMIT: 429,
+    "error": 500,
+    **dict.fromkeys(Refusal, 503),
+    "timeout": 504,
+    ApiCode.NO_ROOM: 507,
+}
+#: The codes of refusals that know only a status: of the framing, of the memory for bodies, of the router.
+_BY_STATUS: Final[Mapping[int, str]] = {
+    400: ApiCode.MALFORMED,
+    404: ApiCode.NOT_FOUND,
+    405: ApiCode.METHOD_NOT_ALLOWED,
+    413: ApiCode.TOO_LARGE,
+    415: ApiCode.UNSUPPORTED_MEDIA_TYPE,
+    416: ApiCode.MALFORMED,
+    429: ApiCode.CALLER_LIMIT,
+    503: ApiCode.NO_ROOM,
+    507: ApiCode.NO_ROOM,
+}
+
+
+class Problem(Exception):
+    """An error answer. ``code`` is one of STATUS, ``text`` the key of its detail if that is more specific,
+    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts."""
+
+    def __init__(
+        self,
+        code: str,
+        text: str = "",
+        *,
+        retry_after: float | None = None,
+        errors: Sequence[Mapping[str, object]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **values: object,
+    ) -> None:
+        super().__init__(code)
+        self.code = str(code)
+        self.status = STATUS[self.code]
+        self.text = text or self.code
+        self.retry_after = RETRY_SECONDS.get(self.code) if retry_after is None else retry_after
+        self.errors = errors
+        self.headers = headers or {}
+        self.values = values
+
+
+def of_refused(refused: Refused) -> Problem:
+    """Map a refusal of service.http."""
+    return Problem(_BY_STATUS.get(refused.status, ApiCode.MALFORMED), retry_after=refused.retry_after)
+
+
+def of_status(status: int, headers: Mapping[str, str] | None = None) -> Problem:
+    """Map an answer of the router: an unknown path or method."""
+    return Problem(_BY_STATUS.get(status, "error"), headers=headers)
+
+
+def of_input(error: InputError, errors: Sequence[Mapping[str, object]] | None = None) -> Problem:
+    """Map input that cannot be judged."""
+    code = error.code if error.code in STATUS else ApiCode.INVALID_FIELD
+    return Problem(code, errors=errors, **error.facts)
+
+
+def of_verdict(verdict: Verdict) -> Problem:
+    """Map an answer without a verdict."""
+    code = verdict.code if verdict.code in STATUS else "error"
+    return Problem(code, retry_after=verdict.retry_after)
+
+
+def content(problem: Problem, context: Context) -> dict[str, Any]:
+    """Return the problem as the object that is sent."""
+    texts = TEXTS[context.language]
+    found: dict[str, Any] = {
+        "type": f"/docs#{problem.code}",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": texts[problem.text].format_map(_Values(problem.values)),
+        "request_id": context.request_id,
+    }
+    return found if problem.errors is None else {**found, "errors": list(problem.errors)}
+
+
+def reply(problem: Problem, context: Context, more: Mapping[str, object] | None = None) -> Reply:
+    """Return the complete answer; ``more`` are further members."""
+    body = json.dumps({**content(problem, context), **(more or {})}, ensure_ascii=False).encode()
+    headers = [(b"content-type", MEDIA_TYPE.encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+    headers.append((b"content-language", context.language.encode()))
+    if problem.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(problem.retry_after))).encode()))
+    return Reply(problem.status, headers, body)
+
+
+class _Values(dict[str, object]):
+    """Values of a text; one that an error does not know is shown as …"""
+
+    def __missing__(self, key: str) -> str:
+        return "…"
