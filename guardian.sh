@@ -30,7 +30,7 @@
 #   WATCH_INTERVAL=1       between checks of the process
 #   UNHEALTHY_LIMIT=120    how long a live instance may be unhealthy
 #   START_TIMEOUT=1800     how long loading may take;               START_STALL=300   and without progress
-#   STOP_TIMEOUT=30        from TERM to KILL;                       HUNG_STOP_TIMEOUT=2  for a hung instance
+#   STOP_TIMEOUT=30        from TERM to KILL, plus --drain-delay;   HUNG_STOP_TIMEOUT=2  for a hung instance
 #   KILL_TIMEOUT=10        from KILL to the exit
 #   STABLE_PERIOD=60       after this time in good health, failed restarts are counted from zero
 #   MAX_RESTARTS=5         consecutive failed restarts before giving up
@@ -87,12 +87,12 @@ usage_error() {
   exit "$WRONG_USAGE"
 }
 
-# seconds NAME DEFAULT: defines NAME_MS from the variable NAME.
+# seconds NAME DEFAULT [MORE_MS]: defines NAME_MS from the variable NAME, MORE_MS longer.
 seconds() {
   local -r value=${!1:-$2}
   [[ $value =~ ^([0-9]{1,8})(\.([0-9]+))?$ ]] || usage_error "$1=$value is not a number of seconds"
   local -r fraction=${BASH_REMATCH[3]:-}000
-  declare -gr "$1_MS=$((10#${BASH_REMATCH[1]} * 1000 + 10#${fraction:0:3}))"
+  declare -gr "$1_MS=$((10#${BASH_REMATCH[1]} * 1000 + 10#${fraction:0:3} + ${3:-0}))"
 }
 
 # flag_or FLAG VARIABLE DEFAULT: prints the value that web_app.py will use.
@@ -110,7 +110,8 @@ flag_or() {
 read_limits() {
   seconds CHECK_INTERVAL 5; seconds CHECK_TIMEOUT 3; seconds WATCH_INTERVAL 1
   seconds UNHEALTHY_LIMIT 120; seconds START_TIMEOUT 1800; seconds START_STALL 300; seconds STABLE_PERIOD 60
-  seconds STOP_TIMEOUT 30; seconds HUNG_STOP_TIMEOUT 2; seconds KILL_TIMEOUT 10
+  local -r OFA_DRAIN_DELAY=$(flag_or --drain-delay OFA_DRAIN_DELAY 0)
+  seconds OFA_DRAIN_DELAY 0; seconds STOP_TIMEOUT 30 "$OFA_DRAIN_DELAY_MS"; seconds HUNG_STOP_TIMEOUT 2; seconds KILL_TIMEOUT 10
   seconds BACKOFF_FIRST 1; seconds BACKOFF_LIMIT 60
   ((CHECK_INTERVAL_MS && CHECK_TIMEOUT_MS && WATCH_INTERVAL_MS)) || usage_error 'an interval must be longer than 0 seconds'
   local -r restarts=${MAX_RESTARTS:-5} bytes=${GUARDIAN_LOG_BYTES:-1048576}

@@ -32,7 +32,7 @@ _CODES: Final[Mapping[Severity, tuple[str, ...]]] = {
         *("log-gap", "uploads-no-room", "descriptors-exhausted", "unforeseen"),
         *("degraded-now", "resources-short", "log-failing"),
     ),
-    "info": ("converted-not-kept", "log-moved"),
+    "info": ("caller-limit", "converted-not-kept", "log-moved"),
 }
 #: Every problem the doctor knows, worst first.
 SEVERITIES: Final[Mapping[str, Severity]] = {

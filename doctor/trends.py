@@ -98,19 +98,23 @@ def _cluster(
 
 
 def overload(records: Records) -> Iterator[Finding]:
-    """Find requests that were rejected by a full queue or timed out in it."""
-    lines = [
-        one.line
-        for one in records.requests
-        if one.source in USERS
-        and (
-            one.reason in (Refusal.QUEUE_FULL, Refusal.TOO_LATE)
-            or (one.reason == "timeout" and one.mostly_queued)
-        )
-    ]
-    peak = _most_within(MINUTE, [line.at for line in lines])
-    if peak >= OVERLOAD_PER_MINUTE:
-        yield found("overload", lines, peak=peak)
+    """Find requests that were rejected by a full queue or timed out in it, and those over their client's
+    share."""
+    full: list[Line] = []
+    share: list[Line] = []
+    for one in records.requests:
+        if one.source not in USERS:
+            continue
+        if one.reason == Refusal.CALLER_LIMIT:
+            share.append(one.line)
+        elif one.reason in (Refusal.QUEUE_FULL, Refusal.TOO_LATE) or (
+            one.reason == "timeout" and one.mostly_queued
+        ):
+            full.append(one.line)
+    for code, lines in (("overload", full), ("caller-limit", share)):
+        peak = _most_within(MINUTE, [line.at for line in lines])
+        if peak >= OVERLOAD_PER_MINUTE:
+            yield found(code, lines, peak=peak)
 
 
 def _most_within(span: float, times: Iterable[float]) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
+from service.contract.causes import InputCode
 from service.contract.correlation import Trace
 from service.contract.errors import (
     Abandoned,
@@ -19,11 +21,11 @@ from service.contract.errors import (
     ShuttingDown,
 )
 from service.contract.events import Listener
-from service.contract.request import Request, Source, VerdictFuture, new_id
+from service.contract.request import MAX_TEXTS, Request, Source, VerdictFuture, new_id
 from service.contract.status import Phase, Snapshot, Status
 from service.health.report import Report
 from service.inference.engine import Engine
-from service.inference.jobs import no_verdict
+from service.inference.jobs import no_verdict, places_per_caller
 from service.intake.prepare import Intake, raw_pair, size_in
 from service.lifecycle import RESTARTING, Supervisor
 from service.operations import Operations
@@ -75,51 +77,90 @@ class Application:
         trace: Trace | None = None,
         future: VerdictFuture | None = None,
     ) -> VerdictFuture:
-        """Check the input in this thread, queue it, and return a future of the verdict or the reason for
-        none.
+        """As ``submit_many`` with one text, whose verdict ``future`` gets."""
+        futures = None if future is None else [future]
+        return self.submit_many(
+            image,
+            [hypothesis],
+            premise,
+            source=source,
+            arrived=arrived,
+            caller=caller,
+            client_id=client_id,
+            trace=trace,
+            futures=futures,
+        )[0]
+
+    def submit_many(
+        self,
+        image: Image.Image | str | Path | bytes | None,
+        hypotheses: Sequence[str | None],
+        premise: str | None = None,
+        *,
+        source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
+        futures: Sequence[VerdictFuture] | None = None,
+    ) -> list[VerdictFuture]:
+        """Check the input in this thread, queue it, and return for each text a future of its verdict or the
+        reason for none.
+
+        The picture is decoded once. The texts are accepted or refused together, and computed in one batch.
 
         Args:
             image: a PIL image, or a picture file as a path or bytes, whose decoding this call waits for.
+            hypotheses: 1 to MAX_TEXTS texts.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.
             client_id, trace: the client's own identifiers, for the logs; see service.contract.correlation.
-            future: the future to use; cancelling it ends the request wherever it is.
+            futures: the futures to use. Cancelling one ends its request wherever it is; cancelling all ends
+                the decoding, too.
 
-        Raises InputError for input that cannot be judged.
+        Raises InputError for input that cannot be judged, InvalidTexts if the texts are the reason.
         """
         arrived = time.monotonic() if arrived is None else arrived
-        future = VerdictFuture() if future is None else future
+        futures = [VerdictFuture() for _ in hypotheses] if futures is None else list(futures)
         deadline = arrived + (self._settings.probe_timeout if source == "probe" else self._settings.timeout)
         make = functools.partial(
             Request,
-            new_id(time.time()),
             arrived=arrived,
             deadline=deadline,
             source=source,
+            caller=caller,
             client_id=client_id,
             trace=trace,
         )
         try:
             self._check_phase()
-            self._engine.check(source)  # an overloaded service decodes no pictures
+            self._check_count(hypotheses)
+            self._engine.check(source, caller, len(hypotheses))  # an overloaded service decodes no pictures
             began = time.monotonic()
+            wanted = _whole(futures)
             prepared = self._intake.prepare(
-                image, hypothesis, premise, deadline=deadline, caller=caller, wanted=future
+                image, hypotheses, premise, deadline=deadline, caller=caller, wanted=wanted
             )
-            if future.cancelled():
+            if wanted.cancelled():
                 raise Abandoned
         except (ServiceError, MemoryError) as failure:
             error = _known(failure)
-            refused = make(raw_pair(hypothesis, premise), size=size_in(error))
-            self._events.refused(refused, error, time.monotonic() - arrived)
+            for future, hypothesis in zip(futures, hypotheses, strict=True):
+                refused = make(new_id(time.time()), raw_pair(hypothesis, premise), size=size_in(error))
+                self._events.refused(refused, error, time.monotonic() - arrived)
+                if not isinstance(error, InputError) and future.set_running_or_notify_cancel():
+                    future.set_result(no_verdict(error, refused, time.monotonic() - arrived))
             if isinstance(error, InputError):
                 raise
-            if future.set_running_or_notify_cancel():
-                future.set_result(no_verdict(error, refused, time.monotonic() - arrived))
-            return future
-        request = make(prepared.pair, size=prepared.size, prepared=time.monotonic() - began)
-        self._events.started(request, prepared.removed)
-        return self._engine.submit(request, future)
+            return futures
+        spent = time.monotonic() - began
+        requests = [
+            make(new_id(time.time()), pair, size=prepared.size, prepared=spent) for pair in prepared.pairs
+        ]
+        for request, removed in zip(requests, prepared.removed, strict=True):
+            self._events.started(request, removed)
+        self._engine.submit_group(requests, futures)
+        return futures
 
     def probe(self) -> VerdictFuture:
         """Submit the probe, which takes every step of a user's request."""
@@ -137,6 +178,17 @@ class Application:
         """Return the metrics in Prometheus' text format."""
         return self._metrics.exposition()
 
+    def _check_count(self, hypotheses: Sequence[str | None]) -> None:
+        most = min(MAX_TEXTS, places_per_caller(self._settings.queue_size))
+        if not 1 <= len(hypotheses) <= most:
+            raise InputError(
+                f"There are {len(hypotheses)} texts; 1 to {most} are allowed.",
+                code=InputCode.TOO_MANY_TEXTS if hypotheses else InputCode.NO_TEXT,
+                remedy="Send the texts in several calls." if hypotheses else "Add a text.",
+                length=len(hypotheses),
+                limit=most,
+            )
+
     def _check_phase(self) -> None:
         phase = self._status.phase
         if phase is Phase.STOPPING or (phase is Phase.FAILED and self._status.fatal in RESTARTING):
@@ -145,6 +197,21 @@ class Application:
             raise NotReady("The model could not be loaded.", remedy="See the log for the reason.")
         if phase is not Phase.LOADED:
             raise NotReady("The model is still loading.")
+
+
+def _whole(futures: Sequence[VerdictFuture]) -> VerdictFuture:
+    """Return a future that is cancelled when all of ``futures`` are."""
+    if len(futures) == 1:
+        return futures[0]
+    whole = VerdictFuture()
+
+    def cancel(future: VerdictFuture) -> None:
+        if all(one.cancelled() for one in futures):
+            whole.cancel()
+
+    for future in futures:
+        future.add_done_callback(cancel)
+    return whole
 
 
 def _known(failure: ServiceError | MemoryError) -> ServiceError:

@@ -256,6 +256,11 @@ class Supervisor:
             return []
         return [part.name for part in (self._parts.prober, self._parts.sampler) if part.dead]
 
+    def drain(self) -> None:
+        """Report not ready from now on, and keep serving."""
+        _log.info("DRAINING | SECONDS=%g", self._settings.drain_delay)
+        self._status.update(draining=True)
+
     def stop(self, grace: float, *, code: int | None = None, reason: str | None = None) -> bool:
         """Refuse new requests, answer accepted ones for ``grace`` seconds, cancel the rest, end the threads.
 

@@ -1,18 +1,21 @@
 """The one main function of both entries: opens ports and logs, starts health, application and page, waits,
 stops.
 
-The model loads in the background. SIGTERM and SIGINT stop the process in order: new requests are refused,
-accepted ones answered within --stop-grace, exit code 0.
+The model loads in the background. SIGTERM and SIGINT stop the process in order: readiness ends, requests are
+served for --drain-delay more; then new ones are refused, accepted ones answered within --stop-grace, exit
+code 0.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from service.contract.causes import ExitCode
 from service.contract.errors import SettingsError
+from service.contract.times import STOP_TIMEOUT
 from service.listening import Connections, health_limits, listen, page_limits, raise_descriptor_limit
 from service.settings import Settings, removed
 from service.streams import use_utf8
@@ -177,6 +181,9 @@ def _serve(
             front.start()
             log.info("LISTENING | SERVER=page | URL=http://%s:%d", settings.host, front.port)
         code, reason = _wait(supervisor, watched, signals)
+        if signals.number is not None and settings.drain_delay and application.report().healthy:
+            systemd.extend(settings.drain_delay + STOP_TIMEOUT)
+            code, reason = _drain(supervisor, watched, signals, settings.drain_delay)
     except SettingsError as error:
         log.critical("START_FAILED | CODE=%s | MSG=%s | REMEDY=%s", error.code, error.message, error.remedy)
         code, reason = error.exit_code, error.message
@@ -200,9 +207,23 @@ class _Alive(Protocol):
     def alive(self) -> bool: ...
 
 
-def _wait(supervisor: Supervisor, watched: dict[str, _Alive], signals: Signals) -> tuple[int, str | None]:
-    """Wait for a reason to stop. Returns the exit code, and the reason unless the supervisor knows it."""
+def _drain(
+    supervisor: Supervisor, watched: dict[str, _Alive], signals: Signals, seconds: float
+) -> tuple[int, str | None]:
+    """Serve for ``seconds`` more without being ready; a second signal ends that. Returns as ``_wait``."""
+    supervisor.drain()
+    signals.number = None
+    return _wait(supervisor, watched, signals, time.monotonic() + seconds)
+
+
+def _wait(
+    supervisor: Supervisor, watched: dict[str, _Alive], signals: Signals, until: float = math.inf
+) -> tuple[int, str | None]:
+    """Wait for a reason to stop, or until a monotonic time. Returns the exit code, and the reason unless the
+    supervisor knows it."""
     while signals.number is None:
+        if time.monotonic() >= until:
+            return ExitCode.ORDERLY, None
         if supervisor.wait(CHECK_SECONDS):
             return supervisor.fatal or 0, None
         dead = [name for name, part in watched.items() if not part.alive]

@@ -133,7 +133,9 @@ class Settings:
         60.0, seconds(0.1, 86400), "how long it may continue after that before the process counts as hung"
     )
     queue_size: int = _option(
-        32, integer(1, 100000), "maximum number of waiting requests; more are answered busy"
+        48,
+        integer(1, 100000),
+        "maximum number of waiting requests, three quarters of them from one client; more are answered busy",
     )
     max_batch: int = _option(
         0, integer(0, 1024), "maximum batch size; 0 depends on the device: 4 on a CPU, 32 on a GPU"
@@ -156,6 +158,12 @@ class Settings:
         0, SIZE, "restart when the GPU memory reserved by the process stays above this"
     )
     load_attempts: int = _option(3, integer(1, 100), "attempts to load the model")
+    drain_delay: float = _option(
+        0.0,
+        seconds(0, 3600),
+        "how long a stop first serves on while /readyz already answers 503, so that a load balancer sends no "
+        "more",
+    )
     stop_grace: float = _option(
         STOP_GRACE, seconds(0, 3600), "how long a stop waits for accepted requests to be answered"
     )

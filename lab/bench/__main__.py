@@ -24,6 +24,7 @@ import torch
 from lab import ROOT
 from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
+from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
 from lab.bench.load import batches, load
 from lab.bench.machine import describe
@@ -43,6 +44,8 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "together": together,
     "load": load,
     "batches": batches,
+    "fair": fair,
+    "retry": retry,
     "stages": stages,
     "start": start,
     "polling": polling,

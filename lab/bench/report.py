@@ -156,6 +156,36 @@ def _batches(section: Section) -> list[str]:
     return [title, "", *table(("at most", "answers a second", "mean", "p95"), rows)]
 
 
+def _fair(section: Section) -> list[str]:
+    rows = [
+        (name, f"{section[key]['p50']:.2f} s", f"{section[key]['p95']:.2f} s", section[key]["runs"])
+        for name, key in (("alone", "alone"), (f"beside {section['in_flight']} of another", "beside"))
+    ]
+    greedy = f"{section['greedy_answered']} were answered and {section['greedy_refused']} refused."
+    return [
+        "### One request at a time beside a greedy caller, over HTTP",
+        "",
+        *table(("lone caller", "p50", "p95", "runs"), rows),
+        "",
+        f"Of the greedy caller's requests {greedy}",
+    ]
+
+
+def _retry(section: Section) -> list[str]:
+    rows = [
+        (
+            one["queue"],
+            f"{one['predicted']:.0f} s",
+            f"{one['actual']:.2f} s",
+            f"{one['first_place']:.2f} s",
+            f"{one['largest_error']:.2f} s",
+        )
+        for one in section["levels"]
+    ]
+    head = ("places in the queue", "Retry-After", "until all were answered", "until one was", "largest error")
+    return [f"### Predicted and actual wait ({section['side']})", "", *table(head, rows)]
+
+
 def _stages(section: Section) -> list[str]:
     peaks = ", ".join(f"{name} {value} GFLOP/s" for name, value in section["peaks_gflops"].items())
     rows = [
@@ -283,6 +313,8 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "together": _together,
     "load": _load,
     "batches": _batches,
+    "fair": _fair,
+    "retry": _retry,
     "stages": _stages,
     "start": _start,
     "polling": _polling,

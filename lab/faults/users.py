@@ -53,12 +53,13 @@ def red_circle() -> bytes:
     return file.getvalue()
 
 
-def ask(page: str, picture: bytes | str, text: str, patience: float = 60.0) -> Outcome:
+def ask(page: str, picture: bytes | str, text: str, patience: float = 60.0, caller: str = "") -> Outcome:
     """Send one request through the page's API. A verdict's ``detail`` is its label; ``picture`` is a file's
-    content, or the path of an upload."""
+    content, or the path of an upload; ``caller`` is the address that a trusted proxy would name."""
     asked = time.monotonic()
     try:
-        event = _take(page, upload(page, picture) if isinstance(picture, bytes) else picture, text)
+        path = upload(page, picture, caller) if isinstance(picture, bytes) else picture
+        event = _take(page, path, text, caller)
     except (OSError, ValueError, HTTPException) as error:
         return Outcome(asked, time.monotonic(), "refused", type(error).__name__)
     try:
@@ -71,23 +72,24 @@ def ask(page: str, picture: bytes | str, text: str, patience: float = 60.0) -> O
     return Outcome(asked, time.monotonic(), kind, answer["label"])
 
 
-def upload(page: str, picture: bytes) -> str:
+def upload(page: str, picture: bytes, caller: str = "") -> str:
     """Upload ``picture`` and return its path on the server."""
     boundary = "--a-boundary-of-the-tests"
     head = 'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png'
     body = f"--{boundary}\r\n{head}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
-    (path,) = _post(page + "/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}")
+    (path,) = _post(page + "/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}", caller)
     return str(path)
 
 
-def _take(page: str, path: str, text: str) -> str:
+def _take(page: str, path: str, text: str, caller: str) -> str:
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, text, None]
     question = json.dumps({"data": data}).encode()
-    return str(_post(page + "/gradio_api/call/judge", question, "application/json")["event_id"])
+    return str(_post(page + "/gradio_api/call/judge", question, "application/json", caller)["event_id"])
 
 
-def _post(url: str, body: bytes, content_type: str) -> Any:
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
+def _post(url: str, body: bytes, content_type: str, caller: str) -> Any:
+    headers = {"Content-Type": content_type, **({"X-Forwarded-For": caller} if caller else {})}
+    request = urllib.request.Request(url, body, headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
 

@@ -105,25 +105,29 @@ class Instance:
         except (OSError, HTTPException):  # an import may hold the GIL for long
             return 0, ""
 
-    def judge(self, picture: bytes, text: str, premise: str | None = None) -> dict[str, Any]:
-        """Send one request through the page's API: upload, call, read the answer."""
+    def judge(
+        self, picture: bytes, text: str, premise: str | None = None, caller: str = ""
+    ) -> dict[str, Any]:
+        """Send one request through the page's API: upload, call, read the answer. ``caller`` is the address
+        that a trusted proxy would name."""
         boundary = "--a-boundary-of-the-tests"
         head = (
             'Content-Disposition: form-data; name="files"; filename="picture.png"\r\nContent-Type: image/png'
         )
         body = f"--{boundary}\r\n{head}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
-        (path,) = self._post("/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}")
+        (path,) = self._post("/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}", caller)
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
         question = json.dumps({"data": [image, text, premise]}).encode()
-        event = self._post("/gradio_api/call/judge", question, "application/json")["event_id"]
+        event = self._post("/gradio_api/call/judge", question, "application/json", caller)["event_id"]
         with urllib.request.urlopen(f"{self.page}/gradio_api/call/judge/{event}", timeout=240) as stream:
             lines = stream.read().decode().splitlines()
         assert "event: complete" in lines, lines
         (answer,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
         return dict(answer)
 
-    def _post(self, path: str, body: bytes, content_type: str) -> Any:
-        request = urllib.request.Request(self.page + path, body, {"Content-Type": content_type})
+    def _post(self, path: str, body: bytes, content_type: str, caller: str) -> Any:
+        headers = {"Content-Type": content_type, **({"X-Forwarded-For": caller} if caller else {})}
+        request = urllib.request.Request(self.page + path, body, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 

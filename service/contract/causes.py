@@ -25,6 +25,7 @@ class Refusal(StrEnum):
     """Why a valid request is not accepted now."""
 
     QUEUE_FULL = "queue_full"
+    CALLER_LIMIT = "caller_limit"  # its caller has too much waiting; other callers are accepted
     TOO_LATE = "too_late"  # its estimated completion is too close to the time limit
     STUCK = "stuck"  # a cancelled computation still runs
     LOADING = "loading"
@@ -32,7 +33,7 @@ class Refusal(StrEnum):
 
 
 #: The refusals that an answer reports as ``reason: "busy"``.
-BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK})
+BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.CALLER_LIMIT, Refusal.TOO_LATE, Refusal.STUCK})
 
 
 class Outcome(StrEnum):
@@ -52,6 +53,7 @@ class InputCode(StrEnum):
 
     NO_IMAGE = "no_image"
     NO_TEXT = "no_text"
+    TOO_MANY_TEXTS = "too_many_texts"
     TEXT_TOO_LONG = "text_too_long"
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BYTES_TOO_LARGE = "image_bytes_too_large"

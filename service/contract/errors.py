@@ -2,7 +2,9 @@
 
     ServiceError
     ├── InputError              400  the input cannot be judged; says what to change
+    │   └── InvalidTexts             some of the texts cannot
     ├── Busy                    503  no capacity now; says when to retry
+    │   └── CallerBusy          429  no capacity for this caller; others are accepted
     ├── DeadlineExceeded        504  no answer within the time limit
     ├── Abandoned                    the caller cancelled
     ├── ShuttingDown            503  the process is stopping
@@ -36,7 +38,7 @@ once, where it appears, and kept as ``__cause__``; its text goes no further.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from service.contract.causes import ExitCode, Outcome, Refusal
@@ -72,6 +74,16 @@ class InputError(ServiceError):
     http_status = 400
 
 
+class InvalidTexts(InputError):
+    """Some texts of a call cannot be judged. ``errors`` holds index and code of each; message, code and facts
+    are those of the first."""
+
+    def __init__(self, found: Sequence[tuple[int, InputError]]):
+        first = found[0][1]
+        super().__init__(first.message, code=first.code, remedy=first.remedy, **first.facts)
+        self.errors = [(index, error.code) for index, error in found]
+
+
 class Busy(ServiceError):
     """No capacity now; the code is one of BUSY. ``retry_after`` is in seconds."""
 
@@ -82,6 +94,15 @@ class Busy(ServiceError):
         remedy = f"Try again in {retry_after:.0f} s."
         super().__init__(message, code=code, remedy=remedy, retry_after=retry_after)
         self.retry_after = retry_after
+
+
+class CallerBusy(Busy):
+    """The caller's own backlog is the reason."""
+
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after: float):
+        super().__init__(message, retry_after=retry_after, code=Refusal.CALLER_LIMIT)
 
 
 class DeadlineExceeded(ServiceError):

@@ -15,6 +15,7 @@ from service.contract.errors import NotFinite, ServiceError
 from service.contract.log_line import fields
 
 LABELS: Final = ("Yes", "No", "Maybe")
+MAX_TEXTS: Final = 32  # about one picture in one call
 Source = Literal["page", "api", "probe"]
 
 
@@ -23,8 +24,9 @@ class Request:
     """One question with its deadline.
 
     ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds, ``size`` is the width and height of the
-    picture as sent, ``prepared`` the seconds spent on decoding and checks. In a refused request ``pair``
-    holds the raw texts and no picture. ``client_id`` ("" without) and ``trace`` are the client's identifiers.
+    picture as sent, ``prepared`` the seconds spent on decoding and checks. ``caller`` identifies whose
+    request it is, "" for a script in this process; ``client_id`` ("" without) and ``trace`` are the client's
+    own identifiers. In a refused request ``pair`` holds the raw texts and no picture.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Request:
     arrived: float
     deadline: float
     source: Source = "api"
+    caller: str = ""
     size: tuple[int, int] = (0, 0)
     prepared: float = 0.0
     client_id: str = ""

@@ -134,7 +134,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of the service at one moment."""
+    """The state of the service at one moment. While ``draining`` it serves, but is not ready."""
 
     phase: Phase = Phase.UNINITIALIZED
     progress: Progress = Progress()
@@ -147,6 +147,7 @@ class Snapshot:
     ready_seconds: float | None = None
     reloads: int = 0
     fatal: int | None = None
+    draining: bool = False
     activity: Activity = Activity()
     evidence: Evidence = Evidence()
     reading: Reading = Reading()

@@ -155,7 +155,7 @@ def _ready(snapshot: Snapshot, inference_word: str) -> Check:
     """Whether the next request would be accepted; the reason is the refusal code."""
     activity = snapshot.activity
     retry = math.ceil(activity.retry_after)
-    if snapshot.phase is Phase.STOPPING:
+    if snapshot.phase is Phase.STOPPING or snapshot.draining:
         return Check(False, Refusal.STOPPING)
     if not _live(snapshot).ok:
         return Check(False, _live(snapshot).reason)

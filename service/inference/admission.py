@@ -1,5 +1,7 @@
 """Back-pressure. A request is refused while the queue is full, while it would complete too late, or while a
 computation ignores its cancellation. After a refusal the service is not ready until half the queue is done.
+
+A refusal that a new caller would not get is the caller's own limit and leaves the service ready.
 """
 
 from __future__ import annotations
@@ -8,19 +10,28 @@ import math
 from dataclasses import dataclass
 
 from service.contract.causes import Refusal
-from service.contract.errors import Busy
-from service.contract.request import Request, Source
+from service.contract.errors import Busy, CallerBusy
+from service.contract.request import Source
 from service.inference.jobs import LatencyEstimator, Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The engine's load: requests ``waiting``, requests ``ahead`` of the next one (those being computed
-    included), and the seconds until a computation that ignores its cancellation counts as hung, if any."""
+    """The engine's load as one caller meets it.
+
+    Attributes:
+        waiting: requests of all callers that wait.
+        ahead: requests ahead of the caller's next one, those being computed included.
+        hung_in: seconds until a computation that ignores its cancellation counts as hung, if any.
+        own: the waiting requests that count towards the caller's limit.
+        ahead_of_new: as ``ahead``, for a caller that has none waiting.
+    """
 
     waiting: int
     ahead: int
     hung_in: float | None = None
+    own: int = 0
+    ahead_of_new: int = 0
 
 
 class Admission:
@@ -31,31 +42,35 @@ class Admission:
         self._estimator = estimator
         self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
 
-    def refusal(self, load: Load, source: Source, probe_waits: bool) -> Busy | None:
-        """Return why a request of ``source`` has no place now, or None."""
+    def refusal(self, load: Load, source: Source, probe_waits: bool, count: int = 1) -> Busy | None:
+        """Return why ``count`` requests of ``source`` have no place now, or None."""
         wait = self.retry_after(load)
         if load.hung_in is not None:
             return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
         if source == "probe":
             return Busy("Another probe is waiting.", retry_after=wait) if probe_waits else None
-        if load.waiting >= self._limits.queue_size:
+        if load.waiting + count > self._limits.queue_size:
             return Busy(f"{load.waiting} requests are already waiting.", retry_after=wait)
+        if load.own and load.own + count > self._limits.per_caller:
+            return CallerBusy(f"{load.own} requests of this caller are already waiting.", retry_after=wait)
         return None
 
-    def too_late(self, load: Load, request: Request, now: float) -> Busy | None:
-        """Return the refusal of a request whose estimated completion is too close to its deadline.
+    def too_late(self, load: Load, left: float, count: int = 1) -> Busy | None:
+        """Return the refusal of ``count`` requests whose estimated completion is too close to their deadline
+        in ``left`` seconds.
 
         Otherwise all requests of a long queue would time out just before completing.
         """
-        left = request.deadline - now
-        if request.source == "probe" or not self._estimator.too_late(load.ahead, left):
+        if not self._estimator.too_late(load.ahead, left, count):
             return None
         wait = max(1.0, math.ceil(self._estimator.wait(load.ahead)))
-        return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
+        if self._estimator.too_late(load.ahead_of_new, left, count):
+            return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
+        return CallerBusy("Too many requests of this caller are already waiting.", retry_after=wait)
 
     def rejected(self, refusal: Exception, source: Source) -> None:
         """Remember a refusal for readiness."""
-        if source != "probe" and isinstance(refusal, Busy):
+        if source != "probe" and isinstance(refusal, Busy) and not isinstance(refusal, CallerBusy):
             self._refused = Refusal(refusal.code)
 
     def next(self, load: Load) -> Refusal | None:

@@ -12,12 +12,13 @@ is only logged.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 from service.contract.causes import Outcome, Refusal
@@ -45,6 +46,7 @@ from service.inference.jobs import (
     stopping,
     unexpected,
 )
+from service.inference.queue import FairQueue
 
 __all__ = ["Engine", "Limits"]
 
@@ -78,7 +80,7 @@ class Engine:
         self._work = threading.Condition(self._lock)
         self._alarm = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
-        self._waiting: deque[Job] = deque()
+        self._waiting = FairQueue()
         self._probe: Job | None = None  # has a place of its own, so that load cannot starve it
         self._batch: Batch | None = None
         self._refusing = False
@@ -105,36 +107,55 @@ class Engine:
     def submit(self, request: Request, future: VerdictFuture | None = None) -> VerdictFuture:
         """Queue ``request`` and return ``future`` (a new one by default), which gets a verdict, never an
         exception. A refused request is answered at once; cancelling the future abandons it."""
-        job = Job(request, queued=self._clock(), future=future if future is not None else VerdictFuture())
-        with self._lock:
-            load = self._load()
-            refusal = self._refusal(request.source) or self._admission.too_late(load, request, job.queued)
-            if refusal is None:
-                self._add("accepted")
-                job.future.queue_estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead))
-                if request.source == "probe":
-                    self._probe = job
-                else:
-                    job.ahead = load.ahead
-                    self._waiting.append(job)
-                self._work.notify()
-                self._alarm.notify()
-            else:
-                self._reject(refusal, request.source)
-        if refusal is not None:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_result(no_verdict(refusal, request, self._since(job)))
-            self._events.refused(request, refusal, self._since(job))
-        else:
-            job.future.add_done_callback(lambda future: self._abandon(job) if future.cancelled() else None)
-        return job.future
+        future = future if future is not None else VerdictFuture()
+        self.submit_group([request], [future])
+        return future
 
-    def check(self, source: Source) -> None:
-        """Raise the refusal that a request would get now, before any work goes into it."""
+    def submit_group(self, requests: Sequence[Request], futures: Sequence[VerdictFuture]) -> None:
+        """Queue requests of one call, which have caller, source and deadline in common. They are accepted or
+        refused together, and computed in one batch."""
+        now = self._clock()
+        jobs = [Job(request, now, future=future) for request, future in zip(requests, futures, strict=True)]
         with self._lock:
-            refusal = self._refusal(source)
+            refusal = self._accept(jobs, now)
+        for job in jobs:
+            if refusal is None:
+                job.future.add_done_callback(functools.partial(self._abandon, job))
+                continue
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(no_verdict(refusal, job.request, self._since(job)))
+            self._events.refused(job.request, refusal, self._since(job))
+
+    def _accept(self, jobs: Sequence[Job], now: float) -> ServiceError | None:
+        """Queue ``jobs``, or return why not. Needs the lock."""
+        first, count = jobs[0].request, len(jobs)
+        load = self._load(first.caller)
+        refusal = self._refusal(load, first.source, count)
+        if refusal is None and first.source != "probe":
+            refusal = self._admission.too_late(load, first.deadline - now, count)
+        if refusal is not None:
+            self._reject(refusal, first.source, count)
+            return refusal
+        self._add("accepted", count)
+        estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead + count - 1))
+        for job in jobs:
+            job.future.queue_estimate = estimate
+        if first.source == "probe":
+            (self._probe,) = jobs
+        else:
+            for job in jobs:
+                job.ahead = load.ahead
+            self._waiting.append(jobs)
+        self._work.notify()
+        self._alarm.notify()
+        return None
+
+    def check(self, source: Source, caller: str = "", count: int = 1) -> None:
+        """Raise the refusal that ``count`` requests would get now, before any work goes into them."""
+        with self._lock:
+            refusal = self._refusal(self._load(caller), source, count)
             if refusal is not None:
-                self._reject(refusal, source)
+                self._reject(refusal, source, count)
                 raise refusal
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
@@ -231,13 +252,14 @@ class Engine:
         if self._probe is not None:
             job, self._probe = self._probe, None
             return [job]
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room()))]
+        return self._waiting.take(self._room())
 
     def _room(self) -> int:
         """Return the size of the next batch: what should complete in half the time that its most urgent
         request has left, as all are answered together. Needs the lock."""
         most = self._limits.batch_on(self._predictor.device)
-        first = min((job.request.deadline for job in islice(self._waiting, most)), default=math.inf)
+        jobs = itertools.chain.from_iterable(self._waiting.next(most))
+        first = min((job.request.deadline for job in jobs), default=math.inf)
         return self._estimator.batch_size_for((first - self._clock()) / 2, most)
 
     def _compute(self, batch: Batch) -> None:
@@ -392,7 +414,7 @@ class Engine:
             self._add(outcome)
             if job is self._probe:
                 self._probe = None
-            elif job in self._waiting:
+            else:
                 self._waiting.remove(job)
             batch = self._batch
             if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
@@ -412,24 +434,31 @@ class Engine:
         stage: Stage = "computing" if computing else "waiting"
         self._end(job, Outcome.TIMEOUT, no_verdict(error, job.request, self._since(job)), stage)
 
-    def _abandon(self, job: Job) -> None:
-        """The caller cancelled its future: remove the request, or cancel its computation."""
-        self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
+    def _abandon(self, job: Job, future: VerdictFuture) -> None:
+        """If the caller cancelled its ``future``, remove the request, or cancel its computation."""
+        if future.cancelled():
+            self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
 
-    def _refusal(self, source: Source) -> ServiceError | None:
+    def _refusal(self, load: Load, source: Source, count: int) -> ServiceError | None:
         if self._refusing:
             return stopping()
-        return self._admission.refusal(self._load(), source, self._probe is not None)
+        return self._admission.refusal(load, source, self._probe is not None, count)
 
-    def _reject(self, refusal: ServiceError, source: Source) -> None:
-        self._add("rejected")
+    def _reject(self, refusal: ServiceError, source: Source, count: int) -> None:
+        self._add("rejected", count)
         self._admission.rejected(refusal, source)
 
-    def _load(self) -> Load:
-        """Needs the lock."""
-        hung_in = None if self._batch is None else self._batch.hung_in(self._clock(), self._limits)
-        ahead = len(self._waiting) + (self._batch.left if self._batch else 0)
-        return Load(len(self._waiting), ahead, hung_in)
+    def _load(self, caller: str = "") -> Load:
+        """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
+        batch, waiting = self._batch, self._waiting
+        computing = batch.left if batch is not None else 0
+        return Load(
+            len(waiting),
+            waiting.ahead_of(caller) + computing,
+            None if batch is None else batch.hung_in(self._clock(), self._limits),
+            waiting.of(caller) if caller else 0,
+            waiting.ahead_of("") + computing,
+        )
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
@@ -439,6 +468,6 @@ class Engine:
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
 
-    def _add(self, counter: str) -> None:
+    def _add(self, counter: str, count: int = 1) -> None:
         """Needs the lock."""
-        self._count[counter] = self._count.get(counter, 0) + 1
+        self._count[counter] = self._count.get(counter, 0) + count

@@ -22,12 +22,17 @@ BATCH_ON_CPU: Final = 4
 BATCH_ON_GPU: Final = 32
 
 
+def places_per_caller(queue_size: int) -> int:
+    """How many of ``queue_size`` places one identified caller may take, so that others find one."""
+    return max(1, queue_size * 3 // 4)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The engine's limits; seconds where not said otherwise.
 
     Attributes:
-        queue_size: requests that may wait.
+        queue_size: requests that may wait; of one identified caller three quarters of them.
         timeout: the time limit of a request that arrives now.
         max_batch: requests computed together; 0 chooses by the device.
         batch_wait: how long to wait to fill the next batch.
@@ -36,13 +41,17 @@ class Limits:
         hang_limit: how much longer until the process counts as hung.
     """
 
-    queue_size: int = 32
+    queue_size: int = 48
     timeout: float = 15.0
     max_batch: int = 0
     batch_wait: float = 0.005
     max_wait_fraction: float = 2 / 3
     cancel_grace: float = 5.0
     hang_limit: float = 60.0
+
+    @property
+    def per_caller(self) -> int:
+        return places_per_caller(self.queue_size)
 
     def batch_on(self, device: str) -> int:
         """The largest batch on ``device``."""
@@ -129,12 +138,12 @@ class LatencyEstimator:
         """Seconds until ``ahead`` requests are answered."""
         return ahead * (self.seconds or 1.0)
 
-    def too_late(self, ahead: int, left: float) -> bool:
-        """Whether a request behind ``ahead`` others would complete too close to its deadline in ``left``
-        seconds. False with none ahead: only a computation can correct a wrong estimate."""
+    def too_late(self, ahead: int, left: float, count: int = 1) -> bool:
+        """Whether ``count`` requests behind ``ahead`` others would complete too close to their deadline in
+        ``left`` seconds. False with none ahead: only a computation can correct a wrong estimate."""
         if self.seconds is None or not ahead:
             return False
-        return (ahead + 1) * self.seconds > self._max_wait_fraction * left
+        return (ahead + count) * self.seconds > self._max_wait_fraction * left
 
     def record(self, count: int, seconds: float) -> None:
         """``count`` requests were computed together in ``seconds``."""

@@ -5,7 +5,7 @@ Runs in the callers' threads. A picture file is decoded by a reader process; a P
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,12 +25,13 @@ _NO_PICTURE: Final = Image.new("RGB", (1, 1))
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Input that the model can judge. ``size`` is the picture's width and height as sent, ``removed`` counts
-    characters removed from the texts, by kind."""
+    """Input that the model can judge: a pair for each text, all with the same picture object. ``size`` is the
+    picture's width and height as sent, ``removed`` counts for each pair the characters removed from its
+    texts, by kind."""
 
-    pair: Pair
+    pairs: Sequence[Pair]
     size: tuple[int, int]
-    removed: Mapping[str, int]
+    removed: Sequence[Mapping[str, int]]
 
 
 class Intake:
@@ -44,7 +45,7 @@ class Intake:
     def prepare(
         self,
         image: object,
-        hypothesis: object,
+        hypotheses: Sequence[object],
         premise: object,
         *,
         deadline: float,
@@ -54,12 +55,14 @@ class Intake:
         """Prepare the input by ``deadline`` (monotonic seconds).
 
         ``caller`` identifies whose request it is, for the readers' limits; cancelling ``wanted`` stops the
-        decoding. Raises InputError, DeadlineExceeded, MemoryError, and what ``Readers.read`` raises.
+        decoding. Raises InputError, InvalidTexts, DeadlineExceeded, MemoryError, and what ``Readers.read``
+        raises.
         """
-        texts = text.prepare(hypothesis, premise, self._settings.max_chars)
-        self._check_premise(texts.premise)
+        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars)
+        self._check_premise(texts[0].premise)
         picture = self._picture(image, deadline, caller, wanted)
-        return Prepared(Pair(picture.image, texts.hypothesis, texts.premise), picture.size, texts.removed)
+        pairs = [Pair(picture.image, one.hypothesis, one.premise) for one in texts]
+        return Prepared(pairs, picture.size, [one.removed for one in texts])
 
     @property
     def takes_premise(self) -> bool | None:

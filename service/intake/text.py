@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from service.contract.errors import InputError
+from service.contract.errors import InputError, InvalidTexts
 
 ZERO_WIDTH: Final = frozenset("\u00ad\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff")
 KINDS: Final[Mapping[str, str]] = {
@@ -41,15 +41,26 @@ def prepare(text: object, premise: object, max_chars: int) -> Texts:
 
     Raises InputError: ``no_text``, ``text_too_long``.
     """
-    removed: Counter[str] = Counter()
-    hypothesis = _cleaned(text, "The text", max_chars, removed)
-    if not hypothesis:
-        raise InputError(
-            "There is no text to judge." if not removed else "The text has no readable characters.",
-            code="no_text",
-            remedy="Type what the picture might show, e.g. “there is a red circle”.",
-        )
-    return Texts(hypothesis, _cleaned(premise, "The premise", max_chars, removed) or None, dict(removed))
+    return prepare_all([text], premise, max_chars)[0]
+
+
+def prepare_all(texts: Sequence[object], premise: object, max_chars: int) -> list[Texts]:
+    """Clean several texts with one premise.
+
+    Raises InvalidTexts for all texts that cannot be judged, InputError for the premise.
+    """
+    prepared: list[tuple[str, Counter[str]]] = []
+    found: list[tuple[int, InputError]] = []
+    for index, text in enumerate(texts):
+        try:
+            prepared.append(_hypothesis(text, max_chars))
+        except InputError as error:
+            found.append((index, error))
+    if found:
+        raise InvalidTexts(found)
+    gone: Counter[str] = Counter()
+    cleaned = _cleaned(premise, "The premise", max_chars, gone) or None
+    return [Texts(hypothesis, cleaned, dict(removed + gone)) for hypothesis, removed in prepared]
 
 
 def clean(text: str) -> tuple[str, Counter[str]]:
@@ -79,6 +90,18 @@ def _kind(char: str, category: str, marks: int) -> str | None:
     if "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef":
         return "format"
     return KINDS.get(category) or ("marks" if marks > MAX_MARKS else None)
+
+
+def _hypothesis(text: object, max_chars: int) -> tuple[str, Counter[str]]:
+    removed: Counter[str] = Counter()
+    hypothesis = _cleaned(text, "The text", max_chars, removed)
+    if not hypothesis:
+        raise InputError(
+            "There is no text to judge." if not removed else "The text has no readable characters.",
+            code="no_text",
+            remedy="Type what the picture might show, e.g. “there is a red circle”.",
+        )
+    return hypothesis, removed
 
 
 def _cleaned(text: object, what: str, max_chars: int, removed: Counter[str]) -> str:

@@ -38,6 +38,11 @@ class Systemd:
         if self._address:
             self._thread.start()
 
+    def extend(self, seconds: float) -> None:
+        """Ask for ``seconds`` from now until a stop must have ended."""
+        if self._address:
+            self._notify(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+
     def stop(self) -> None:
         """Notify that the service is stopping, and end the thread."""
         self._stopped.set()

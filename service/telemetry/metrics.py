@@ -95,8 +95,8 @@ class Metrics(Listener):
         self._verdicts = Counter("ofa_verdicts", "Verdicts for users by label.", ["label"], registry=registry)
         self._rejections = Counter(
             "ofa_rejections",
-            "Requests not accepted, by code: queue_full, too_late, stuck, loading, stopping, or an input "
-            "error.",
+            "Requests not accepted, by code: queue_full, caller_limit, too_late, stuck, loading, stopping, "
+            "or an input error.",
             ["reason"],
             registry=registry,
         )

@@ -36,6 +36,10 @@ def test_all_steps_of_a_stop_are_over_before_the_guardian_kills() -> None:
         assert inspect.signature(stop).parameters["wait"].default == step / 2
 
 
+def test_a_stop_does_not_drain_by_default_as_its_steps_take_all_the_time() -> None:
+    assert Settings.drain_delay == 0
+
+
 def test_accepted_requests_keep_their_whole_time_limit_during_a_stop() -> None:
     assert Settings.timeout <= times.STOP_GRACE
 

@@ -65,6 +65,8 @@ def test_it_is_ready_when_loaded_and_notifies_the_watchdog_while_live(listener: 
     report = HUNG
     systemd.poll()
     assert heard(listener) == []
+    systemd.extend(33.5)
+    assert heard(listener) == ["EXTEND_TIMEOUT_USEC=33500000"]
     systemd.stop()
     assert heard(listener) == ["STOPPING=1"]
 

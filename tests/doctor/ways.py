@@ -44,13 +44,15 @@ def _scrape(run_dir: Path, port: int) -> None:
         (run_dir / "metrics.txt").write_bytes(answer.read())
 
 
-def _ask(instance: Instance, count: int, *, text: str = TEXT, picture: bytes = b"") -> list[Outcome]:
-    return [ask(instance.page, picture or red_circle(), text) for _ in range(count)]
+def _ask(
+    instance: Instance, count: int, *, text: str = TEXT, picture: bytes = b"", caller: str = ""
+) -> list[Outcome]:
+    return [ask(instance.page, picture or red_circle(), text, caller=caller) for _ in range(count)]
 
 
 def _at_once(instance: Instance, users: int, each: int) -> None:
     with ThreadPoolExecutor(users) as pool:
-        list(pool.map(lambda _: _ask(instance, each), range(users)))
+        list(pool.map(lambda user: _ask(instance, each, caller=f"192.0.2.{user}"), range(users)))
 
 
 def _worse(run_dir: Path, **how: float) -> None:
@@ -182,7 +184,8 @@ def creep(run_dir: Path) -> None:
 
 
 def overload(run_dir: Path) -> None:
-    with _instance(run_dir, LAUNCHER, "--queue-size", "4", "--timeout", "4") as instance:
+    flags = ("--queue-size", "4", "--timeout", "4", "--trusted-proxies", "127.0.0.1")
+    with _instance(run_dir, LAUNCHER, *flags) as instance:
         _worse(run_dir, judge=1.5)
         _at_once(instance, 12, 4)
 

@@ -278,7 +278,7 @@ def test_a_thread_that_holds_the_gil_leaves_its_stack(start: Start) -> None:
 
 
 def test_overload_is_unready_with_retry_after_but_alive_and_healthy(start: Start, red_circle: bytes) -> None:
-    instance = start("web_app.py", "--queue-size", "2")
+    instance = start("web_app.py", "--queue-size", "2", "--trusted-proxies", "127.0.0.1")
     instance.wait_healthy()
     order(instance, kind="slow")
     seen: set[tuple[int, int, int]] = set()
@@ -286,9 +286,9 @@ def test_overload_is_unready_with_retry_after_but_alive_and_healthy(start: Start
     told: list[str] = []
     enough = threading.Event()
 
-    def user() -> None:
+    def user(number: int) -> None:
         while not enough.is_set():
-            answer = instance.judge(red_circle, TEXT)
+            answer = instance.judge(red_circle, TEXT, caller=f"192.0.2.{number}")
             told.append(answer["reason"] or answer["label"])
 
     def overloaded() -> bool:
@@ -297,7 +297,7 @@ def test_overload_is_unready_with_retry_after_but_alive_and_healthy(start: Start
         return (200, 200, 503) in seen and bool(waits) and {"Yes", "busy"} <= set(told)
 
     with ThreadPoolExecutor(10) as users:
-        asked = [users.submit(user) for _ in range(10)]
+        asked = [users.submit(user, number) for number in range(10)]
         try:
             instance.wait_for("overload", overloaded)
         finally:

@@ -5,6 +5,7 @@ from ``plan.json`` (a list with an entry for each launch, the last one for all l
 any moment by ``orders.json``:
 
     exit        leave with this code, at once        deaf      ignore SIGTERM
+    slow_to_leave leave these seconds after SIGTERM
     loading     /startupz fails                      orphan    leave a child behind in the process group
     standstill  and its answer never changes         idle_for  listen only after these seconds
     simple      the status of /health/simple         busy_for  the same, burning the CPU
@@ -162,6 +163,11 @@ def leave(code: int, reason: str) -> None:
         os._exit(code)
 
 
+def leave_after(seconds: float) -> None:
+    time.sleep(seconds)
+    leave(0, "SIGTERM")
+
+
 def obey(orders: Orders) -> None:
     """What is done at once, whenever it is ordered."""
     while True:
@@ -179,7 +185,7 @@ def main() -> None:
     if orders.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
-        signal.signal(signal.SIGTERM, lambda *_: leave(0, "SIGTERM"))
+        signal.signal(signal.SIGTERM, lambda *_: leave_after(orders.get("slow_to_leave", 0)))
     if orders.get("orphan"):
         orphan = subprocess.Popen(["sleep", "3600"])
         note("orphan", str(orphan.pid))

@@ -41,6 +41,19 @@ def test_an_instance_that_ignores_term_is_killed(guarded: Guarded) -> None:
     assert f"[ALERT] CAUSE=not_leaving process {instance.pid} " in guarded.restart_log
 
 
+@pytest.mark.parametrize("how", ["variable", "flag"])
+def test_a_draining_instance_is_given_that_much_more_time(guarded: Guarded, how: str) -> None:
+    guarded.plan({"slow_to_leave": 1.5})
+    flags = ("--", "--drain-delay=60") if how == "flag" else ()
+    variables = {"OFA_DRAIN_DELAY": 60} if how == "variable" else {}
+    guardian = guarded.guard(*flags, STOP_TIMEOUT=0.2, **variables)
+    guarded.wait_healthy()
+    guardian.terminate()
+    assert guarded.wait_exit(guardian) == 0
+    assert json.loads(guarded.text("last_exit.json"))["code"] == 0
+    assert guarded.restart_log == "", "it was not killed"
+
+
 def test_a_stopped_instance_is_continued_to_exit_in_order(guarded: Guarded) -> None:
     guardian = guarded.guard(CHECK_TIMEOUT=1)
     instance = guarded.wait_healthy()

@@ -109,6 +109,20 @@ def test_requests_in_flight_are_answered_before_the_exit(
     _assert_nothing_is_left(instance)
 
 
+def test_while_it_drains_it_serves_but_is_not_ready(
+    start: Callable[..., Instance], red_circle: bytes
+) -> None:
+    instance = start("--model", "demo", "--drain-delay", "3600")
+    instance.wait_healthy()
+    assert instance.get("/readyz")[0] == 200
+    instance.process.terminate()
+    instance.wait_for("draining", lambda: plain(instance.get("/readyz")) == (503, "stopping"))
+    assert instance.judge(red_circle, "there is a red circle")["label"] == "Yes"
+    assert [instance.get(path)[0] for path in ("/livez", "/health/simple", "/startupz")] == [200, 200, 200]
+    assert instance.terminate() == 0, "a second signal ends the delay"
+    _assert_nothing_is_left(instance)
+
+
 def plain(answer: tuple[int, str]) -> tuple[int, str]:
     """Return the answer as ``$(curl ...)`` does: without the final newline."""
     status, body = answer
