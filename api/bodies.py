@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from api.context import context_of
 from api.problems import Problem
-from service.contract.causes import ApiCode
+from service.contract.causes import ApiCode, Refusal
+from service.contract.request import MAX_TEXTS
 from service.http.bodies import Receive, Scope, length, limited, pieces
 from service.http.quota import NoCapacity, Quota, QuotaExceeded
 from service.settings import Settings
 
-MAX_TEXTS: Final = 32
 BODY_SECONDS: Final = 60.0  # to receive a body
 RETRY_SECONDS: Final = 2
 SPARE_BYTES: Final = 65_536  # for headers of parts, names of fields, white space
@@ -72,7 +72,7 @@ class Held:
         try:
             self._memory.acquire(self._caller, size - self._bytes)
         except QuotaExceeded:
-            raise Problem(ApiCode.CALLER_LIMIT, retry_after=RETRY_SECONDS) from None
+            raise Problem(Refusal.CALLER_LIMIT, retry_after=RETRY_SECONDS) from None
         except NoCapacity:
             raise Problem(ApiCode.NO_ROOM, retry_after=RETRY_SECONDS) from None
         self._bytes = size

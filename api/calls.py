@@ -21,7 +21,6 @@ from service.contract.errors import InputError
 from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Snapshot
 from service.http.bodies import ClientDisconnected, Receive
-from service.intake import text as texts
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,18 +33,17 @@ SPARE_CALLS: Final = 64  # concurrent calls beyond a full queue: being read, or 
 class Application(Protocol):
     """The part of the application that the API uses."""
 
-    def submit(
+    def submit_many(
         self,
         image: Any,
-        hypothesis: str | None,
+        hypotheses: Sequence[str | None],
         premise: str | None = None,
-        /,
         *,
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
-        future: VerdictFuture | None = None,
-    ) -> VerdictFuture: ...
+        futures: Sequence[VerdictFuture] | None = None,
+    ) -> list[VerdictFuture]: ...
 
     def snapshot(self) -> Snapshot: ...
 
@@ -77,8 +75,10 @@ class Calls:
             verdicts = answered.result()
         finally:
             self._running -= 1
-            for one in (gone, answered, *futures):
-                one.cancel()
+            gone.cancel()
+            answered.cancel()
+            for future in futures:
+                future.cancel()
         for verdict in verdicts:
             if verdict.reason is not None:
                 raise problems.of_verdict(verdict)
@@ -100,35 +100,17 @@ class Calls:
         self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
     ) -> list[VerdictFuture]:
         """Submit all texts. Runs in a worker thread. Raises Problem for input that cannot be judged."""
-        self._check_texts(question)
         try:
-            return submit_many(self._application, question, futures, arrived, caller)
+            return self._application.submit_many(
+                question.image,
+                question.texts,
+                question.premise,
+                arrived=arrived,
+                caller=caller,
+                futures=futures,
+            )
         except InputError as error:
             raise problems.of_input(error) from None
-
-    def _check_texts(self, question: Question) -> None:
-        """Raise Problem with the index of each text that cannot be judged."""
-        errors: list[tuple[int, InputError]] = []
-        for index, text in enumerate(question.texts):
-            try:
-                texts.prepare(text, None, self.settings.max_chars)
-            except InputError as error:
-                errors.append((index, error))
-        if errors:
-            listed = [{"index": index, "code": error.code} for index, error in errors]
-            raise problems.of_input(errors[0][1], listed)
-
-
-def submit_many(
-    application: Application, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
-) -> list[VerdictFuture]:
-    """Submit a question's texts as one group."""
-    return [
-        application.submit(
-            question.image, text, question.premise, arrived=arrived, caller=caller, future=future
-        )
-        for text, future in zip(question.texts, futures, strict=True)
-    ]
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from api.bodies import MAX_TEXTS
 from api.calls import Application
-from service.contract.request import LABELS
+from service.contract.request import LABELS, MAX_TEXTS
 from service.contract.status import Phase
 from service.settings import Settings
 

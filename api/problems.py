@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from api.context import Context
 from service.contract.causes import ApiCode, InputCode, Refusal
-from service.contract.errors import InputError
+from service.contract.errors import InputError, InvalidTexts
 from service.contract.request import Verdict
 from service.http.bodies import Refused, Reply
 from service.texts import load_texts
@@ -24,6 +24,7 @@ RETRY_SECONDS: Final[Mapping[str, int]] = {
     Refusal.LOADING: 5,
     Refusal.STOPPING: 10,
     Refusal.STUCK: 5,
+    Refusal.CALLER_LIMIT: 1,
     Refusal.QUEUE_FULL: 1,
     Refusal.TOO_LATE: 1,
 }
@@ -36,12 +37,11 @@ STATUS: Final[Mapping[str, int]] = {
     ApiCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ApiCode.INVALID_FIELD: 422,
     ApiCode.INVALID_ID: 422,
-    ApiCode.TOO_MANY_TEXTS: 422,
     **dict.fromkeys(InputCode, 422),
     InputCode.IMAGE_BYTES_TOO_LARGE: 413,
-    ApiCode.CALLER_LIMIT: 429,
     "error": 500,
     **dict.fromkeys(Refusal, 503),
+    Refusal.CALLER_LIMIT: 429,
     "timeout": 504,
     ApiCode.NO_ROOM: 507,
 }
@@ -53,7 +53,7 @@ _BY_STATUS: Final[Mapping[int, str]] = {
     413: ApiCode.TOO_LARGE,
     415: ApiCode.UNSUPPORTED_MEDIA_TYPE,
     416: ApiCode.MALFORMED,
-    429: ApiCode.CALLER_LIMIT,
+    429: Refusal.CALLER_LIMIT,
     503: ApiCode.NO_ROOM,
     507: ApiCode.NO_ROOM,
 }
@@ -61,7 +61,8 @@ _BY_STATUS: Final[Mapping[int, str]] = {
 
 class Problem(Exception):
     """An error answer. ``code`` is one of STATUS, ``text`` the key of its detail if that is more specific,
-    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts."""
+    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts, ``values`` fill in the
+    detail."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Problem(Exception):
         retry_after: float | None = None,
         errors: Sequence[Mapping[str, object]] | None = None,
         headers: Mapping[str, str] | None = None,
-        **values: object,
+        values: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(code)
         self.code = str(code)
@@ -80,7 +81,7 @@ class Problem(Exception):
         self.retry_after = RETRY_SECONDS.get(self.code) if retry_after is None else retry_after
         self.errors = errors
         self.headers = headers or {}
-        self.values = values
+        self.values = values or {}
 
 
 def of_refused(refused: Refused) -> Problem:
@@ -93,16 +94,19 @@ def of_status(status: int, headers: Mapping[str, str] | None = None) -> Problem:
     return Problem(_BY_STATUS.get(status, "error"), headers=headers)
 
 
-def of_input(error: InputError, errors: Sequence[Mapping[str, object]] | None = None) -> Problem:
+def of_input(error: InputError) -> Problem:
     """Map input that cannot be judged."""
     code = error.code if error.code in STATUS else ApiCode.INVALID_FIELD
-    return Problem(code, errors=errors, **error.facts)
+    errors = None
+    if isinstance(error, InvalidTexts):
+        errors = [{"index": index, "code": str(code)} for index, code in error.errors]
+    return Problem(code, errors=errors, values=error.facts)
 
 
 def of_verdict(verdict: Verdict) -> Problem:
     """Map an answer without a verdict."""
-    code = verdict.code if verdict.code in STATUS else "error"
-    return Problem(code, retry_after=verdict.retry_after)
+    code = verdict.code if verdict.code in STATUS else None
+    return Problem(code or "error", retry_after=verdict.retry_after)
 
 
 def content(problem: Problem, context: Context) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from api.bodies import JSON_COPIES, MAX_TEXTS, Held, Limits, parse_json, received
+from api.bodies import JSON_COPIES, Held, Limits, parse_json, received
 from api.context import ID
 from api.problems import Problem
 from service.contract.causes import ApiCode, InputCode
+from service.contract.request import MAX_TEXTS
 from service.http import multipart
 from service.http.bodies import Receive, Scope, values
 from service.http.headers import is_json
@@ -93,7 +94,7 @@ class Reader:
             if name not in fields:
                 raise Problem(ApiCode.INVALID_FIELD)
             if name == "text" and len(fields[name]) == MAX_TEXTS:
-                raise Problem(ApiCode.TOO_MANY_TEXTS, limit=MAX_TEXTS)
+                raise Problem(InputCode.TOO_MANY_TEXTS, values={"limit": MAX_TEXTS})
             most = self._settings.max_bytes if name == "image" else most_text
             fields[name].append(_Part(name, file_name is not None, most))
             return fields[name][-1]
@@ -113,7 +114,7 @@ class _Part:
     def write(self, data: bytes) -> None:
         if len(self.content) + len(data) > self._most:
             if self._name == "image":
-                raise Problem(InputCode.IMAGE_BYTES_TOO_LARGE, limit=self._most)
+                raise Problem(InputCode.IMAGE_BYTES_TOO_LARGE, values={"limit": self._most})
             raise Problem(ApiCode.TOO_LARGE)
         self.content += data
 
@@ -160,7 +161,7 @@ def decoded(image: object) -> bytes:
 
 def _question(image: bytes, texts: list[str], premise: str | None, given: str | None) -> Question:
     if len(texts) > MAX_TEXTS:
-        raise Problem(ApiCode.TOO_MANY_TEXTS, limit=MAX_TEXTS)
+        raise Problem(InputCode.TOO_MANY_TEXTS, values={"limit": MAX_TEXTS})
     if not texts:
         raise Problem(InputCode.NO_TEXT)
     if given is not None and not ID.fullmatch(given):

@@ -116,9 +116,7 @@ class UploadRoutes:
         try:
             async for piece in pieces(receive):
                 await loop.run_in_executor(self._threads, form.feed, piece)
-            if not (paths := form.finish()):
-                raise multipart.FormError(f'The form has no file. Send the picture as "{FIELD}".')
-            return paths
+            return paths_of(form)
         except BaseException:
             form.discard()
             raise
@@ -165,6 +163,13 @@ def only_pictures(
         return None if file_name is None else create(file_name)
 
     return part
+
+
+def paths_of(form: multipart.Form[Path]) -> list[Path]:
+    """Return the paths of a complete form's files. Raises FormError."""
+    if not (paths := form.finish()):
+        raise multipart.FormError(f'The form has no file. Send the picture as "{FIELD}".')
+    return paths
 
 
 class State:

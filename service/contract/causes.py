@@ -79,8 +79,6 @@ class ApiCode(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     INVALID_FIELD = "invalid_field"
     INVALID_ID = "invalid_id"
-    TOO_MANY_TEXTS = "too_many_texts"
-    CALLER_LIMIT = "caller_limit"  # the caller's own limit is reached
     NO_ROOM = "no_room"  # no memory for another body
 
 

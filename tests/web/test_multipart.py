@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from page.upload_routes import only_pictures
+from page.upload_routes import only_pictures, paths_of
 from service.http.multipart import (
     FIELD_BYTES,
     HEADER_BYTES,
@@ -48,7 +48,7 @@ def read(body: bytes, size: int = 1 << 16) -> list[Sink]:
     try:
         for start in range(0, len(body), size):
             form.feed(body[start : start + size])
-        assert form.finish() == [Path(f"/{sink.name}") for sink in sinks]
+        assert paths_of(form) == [Path(f"/{sink.name}") for sink in sinks]
     except FormError:
         form.discard()
         assert all(sink.discarded for sink in sinks)
