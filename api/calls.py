@@ -14,9 +14,11 @@ from typing import Any, Final, Protocol
 
 from api import problems
 from api.bodies import Limits
+from api.context import Context
 from api.problems import Problem
 from api.question import Question
 from service.contract.causes import Refusal
+from service.contract.correlation import Trace
 from service.contract.errors import InputError
 from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Snapshot
@@ -42,6 +44,8 @@ class Application(Protocol):
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
         futures: Sequence[VerdictFuture] | None = None,
     ) -> list[VerdictFuture]: ...
 
@@ -59,7 +63,7 @@ class Calls:
         self._running = 0
 
     async def judge(
-        self, question: Question, receive: Receive, *, arrived: float, caller: str
+        self, question: Question, receive: Receive, *, arrived: float, context: Context
     ) -> Sequence[Verdict]:
         """Return a verdict for each text. Raises Problem, and ClientDisconnected when the client leaves."""
         if self._running >= self.settings.queue_size + SPARE_CALLS:
@@ -67,7 +71,7 @@ class Calls:
         self._running += 1
         futures = [VerdictFuture() for _ in question.texts]
         gone = asyncio.ensure_future(_disconnected(receive))
-        answered = asyncio.ensure_future(self._answers(question, futures, arrived, caller))
+        answered = asyncio.ensure_future(self._answers(question, futures, arrived, context))
         try:
             await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
@@ -85,9 +89,9 @@ class Calls:
         return verdicts
 
     async def _answers(
-        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+        self, question: Question, futures: list[VerdictFuture], arrived: float, context: Context
     ) -> list[Verdict]:
-        submission = functools.partial(self._submit, question, futures, arrived, caller)
+        submission = functools.partial(self._submit, question, futures, arrived, context)
         try:
             submitted = await asyncio.get_running_loop().run_in_executor(self._intake, submission)
             async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
@@ -97,7 +101,7 @@ class Calls:
             raise Problem("timeout") from None
 
     def _submit(
-        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+        self, question: Question, futures: list[VerdictFuture], arrived: float, context: Context
     ) -> list[VerdictFuture]:
         """Submit all texts. Runs in a worker thread. Raises Problem for input that cannot be judged."""
         try:
@@ -106,7 +110,9 @@ class Calls:
                 question.texts,
                 question.premise,
                 arrived=arrived,
-                caller=caller,
+                caller=context.caller,
+                client_id=context.request_id,
+                trace=context.trace,
                 futures=futures,
             )
         except InputError as error:

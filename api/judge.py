@@ -55,7 +55,7 @@ def add_judge(routes: FastAPI, calls: Calls, application: Application) -> None:
         with calls.limits.held(request.scope) as held:
             question = await reader.read(request.scope, request.receive, held)
             arrived = time.monotonic()
-            verdicts = await calls.judge(question, request.receive, arrived=arrived, caller=context.caller)
+            verdicts = await calls.judge(question, request.receive, arrived=arrived, context=context)
         now = time.monotonic()
         stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
         content = {

@@ -130,10 +130,9 @@ class Supervisor:
                 return
             self._started = True
             parts = self._parts
-            for part in (
-                *(parts.engine, parts.sampler, parts.prober, parts.history, parts.fallback),
-                *parts.traces,
-            ):
+            for traces in parts.traces:
+                traces.start()
+            for part in (parts.engine, parts.sampler, parts.prober, parts.history, parts.fallback):
                 part.start()
 
     def _loaded(self) -> bool:
