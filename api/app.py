@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from api import problems
 from api.calls import Application, Calls
 from api.context import REQUEST_ID, attach, context_of
 from api.judge import add_judge
 from api.model import add_model
+from api.observed import Observed
 from api.problems import Problem
 from service.callers import Callers
 from service.contract.causes import Refusal
@@ -56,6 +59,10 @@ class Api:
             routes.add_exception_handler(raised, _refusal)
         routes.add_exception_handler(ClientDisconnected, _nothing)
 
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        return self._routes.routes
+
     def close(self) -> None:
         """Refuse new calls, so that accepted ones can be answered before the connections close."""
         self._closing = True
@@ -92,9 +99,10 @@ class ApiSite:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(settings.queue_size + 64, thread_name_prefix="api-intake")
         self._api = create_api(application, settings, intake=self._intake)
+        self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 
     def start(self, port: int) -> App:
-        return self._api
+        return self._observed
 
     def drain(self) -> None:
         """Refuse new calls. The server itself waits for running ones."""

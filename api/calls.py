@@ -24,6 +24,7 @@ from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Snapshot
 from service.http.bodies import ClientDisconnected, Receive
 from service.settings import Settings
+from service.telemetry.http_metrics import HttpMetrics
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,9 @@ class Application(Protocol):
     ) -> list[VerdictFuture]: ...
 
     def snapshot(self) -> Snapshot: ...
+
+    @property
+    def http_metrics(self) -> HttpMetrics: ...
 
 
 class Calls:

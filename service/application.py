@@ -30,6 +30,7 @@ from service.intake.prepare import Intake, raw_pair, size_in
 from service.lifecycle import RESTARTING, Supervisor
 from service.operations import Operations
 from service.settings import Settings
+from service.telemetry.http_metrics import HttpMetrics
 from service.telemetry.metrics import Metrics
 from service.telemetry.reporter import Reporter
 
@@ -173,6 +174,11 @@ class Application:
     def report(self) -> Report:
         """Return the health report. Runs no inference and waits for nothing."""
         return self._reporter.report()
+
+    @property
+    def http_metrics(self) -> HttpMetrics:
+        """Where the HTTP API counts its requests."""
+        return self._metrics.http
 
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -16,7 +16,6 @@ Raw = Sequence[tuple[bytes, bytes]]
 
 #: Headers that may occur only once.
 SINGLE: Final = (b"host", b"content-type", b"content-encoding", b"range", b"origin", b"expect")
-_HOST: Final = b"x-forwarded-host"
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _RANGE: Final = re.compile(rb"bytes=(?:([0-9]{1,15})-([0-9]{1,15})?|-[0-9]{1,15})")

@@ -82,7 +82,7 @@ class Traces(Listener):
         self._shutdown.join(wait)
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        self._record(request, str(error.code), seconds)
+        self._record(request, str(error.code))
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
@@ -90,20 +90,19 @@ class Traces(Listener):
         more: dict[str, str] = {"ofa.label": verdict.label} if verdict.reason is None else {}
         if stage is not None:
             more["ofa.timeout_stage"] = stage
-        self._record(request, verdict.code, verdict.duration, timing, more)
+        self._record(request, verdict.code, timing, more)
 
     def _record(
         self,
         request: Request,
         code: str | None,
-        seconds: float,
         timing: RequestTiming | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
         if self._tracer is None or request.source == "probe":
             return
         try:
-            _make_spans(self._tracer, request, code, seconds, timing, more or {})
+            _make_spans(self._tracer, request, code, timing, more or {})
         except Exception as error:  # foreign code in the engine's thread
             _log.error("BROKEN | MSG=no span | ERROR=%s", type(error).__name__, exc_info=True)
 
@@ -112,12 +111,11 @@ def _make_spans(
     tracer: Tracer,
     request: Request,
     code: str | None,
-    seconds: float,
     timing: RequestTiming | None,
     more: Mapping[str, str],
 ) -> None:
     """Make the spans of a request that ends now. ``code`` says why it has no verdict."""
-    end = time.time_ns()
+    end, seconds = time.time_ns(), time.monotonic() - request.arrived
     attributes: dict[str, str | int] = {
         "ofa.request_id": request.id,
         "ofa.source": request.source,
