@@ -12,12 +12,15 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from api import problems
-from api.calls import Application, Calls
+from api.calls import Application, Calls, max_concurrent
 from api.context import REQUEST_ID, attach, context_of
+from api.docs import add_docs
 from api.judge import add_judge
 from api.model import add_model
 from api.observed import Observed
 from api.problems import Problem
+from api.schema import add_schema
+from api.v2 import add_v2
 from service.callers import Callers
 from service.contract.causes import Refusal
 from service.http import bodies
@@ -43,6 +46,8 @@ def create_api(
     calls = Calls(application, settings, intake)
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
+    add_v2(routes, calls, application)
+    add_docs(routes, add_schema(routes))
     return Api(routes, calls, callers or Callers(settings.trusted_proxies), settings.root_path)
 
 
@@ -97,7 +102,7 @@ class ApiSite:
 
     def __init__(self, application: Application, settings: Settings) -> None:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
-        self._intake = ThreadPoolExecutor(settings.queue_size + 64, thread_name_prefix="api-intake")
+        self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
         self._api = create_api(application, settings, intake=self._intake)
         self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 

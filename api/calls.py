@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # The application answers by the deadline; this bounds the wait if it fails to.
 SPARE_SECONDS: Final = 10.0
-SPARE_CALLS: Final = 64  # concurrent calls beyond a full queue: being read, or being refused
+SPARE_CALLS: Final = 64
 
 
 class Application(Protocol):
@@ -67,25 +68,28 @@ class Calls:
         self._running = 0
 
     async def judge(
-        self, question: Question, receive: Receive, *, arrived: float, context: Context
-    ) -> Sequence[Verdict]:
-        """Return a verdict for each text. Raises Problem, and ClientDisconnected when the client leaves."""
-        if self._running >= self.settings.queue_size + SPARE_CALLS:
+        self, questions: Sequence[Question], receive: Receive, *, arrived: float, context: Context
+    ) -> list[Verdict]:
+        """Return a verdict for each text of each question.
+
+        ``arrived`` is in monotonic seconds. Raises Problem, and ClientDisconnected when the client leaves.
+        """
+        if self._running + len(questions) > max_concurrent(self.settings):
             raise Problem(Refusal.QUEUE_FULL)
-        self._running += 1
-        futures = [VerdictFuture() for _ in question.texts]
+        self._running += len(questions)
+        futures = [[VerdictFuture() for _ in one.texts] for one in questions]
         gone = asyncio.ensure_future(_disconnected(receive))
-        answered = asyncio.ensure_future(self._answers(question, futures, arrived, context))
+        answered = asyncio.ensure_future(self._answers(questions, futures, arrived, context))
         try:
             await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
                 raise ClientDisconnected
             verdicts = answered.result()
         finally:
-            self._running -= 1
+            self._running -= len(questions)
             gone.cancel()
             answered.cancel()
-            for future in futures:
+            for future in itertools.chain(*futures):
                 future.cancel()
         for verdict in verdicts:
             if verdict.reason is not None:
@@ -93,13 +97,22 @@ class Calls:
         return verdicts
 
     async def _answers(
-        self, question: Question, futures: list[VerdictFuture], arrived: float, context: Context
+        self,
+        questions: Sequence[Question],
+        futures: list[list[VerdictFuture]],
+        arrived: float,
+        context: Context,
     ) -> list[Verdict]:
-        submission = functools.partial(self._submit, question, futures, arrived, context)
+        loop = asyncio.get_running_loop()
+        submissions = [
+            functools.partial(self._submit, one, own, arrived, context)
+            for one, own in zip(questions, futures, strict=True)
+        ]
         try:
-            submitted = await asyncio.get_running_loop().run_in_executor(self._intake, submission)
             async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
-                return await asyncio.gather(*map(asyncio.wrap_future, submitted))
+                running = [loop.run_in_executor(self._intake, one) for one in submissions]
+                submitted = await _all(running)
+                return await asyncio.gather(*map(asyncio.wrap_future, itertools.chain(*submitted)))
         except TimeoutError:
             log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self.settings.timeout)
             raise Problem("timeout") from None
@@ -121,6 +134,25 @@ class Calls:
             )
         except InputError as error:
             raise problems.of_input(error) from None
+
+
+def max_concurrent(settings: Settings) -> int:
+    """Return how many pictures may be judged at once: a full queue, and some being read or refused."""
+    return settings.queue_size + SPARE_CALLS
+
+
+async def _all(running: Sequence[asyncio.Future[list[VerdictFuture]]]) -> list[list[VerdictFuture]]:
+    """Wait for all submissions. If some pictures of several cannot be judged, the Problem lists them."""
+    if len(running) == 1:
+        return [await running[0]]
+    await asyncio.wait(running)
+    failed = [(index, one.exception()) for index, one in enumerate(running)]
+    refused = [(index, error) for index, error in failed if isinstance(error, Problem)]
+    if refused:
+        first = refused[0][1]
+        first.errors = [{"index": index, "code": error.code} for index, error in refused]
+        raise first
+    return [one.result() for one in running]
 
 
 async def _disconnected(receive: Receive) -> None:

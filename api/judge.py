@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api import schema
 from api.calls import Application, Calls
 from api.context import context_of
 from api.question import Reader
@@ -48,14 +49,20 @@ def add_judge(routes: FastAPI, calls: Calls, application: Application) -> None:
     """Add POST /v1/judge to ``routes``."""
     reader = Reader(calls.settings, calls.limits)
 
-    @routes.post("/v1/judge", response_model=Judgement, summary="Judge texts about one picture")
+    @routes.post(
+        "/v1/judge",
+        response_model=Judgement,
+        summary="Judge texts about one picture",
+        responses=schema.answers(*schema.BODY, *schema.JUDGED),
+        openapi_extra={"requestBody": schema.QUESTION},
+    )
     async def judge(request: Request) -> Response:
         """Judge whether the picture shows what each text says: Yes, No or Maybe."""
         context = context_of(request.scope)
         with calls.limits.held(request.scope) as held:
             question = await reader.read(request.scope, request.receive, held)
             arrived = time.monotonic()
-            verdicts = await calls.judge(question, request.receive, arrived=arrived, context=context)
+            verdicts = await calls.judge([question], request.receive, arrived=arrived, context=context)
         now = time.monotonic()
         stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
         content = {

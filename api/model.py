@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from api import schema
 from api.calls import Application
 from service.contract.request import LABELS, MAX_TEXTS
 from service.contract.status import Phase
@@ -30,7 +31,9 @@ class Model(BaseModel):
 def add_model(routes: FastAPI, application: Application, settings: Settings) -> None:
     """Add GET /v1/model to ``routes``."""
 
-    @routes.get("/v1/model", response_model=Model, summary="The model and its limits")
+    @routes.get(
+        "/v1/model", response_model=Model, summary="The model and its limits", responses=schema.answers()
+    )
     async def model() -> Model:
         """Return the served model, its state and the limits of a call."""
         snapshot = application.snapshot()

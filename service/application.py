@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from service.contract.errors import (
     ShuttingDown,
 )
 from service.contract.events import Listener
-from service.contract.request import MAX_TEXTS, Request, Source, VerdictFuture, new_id
+from service.contract.request import MAX_TEXTS, Request, Source, Verdict, VerdictFuture, new_id
 from service.contract.status import Phase, Snapshot, Status
 from service.health.report import Report
 from service.inference.engine import Engine
@@ -211,7 +212,7 @@ def _whole(futures: Sequence[VerdictFuture]) -> VerdictFuture:
         return futures[0]
     whole = VerdictFuture()
 
-    def cancel(future: VerdictFuture) -> None:
+    def cancel(future: Future[Verdict]) -> None:
         if all(one.cancelled() for one in futures):
             whole.cancel()
 

@@ -192,16 +192,16 @@ class Settings:
         choice("text", "json"),
         "form of web_app.log and the console; json has the same fields, one object per line",
     )
+    log_max_bytes: int = _option(
+        10_485_760, integer(1024, 1_073_741_824, "bytes"), "size at which a log file is rotated"
+    )
+    log_backups: int = _option(5, integer(1, 100), "rotated files kept of each log")
     otlp_endpoint: str | None = _option(
         None,
         URL,
         "OpenTelemetry collector that gets a trace of each request, such as http://localhost:4318; "
         "needs requirements-otel.txt",
     )
-    log_max_bytes: int = _option(
-        10_485_760, integer(1024, 1_073_741_824, "bytes"), "size at which a log file is rotated"
-    )
-    log_backups: int = _option(5, integer(1, 100), "rotated files kept of each log")
 
     @property
     def evidence_ttl(self) -> float:
