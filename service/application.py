@@ -212,7 +212,7 @@ def _whole(futures: Sequence[VerdictFuture]) -> VerdictFuture:
         return futures[0]
     whole = VerdictFuture()
 
-    def cancel(future: Future[Verdict]) -> None:
+    def cancel(_: Future[Verdict]) -> None:
         if all(one.cancelled() for one in futures):
             whole.cancel()
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from service.contract.causes import Refusal
 from service.contract.errors import Busy, CallerBusy
-from service.contract.request import Source
 from service.inference.jobs import LatencyEstimator, Limits
 
 
@@ -42,36 +41,43 @@ class Admission:
         self._estimator = estimator
         self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
 
-    def refusal(self, load: Load, source: Source, probe_waits: bool, count: int = 1) -> Busy | None:
-        """Return why ``count`` requests of ``source`` have no place now, or None."""
+    def probe_refusal(self, load: Load, probe_waits: bool) -> Busy | None:
+        """Return why a probe is not accepted now, or None."""
+        if (stuck := self._stuck(load)) is not None or not probe_waits:
+            return stuck
+        return Busy("Another probe is waiting.", retry_after=self.retry_after(load))
+
+    def refusal(self, load: Load, count: int, left: float) -> Busy | None:
+        """Return why ``count`` requests with ``left`` seconds until their deadline are not accepted now, or
+        None. A refusal is remembered for readiness."""
+        refusal = self._stuck(load) or self._no_place(load, count) or self._too_late(load, count, left)
+        if refusal is not None and not isinstance(refusal, CallerBusy):
+            self._refused = Refusal(refusal.code)
+        return refusal
+
+    def _stuck(self, load: Load) -> Busy | None:
+        if load.hung_in is None:
+            return None
         wait = self.retry_after(load)
-        if load.hung_in is not None:
-            return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
-        if source == "probe":
-            return Busy("Another probe is waiting.", retry_after=wait) if probe_waits else None
+        return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
+
+    def _no_place(self, load: Load, count: int) -> Busy | None:
+        wait = self.retry_after(load)
         if load.waiting + count > self._limits.queue_size:
             return Busy(f"{load.waiting} requests are already waiting.", retry_after=wait)
         if load.own and load.own + count > self._limits.per_caller:
             return CallerBusy(f"{load.own} requests of this caller are already waiting.", retry_after=wait)
         return None
 
-    def too_late(self, load: Load, left: float, count: int = 1) -> Busy | None:
-        """Return the refusal of ``count`` requests whose estimated completion is too close to their deadline
-        in ``left`` seconds.
-
-        Otherwise all requests of a long queue would time out just before completing.
-        """
+    def _too_late(self, load: Load, count: int, left: float) -> Busy | None:
+        """Refuse requests whose estimated completion is too close to their deadline: otherwise all requests
+        of a long queue would time out just before completing."""
         if not self._estimator.too_late(load.ahead, left, count):
             return None
         wait = max(1.0, math.ceil(self._estimator.wait(load.ahead)))
         if self._estimator.too_late(load.ahead_of_new, left, count):
             return Busy("It could not be answered in time.", retry_after=wait, code=Refusal.TOO_LATE)
         return CallerBusy("Too many requests of this caller are already waiting.", retry_after=wait)
-
-    def rejected(self, refusal: Exception, source: Source) -> None:
-        """Remember a refusal for readiness."""
-        if source != "probe" and isinstance(refusal, Busy) and not isinstance(refusal, CallerBusy):
-            self._refused = Refusal(refusal.code)
 
     def next(self, load: Load) -> Refusal | None:
         """Return the refusal that a request would get now, or that the last one got; None if accepted."""

@@ -81,7 +81,6 @@ class Engine:
         self._alarm = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
         self._waiting = FairQueue()
-        self._probe: Job | None = None  # has a place of its own, so that load cannot starve it
         self._batch: Batch | None = None
         self._refusing = False
         self._closed = False
@@ -130,22 +129,14 @@ class Engine:
         """Queue ``jobs``, or return why not. Needs the lock."""
         first, count = jobs[0].request, len(jobs)
         load = self._load(first.caller)
-        refusal = self._refusal(load, first.source, count)
-        if refusal is None and first.source != "probe":
-            refusal = self._admission.too_late(load, first.deadline - now, count)
-        if refusal is not None:
-            self._reject(refusal, first.source, count)
+        if refusal := self._refuse(load, first.source, count, first.deadline - now):
             return refusal
         self._add("accepted", count)
         estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead + count - 1))
         for job in jobs:
             job.future.queue_estimate = estimate
-        if first.source == "probe":
-            (self._probe,) = jobs
-        else:
-            for job in jobs:
-                job.ahead = load.ahead
-            self._waiting.append(jobs)
+            job.ahead = 0 if job.request.source == "probe" else load.ahead
+        self._waiting.append(jobs)
         self._work.notify()
         self._alarm.notify()
         return None
@@ -153,9 +144,7 @@ class Engine:
     def check(self, source: Source, caller: str = "", count: int = 1) -> None:
         """Raise the refusal that ``count`` requests would get now, before any work goes into them."""
         with self._lock:
-            refusal = self._refusal(self._load(caller), source, count)
-            if refusal is not None:
-                self._reject(refusal, source, count)
+            if refusal := self._refuse(self._load(caller), source, count):
                 raise refusal
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
@@ -240,27 +229,19 @@ class Engine:
         Callers answered together tend to ask again together: only after such a batch the first of them waits
         a moment for the others. A single caller never waits.
         """
-        while not self._closed and self._probe is None:
+        while not self._closed and self._waiting.probe is None:
             left = self._batch_wait_until - self._clock()
             if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch):
                 return
             self._work.wait(left if self._waiting else None)
 
     def _take(self) -> list[Job]:
-        """Return the next batch: the probe first and alone, so that its computation is always the same.
-        Needs the lock."""
-        if self._probe is not None:
-            job, self._probe = self._probe, None
-            return [job]
-        return self._waiting.take(self._room())
-
-    def _room(self) -> int:
-        """Return the size of the next batch: what should complete in half the time that its most urgent
+        """Return the next batch. Its size is what should complete in half the time that its most urgent
         request has left, as all are answered together. Needs the lock."""
         most = self._limits.batch_on(self._predictor.device)
         jobs = itertools.chain.from_iterable(self._waiting.next(most))
-        first = min((job.request.deadline for job in jobs), default=math.inf)
-        return self._estimator.batch_size_for((first - self._clock()) / 2, most)
+        left = min((job.request.deadline for job in jobs), default=math.inf) - self._clock()
+        return self._waiting.take(self._estimator.batch_size_for(left / 2, most))
 
     def _compute(self, batch: Batch) -> None:
         """Answer every job of the batch. If one request may have failed it for all, try halves, and halves of
@@ -412,10 +393,7 @@ class Engine:
                 return False
             job.ended = True
             self._add(outcome)
-            if job is self._probe:
-                self._probe = None
-            else:
-                self._waiting.remove(job)
+            self._waiting.remove(job)
             batch = self._batch
             if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
                 batch.cancelled_at = self._clock()  # from now on its cancel points raise
@@ -439,31 +417,29 @@ class Engine:
         if future.cancelled():
             self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
 
-    def _refusal(self, load: Load, source: Source, count: int) -> ServiceError | None:
+    def _refuse(self, load: Load, source: Source, count: int, left: float = math.inf) -> ServiceError | None:
+        """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
         if self._refusing:
-            return stopping()
-        return self._admission.refusal(load, source, self._probe is not None, count)
-
-    def _reject(self, refusal: ServiceError, source: Source, count: int) -> None:
-        self._add("rejected", count)
-        self._admission.rejected(refusal, source)
+            refusal: ServiceError | None = stopping()
+        elif source == "probe":
+            refusal = self._admission.probe_refusal(load, self._waiting.probe is not None)
+        else:
+            refusal = self._admission.refusal(load, count, left)
+        if refusal is not None:
+            self._add("rejected", count)
+        return refusal
 
     def _load(self, caller: str = "") -> Load:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
         batch, waiting = self._batch, self._waiting
-        computing = batch.left if batch is not None else 0
-        return Load(
-            len(waiting),
-            waiting.ahead_of(caller) + computing,
-            None if batch is None else batch.hung_in(self._clock(), self._limits),
-            waiting.of(caller) if caller else 0,
-            waiting.ahead_of("") + computing,
-        )
+        ahead, of_new = (waiting.ahead_of(one) + (batch.left if batch else 0) for one in (caller, ""))
+        hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
+        return Load(len(waiting), ahead, hung_in, waiting.of(caller) if caller else 0, of_new)
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
         jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
-        return [job for job in (*jobs, *([self._probe] if self._probe else ())) if not job.ended]
+        return [job for job in jobs if not job.ended]
 
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived

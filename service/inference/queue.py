@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from service.inference.jobs import Job
 
@@ -13,6 +13,9 @@ Group = list[Job]
 class FairQueue:
     """Waiting jobs of each caller, in groups that are computed together. Needs the engine's lock.
 
+    A probe has a place of its own, which does not count, so that load cannot starve it. It is taken first and
+    alone, so that its computation is always the same.
+
     A batch takes callers in turn, one group each. A caller that starts to wait goes ahead of those that the
     last batch served, so that the backlog of one caller delays another by the running computation at most,
     as long as a batch has room for all callers that wait.
@@ -20,14 +23,16 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[Group]] = {}  # by caller, in the order of their turns
+        self.probe: Job | None = None
         self._served: frozenset[str] = frozenset()  # the callers of the last batch
 
     def __len__(self) -> int:
         return sum(map(self.of, self._groups))
 
     def __iter__(self) -> Iterator[Job]:
-        """All jobs, in no particular order."""
-        return (job for groups in self._groups.values() for group in groups for job in group)
+        """All jobs, in no particular order, the probe included."""
+        jobs = (job for groups in self._groups.values() for group in groups for job in group)
+        return chain(jobs, (self.probe,)) if self.probe is not None else jobs
 
     def of(self, caller: str) -> int:
         """How many jobs of ``caller`` wait."""
@@ -46,6 +51,9 @@ class FairQueue:
 
     def append(self, jobs: Sequence[Job]) -> None:
         """Queue jobs of one caller as a group."""
+        if jobs[0].request.source == "probe":
+            (self.probe,) = jobs
+            return
         caller = jobs[0].request.caller
         if caller not in self._groups and caller not in self._served:
             served = {one: self._groups.pop(one) for one in list(self._groups) if one in self._served}
@@ -54,6 +62,9 @@ class FairQueue:
 
     def remove(self, job: Job) -> None:
         """Remove a job if it waits."""
+        if job is self.probe:
+            self.probe = None
+            return
         caller = job.request.caller
         for group in self._groups.get(caller, ()):
             if job in group:
@@ -65,6 +76,8 @@ class FairQueue:
     def next(self, most: int) -> list[Group]:
         """Return the groups of the next batch without taking them: as many as fit into ``most`` jobs, callers
         in turn. The first group is taken even if it is larger."""
+        if self.probe is not None:
+            return [[self.probe]]
         batch: list[Group] = []
         turn, left, callers = 0, most, list(self._groups.values())
         while callers:
@@ -79,6 +92,9 @@ class FairQueue:
 
     def take(self, most: int) -> list[Job]:
         """Take the next batch. Its callers go behind all others."""
+        if self.probe is not None:
+            job, self.probe = self.probe, None
+            return [job]
         batch = self.next(most)
         self._served = frozenset(group[0].request.caller for group in batch) or self._served
         for group in batch:

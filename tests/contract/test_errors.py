@@ -14,6 +14,6 @@ def test_every_error_says_what_to_do() -> None:
         seen.add(kind)
     silent = {kind.__name__ for kind in seen if not kind.default_remedy}
     assert silent == {
-        "ServiceError", "InputError", "Busy", "Abandoned",
+        "ServiceError", "InputError", "InvalidTexts", "Busy", "CallerBusy", "Abandoned",
         "ModelError", "TransientLoadError", "PermanentLoadError",
     }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from lab.parity.folders import SMALL, write_folder
 from ofa.network import Encoder
 from service.application import Application
-from service.contract.causes import InputCode, Refusal
+from service.contract.causes import InputCode
 from service.contract.errors import InputError, InvalidTexts
 from service.contract.protocols import CancelPoint
 from service.contract.request import MAX_TEXTS, Pair, VerdictFuture
@@ -142,22 +142,18 @@ def test_a_caller_at_its_limit_is_refused_before_any_decoding_and_others_are_not
     busy: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     application = busy(queue_size=8)
-    waiting = application.submit_many(PICTURE, ["a"] * 4, caller="greedy")
-    assert application.report().ready.ok
-    other = application.submit_many(PICTURE, ["b"] * 2, caller="other")
+    waiting = application.submit_many(PICTURE, ["a"] * 5, caller="greedy")
 
     def decode(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("service.intake.image.converted", decode)
-    refused = application.submit_many(PICTURE, ["a"] * 2, caller="greedy")
-    assert [future.result(0).code for future in refused] == [Refusal.QUEUE_FULL] * 2
-    other[0].cancel()
-    refused = application.submit_many(PICTURE, ["a"] * 3, caller="greedy")
-    assert [(future.result(0).reason, future.result(0).code) for future in refused] == [
-        ("busy", Refusal.CALLER_LIMIT)
-    ] * 3
-    assert not any(future.done() for future in (*waiting, other[1]))
+    with monkeypatch.context() as context:
+        context.setattr("service.intake.image.converted", decode)
+        refused = application.submit_many(PICTURE, ["a"] * 2, caller="greedy")
+    assert [(one.result(0).reason, one.result(0).code) for one in refused] == [("busy", "caller_limit")] * 2
+    assert application.report().ready.ok
+    waiting += application.submit_many(PICTURE, ["b"] * 2, caller="other")
+    assert not any(future.done() for future in waiting)
 
 
 def test_futures_that_are_given_are_used_and_cancelling_all_ends_the_decoding(
