@@ -1,18 +1,20 @@
 """OpenTelemetry spans of users' requests, sent to a collector by OTLP over HTTP.
 
 A request's spans are made when it ends, from its timing: ``request`` with the children ``prepare``, ``queue``
-and ``compute``. Its parent is the client's span, if the request brought a traceparent. The SDK sends spans
-from a bounded queue in a thread of its own; when the collector cannot keep up, the oldest are dropped.
+and ``compute``. Its parent is the client's span, if the request brought a traceparent. The caller of a hook
+only queues a record; a thread makes the spans, and the SDK's thread sends them. Both queues are bounded: when
+the collector does not keep up, spans are dropped.
 
 Needs requirements-otel.txt, hence imported only with --otlp-endpoint.
 """
 
 from __future__ import annotations
 
-import logging
+import queue
 import threading
 import time
-from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry.context import Context
@@ -37,11 +39,28 @@ from service.contract.request import Request, RequestTiming, Verdict
 
 SERVICE_NAME: Final = "visual-entailment"
 PATH: Final = "/v1/traces"  # below a collector's address, by the standard
-QUEUE: Final = 2048  # spans that wait to be sent
+QUEUED: Final = 1024  # ended requests
+SPANS: Final = 4096  # spans that wait to be sent
 BATCH: Final = 512  # spans per request to the collector
 SEND_SECONDS: Final = 1.0  # between two of them
 EXPORT_TIMEOUT: Final = 5.0  # seconds, with retries
-_log = logging.getLogger(__name__)
+
+
+#: Name, seconds and attributes of each.
+Stages = tuple[tuple[str, float, dict[str, int]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What the spans of a request need; not the request, which holds its picture. ``began`` and ``at`` are
+    Unix nanoseconds; the stages are listed from the last to the first."""
+
+    began: int
+    at: int
+    trace: Trace | None
+    code: str | None
+    facts: dict[str, str | int]
+    stages: Stages = ()
 
 
 class Traces(Listener):
@@ -49,104 +68,99 @@ class Traces(Listener):
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint.rstrip("/") + PATH
-        self._provider: TracerProvider | None = None
-        self._tracer: Tracer | None = None
-        self._shutdown: threading.Thread | None = None
+        self._queue: queue.Queue[_Ended | None] = queue.Queue(QUEUED)
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._stopped = False
 
     def start(self) -> None:
-        # Not the global provider: frameworks would send spans of their own through it.
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": SERVICE_NAME}), shutdown_on_exit=False
-        )
-        exporter = OTLPSpanExporter(self._endpoint, timeout=EXPORT_TIMEOUT)
-        self._provider.add_span_processor(
-            BatchSpanProcessor(
-                exporter,
-                max_queue_size=QUEUE,
-                max_export_batch_size=BATCH,
-                schedule_delay_millis=1000 * SEND_SECONDS,
-            )
-        )
-        self._tracer = self._provider.get_tracer(__name__)
+        self._thread.start()
 
     def stop(self, wait: float) -> None:
         """Send the remaining spans, for ``wait`` seconds; those that are left are lost."""
-        if self._provider is None:
-            return
-        if self._shutdown is None:
-            self._tracer = None
-            self._shutdown = threading.Thread(
-                target=self._provider.shutdown, name="traces-shutdown", daemon=True
-            )
-            self._shutdown.start()
-        self._shutdown.join(wait)
+        if not self._stopped:
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=wait)
+                self._stopped = True
+        if self._thread.ident is not None:
+            self._thread.join(wait)
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        self._record(request, str(error.code))
+        self._put(request, str(error.code))
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
     ) -> None:
-        more: dict[str, str] = {"ofa.label": verdict.label} if verdict.reason is None else {}
-        if stage is not None:
-            more["ofa.timeout_stage"] = stage
-        self._record(request, verdict.code, timing, more)
+        self._put(request, verdict.code, verdict, timing, stage)
 
-    def _record(
+    def _put(
         self,
         request: Request,
         code: str | None,
+        verdict: Verdict | None = None,
         timing: RequestTiming | None = None,
-        more: Mapping[str, str] | None = None,
+        stage: Stage | None = None,
     ) -> None:
-        if self._tracer is None or request.source == "probe":
+        """Queue a request that ends now. ``code`` says why it has no verdict."""
+        if request.source == "probe":
             return
-        try:
-            _make_spans(self._tracer, request, code, timing, more or {})
-        except Exception as error:  # foreign code in the engine's thread
-            _log.error("BROKEN | MSG=no span | ERROR=%s", type(error).__name__, exc_info=True)
+        at, seconds = time.time_ns(), time.monotonic() - request.arrived
+        facts: dict[str, str | int | None] = {
+            "ofa.request_id": request.id,
+            "ofa.client_id": request.client_id or None,
+            "ofa.source": request.source,
+            "ofa.outcome": code or "answered",
+            "ofa.label": verdict.label if verdict is not None and code is None else None,
+            "ofa.timeout_stage": stage,
+            "ofa.text_chars": request.chars,
+        }
+        known = {name: value for name, value in facts.items() if value is not None}
+        stages = () if timing is None else _stages(request.prepared, timing)
+        with suppress(queue.Full):
+            self._queue.put_nowait(_Ended(at - _ns(seconds), at, request.trace, code, known, stages))
+
+    def _run(self) -> None:
+        # Not the global provider: frameworks would send spans of their own through it.
+        provider = TracerProvider(
+            resource=Resource.create({"service.name": SERVICE_NAME}), shutdown_on_exit=False
+        )
+        exporter = OTLPSpanExporter(self._endpoint, timeout=EXPORT_TIMEOUT)
+        provider.add_span_processor(
+            BatchSpanProcessor(
+                exporter,
+                max_queue_size=SPANS,
+                max_export_batch_size=BATCH,
+                schedule_delay_millis=1000 * SEND_SECONDS,
+            )
+        )
+        tracer = provider.get_tracer(__name__)
+        while (ended := self._queue.get()) is not None:
+            _make_spans(tracer, ended)
+        provider.shutdown()
 
 
-def _make_spans(
-    tracer: Tracer,
-    request: Request,
-    code: str | None,
-    timing: RequestTiming | None,
-    more: Mapping[str, str],
-) -> None:
-    """Make the spans of a request that ends now. ``code`` says why it has no verdict."""
-    end, seconds = time.time_ns(), time.monotonic() - request.arrived
-    attributes: dict[str, str | int] = {
-        "ofa.request_id": request.id,
-        "ofa.source": request.source,
-        "ofa.outcome": code or "answered",
-        "ofa.text_chars": request.chars,
-        **more,
-    }
-    if request.client_id:
-        attributes["ofa.client_id"] = request.client_id
+def _stages(prepared: float, timing: RequestTiming) -> Stages:
+    before: Stages = (("queue", timing.waited, {"ofa.queue_ahead": timing.ahead}), ("prepare", prepared, {}))
+    if timing.computed is None:
+        return before
+    return ("compute", timing.computed, {"ofa.batch_size": timing.batch}), *before
+
+
+def _make_spans(tracer: Tracer, ended: _Ended) -> None:
     root = tracer.start_span(
         "request",
-        _context(request.trace),
+        _context(ended.trace),
         kind=SpanKind.SERVER,
-        attributes=attributes,
-        start_time=end - _ns(seconds),
+        attributes=ended.facts,
+        start_time=ended.began,
     )
-    if timing is not None:
-        stages: list[tuple[str, float, dict[str, int]]] = [
-            ("prepare", request.prepared, {}),
-            ("queue", timing.waited, {"ofa.queue_ahead": timing.ahead}),
-        ]
-        if timing.computed is not None:
-            stages.append(("compute", timing.computed, {"ofa.batch_size": timing.batch}))
-        below, at = set_span_in_context(root, Context()), end
-        for name, spent, facts in reversed(stages):
-            began = at - _ns(spent)
-            tracer.start_span(name, below, attributes=facts, start_time=began).end(at)
-            at = began
-    if code is not None:
-        root.set_status(StatusCode.ERROR, code)
-    root.end(end)
+    below, at = set_span_in_context(root, Context()), ended.at
+    for name, seconds, facts in ended.stages:
+        began = at - _ns(seconds)
+        tracer.start_span(name, below, attributes=facts, start_time=began).end(at)
+        at = began
+    if ended.code is not None:
+        root.set_status(StatusCode.ERROR, ended.code)
+    root.end(ended.at)
 
 
 def _context(trace: Trace | None) -> Context:

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -151,15 +152,21 @@ def test_a_request_is_a_span_with_its_stages_below_the_clients_span(
 
 
 @pytest.mark.long
-def test_a_collector_that_is_gone_costs_spans_and_nothing_else(
-    start: Callable[..., Instance], extra: dict[str, str], red_circle: bytes
+@pytest.mark.parametrize("listening", [False, True], ids=["gone", "silent"])
+def test_a_collector_that_does_not_answer_costs_spans_and_nothing_else(
+    listening: bool, start: Callable[..., Instance], extra: dict[str, str], red_circle: bytes
 ) -> None:
-    (port,) = free_ports(1)
-    service = start(*("--model", "demo", "--otlp-endpoint", f"http://127.0.0.1:{port}"), environment=extra)
-    service.wait_healthy()
-    assert [judge(service, red_circle) for _ in range(3)] == [200] * 3
-    service.wait_for("the failure in the log", lambda: "LIBRARY | LOGGER=opentelemetry" in service.log)
-    assert service.terminate() == 0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if not listening:
+            silent.close()
+        port = silent.getsockname()[1] if listening else free_ports(1)[0]
+        endpoint = f"http://127.0.0.1:{port}"
+        service = start("--model", "demo", "--otlp-endpoint", endpoint, environment=extra)
+        service.wait_healthy()
+        assert [judge(service, red_circle) for _ in range(3)] == [200] * 3
+        service.wait_for("the failure in the log", lambda: "LIBRARY | LOGGER=opentelemetry" in service.log)
+        assert judge(service, red_circle) == 200
+        assert service.terminate() == 0
     assert "BROKEN" not in service.log
 
 
