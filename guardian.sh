@@ -19,8 +19,8 @@
 # doctor: 0 no problem, 1 warnings, 2 critical, 64 no logs.
 #
 # One guardian watches one instance, identified by OFA_RUN_DIR and the ports. A new guardian adopts the running
-# instance of one that was killed. An instance that exits is restarted whatever its exit code, except 78; use stop to
-# end it. Settings are environment variables, times in seconds:
+# instance of one that was killed. An instance that exits is restarted whatever its exit code, except 78, 126 and 127;
+# use stop to end it. Settings are environment variables, times in seconds:
 #
 #   OFA_RUN_DIR            the instance's folder: web_app.pid, restart.log, logs; default: beside web_app.py
 #   OFA_PORT, OFA_HOST, OFA_HEALTH_PORT, OFA_HEALTH_HOST   as for web_app.py; its flags after -- have precedence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -47,14 +47,26 @@ def create_api(
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
     add_v2(routes, calls, application)
-    add_docs(routes, add_schema(routes))
-    return Api(routes, calls, callers or Callers(settings.trusted_proxies), settings.root_path)
+    made = add_schema(routes)
+    add_docs(routes, made)
+    return Api(routes, calls, made, callers or Callers(settings.trusted_proxies), settings.root_path)
 
 
 class Api:
-    """ASGI middleware around the routes: request id, framing, headers, and every error as a problem."""
+    """ASGI middleware around the routes: request id, framing, headers, and every error as a problem.
 
-    def __init__(self, routes: FastAPI, calls: Calls, callers: Callers, root_path: str = "") -> None:
+    ``schema`` is the OpenAPI document.
+    """
+
+    def __init__(
+        self,
+        routes: FastAPI,
+        calls: Calls,
+        schema: Mapping[str, Any],
+        callers: Callers,
+        root_path: str = "",
+    ) -> None:
+        self.schema = schema
         self._routes = routes
         self._calls = calls
         self._callers = callers

@@ -60,7 +60,7 @@ def page(made: Mapping[str, Any], language: Language) -> str:
         for method, operation in operations.items():
             lines += _operation(made, method, path, operation, words)
     lines.append(f"<h2>{words['codes']}</h2><table>")
-    for code, status in STATUS.items():
+    for code, status in sorted(STATUS.items(), key=lambda item: item[1]):
         text = escape(TEXTS[language][str(code)])
         lines.append(f'<tr id="{code}"><td>{status}<td><code>{code}</code><td>{text}</tr>')
     lines.append("</table></body></html>")

@@ -37,7 +37,7 @@ STATUS: Final[Mapping[str, int]] = {
     ApiCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ApiCode.INVALID_FIELD: 422,
     ApiCode.INVALID_ID: 422,
-    **dict.fromkeys(InputCode, 422),
+    **{code: 422 for code in InputCode if code not in (InputCode.IMAGE_ELSEWHERE, InputCode.UPLOAD_GONE)},
     InputCode.IMAGE_BYTES_TOO_LARGE: 413,
     "error": 500,
     **dict.fromkeys(Refusal, 503),

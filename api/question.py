@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from api.bodies import JSON_COPIES, Held, Limits, parse_json, received
 from api.problems import Problem
@@ -21,7 +22,10 @@ from service.settings import Settings
 
 FIELDS: Final = ("image", "text", "premise", "id")
 FORM: Final = re.compile(rb"multipart/form-data[ \t]*;", re.IGNORECASE)
+_LARGE: Final = 1 << 18  # bytes; parsing takes about a millisecond
 _DATA_URL: Final = re.compile(r"data:[A-Za-z0-9.+/-]{0,64}(?:;[A-Za-z0-9.+=\"-]{1,64}){0,4};base64,")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,7 @@ class Reader:
     async def read(self, scope: Scope, receive: Receive, held: Held) -> Question:
         """Read the body. Raises Problem, Refused and ClientDisconnected."""
         if is_json(scope["headers"]):
-            body = await self.whole(scope, receive, held)
-            return of_json(parse_json(body, self._limits.values))
+            return await parsed(await self.whole(scope, receive, held), self._of_json)
         content_type = (values(scope, b"content-type") or [b""])[0]
         if not FORM.match(content_type):
             raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
@@ -59,6 +62,9 @@ class Reader:
         most = self._limits.json
         arriving = received(scope, receive, self._limits, held, most=most, copies=JSON_COPIES)
         return b"".join([piece async for piece in arriving])
+
+    def _of_json(self, body: bytes) -> Question:
+        return of_json(parse_json(body, self._limits.values))
 
     async def _form(self, content_type: str, scope: Scope, receive: Receive, held: Held) -> Question:
         fields: dict[str, list[_Part]] = {name: [] for name in FIELDS}
@@ -88,34 +94,35 @@ class Reader:
 
     def _parts(self, fields: dict[str, list[_Part]]) -> Callable[[str, str | None], _Part]:
         """Return the targets of a form's parts."""
-        most_text = 4 * self._settings.max_chars + 4  # a longer text is refused by its number of characters
 
         def part(name: str, file_name: str | None) -> _Part:
             if name not in fields:
                 raise Problem(ApiCode.INVALID_FIELD)
             if name == "text" and len(fields[name]) == MAX_TEXTS:
                 raise Problem(InputCode.TOO_MANY_TEXTS, values={"limit": MAX_TEXTS})
-            most = self._settings.max_bytes if name == "image" else most_text
-            fields[name].append(_Part(name, file_name is not None, most))
+            most = self._settings.max_bytes if name == "image" else None  # others by the whole body's limit
+            fields[name].append(_Part(file_name is not None, most))
             return fields[name][-1]
 
         return part
 
 
+async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """Return ``parse(body)``; a large body is parsed in a thread, so that the event loop goes on."""
+    return parse(body) if len(body) < _LARGE else await asyncio.to_thread(parse, body)
+
+
 class _Part:
     """One field of a form, kept in memory."""
 
-    def __init__(self, name: str, is_file: bool, most: int) -> None:
+    def __init__(self, is_file: bool, most: int | None) -> None:
         self.is_file = is_file
         self.content = bytearray()
-        self._name = name
         self._most = most
 
     def write(self, data: bytes) -> None:
-        if len(self.content) + len(data) > self._most:
-            if self._name == "image":
-                raise Problem(InputCode.IMAGE_BYTES_TOO_LARGE, values={"limit": self._most})
-            raise Problem(ApiCode.TOO_LARGE)
+        if self._most is not None and len(self.content) + len(data) > self._most:
+            raise Problem(InputCode.IMAGE_BYTES_TOO_LARGE, values={"limit": self._most})
         self.content += data
 
     def finish(self) -> None:

@@ -7,10 +7,11 @@ in JSON.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -22,7 +23,7 @@ from api.context import context_of
 from api.judge import timing
 from api.model import is_ready
 from api.problems import Problem
-from api.question import Question, Reader, decoded
+from api.question import Question, Reader, decoded, parsed
 from api.tensors import HEADER_LENGTH, Input, Output, encoded, inputs, invalid, parameter, split
 from service.contract.causes import ApiCode, InputCode
 from service.contract.correlation import client_id_of
@@ -76,11 +77,9 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     reader = Reader(calls.settings, calls.limits)
     not_found = schema.answers(ApiCode.NOT_FOUND)
 
-    def check_model(request: Request) -> str:
-        name = application.snapshot().model
-        if request.path_params["model"] != name:
+    def check_model(model: str) -> None:
+        if model != application.snapshot().model:
             raise Problem(ApiCode.NOT_FOUND, "not_found.model")
-        return name
 
     @routes.get("/v2", summary="The server", responses=schema.answers())
     async def server() -> dict[str, Any]:
@@ -95,13 +94,14 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         return _ready(application)
 
     @routes.get("/v2/models/{model:path}/ready", summary="The same for the model", responses=_unready(True))
-    async def model_ready(request: Request) -> Response:
-        check_model(request)
+    async def model_ready(model: str) -> Response:
+        check_model(model)
         return _ready(application)
 
     @routes.get("/v2/models/{model:path}", summary="The model's tensors", responses=not_found)
-    async def metadata(request: Request) -> dict[str, Any]:
-        return {"name": check_model(request), **_METADATA}
+    async def metadata(model: str) -> dict[str, Any]:
+        check_model(model)
+        return {"name": model, **_METADATA}
 
     @routes.post(
         "/v2/models/{model:path}/infer",
@@ -109,8 +109,9 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         responses=schema.answers(*schema.BODY, *schema.JUDGED, ApiCode.NOT_FOUND),
         openapi_extra=_TENSORS,
     )
-    async def infer(request: Request) -> Response:
-        model, context = check_model(request), context_of(request.scope)
+    async def infer(request: Request, model: str) -> Response:
+        check_model(model)
+        context = context_of(request.scope)
         # A page of another site can send neither type without a CORS preflight.
         if not (is_json(request.scope["headers"]) or values(request.scope, b"content-type") in _RAW):
             raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
@@ -118,21 +119,33 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         with calls.limits.held(request.scope) as held:
             body = await reader.whole(request.scope, request.receive, held)
             arrived = time.monotonic()
-            content, raw = split(body, length, calls.limits.values)
+            call = await parsed(body, functools.partial(_read, length, calls.limits.values))
             del body
-            given, wanted = _id_of(content), _outputs(content)
-            questions = _questions(inputs(content, raw, INPUTS))
-            del content, raw
-            verdicts = await calls.judge(questions, request.receive, arrived=arrived, context=context)
+            verdicts = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)
         now = time.monotonic()
         stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
-        head = {"model_name": model, "model_version": "1", "id": given or context.request_id}
-        return _answer(head, verdicts, wanted, {"server-timing": timing(stages)})
+        head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
+        return _answer(head, verdicts, call.wanted, {"server-timing": timing(stages)})
+
+
+class _Call(NamedTuple):
+    """An inference request. ``wanted``: its outputs, and whether each is sent raw."""
+
+    id: str | None
+    wanted: list[tuple[str, bool]]
+    questions: list[Question]
+
+
+def _read(header_length: str | None, most_values: int, body: bytes) -> _Call:
+    """Parse a request. Raises Problem."""
+    content, raw = split(body, header_length, most_values)
+    return _Call(_id_of(content), _outputs(content), _questions(inputs(content, raw, INPUTS)))
 
 
 def _unready(of_model: bool = False) -> dict[int | str, dict[str, Any]]:
     found = schema.answers(*([ApiCode.NOT_FOUND] if of_model else []))
-    return {**found, 503: {**found[503], "description": "not ready"}}
+    content = {**found[503]["content"], "application/json": {"schema": {"type": "object"}}}
+    return {**found, 503: {**found[503], "description": "not ready", "content": content}}
 
 
 def _ready(application: Application) -> Response:

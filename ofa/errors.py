@@ -66,4 +66,9 @@ class ImageError(OFAError):
 
 
 class TextError(OFAError):
-    """The text cannot be judged: an unsupported or missing premise, or lone surrogates."""
+    """The text cannot be judged: an unsupported or missing premise, or lone surrogates. ``code`` is
+    stable."""
+
+    def __init__(self, message: str, code: str = "no_text") -> None:
+        super().__init__(message)
+        self.code = code

@@ -14,7 +14,7 @@ _KEPT = 256 << 20  # bytes of freed memory kept at the top of the heap
 def keep_freed_tensors() -> None:
     """Reuse the memory of freed tensors instead of returning it to the kernel.
 
-    By default glibc maps every tensor of more than 128 kB anew and the kernel clears its pages, which takes a
+    By default glibc maps new pages for every tensor over 128 kB and the kernel clears them, which takes a
     tenth of a verdict's time at the large size. No effect with another C library.
     """
     with suppress(OSError, AttributeError):

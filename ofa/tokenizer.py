@@ -85,11 +85,11 @@ def build_source(tokenizer: Tokenizer, task: TaskConfig, hypothesis: str, premis
     slots = task.prompt_slots
     if premise is None:
         if slots == 2:
-            raise TextError("this model requires a premise: add one")
+            raise TextError("this model requires a premise: add one", "premise_needed")
         text = (task.prompt or HYPOTHESIS_PROMPT).format(words)
     else:
         if slots == 1:  # ModelScope would insert the premise and drop the hypothesis
-            raise TextError("this model does not take a premise: remove it")
+            raise TextError("this model does not take a premise: remove it", "premise_refused")
         text = (task.prompt or PREMISE_PROMPT).format(clean_caption(premise, task.max_src_length), words)
     return [tokenizer.bos, *tokenizer.encode(text)[: task.max_src_length], tokenizer.eos]
 

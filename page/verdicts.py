@@ -108,12 +108,15 @@ def _undecided(answer: Verdict, language: Language, *, limit: float, failed: boo
 
 def _allowed(error: InputError, language: Language) -> dict[str, str]:
     """Return the limit in an error's facts as a sentence per unit, each empty without a limit."""
-    divisors = {"pixels": 1_000_000, "bytes": 1_048_576, "chars": 1}
+    # Chinese counts in 万 (ten thousand), English in millions.
+    divisors = {"pixels": 10_000 if language == "zh" else 1_000_000, "bytes": 1_048_576, "chars": 1}
     limit = error.facts.get("limit")
     parts = dict.fromkeys((f"allowed_{unit}" for unit in divisors), "")
     if isinstance(limit, int | float):
         for unit, divisor in divisors.items():
-            parts[f"allowed_{unit}"] = say(language, f"allowed_{unit}", limit=f"{limit / divisor:.4g}")
+            value = limit / divisor
+            shown = f"{value:.4g}" if value < 1000 else f"{value:.0f}"  # .4g gives 1e+05 for 100 000
+            parts[f"allowed_{unit}"] = say(language, f"allowed_{unit}", limit=shown)
     return parts
 
 

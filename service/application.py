@@ -15,6 +15,7 @@ from service.contract.causes import InputCode
 from service.contract.correlation import Trace
 from service.contract.errors import (
     Abandoned,
+    InferenceError,
     InputError,
     NotReady,
     OutOfMemory,
@@ -145,7 +146,7 @@ class Application:
             )
             if wanted.cancelled():
                 raise Abandoned
-        except (ServiceError, MemoryError) as failure:
+        except Exception as failure:
             error = _known(failure)
             for future, hypothesis in zip(futures, hypotheses, strict=True):
                 refused = make(new_id(time.time()), raw_pair(hypothesis, premise), size=size_in(error))
@@ -165,7 +166,7 @@ class Application:
         return futures
 
     def probe(self) -> VerdictFuture:
-        """Submit the probe, which takes every step of a user's request."""
+        """Submit the probe, which takes every step of a user's request but the decoding of a file."""
         premise = PROBE_TEXT if self._intake.takes_premise else None
         return self.submit(PROBE_PICTURE, PROBE_TEXT, premise, source="probe")
 
@@ -221,9 +222,14 @@ def _whole(futures: Sequence[VerdictFuture]) -> VerdictFuture:
     return whole
 
 
-def _known(failure: ServiceError | MemoryError) -> ServiceError:
+def _known(failure: Exception) -> ServiceError:
+    """Return ``failure`` as an error of ours; the text of a foreign one may quote input."""
     if isinstance(failure, ServiceError):
         return failure
-    error = OutOfMemory("The machine's memory is full.")
+    error = (
+        OutOfMemory("The machine's memory is full.")
+        if isinstance(failure, MemoryError)
+        else InferenceError(f"Unexpected {type(failure).__name__} while the input was prepared.")
+    )
     error.__cause__ = failure
     return error

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Application", "build"]
 
-#: Seconds. Tests and the fault suite replace these three.
+#: Seconds. Tests and the fault suite replace the next three.
 LOAD_PAUSE: Final = 5.0  # after the first failed attempt to load; doubles with each
 RETRY_GPU_PAUSE: Final = 5.0  # before the GPU is retried after it ran out of memory; doubles, up to 300 s
 BASELINE_INTERVAL: Final = 300.0  # a probe runs this often even under traffic, to compare its label

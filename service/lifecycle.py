@@ -38,7 +38,7 @@ from service.telemetry.versions import versions
 if TYPE_CHECKING:
     from service.telemetry.traces import Traces
 
-#: The service ends with these to be restarted; nothing but a stop follows.
+#: After these exit codes the only possible change of phase is to STOPPING.
 RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
 _log = logging.getLogger(__name__)
 
@@ -69,17 +69,18 @@ class Supervisor:
     def __init__(
         self, settings: Settings, status: Status, exit_now: Callable[[int], object] | None = None
     ) -> None:
-        """``exit_now`` ends the process with an exit code at once; None leaves a hung process to its
-        owner."""
+        """``exit_now`` ends the process with an exit code at once; with None the calling program must end
+        a hung process."""
         self._settings = settings
         self._status = status
         self._exit_now = exit_now
         self._reload_tried = False  # since the last correct probe
         self._ever_finite = False  # the model has returned finite scores in this process
         self._ended = threading.Event()
-        self._lock = threading.Lock()  # guards _started and every change of phase
+        self._lock = threading.Lock()  # guards _started, _reloading and every change of phase
         self._loading = threading.Lock()  # held while a model is loaded
         self._started = False
+        self._reloading = False
         self._loader_thread = threading.Thread(target=self.load, name="loader", daemon=True)
 
     def attach(self, parts: Parts) -> None:
@@ -112,9 +113,13 @@ class Supervisor:
             self.load()
 
     def reload(self) -> None:
-        """Verify the files in full and load the model again, in a thread."""
-        self._loader_thread = threading.Thread(target=self._reload, name="loader", daemon=True)
-        self._loader_thread.start()
+        """Verify the files in full and load the model again, in a thread, unless one does so already."""
+        with self._lock:
+            if self._reloading:
+                return
+            self._reloading = True
+            self._loader_thread = thread = threading.Thread(target=self._reload, name="loader", daemon=True)
+        thread.start()
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
         """Call ``beat`` every second from the engine's timer thread."""
@@ -154,18 +159,28 @@ class Supervisor:
         return True
 
     def _reload(self) -> None:
-        with self._loading:
-            began, reloads = time.monotonic(), self._status.snapshot().reloads + 1
-            if not self._move(Phase.LOADING, reloads=reloads):
-                return
-            self._parts.prober.disable()
-            self._parts.fallback.reset()
-            self._load(began, verify="full")
+        """Accepted requests wait for the new weights, or for their deadline."""
+        engine = self._parts.engine
+        try:
+            with self._loading:
+                began, reloads = time.monotonic(), self._status.snapshot().reloads + 1
+                if not self._move(Phase.LOADING, reloads=reloads):
+                    return
+                engine.pause()
+                self._parts.prober.disable(forget=True)
+                self._parts.fallback.reset()
+                self._load(began, verify="full")
+        finally:
+            engine.resume()
+            with self._lock:
+                self._reloading = False
 
     # ---- reports of the parts ----------------------------------------------------------------------------
 
     def inference_succeeded(self, now: float) -> None:
         """A user got a finite answer at ``now`` (monotonic)."""
+        if not self._loaded():
+            return  # of weights that are being replaced
         self._ever_finite = True
         self._parts.prober.inference_succeeded(now)
         self._parts.converter.begin()
@@ -207,7 +222,7 @@ class Supervisor:
         except Exception as failure:  # whatever failed: the process ends
             outcome = fields(postmortem_error=type(failure).__name__)
         try:
-            _log.critical("HUNG%s | EXIT=%d%s", error_fields(error), error.exit_code, outcome)
+            _log.critical("RESTART_NEEDED%s | EXIT=%d%s", error_fields(error), error.exit_code, outcome)
         finally:
             if self._exit_now is not None:
                 write_exit(self._settings.run_dir, int(error.exit_code), error.message)
@@ -260,7 +275,8 @@ class Supervisor:
         """Return the names of threads that have ended though health depends on them."""
         if self._status.phase is Phase.STOPPING:
             return []
-        return [part.name for part in (self._parts.prober, self._parts.sampler) if part.dead]
+        dead = [part.name for part in (self._parts.prober, self._parts.sampler) if part.dead]
+        return dead if self._parts.engine.activity().alive else ["engine", *dead]
 
     def drain(self) -> None:
         """Report not ready from now on, and keep serving."""
@@ -286,13 +302,22 @@ class Supervisor:
         parts.loader.stopping.set()
         parts.prober.disable()
         parts.readers.stop(0.0)  # what is still being decoded would be refused now
-        ended = parts.engine.stop(grace)
-        ended &= self._stop_threads()
-        if ended:
-            parts.model.close()
-        write_exit(self._settings.run_dir, int(code), reason)
-        self._ended.set()
+        try:
+            ended = parts.engine.stop(grace)
+            ended &= self._stop_threads()
+            if ended:
+                self._close_model()
+        finally:
+            write_exit(self._settings.run_dir, int(code), reason)
+            self._ended.set()
         return ended
+
+    def _close_model(self) -> None:
+        """With a lost CUDA context, releasing its memory raises as well."""
+        try:
+            self._parts.model.close()
+        except Exception as error:
+            _log.warning("MODEL_NOT_CLOSED | ERROR=%s", type(error).__name__)
 
     def _stop_threads(self) -> bool:
         """Tell every thread but the engine's to end, then wait for all. False if one that uses the model has

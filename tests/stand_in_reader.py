@@ -1,7 +1,7 @@
 """A stand-in for service.intake.reader_child that the picture controls, and helpers that use it.
 
-A picture is a JSON object: ``promise`` is the memory it needs in bytes; reading waits for the file ``until``
-after creating ``<until>.begun``.
+A picture is a JSON object: ``declared_bytes`` is the memory it needs in bytes; reading waits for the file
+``until`` after creating ``<until>.begun``.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def picture(self, name: str, promise: int = 0) -> Path:
+    def picture(self, name: str, declared_bytes: int = 0) -> Path:
         """Return a picture ``name`` that is read only after ``finish(name)``."""
         path = self._folder / f"{name}.picture.json"
-        path.write_text(json.dumps({"promise": promise, "until": str(self._folder / name)}))
+        path.write_text(json.dumps({"declared_bytes": declared_bytes, "until": str(self._folder / name)}))
         return path
 
     def reading(self) -> set[str]:
@@ -51,8 +51,8 @@ def main() -> None:
     while True:
         job, data = channel.receive()
         told = json.loads(data)
-        if told["promise"] > job["memory"]:
-            channel.send({"promise": told["promise"]})
+        if told["declared_bytes"] > job["memory"]:
+            channel.send({"declared_bytes": told["declared_bytes"]})
             if "seconds" not in channel.receive()[0]:
                 channel.send({"dropped": True})
                 continue

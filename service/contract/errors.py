@@ -1,4 +1,4 @@
-"""All errors of the service. No other exception reaches a user, a log line or an exit code.
+"""The errors of the service: what users, log lines and exit codes report.
 
     ServiceError
     ├── InputError              400  the input cannot be judged; says what to change
@@ -49,6 +49,7 @@ Fact = str | int | float
 class ServiceError(Exception):
     """The root of the tree.
 
+    ``http_status`` from 500 up counts as a failure of the service.
     ``code`` is for programs, ``message`` for people, ``remedy`` says what to do, and ``facts`` holds the
     values in the message for translations.
     """

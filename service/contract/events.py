@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from service.contract.errors import ServiceError
 from service.contract.request import Request, RequestTiming, Verdict
 
 Stage = Literal["decoding", "waiting", "computing"]
+_log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -64,9 +66,13 @@ class Events(Listener):
 
 
 def _pass_on(hook: str) -> Callable[..., None]:
-    def method(events: Events, *args: Any) -> None:
+    def method(events: Events, *args: Any, **named: Any) -> None:
         for listener in events.listeners:
-            getattr(listener, hook)(*args)
+            try:
+                getattr(listener, hook)(*args, **named)
+            except Exception as error:  # a bug in one listener must not end the engine or hide the event
+                name = type(error).__name__
+                _log.error("BROKEN | MSG=exception in a listener | ERROR=%s", name, exc_info=True)
 
     return method
 

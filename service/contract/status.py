@@ -55,7 +55,7 @@ class Activity:
 
     Attributes:
         alive: False only after one of its threads has died.
-        depth, capacity: requests that wait, and that may.
+        depth, capacity: waiting requests, and their maximum.
         computing: requests in the running batch.
         progress_age: seconds since the running computation passed a cancel point.
         not_cancelling: a cancelled computation still runs.
@@ -63,7 +63,7 @@ class Activity:
             orphaned (computations not cancelling), divided (batches retried in halves).
         service_seconds: seconds per request, a moving average.
         expected_seconds: estimated seconds to the answer of a request that arrives now.
-        refusal: what that request would be refused with; stands until the queue is half empty.
+        refusal: what that request would be refused with; kept until half the queue is free.
     """
 
     alive: bool = True
@@ -110,9 +110,9 @@ class Failure:
 class Evidence:
     """What shows that the model can answer.
 
-    ``proven_at`` is the time of the last finite answer, to a user or a probe. A failure stands until an
-    answer that is younger than the start of the failed probe, which may have waited behind a slow request.
-    ``unstable`` counts probes in a row whose label differs from the baseline; only a correct one resets it.
+    ``proven_at`` is the time of the last finite answer, to a user or a probe. A later success clears a
+    failure only if it came after the failed probe began. ``unstable`` counts probes in a row whose label
+    differs from the baseline; only a correct one resets it.
     """
 
     proven_at: float | None = None

@@ -110,5 +110,5 @@ class Sidecar:
         self._server.start()
 
     def stop(self, wait: float = STOP_SIDECAR / 2) -> None:
-        """Close the port and all connections, and end the threads within ``wait`` seconds twice."""
+        """Close the port and all connections, and end the threads in at most 2 × ``wait`` seconds."""
         self._server.stop(wait)

@@ -90,9 +90,12 @@ class Prober:
             self._enabled = True
             self._wake.notify_all()
 
-    def disable(self) -> None:
+    def disable(self, *, forget: bool = False) -> None:
+        """Stop probing. With ``forget`` the evidence is discarded: the weights are being replaced."""
         with self._wake:
             self._enabled = False
+            if forget:
+                self._evidence = Evidence(probes=self._evidence.probes)
 
     def ask_now(self) -> bool:
         """Probe at once, regardless of evidence. False if no model is loaded."""

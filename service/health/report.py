@@ -67,10 +67,10 @@ def judge(
 ) -> Report:
     """The report at ``now`` (monotonic) and ``unix`` seconds; evidence over ``evidence_ttl`` is stale."""
     word = inference(snapshot, now, evidence_ttl)
-    healthy = snapshot.phase is Phase.LOADED and word == "success"
+    live = _live(snapshot)
     return Report(
-        healthy=healthy,
-        live=_live(snapshot),
+        healthy=snapshot.phase is Phase.LOADED and word == "success" and live.ok,
+        live=live,
         ready=_ready(snapshot, word),
         startup=_startup(snapshot),
         leaving=snapshot.fatal,
@@ -93,7 +93,7 @@ def judge(
 
 
 def inference(snapshot: Snapshot, now: float, evidence_ttl: float) -> str:
-    """The contract's word for the model's ability to answer."""
+    """Return the value of ``inference`` in ``details`` of /health."""
     evidence = snapshot.evidence
     if evidence.unstable:
         return "unstable"
@@ -118,7 +118,7 @@ def queue_state(snapshot: Snapshot) -> str:
 
 
 def level(use: Use | None, *, warning: float, critical: float) -> str:
-    """The contract's word for a resource's use."""
+    """Return the value in ``details`` of /health for a resource's use."""
     if use is None:
         return "disabled"
     return "critical" if use.share > critical else "warning" if use.share > warning else "healthy"

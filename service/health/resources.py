@@ -7,6 +7,8 @@ Kubernetes.
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +52,7 @@ class Resources:
     cpu_seconds: float = 0.0
 
 
+_log = logging.getLogger(__name__)
 GpuReader = Callable[[], tuple[str, int, int] | None]
 
 
@@ -120,12 +123,29 @@ class Sampler:
             )
 
     def _run(self) -> None:
+        failing: set[str] = set()
         while not self._stop.is_set():
-            with suppress(Exception):  # the last sample stays and its age grows
-                self._latest = self.sample()
-                for receive in self._on_sample:
-                    receive(self._latest)
+            self._try("sample", self._take, failing)  # on failure the last sample stays
+            for receive in self._on_sample:
+                self._try(
+                    getattr(receive, "__qualname__", "receiver"),
+                    functools.partial(receive, self._latest),
+                    failing,
+                )
             self._stop.wait(self._period)
+
+    def _take(self) -> None:
+        self._latest = self.sample()
+
+    def _try(self, what: str, step: Callable[[], None], failing: set[str]) -> None:
+        """Run one step; its failure does not prevent the others. Log the first of failures in a row."""
+        try:
+            step()
+            failing.discard(what)
+        except Exception as error:
+            if what not in failing:
+                _log.error("RESOURCES | STEP=%s | ERROR=%s", what, type(error).__name__, exc_info=True)
+            failing.add(what)
 
 
 def resident(pid: int) -> int:

@@ -90,8 +90,8 @@ class Admission:
         return self._refused
 
     def relieve(self, load: Load) -> None:
-        """Forget the last refusal once there is room and time for twice the load. Readiness that returned
-        with each free place would be gone with the next request."""
+        """Forget the last refusal once there is room and time for twice the load, so that readiness does not
+        change with every free place."""
         if self._refused is None or load.hung_in is not None:
             return
         room = 2 * load.waiting <= self._limits.queue_size

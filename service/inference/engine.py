@@ -83,6 +83,7 @@ class Engine:
         self._waiting = FairQueue()
         self._batch: Batch | None = None
         self._refusing = False
+        self._paused = False
         self._closed = False
         self._dead = False
         self._count: dict[str, int] = {}
@@ -147,6 +148,16 @@ class Engine:
             if refusal := self._refuse(self._load(caller), source, count):
                 raise refusal
 
+    def pause(self) -> None:
+        """Start no computation until ``resume``. Requests keep their places and deadlines."""
+        with self._lock:
+            self._paused = True
+
+    def resume(self) -> None:
+        with self._lock:
+            self._paused = False
+            self._work.notify_all()
+
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
         """Call ``beat`` every BEAT_SECONDS from the timer thread, with no lock held."""
         with self._lock:
@@ -202,7 +213,7 @@ class Engine:
         with self._lock:
             if block:
                 self._await_work()
-            if self._closed or not (jobs := self._take()):
+            if self._closed or self._paused or not (jobs := self._take()):
                 return False
             now = self._clock()
             batch = self._batch = Batch(jobs, started=now, last_progress=now)
@@ -229,7 +240,10 @@ class Engine:
         Callers answered together tend to ask again together: only after such a batch the first of them waits
         a moment for the others. A single caller never waits.
         """
-        while not self._closed and self._waiting.probe is None:
+        while not self._closed and (self._paused or self._waiting.probe is None):
+            if self._paused:
+                self._work.wait()
+                continue
             left = self._batch_wait_until - self._clock()
             if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch):
                 return

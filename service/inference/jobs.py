@@ -36,7 +36,7 @@ class Limits:
         timeout: the time limit of a request that arrives now.
         max_batch: requests computed together; 0 chooses by the device.
         batch_wait: how long to wait to fill the next batch.
-        max_wait_fraction: the part of a request's time left that may pass before its estimated completion.
+        max_wait_fraction: a request is refused if its estimate exceeds this fraction of its time left.
         cancel_grace: how long a cancelled computation may run on.
         hang_limit: how much longer until the process counts as hung.
     """
@@ -122,7 +122,7 @@ class Batch:
 class LatencyEstimator:
     """A moving average of the seconds a request takes, its batch's time divided by the batch's size.
 
-    A batch moves the average as far as its requests would have done one by one. Needs the engine's lock.
+    A batch of n counts like n single requests. Needs the engine's lock.
     """
 
     def __init__(self, max_wait_fraction: float = 1.0) -> None:

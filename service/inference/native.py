@@ -405,9 +405,9 @@ def _inference_error(error: Exception) -> ServiceError:
     text = str(error)
     if isinstance(error, TextError):
         return InputError(
-            "This model's prompt and these texts do not fit.",
-            code="premise_refused",
-            remedy="Leave the premise out, or give one if there is none.",
+            "The model cannot judge these texts.",
+            code=error.code,
+            remedy="Check whether it takes a premise.",
         )
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return OutOfMemory("The GPU's memory is full.")

@@ -19,7 +19,7 @@ from ofa.errors import ImageError
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
 
-_SMALLER: Final = "Make it smaller; the model sees 480 × 480 pixels."
+_SMALLER: Final = "Make it smaller; models see at most 480 × 480 pixels."
 _REMEDIES: Final = {
     InputCode.NO_IMAGE: "Check the path, or upload it again.",
     InputCode.NOT_AN_IMAGE: f"Send a picture: {', '.join(FORMATS)}.",

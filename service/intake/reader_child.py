@@ -9,7 +9,7 @@ length (4 bytes, big-endian); ``bytes`` in it is the number of raw bytes that fo
 
     reader  {"ready": true}
     parent  {"bytes", "side", "max_pixels", "memory", "seconds"} and the file
-    reader  {"promise"}: needs this many bytes of memory, more than "memory"; then
+    reader  {"declared_bytes"}: needs this many bytes of memory, more than "memory"; then
     parent  {"seconds"} to continue, or {} to drop the picture
     reader  {"size": [width, height], "bytes"} and RGB pixels of side × side
         or  {"code", "message", "facts"}, with "spent" if the reader then exits
@@ -82,7 +82,7 @@ def _read(channel: Channel, job: dict[str, Any], data: bytes) -> tuple[dict[str,
     del data
     memory = header.memory(side)
     if memory > job["memory"]:
-        channel.send({"promise": memory})
+        channel.send({"declared_bytes": memory})
         answer, _ = channel.receive()
         if "seconds" not in answer:
             return {"dropped": True}, b""

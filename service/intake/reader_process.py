@@ -104,7 +104,7 @@ class ReaderProcess:
     def reply(self, deadline: float) -> tuple[dict[str, Any], bytes]:
         """The next message and its payload. Raises ReaderEnded and ReaderSilent."""
         reply, raw = self._receive(deadline)
-        self.usable = "promise" not in reply and "spent" not in reply
+        self.usable = "declared_bytes" not in reply and "spent" not in reply
         return reply, raw
 
     def kill(self) -> None:

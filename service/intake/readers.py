@@ -1,9 +1,9 @@
 """A pool of reader processes that decode pictures within limits of time and memory.
 
 A picture waits for a reader until its deadline or its cancellation. The caller holding the fewest readers is
-served first, with its smallest file; one caller holds at most half of the readers. A picture whose header
-declares more than LIGHT_BYTES of memory is heavy. Heavy pictures share a memory budget and leave one reader,
-and one of their caller's half, to light pictures; a heavy picture that must wait returns its reader.
+served first, with its smallest file; one caller holds at most 2 of the 4 readers. A picture whose header
+declares more than LIGHT_BYTES of memory is heavy. Heavy pictures share a memory budget and use at most 3
+readers, 1 per caller; a heavy picture that must wait returns its reader.
 
 A maintenance thread starts and reaps readers. A killed reader is replaced once it has exited; one that
 survives SIGKILL counts as stuck and is not replaced until it exits.
@@ -47,14 +47,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """A waiting or running read. ``promise`` is its memory in bytes if it is heavy, else 0."""
+    """A waiting or running read. ``declared_bytes`` is the memory its header declares if it is heavy, else
+    0."""
 
     caller: str
     deadline: float
     megabytes: int
     number: int
     wanted: Future[Any]
-    promise: int = 0
+    declared_bytes: int = 0
     reader: ReaderProcess | None = None
 
 
@@ -143,9 +144,9 @@ class Readers:
         while True:
             with self._place(ticket) as reader:
                 reply, pixels = self._ask(reader, ticket, file, side, max_pixels)
-            if "promise" not in reply:
+            if "declared_bytes" not in reply:
                 return _picture(reply, pixels, side)
-            ticket.promise = int(reply["promise"])  # it is heavy: wait for a reader again
+            ticket.declared_bytes = int(reply["declared_bytes"])  # it is heavy: wait for a reader again
 
     def state(self) -> Reading:
         with self._changed:
@@ -165,21 +166,22 @@ class Readers:
     def _ask(
         self, reader: ReaderProcess, ticket: _Ticket, file: File, side: int, max_pixels: int
     ) -> tuple[dict[str, Any], bytes]:
-        """Return the reader's answer; one with ``promise`` means that the picture is heavy and must wait."""
+        """Return the reader's answer; one with ``declared_bytes`` means that the picture is heavy and must
+        wait."""
         data = file.read()
         job = {
             "bytes": len(data),
             "side": side,
             "max_pixels": max_pixels,
-            "memory": ticket.promise or LIGHT_BYTES,
-            "seconds": HEAVY_SECONDS if ticket.promise else LIGHT_SECONDS,
+            "memory": ticket.declared_bytes or LIGHT_BYTES,
+            "seconds": HEAVY_SECONDS if ticket.declared_bytes else LIGHT_SECONDS,
         }
         reader.send(job, data, ticket.deadline)
         del data  # many requests may wait here
         reply, pixels = reader.reply(ticket.deadline)
-        if "promise" not in reply:
+        if "declared_bytes" not in reply:
             return reply, pixels
-        if self._counts_as_heavy(ticket, int(reply["promise"])):
+        if self._counts_as_heavy(ticket, int(reply["declared_bytes"])):
             reader.send({"seconds": HEAVY_SECONDS}, b"", ticket.deadline)
             return reader.reply(ticket.deadline)
         reader.send({}, b"", ticket.deadline)
@@ -232,7 +234,7 @@ class Readers:
                 ticket.reader = reader = self._idle.pop()
                 self._busy.append(reader)
                 self._held[ticket.caller] += 1
-                if ticket.promise:
+                if ticket.declared_bytes:
                     self._heavy.append(ticket)
                 return reader
             finally:
@@ -259,30 +261,32 @@ class Readers:
             one
             for one in self._waiting
             if self._held[one.caller] < self._of_one
-            and (not one.promise or self._has_room(one.caller, one.promise))
+            and (not one.declared_bytes or self._has_room(one.caller, one.declared_bytes))
         ]
         if not (self._idle and able):
             return None
         # Before decoding, the file size is the only estimate of the work.
-        return min(able, key=lambda one: (self._held[one.caller], one.promise, one.megabytes, one.number))
+        return min(
+            able, key=lambda one: (self._held[one.caller], one.declared_bytes, one.megabytes, one.number)
+        )
 
-    def _has_room(self, caller: str, promise: int) -> bool:
+    def _has_room(self, caller: str, declared_bytes: int) -> bool:
         """Whether another heavy picture of this caller fits. Called with the lock held."""
-        used = sum(one.promise for one in self._heavy)
+        used = sum(one.declared_bytes for one in self._heavy)
         of_one = sum(one.caller == caller for one in self._heavy)
         return not used or (
             len(self._heavy) < self._count - 1
             and of_one < max(1, self._of_one - 1)
-            and used + promise <= HEAVY_BYTES
+            and used + declared_bytes <= HEAVY_BYTES
         )
 
-    def _counts_as_heavy(self, ticket: _Ticket, promise: int) -> bool:
+    def _counts_as_heavy(self, ticket: _Ticket, declared_bytes: int) -> bool:
         """Count a picture as heavy if it may continue at once; return whether it may."""
         with self._changed:
             if ticket in self._heavy:
                 self._heavy.remove(ticket)
-            if room := self._has_room(ticket.caller, promise):
-                ticket.promise = promise
+            if room := self._has_room(ticket.caller, declared_bytes):
+                ticket.declared_bytes = declared_bytes
                 self._heavy.append(ticket)
             return room
 

@@ -147,11 +147,15 @@ def _model(snapshot: Snapshot) -> Iterator[Metric]:
     if snapshot.ready_seconds is not None:
         loading.add_metric([], snapshot.ready_seconds)
     yield loading
-    yield _counter("ofa_model_reloads", "Reloads after failing probes.", snapshot.reloads)
+    yield _counter("ofa_model_reloads", "Reloads after failing probes or damaged weights.", snapshot.reloads)
 
 
 def _memory(resources: Resources, reserved: Callable[[], int]) -> Iterator[Metric]:
-    yield _gauge("ofa_memory_used_bytes", "Memory used of that limit.", resources.memory.used)
+    yield _gauge(
+        "ofa_memory_used_bytes",
+        "Memory used, where it is limited: in the cgroup or the machine.",
+        resources.memory.used,
+    )
     yield _gauge(
         "ofa_memory_limit_bytes", "Memory limit of the cgroup or the machine.", resources.memory.total
     )

@@ -1,15 +1,15 @@
 """Prometheus metrics: counts events, and reads everything else at each scrape (gauges.py).
 
 Names and units follow Prometheus' conventions. Label values are ours, never a user's. Each application has
-its own registry. Every label combination that can occur exists from the start at zero, because a rate needs a
-value to rise from.
+its own registry. Label combinations exist from the start at zero, because a rate needs a value to rise from;
+input errors and refused probes appear with their first event.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, Summary
 from prometheus_client.exposition import generate_latest
@@ -25,11 +25,11 @@ from service.contract.errors import (
     TransientLoadError,
 )
 from service.contract.events import Listener, Stage
-from service.contract.request import Request, RequestTiming, Verdict
+from service.contract.request import Request, RequestTiming, Source, Verdict
 from service.telemetry.gauges import GaugeInputs, Gauges
 from service.telemetry.http_metrics import HttpMetrics
 
-SOURCES: Final = ("page", "api", "probe")
+SOURCES: Final = get_args(Source)
 #: Seconds. 15 is the default time limit: a timeout falls just above that bucket.
 DURATIONS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
 STAGES: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)

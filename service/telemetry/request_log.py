@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from service.contract.errors import DeadlineExceeded, ServiceError
+from service.contract.errors import DeadlineExceeded, InferenceError, ServiceError
 from service.contract.events import Listener, Stage
 from service.contract.log_line import fields
 from service.contract.request import Request, RequestTiming, Verdict
@@ -63,10 +63,13 @@ class RequestLog(Listener):
         _log.log(_level(request), "%s", head + more + request.correlation)
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
-        if isinstance(error, DeadlineExceeded):
-            _write_slow(request, "decoding", seconds)
+        stage: Stage | None = "decoding" if isinstance(error, DeadlineExceeded) else None
+        failed = stage is not None or isinstance(error, InferenceError)
         line = _error_line(request.id, error, seconds)
-        _log.info("%s", line + fields(reason=error.code, source=request.source) + request.correlation)
+        more = fields(reason=error.code, stage=stage, source=request.source)
+        _log.log(logging.WARNING if failed else logging.INFO, "%s", line + more + request.correlation)
+        if stage is not None:
+            _write_slow(request, stage, seconds)
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None

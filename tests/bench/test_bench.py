@@ -63,7 +63,14 @@ def test_every_section_is_tested_and_has_its_table() -> None:
     assert list(FIGURES) == list(SECTIONS) == list(TABLES)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+#: Sections that start processes or load the model many times.
+SLOW = ("start", "polling", "ablation")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [pytest.param(name, marks=pytest.mark.long if name in SLOW else ()) for name in SECTIONS],
+)
 def test_a_section_writes_its_figures_and_a_table(
     section: str,
     tiny: Path,

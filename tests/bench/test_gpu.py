@@ -44,6 +44,7 @@ def kept(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+@pytest.mark.long  # the next test runs two of the steps
 def test_every_step_writes_its_figures_before_the_next(tiny: Path, tmp_path: Path) -> None:
     flags = ["--quick", "--device", "cpu", "--model", str(tiny), "--out", str(tmp_path)]
     with subprocess.Popen([sys.executable, "-m", "lab.bench.gpu", *flags], cwd=ROOT) as check:

@@ -213,7 +213,21 @@ def test_markup_in_a_sentence_stays_text(english: Visit, red_circle: Path) -> No
     assert english.page.locator("#answer img, #answer script").count() == 0
 
 
-@pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=[one["category"] for one in EXAMPLES])
+#: tests/demo/test_model.py judges all examples.
+SHOWN = ("existence", "negation", "maybe")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param(
+            index,
+            id=example["category"],
+            marks=() if example["category"] in SHOWN else pytest.mark.long,
+        )
+        for index, example in enumerate(EXAMPLES)
+    ],
+)
 def test_an_example_of_each_category_fills_the_page_and_gets_its_verdict(english: Visit, index: int) -> None:
     example = EXAMPLES[index]
     card = english.page.locator(".card").nth(index)
@@ -300,7 +314,9 @@ def test_no_other_host_is_contacted_and_no_error_occurs(
     assert english.errors == []
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize(
+    "width", [320, *(pytest.param(width, marks=pytest.mark.long) for width in (390, 768)), 1280]
+)
 def test_no_element_is_wider_than_the_screen(
     visit: Open, running_service: Instance, red_circle: Path, width: int
 ) -> None:

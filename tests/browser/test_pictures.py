@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from ofa.picture import read
 from tests.odd_pictures import ODD
@@ -32,15 +33,18 @@ async ([kind, data]) => {
 TOLERANCE = 12  # of 255: browsers smooth the colours of a JPEG, and round otherwise where they mix
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
 @pytest.mark.parametrize("name", ODD)
-def test_a_browser_shows_what_is_judged(name: str, browser: Browser) -> None:
+def test_a_browser_shows_what_is_judged(name: str, page: Page) -> None:
     data = ODD[name]()
     kind = name.rpartition(".")[2].replace("jpg", "jpeg")
-    page = browser.new_page()
-    try:
-        shown = base64.b64decode(page.evaluate(SHOWN, [kind, base64.b64encode(data).decode()]))
-    finally:
-        page.close()
+    shown = base64.b64decode(page.evaluate(SHOWN, [kind, base64.b64encode(data).decode()]))
     browsers = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"), dtype=int)
     ours = np.asarray(read(data).pixels(), dtype=int)
     assert browsers.shape == ours.shape

@@ -195,6 +195,7 @@ def test_a_pipe_as_pid_file_does_not_block(tmp_path: Path) -> None:
 
 def test_only_harmless_problems_are_of_severity_info() -> None:
     assert {code for code, severity in SEVERITIES.items() if severity == "info"} == {
+        "caller-limit",
         "converted-not-kept",
         "log-moved",
     }

@@ -115,6 +115,11 @@ def test_timeouts_in_the_queue_are_overload_whatever_their_size(tmp_path: Path) 
     assert codes(tmp_path, [LOADED], late, fast) == ["overload"]
 
 
+def test_a_client_over_its_share_is_no_overload(tmp_path: Path) -> None:
+    busy = "REQUEST_ERROR | r | ERROR=CallerBusy | MSG=36 are waiting. | REASON=caller_limit | SOURCE=api"
+    assert codes(tmp_path, [LOADED], [line(START + n, busy) for n in range(10)]) == ["caller-limit"]
+
+
 def test_a_few_rejections_are_no_overload(tmp_path: Path) -> None:
     busy = "REQUEST_ERROR | r | ERROR=Busy | MSG=4 are waiting. | REASON=queue_full | SOURCE=api"
     lines = [line(START + 61 * n, busy) for n in range(30)]

@@ -376,5 +376,5 @@ def test_verified_weights_that_only_produce_nan_exit_with_78(start: Start, tmp_p
     with scenes.copied(tmp_path) as scene:
         making.spoil(scene)
         instance = start("health_api.py", *scene.arguments, PROBE_INTERVAL="0.2")
-        assert left(instance) == (78, "The model's scores are no numbers, even after it was loaded again.")
+        assert left(instance) == (78, "The model's scores are not finite, also after a reload.")
     assert instance.log.count("MODEL_LOADING") == 2

@@ -257,8 +257,15 @@ def test_a_pause_of_the_guardian_does_not_count_against_the_instance(guarded: Gu
 # ---- the channel -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answers", ["endless", "drip"])
-@pytest.mark.parametrize("socketless", [False, True], ids=["socket", "port"])
+@pytest.mark.parametrize(
+    ("answers", "socketless"),
+    [
+        pytest.param("endless", False, id="socket-endless"),
+        pytest.param("drip", False, id="socket-drip"),
+        pytest.param("endless", True, id="port-endless"),
+        pytest.param("drip", True, id="port-drip", marks=pytest.mark.long),
+    ],
+)
 def test_an_answer_that_never_ends_is_no_answer(guarded: Guarded, answers: str, socketless: bool) -> None:
     guarded.plan({"socketless": socketless}, {})
     guarded.guard(CHECK_TIMEOUT=1)

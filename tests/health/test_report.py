@@ -168,7 +168,7 @@ def test_the_gpu_has_its_own_limits(use: Use | None, word: str) -> None:
 def test_busy_and_wedged_are_two_things(activity: dict[str, object], word: str) -> None:
     told = report(with_activity(**activity))
     assert told.as_dict()["queue"]["state"] == word  # type: ignore[index]
-    assert told.healthy  # evidence decides that, and it is as it was
+    assert told.healthy == told.live.ok  # the evidence is as it was
 
 
 def test_a_process_on_its_way_out_is_not_wedged() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.health.resources import Sampler, Use, disk_use, memory_use, process_start_ticks
-from tests.fakes import PATIENCE
+from service.health.resources import Resources, Sampler, Use, disk_use, memory_use, process_start_ticks
+from tests.fakes import PATIENCE, until
 
 MEGABYTE = 1 << 20
 
@@ -110,3 +110,18 @@ def test_a_process_is_named_by_its_start() -> None:
     assert ticks == process_start_ticks() > 0
     started = psutil.boot_time() + ticks / os.sysconf("SC_CLK_TCK")
     assert abs(started - psutil.Process().create_time()) < 2
+
+
+def test_a_receiver_that_fails_keeps_the_sample_from_no_other_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Resources] = []
+
+    def fail(sample: Resources) -> None:
+        raise RuntimeError("a bug")
+
+    sampler = Sampler([tmp_path], lambda: None, period=0.01, on_sample=[fail, seen.append])
+    sampler.start()
+    until(lambda: len(seen) > 3)
+    sampler.stop(PATIENCE)
+    assert [record.getMessage().split(" | ")[0] for record in caplog.records] == ["RESOURCES"]

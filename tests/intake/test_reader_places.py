@@ -29,13 +29,13 @@ class Crowd(Desk):
         name: str,
         caller: str = "",
         *,
-        promise: int = 0,
+        declared_bytes: int = 0,
         padding: int = 0,
         seconds: float = PATIENCE,
         wanted: Future[Any] | None = None,
     ) -> Future[Any]:
         """Submit a picture called ``name``. Returns when it is waiting or being read."""
-        data, before = self.picture(name, promise).read_bytes() + b" " * padding, self._known()
+        data, before = self.picture(name, declared_bytes).read_bytes() + b" " * padding, self._known()
         asked = self._pool.submit(read, self._readers, data, seconds=seconds, caller=caller, wanted=wanted)
         until(lambda: asked.done() or self._known() > before)
         return asked
@@ -83,10 +83,10 @@ def test_the_caller_with_the_fewest_readers_comes_first(crowd: Crowd) -> None:
 
 
 def test_heavy_pictures_leave_one_place_to_the_others_also_while_they_wait(crowd: Crowd) -> None:
-    heavy = [crowd.ask(f"h{index}", f"H{index}", promise=LIGHT_BYTES + 1) for index in range(6)]
+    heavy = [crowd.ask(f"h{index}", f"H{index}", declared_bytes=LIGHT_BYTES + 1) for index in range(6)]
     until(lambda: len(crowd.reading()) == 3)
     for index in range(3):
-        light = crowd.ask(f"l{index}", f"L{index}", promise=LIGHT_BYTES)
+        light = crowd.ask(f"l{index}", f"L{index}", declared_bytes=LIGHT_BYTES)
         until(lambda index=index: f"l{index}" in crowd.reading())
         crowd.finish(f"l{index}")
         light.result(PATIENCE)
@@ -97,7 +97,7 @@ def test_heavy_pictures_leave_one_place_to_the_others_also_while_they_wait(crowd
 
 
 def test_a_caller_s_own_heavy_pictures_leave_a_place_to_his_ordinary_ones(crowd: Crowd) -> None:
-    heavy = [crowd.ask(f"h{index}", "A", promise=LIGHT_BYTES + 1) for index in range(3)]
+    heavy = [crowd.ask(f"h{index}", "A", declared_bytes=LIGHT_BYTES + 1) for index in range(3)]
     until(lambda: len(crowd.reading()) == 1)
     light = crowd.ask("light", "A")
     until(lambda: "light" in crowd.reading())
@@ -121,9 +121,9 @@ def test_the_smallest_file_of_a_caller_comes_first(crowd: Crowd) -> None:
 
 
 def test_heavy_pictures_share_a_budget_of_memory_and_a_larger_one_is_read_alone(crowd: Crowd) -> None:
-    whole = crowd.ask("whole", "A", promise=HEAVY_BYTES + 1)
+    whole = crowd.ask("whole", "A", declared_bytes=HEAVY_BYTES + 1)
     until(lambda: crowd.reading() == {"whole"})
-    others = [crowd.ask(f"h{index}", f"H{index}", promise=HEAVY_BYTES // 2) for index in range(3)]
+    others = [crowd.ask(f"h{index}", f"H{index}", declared_bytes=HEAVY_BYTES // 2) for index in range(3)]
     crowd.finish("whole")
     whole.result(PATIENCE)
     until(lambda: len(crowd.reading()) == 3)

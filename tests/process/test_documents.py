@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lab.instances.instance import ROOT, Instance
 
 
@@ -35,11 +37,21 @@ def run(command: list[str], program: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_curl_alone_gets_an_answer(running_service: Instance) -> None:
-    script = snippet("bash", "gradio_api").replace("http://localhost:7860", running_service.page)
-    lines = run(["bash", "-euc"], script).splitlines()  # heartbeats precede a slow answer
-    (answer,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
-    assert (answer["label"], answer["reason"]) == ("Yes", None)
+@pytest.mark.parametrize(
+    ("document", "containing", "labels"),
+    [
+        ("README.md", "v1/judge", ["Yes"]),
+        ("README.zh-CN.md", "v1/judge", ["Yes"]),
+        ("docs/api.md", "text=there", ["Yes", "No"]),
+        ("docs/api.md", "base64 -w", ["Yes"]),
+    ],
+)
+def test_one_curl_gets_an_answer(
+    running_service: Instance, document: str, containing: str, labels: list[str]
+) -> None:
+    script = snippet("bash", containing, document).replace("localhost:7860", running_service.page)
+    answer = json.loads(run(["bash", "-euc"], script))
+    assert [(one["label"], one["reason"]) for one in answer["results"]] == [(one, None) for one in labels]
 
 
 def test_gradio_s_client_gets_an_answer(running_service: Instance) -> None:

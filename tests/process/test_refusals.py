@@ -131,7 +131,7 @@ def test_a_folder_without_weights_is_refused_by_the_missing_files(start: Start, 
     assert "pytorch_model.bin" in instance.log
 
 
-@pytest.mark.parametrize("harm", ["cut", "overwritten"])
+@pytest.mark.parametrize("harm", [pytest.param("cut", marks=pytest.mark.long), "overwritten"])
 def test_damaged_local_weights_are_named_and_not_retried(start: Start, folder: Path, harm: str) -> None:
     """A local folder cannot be downloaded again; a model from the hub can."""
     weights = weights_of(folder)
@@ -144,24 +144,18 @@ def test_damaged_local_weights_are_named_and_not_retried(start: Start, folder: P
     assert instance.log.count("MODEL_LOADING") == 1
 
 
-def test_an_unknown_hub_id_is_refused_without_a_retry(start: Start) -> None:
+def test_an_unknown_hub_id_and_a_removed_variable(start: Start) -> None:
+    """The id is refused without a retry; the variable is one warning and has no effect."""
+    variables = {"OFA_TRIAL_PAUSE": "not a number"}
     with Hub() as hub:
-        instance = start("--model", "nobody/nothing", environment={"MODELSCOPE_ENDPOINT": hub.endpoint})
+        instance = start(
+            *("--model", "nobody/nothing"), environment={"MODELSCOPE_ENDPOINT": hub.endpoint, **variables}
+        )
         assert instance.exit_code() == CONFIGURATION
         assert hub.listings == 1
     assert "nobody/nothing" in instance.log
-
-
-def test_a_removed_variable_is_one_warning_and_has_no_effect(start: Start) -> None:
-    with Hub() as hub:
-        instance = start(
-            *("--model", "nobody/nothing"),
-            environment={"MODELSCOPE_ENDPOINT": hub.endpoint, "OFA_TRIAL_PAUSE": "not a number"},
-        )
-        assert instance.exit_code() == CONFIGURATION
     assert instance.log.count("SETTING_REMOVED | NAME=OFA_TRIAL_PAUSE") == 1
     assert instance.log.count("SETTING_REMOVED") == 1
-    assert hub.listings == 1
 
 
 def test_a_hub_that_is_down_is_retried_and_the_exit_is_retriable(start: Start) -> None:

@@ -90,13 +90,16 @@ def test_a_reason_of_any_content_is_escaped() -> None:
 @pytest.mark.parametrize(
     ("code", "unit", "limit", "shown"),
     [
-        ("image_too_large", "pixels", 64_000_000, 64),
-        ("image_bytes_too_large", "bytes", 32 * 1_048_576, 32),
-        ("text_too_long", "chars", 1000, 1000),
+        ("image_too_large", "pixels", 64_000_000, {"en": 64, "zh": 6400}),
+        ("image_too_large", "pixels", 170_000_000, {"en": 170, "zh": 17_000}),
+        ("image_bytes_too_large", "bytes", 32 * 1_048_576, {"en": 32, "zh": 32}),
+        ("text_too_long", "chars", 100_000, {"en": 100_000, "zh": 100_000}),
     ],
 )
-def test_a_refusal_names_the_limit(code: str, unit: str, limit: int, shown: int, language: Language) -> None:
-    sentence = say(language, f"allowed_{unit}", limit=shown)
+def test_a_refusal_names_the_limit(
+    code: str, unit: str, limit: int, shown: dict[Language, int], language: Language
+) -> None:
+    sentence = say(language, f"allowed_{unit}", limit=shown[language])
     text = say(language, f"input.{code}", **{f"allowed_{unit}": sentence})
     assert input_error_text(InputError("…", code=code, limit=limit), language) == text
     without = say(language, f"input.{code}", **{f"allowed_{unit}": ""})

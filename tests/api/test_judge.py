@@ -1,0 +1,199 @@
+"""POST /v1/judge: forms and JSON, several texts, cancellation, answers without a verdict."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from api.context import ID
+from service.contract.causes import InputCode, Refusal
+from service.contract.request import Verdict
+from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, base, client, code, picture, serving
+from tests.applications import Build
+from tests.fakes import YES, FakePredictor, until
+from tests.web.raw import request
+
+SECRET = "xylophonist"
+
+
+def form(*texts: str, image: bytes = PICTURE, **fields: str) -> dict[str, Any]:
+    return {"files": {"image": ("a.png", image)}, "data": {"text": list(texts), **fields}}
+
+
+def test_a_form_is_judged(api: httpx.Client, scripted: ScriptedApplication) -> None:
+    answer = api.post("/v1/judge", **form("a circle", "a square", premise="a shape", id="case-1"))
+    assert answer.status_code == 200
+    content = answer.json()
+    result = {"label": "Yes", "score": 0.9, "scores": {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}, "reason": None}
+    assert content.pop("seconds") >= 0
+    assert content == {
+        "id": "case-1",
+        "request_id": answer.headers["x-request-id"],
+        "model": "demo",
+        "results": [result, result],
+    }
+    assert [(one["image"], one["texts"], one["premise"]) for one in scripted.seen] == [
+        (PICTURE, ["a circle", "a square"], "a shape")
+    ]
+    assert "a circle" not in answer.text
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:;base64,"])
+@pytest.mark.parametrize("text", ["a circle", ["a circle"]], ids=["one", "list"])
+def test_json_is_judged_as_the_form_is(
+    api: httpx.Client, scripted: ScriptedApplication, prefix: str, text: object
+) -> None:
+    answer = api.post("/v1/judge", json={"image": prefix + ENCODED, "text": text})
+    assert (answer.status_code, len(answer.json()["results"])) == (200, 1)
+    assert (answer.json()["id"], scripted.seen[0]["premise"]) == (None, None)
+    assert (scripted.seen[0]["image"], scripted.seen[0]["texts"]) == (PICTURE, ["a circle"])
+
+
+def test_results_have_the_order_of_the_texts() -> None:
+    no = Verdict.of({"Yes": 0.1, "No": 0.8, "Maybe": 0.1}, duration=0.1, device="cpu")
+    with serving(ScriptedApplication({"second": no})) as front, client(front) as api:
+        answer = api.post("/v1/judge", **form("first", "second", "third"))
+    assert [one["label"] for one in answer.json()["results"]] == ["Yes", "No", "Yes"]
+
+
+def test_the_time_of_each_stage_is_sent(api: httpx.Client) -> None:
+    sent = api.post("/v1/judge", **form("a circle")).headers["server-timing"]
+    assert re.fullmatch(r"body;dur=[\d.]+, judge;dur=[\d.]+, total;dur=[\d.]+", sent)
+
+
+def test_there_are_no_cors_headers(api: httpx.Client) -> None:
+    answer = api.post("/v1/judge", headers={"origin": "http://other.example"}, **form("a circle"))
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert api.options("/v1/judge", headers={"origin": "http://other.example"}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("a.b_c:d-9", True), ("x" * 64, True), ("x" * 65, False), ("", False), ("a b", False), ("é", False)],
+)
+def test_a_valid_request_id_is_kept_and_another_replaced(api: httpx.Client, sent: str, kept: bool) -> None:
+    for path in ("/v1/model", "/v1/nothing"):
+        got = api.get(path, headers={"x-request-id": sent.encode("latin-1")}).headers["x-request-id"]
+        assert ID.fullmatch(got)
+        assert (got == sent) is kept
+
+
+def test_real_intake_and_engine_judge_a_call_in_one_batch(make: Build) -> None:
+    sizes: list[int] = []
+
+    def count(pairs: Any, cancel_point: Any) -> Any:
+        sizes.append(len(pairs))
+        return [YES for _ in pairs]
+
+    application = make(FakePredictor(count), max_batch=8)
+    application.supervisor.start()
+    until(lambda: application.snapshot().phase == "loaded")
+    with serving(application) as front, client(front) as api:
+        answer = api.post("/v1/judge", **form(*(f"text {index}" for index in range(8))))
+        assert [one["score"] for one in answer.json()["results"]] == [0.9] * 8
+        assert 8 in sizes
+        for format in ("JPEG", "WEBP", "GIF"):
+            assert api.post("/v1/judge", **form("a", image=picture(format))).status_code == 200
+        refused = api.post("/v1/judge", **form("fine", "\u200b", "x" * 5000, "fine"))
+        assert code(refused) == (422, "no_text")
+        assert refused.json()["errors"] == [
+            {"index": 1, "code": "no_text"},
+            {"index": 2, "code": "text_too_long"},
+        ]
+        assert code(api.post("/v1/judge", **form("a", image=b"nothing"))) == (422, "not_an_image")
+        assert code(api.post("/v1/judge", **form("a", image=PICTURE[:60]))) == (422, "image_truncated")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "expected", "retry"),
+    [
+        (Verdict.none("timeout"), 504, "timeout", None),
+        (Verdict.none("error"), 500, "error", None),
+        (Verdict.none("busy", code=Refusal.QUEUE_FULL, retry_after=6.2), 503, "queue_full", "7"),
+        (Verdict.none("busy", code=Refusal.TOO_LATE, retry_after=0.1), 503, "too_late", "1"),
+        (Verdict.none("busy", code=Refusal.CALLER_LIMIT, retry_after=2.0), 429, "caller_limit", "2"),
+        (Verdict.none("busy", code=Refusal.STUCK, retry_after=5.0), 503, "stuck", "5"),
+        (Verdict.none("loading"), 503, "loading", "5"),
+        (Verdict.none("stopping"), 503, "stopping", "10"),
+        (Verdict.none("a reason of tomorrow"), 500, "error", None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_a_verdict_there_is_no_200(
+    verdict: Verdict, status: int, expected: str, retry: str | None
+) -> None:
+    with serving(ScriptedApplication({"second": verdict})) as front, client(front) as api:
+        answer = api.post("/v1/judge", **form("first", "second"))
+    assert code(answer) == (status, expected)
+    assert answer.headers.get("retry-after") == retry
+
+
+def test_the_detail_is_in_the_callers_language(api: httpx.Client) -> None:
+    details = []
+    for accepted in ("zh-CN,zh;q=0.9,en;q=0.5", "en", "fr"):
+        answer = api.post("/v1/judge", headers={"accept-language": accepted}, data={"text": "a"})
+        details.append((answer.headers["content-language"], answer.json()["detail"]))
+    assert [language for language, _ in details] == ["zh", "en", "en"]
+    assert details[0][1] != details[1][1] == details[2][1]
+
+
+def test_a_client_that_leaves_cancels_its_call(scripted: ScriptedApplication) -> None:
+    scripted.hold = True
+    with serving(scripted) as front:
+        body = httpx.Request("POST", base(front), **form("first", "second"))
+        sent = request("POST", "/v1/judge", f"Content-Type: {body.headers['content-type']}", body=body.read())
+        with socket.create_connection(("127.0.0.1", front.port)) as connection:
+            connection.sendall(sent)
+            until(lambda: len(scripted.futures) == 2)
+        until(lambda: all(future.cancelled() for future in scripted.futures))
+        scripted.hold = False
+        with client(front) as api:
+            assert api.post("/v1/judge", **form("third")).status_code == 200
+
+
+def test_a_call_beyond_the_concurrent_ones_is_refused(
+    scripted: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.calls.SPARE_CALLS", 0)
+    scripted.hold = True
+    with serving(scripted, queue_size=1) as front, client(front) as api:
+        body = httpx.Request("POST", base(front), **form("first"))
+        sent = request("POST", "/v1/judge", f"Content-Type: {body.headers['content-type']}", body=body.read())
+        with socket.create_connection(("127.0.0.1", front.port)) as connection:
+            connection.sendall(sent)
+            until(lambda: len(scripted.futures) == 1)
+            answer = api.post("/v1/judge", **form("second"))
+        assert code(answer) == (503, "queue_full")
+        assert answer.headers["retry-after"] == "1"
+
+
+def test_no_text_of_a_call_is_logged(make: Build, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(pairs: Any, cancel_point: Any) -> Any:
+        raise RuntimeError("not mapped")
+
+    caplog.set_level(logging.DEBUG, "service")
+    application = make(FakePredictor(fail))
+    application.supervisor.load()
+    application.supervisor.start()
+    with serving(application) as front, client(front) as api:
+        for image in (PICTURE, SECRET.encode()):
+            api.post("/v1/judge", **form(SECRET, image=image, premise=SECRET, id="a"))
+        api.post("/v1/judge", json={"image": SECRET, "text": SECRET, SECRET: 1})
+        api.get(f"/v1/{SECRET}")
+    assert SECRET not in caplog.text
+
+
+def test_every_input_code_has_a_client_error() -> None:
+    from api.problems import STATUS, TEXTS
+
+    from_page = {InputCode.IMAGE_ELSEWHERE, InputCode.UPLOAD_GONE}
+    assert {STATUS[one] for one in set(InputCode) - from_page} == {413, 422}
+    assert {STATUS[one] for one in Refusal} == {429, 503}
+    for texts in TEXTS.values():
+        assert set(STATUS) <= set(texts)
+    assert TEXTS["en"].keys() == TEXTS["zh"].keys()
