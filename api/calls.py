@@ -24,6 +24,8 @@ from service.contract.errors import InputError
 from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Snapshot
 from service.http.bodies import ClientDisconnected, Receive
+from service.http.quota import NoCapacity, Quota, QuotaExceeded
+from service.inference.jobs import places_per_caller
 from service.settings import Settings
 from service.telemetry.http_metrics import HttpMetrics
 
@@ -65,7 +67,8 @@ class Calls:
         self.limits = Limits(settings)
         self._application = application
         self._intake = intake
-        self._running = 0
+        most = max_concurrent(settings)
+        self._running = Quota(most, places_per_caller(most))
 
     async def judge(
         self, questions: Sequence[Question], receive: Receive, *, arrived: float, context: Context
@@ -74,9 +77,12 @@ class Calls:
 
         ``arrived`` is in monotonic seconds. Raises Problem, and ClientDisconnected when the client leaves.
         """
-        if self._running + len(questions) > max_concurrent(self.settings):
-            raise Problem(Refusal.QUEUE_FULL)
-        self._running += len(questions)
+        try:
+            self._running.acquire(context.caller, len(questions))
+        except QuotaExceeded:
+            raise Problem(Refusal.CALLER_LIMIT) from None
+        except NoCapacity:
+            raise Problem(Refusal.QUEUE_FULL) from None
         futures = [[VerdictFuture() for _ in one.texts] for one in questions]
         gone = asyncio.ensure_future(_disconnected(receive))
         answered = asyncio.ensure_future(self._answers(questions, futures, arrived, context))
@@ -86,7 +92,7 @@ class Calls:
                 raise ClientDisconnected
             verdicts = answered.result()
         finally:
-            self._running -= len(questions)
+            self._running.release(context.caller, len(questions))
             gone.cancel()
             answered.cancel()
             for future in itertools.chain(*futures):

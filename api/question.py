@@ -108,7 +108,7 @@ class Reader:
 
 
 async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
-    """Return ``parse(body)``; a large body is parsed in a thread, so that the event loop goes on."""
+    """Return ``parse(body)``; a large body in a thread, as it would stop the event loop for long."""
     return parse(body) if len(body) < _LARGE else await asyncio.to_thread(parse, body)
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from service.contract.causes import Refusal
 from service.contract.errors import Busy, CallerBusy
+from service.contract.request import Source
 from service.inference.jobs import LatencyEstimator, Limits
+from service.inference.queue import FairQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,27 @@ class Load:
         ahead: requests ahead of the caller's next one, those being computed included.
         hung_in: seconds until a computation that ignores its cancellation counts as hung, if any.
         own: the waiting requests that count towards the caller's limit.
-        ahead_of_new: as ``ahead``, for a caller that has none waiting.
+        ahead_of_new: as ``ahead``, for a caller without identity.
+        probe_waits: a probe has its place already.
     """
 
     waiting: int
     ahead: int
-    hung_in: float | None = None
-    own: int = 0
-    ahead_of_new: int = 0
+    hung_in: float | None
+    own: int
+    ahead_of_new: int
+    probe_waits: bool
+
+    @classmethod
+    def of(cls, caller: str, queue: FairQueue, computing: int, hung_in: float | None) -> Load:
+        return cls(
+            waiting=len(queue),
+            ahead=queue.ahead_of(caller) + computing,
+            hung_in=hung_in,
+            own=queue.of(caller) if caller else 0,
+            ahead_of_new=queue.ahead_of("") + computing,
+            probe_waits=queue.probe is not None,
+        )
 
 
 class Admission:
@@ -41,15 +56,11 @@ class Admission:
         self._estimator = estimator
         self._refused: Refusal | None = None  # the last refusal, until the queue is half empty
 
-    def probe_refusal(self, load: Load, probe_waits: bool) -> Busy | None:
-        """Return why a probe is not accepted now, or None."""
-        if (stuck := self._stuck(load)) is not None or not probe_waits:
-            return stuck
-        return Busy("Another probe is waiting.", retry_after=self.retry_after(load))
-
-    def refusal(self, load: Load, count: int, left: float) -> Busy | None:
+    def refusal(self, load: Load, source: Source, count: int, left: float) -> Busy | None:
         """Return why ``count`` requests with ``left`` seconds until their deadline are not accepted now, or
-        None. A refusal is remembered for readiness."""
+        None. The refusal of a user's is remembered for readiness."""
+        if source == "probe":
+            return self._stuck(load) or self._another_probe(load)
         refusal = self._stuck(load) or self._no_place(load, count) or self._too_late(load, count, left)
         if refusal is not None and not isinstance(refusal, CallerBusy):
             self._refused = Refusal(refusal.code)
@@ -60,6 +71,10 @@ class Admission:
             return None
         wait = self.retry_after(load)
         return Busy("A computation ignores its cancellation.", retry_after=wait, code=Refusal.STUCK)
+
+    def _another_probe(self, load: Load) -> Busy | None:
+        wait = self.retry_after(load)
+        return Busy("Another probe is waiting.", retry_after=wait) if load.probe_waits else None
 
     def _no_place(self, load: Load, count: int) -> Busy | None:
         wait = self.retry_after(load)

@@ -17,7 +17,7 @@ import itertools
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -25,7 +25,6 @@ from service.contract.causes import Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
     ComputationStopped,
-    DeadlineExceeded,
     DeviceLost,
     InferenceError,
     ServiceError,
@@ -41,6 +40,7 @@ from service.inference.jobs import (
     Job,
     LatencyEstimator,
     Limits,
+    expired,
     may_be_of_one,
     no_verdict,
     stopping,
@@ -86,7 +86,7 @@ class Engine:
         self._paused = False
         self._closed = False
         self._dead = False
-        self._count: dict[str, int] = {}
+        self._count: Counter[str] = Counter()
         self._estimator = LatencyEstimator(limits.max_wait_fraction)
         self._admission = Admission(limits, self._estimator)
         self._expected_batch = 0  # callers answered together by the last batch, if more than one
@@ -132,7 +132,7 @@ class Engine:
         load = self._load(first.caller)
         if refusal := self._refuse(load, first.source, count, first.deadline - now):
             return refusal
-        self._add("accepted", count)
+        self._count["accepted"] += count
         estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead + count - 1))
         for job in jobs:
             job.future.queue_estimate = estimate
@@ -218,8 +218,6 @@ class Engine:
             now = self._clock()
             batch = self._batch = Batch(jobs, started=now, last_progress=now)
             self._expected_batch = 0
-            for job in jobs:
-                job.computing, job.began, job.batch = True, now, len(jobs)
         try:
             self._compute(batch)
         except BaseException as error:
@@ -262,9 +260,7 @@ class Engine:
         those, until that request fails alone."""
 
         def cancel_point() -> None:
-            batch.last_progress = self._clock()
-            if batch.cancelled_at is not None:
-                raise ComputationStopped("All requests of this computation have ended.")
+            batch.pass_cancel_point(self._clock())
 
         parts = deque([batch.jobs])
         while parts:
@@ -276,7 +272,7 @@ class Engine:
             except Exception as error:
                 if len(jobs) > 1 and may_be_of_one(error):
                     with self._lock:
-                        self._add("divided")
+                        self._count["divided"] += 1
                     half = len(jobs) // 2
                     parts.extendleft((jobs[half:], jobs[:half]))
                     continue
@@ -364,7 +360,7 @@ class Engine:
                 return
             not_cancelling, hung = batch.check(now, self._limits)
             if not_cancelling:
-                self._add("orphaned")
+                self._count["orphaned"] += 1
         requests = [job.request for job in batch.jobs]
         if not_cancelling:
             self._events.not_cancelling(requests, now - batch.started)
@@ -406,7 +402,7 @@ class Engine:
             if job.ended:
                 return False
             job.ended = True
-            self._add(outcome)
+            self._count[outcome] += 1
             self._waiting.remove(job)
             batch = self._batch
             if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
@@ -421,10 +417,8 @@ class Engine:
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:
-        limit = job.request.deadline - job.request.arrived
-        error = DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
-        stage: Stage = "computing" if computing else "waiting"
-        self._end(job, Outcome.TIMEOUT, no_verdict(error, job.request, self._since(job)), stage)
+        verdict = no_verdict(expired(job.request), job.request, self._since(job))
+        self._end(job, Outcome.TIMEOUT, verdict, "computing" if computing else "waiting")
 
     def _abandon(self, job: Job, future: VerdictFuture) -> None:
         """If the caller cancelled its ``future``, remove the request, or cancel its computation."""
@@ -435,20 +429,17 @@ class Engine:
         """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
         if self._refusing:
             refusal: ServiceError | None = stopping()
-        elif source == "probe":
-            refusal = self._admission.probe_refusal(load, self._waiting.probe is not None)
         else:
-            refusal = self._admission.refusal(load, count, left)
+            refusal = self._admission.refusal(load, source, count, left)
         if refusal is not None:
-            self._add("rejected", count)
+            self._count["rejected"] += count
         return refusal
 
     def _load(self, caller: str = "") -> Load:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
-        batch, waiting = self._batch, self._waiting
-        ahead, of_new = (waiting.ahead_of(one) + (batch.left if batch else 0) for one in (caller, ""))
+        batch = self._batch
         hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
-        return Load(len(waiting), ahead, hung_in, waiting.of(caller) if caller else 0, of_new)
+        return Load.of(caller, self._waiting, batch.left if batch else 0, hung_in)
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
@@ -457,7 +448,3 @@ class Engine:
 
     def _since(self, job: Job) -> float:
         return self._clock() - job.request.arrived
-
-    def _add(self, counter: str, count: int = 1) -> None:
-        """Needs the lock."""
-        self._count[counter] = self._count.get(counter, 0) + count

@@ -9,6 +9,7 @@ from service.contract.causes import BUSY
 from service.contract.errors import (
     Busy,
     ComputationStopped,
+    DeadlineExceeded,
     DeviceLost,
     InferenceError,
     InputError,
@@ -91,6 +92,16 @@ class Batch:
     not_cancelling: bool = False
     hung: bool = False
 
+    def __post_init__(self) -> None:
+        for job in self.jobs:
+            job.computing, job.began, job.batch = True, self.started, len(self.jobs)
+
+    def pass_cancel_point(self, now: float) -> None:
+        """Note the progress. Raises ComputationStopped after the cancellation."""
+        self.last_progress = now
+        if self.cancelled_at is not None:
+            raise ComputationStopped("All requests of this computation have ended.")
+
     @property
     def left(self) -> int:
         """How many of its requests have no answer yet."""
@@ -167,6 +178,11 @@ def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict
         request_id=request.id,
         error=error,
     )
+
+
+def expired(request: Request) -> DeadlineExceeded:
+    limit = request.deadline - request.arrived
+    return DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
 
 
 def stopping() -> ShuttingDown:

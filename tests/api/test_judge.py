@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
 from api.context import ID
+from service.callers import networks
 from service.contract.causes import InputCode, Refusal
 from service.contract.request import Verdict
 from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, base, client, code, picture, serving
@@ -159,15 +161,32 @@ def test_a_client_that_leaves_cancels_its_call(scripted: ScriptedApplication) ->
 def test_a_call_beyond_the_concurrent_ones_is_refused(
     scripted: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of four calls at once, three may be one caller's."""
     monkeypatch.setattr("api.calls.SPARE_CALLS", 0)
     scripted.hold = True
-    with serving(scripted, queue_size=1) as front, client(front) as api:
+    with ExitStack() as stack:
+        front = stack.enter_context(
+            serving(scripted, queue_size=4, trusted_proxies=networks("127.0.0.1"), timeout=600.0)
+        )
+        api = stack.enter_context(client(front))
         body = httpx.Request("POST", base(front), **form("first"))
-        sent = request("POST", "/v1/judge", f"Content-Type: {body.headers['content-type']}", body=body.read())
-        with socket.create_connection(("127.0.0.1", front.port)) as connection:
+        lines = f"Content-Type: {body.headers['content-type']}"
+
+        def hold(caller: str) -> None:
+            sent = request("POST", "/v1/judge", lines, f"X-Forwarded-For: {caller}", body=body.read())
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", front.port)))
+            held = len(scripted.futures) + 1
             connection.sendall(sent)
-            until(lambda: len(scripted.futures) == 1)
-            answer = api.post("/v1/judge", **form("second"))
+            until(lambda: len(scripted.futures) == held)
+
+        def refused(caller: str) -> httpx.Response:
+            return api.post("/v1/judge", **form("second"), headers={"X-Forwarded-For": caller})
+
+        for caller in ("192.0.2.1",) * 3:
+            hold(caller)
+        assert code(refused("192.0.2.1")) == (429, "caller_limit")
+        hold("192.0.2.2")
+        answer = refused("192.0.2.3")
         assert code(answer) == (503, "queue_full")
         assert answer.headers["retry-after"] == "1"
 
