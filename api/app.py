@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from api import problems
 from api.calls import Application, Calls, max_concurrent
@@ -18,6 +19,7 @@ from api.context import REQUEST_ID, attach, context_of, identify
 from api.docs import add_docs
 from api.judge import add_judge
 from api.model import add_model
+from api.observed import Observed
 from api.problems import Problem
 from api.schema import add_schema
 from api.v2 import add_v2
@@ -90,6 +92,10 @@ class Api:
             routes.add_exception_handler(raised, _refusal)
         routes.add_exception_handler(ClientDisconnected, _nothing)
 
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        return self._routes.routes
+
     def close(self) -> None:
         """Refuse new calls, so that accepted ones can be answered before the connections close."""
         self._closing = True
@@ -133,9 +139,10 @@ class ApiSite:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
         self._api = create_api(application, settings, intake=self._intake, identity=identity)
+        self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 
     def start(self, port: int) -> App:
-        return self._api
+        return self._observed
 
     def drain(self) -> None:
         """Refuse new calls. The server itself waits for running ones."""

@@ -19,13 +19,14 @@ from starlette.responses import JSONResponse, Response
 
 from api import schema
 from api.calls import Application, Calls
-from api.context import ID, context_of
+from api.context import context_of
 from api.judge import timing
 from api.model import is_ready
 from api.problems import Problem
 from api.question import Question, Reader, decoded, parsed
 from api.tensors import HEADER_LENGTH, Input, Output, encoded, inputs, invalid, parameter, split
 from service.contract.causes import ApiCode, InputCode
+from service.contract.correlation import client_id_of
 from service.contract.request import LABELS, MAX_TEXTS, Verdict
 from service.http.bodies import values
 from service.http.headers import by_name, is_json
@@ -120,9 +121,7 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
             arrived = time.monotonic()
             call = await parsed(body, functools.partial(_read, length, calls.limits.values))
             del body
-            judged = await calls.judge(
-                call.questions, request.receive, arrived=arrived, caller=context.caller
-            )
+            judged = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)
         head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
         headers = {"server-timing": timing(context, arrived, judged)}
         return _answer(head, judged.verdicts, call.wanted, headers)
@@ -157,7 +156,7 @@ def _id_of(content: dict[str, Any]) -> str | None:
     given = content.get("id")
     if given in (None, ""):  # clients send an empty one
         return None
-    if not isinstance(given, str) or not ID.fullmatch(given):
+    if not isinstance(given, str) or not client_id_of(given):
         raise Problem(ApiCode.INVALID_ID)
     return given
 

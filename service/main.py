@@ -96,6 +96,7 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
                 max_bytes=settings.log_max_bytes,
                 backups=settings.log_backups,
                 level=settings.log_level,
+                form=settings.log_format,
             )
             logs.open(must_write=first)
         except SettingsError as error:

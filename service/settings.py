@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Ma
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 #: Variables of earlier versions. Setting one has no effect but a warning.
 REMOVED: Final = ("OFA_BATCH_WAIT", "OFA_GOLDEN_INTERVAL", "OFA_LOAD_PAUSE", "OFA_TRIAL_PAUSE")
+#: What requirements-otel.txt installs.
+TRACING: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _SERVICE_LINKS: Final = (
     "Kubernetes sets this variable for a Service of that name: put enableServiceLinks: false into the pod's "
     "spec, or rename the Service."
@@ -191,10 +194,21 @@ class Settings:
         choice("debug", "info", "warning", "error"),
         "lowest level written to web_app.log; the doctor needs info",
     )
+    log_format: str = _option(
+        "text",
+        choice("text", "json"),
+        "form of web_app.log and the console; json has the same fields, one object per line",
+    )
     log_max_bytes: int = _option(
         10_485_760, integer(1024, 1_073_741_824, "bytes"), "size at which a log file is rotated"
     )
     log_backups: int = _option(5, integer(1, 100), "rotated files kept of each log")
+    otlp_endpoint: str | None = _option(
+        None,
+        URL,
+        "OpenTelemetry collector that gets a trace of each request, such as http://localhost:4318; "
+        "needs requirements-otel.txt",
+    )
 
     @property
     def evidence_ttl(self) -> float:
@@ -239,6 +253,11 @@ class Settings:
                 "--backend modelscope needs --reference-python (OFA_REFERENCE_PYTHON).",
                 remedy="Create the environment of requirements-modelscope.txt and pass its Python.",
             )
+        if self.otlp_endpoint is not None and not _has_tracing():
+            raise SettingsError(
+                "--otlp-endpoint needs the OpenTelemetry packages, which are not installed.",
+                remedy="Install requirements-otel.txt into this environment, or unset OFA_OTLP_ENDPOINT.",
+            )
         self.read_ops_password()
         if self.read_page_password() is not None and self.page != "on":
             raise SettingsError(
@@ -274,6 +293,13 @@ class Settings:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message[:1].upper()}{message[1:]}.", remedy=f"See {self.prog} --help.")
+
+
+def _has_tracing() -> bool:
+    try:
+        return all(map(importlib.util.find_spec, TRACING))
+    except ModuleNotFoundError:  # a parent package
+        return False
 
 
 def options() -> dict[str, Option]:

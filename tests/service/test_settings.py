@@ -33,13 +33,16 @@ def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None
     assert (settings.port, settings.probe_interval, settings.host) == (2222, 5.0, "0.0.0.0")
 
 
-def test_every_option_has_a_flag_and_a_variable_that_do_the_same(tmp_path: Path) -> None:
+def test_every_option_has_a_flag_and_a_variable_that_do_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.settings.TRACING", ())  # as if requirements-otel.txt were installed
     password_file = tmp_path / "password"
     password_file.write_text("open sesame\n")
     samples = {"verify": "full", "backend": "native", "device": "cpu", "dtype": "bf16"}
     samples |= dict.fromkeys(("cache_dir", "run_dir"), "/nowhere/yet")
     samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048", "ops": "off"}
-    samples |= {"log_level": "debug"}
+    samples |= {"log_level": "debug", "log_format": "json", "otlp_endpoint": "http://127.0.0.1:4318"}
     samples |= {"ops_password_file": str(password_file), "trusted_proxies": "10.0.0.0/8,::1"}
     samples |= {"root_path": "/vqa"}
     samples |= {"page_password_file": str(password_file), "api_keys_file": str(tmp_path / "keys")}
@@ -106,6 +109,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
     assert "both 8000" in refused(["--port", "8000"])
     assert Settings.from_args(["--port", "0", "--health-port", "0"], {}).port == 0
     assert "--reference-python" in refused(["--backend", "modelscope"])
+    assert "OpenTelemetry" in refused(["--otlp-endpoint", "http://127.0.0.1:4318"])
     (tmp_path / "file").touch()
     assert "a folder" in refused(["--run-dir", str(tmp_path / "file")])
 
