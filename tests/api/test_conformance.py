@@ -41,23 +41,17 @@ for binary in (True, False):
 """
 
 GENERATED = """
-import io, sys
+import base64, importlib, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-import importlib, pathlib
 (package,) = [path.parent.name for path in pathlib.Path(sys.argv[1]).glob("*/client.py")]
 client = importlib.import_module(package).Client(base_url=sys.argv[2])
 judge = importlib.import_module(f"{package}.api.default.judge_v1_judge_post")
-body = importlib.import_module(f"{package}.models.judge_v1_judge_post_files_body").JudgeV1JudgePostFilesBody
-types = importlib.import_module(f"{package}.types")
-picture = open(sys.argv[3], "rb").read()
-
-def question(*texts):
-    file = types.File(payload=io.BytesIO(picture), file_name="a.png", mime_type="image/png")
-    return body(image=file, text=list(texts))
-
-answer = judge.sync(client=client, body=question("there is a red circle", "there is a blue star"))
+body = importlib.import_module(f"{package}.models.judge_v1_judge_post_body").JudgeV1JudgePostBody
+image = base64.b64encode(open(sys.argv[3], "rb").read()).decode()
+texts = ["there is a red circle", "there is a blue star"]
+answer = judge.sync(client=client, body=body(image=image, text=texts))
 print([result.label.value for result in answer.results])
-answer = judge.sync_detailed(client=client, body=question(""))
+answer = judge.sync_detailed(client=client, body=body(image="", text=["a"]))
 print(int(answer.status_code), answer.parsed.code.value)
 """
 
@@ -116,7 +110,10 @@ def test_a_client_generated_from_the_schema_judges(
     programs: Path, running_service: Instance, tmp_path: Path
 ) -> None:
     schema, folder = tmp_path / "openapi.json", tmp_path / "client"
-    schema.write_text(json.dumps(json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))))
+    document = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
+    # With two kinds of body, openapi-python-client 0.29.1 writes a name that it does not import.
+    del document["paths"]["/v1/judge"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    schema.write_text(json.dumps(document))
     run(programs / "openapi-python-client", "generate", "--path", schema, "--output-path", folder)
     lines = run(programs / "python", "-c", GENERATED, folder, running_service.page, PICTURE).splitlines()
-    assert lines == ["['Yes', 'No']", "422 no_text"]
+    assert lines == ["['Yes', 'No']", "422 not_an_image"]
