@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from api.app import ApiSite
 from lab.instances.instance import ROOT
@@ -21,6 +22,7 @@ from service.front import Front
 from service.http.identity import Identity
 from service.listening import Connections, listen, page_limits
 from service.settings import Settings
+from service.telemetry.http_metrics import HttpMetrics
 from tests.fakes import PATIENCE
 from tests.web.application import READY, SCORES
 
@@ -33,6 +35,7 @@ class Held:
     def __init__(self) -> None:
         self.futures: list[VerdictFuture] = []
         self.callers: list[str] = []
+        self.http_metrics = HttpMetrics(CollectorRegistry())
 
     def submit_many(
         self,
