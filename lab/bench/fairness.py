@@ -46,8 +46,7 @@ def fair(subject: Subject) -> dict[str, Any]:
         "in_flight": in_flight,
         "alone": Spread(measured["alone"]).as_dict(),
         "beside": Spread(measured["beside"]).as_dict(),
-        "greedy_answered": measured["answered"],
-        "greedy_refused": measured["refused"],
+        "greedy": measured["greedy"],
     }
 
 
