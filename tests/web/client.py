@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 
 def present(folder: Path, pattern: str) -> list[Path]:
-    """Return the files that match; a folder that is deleted meanwhile ends a walk of pathlib's, so walk again."""
+    """Return the files that match; a folder that is deleted meanwhile ends a walk of pathlib's, so walk
+    again."""
     while True:
         try:
             return [path for path in folder.glob(pattern) if path.is_file()]
