@@ -29,6 +29,7 @@ from lab.bench.latency import latency, pictures, together
 from lab.bench.load import batches, load
 from lab.bench.machine import describe
 from lab.bench.margin import margin
+from lab.bench.overhead import overhead
 from lab.bench.plot import draw
 from lab.bench.polling import polling
 from lab.bench.reading import reading
@@ -50,6 +51,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "start": start,
     "polling": polling,
     "reading": reading,
+    "overhead": overhead,
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,

@@ -243,13 +243,21 @@ def _polling(section: Section) -> list[str]:
 
 
 def _reading(section: Section) -> list[str]:
+    cost = f"The reader process costs {section['cost_ms']:.2f} ms at the median."
+    return [f"### Reading a picture ({section['picture']})", "", *_sides("decoded in", section), "", cost]
+
+
+def _overhead(section: Section) -> list[str]:
+    cost = f"HTTP costs {section['cost_ms']:.2f} ms at the median."
+    return [f"### A call of the API ({section['picture']})", "", *_sides("called by", section), "", cost]
+
+
+def _sides(what: str, section: Section) -> list[str]:
     rows = [
         (name, f"{1000 * one['p50']:.2f} ms", f"{1000 * one['p95']:.2f} ms", one["runs"])
         for name, one in section["sides"].items()
     ]
-    title = f"### Reading a picture ({section['picture']})"
-    cost = f"The reader process costs {section['cost_ms']:.2f} ms at the median."
-    return [title, "", *table(("decoded in", "p50", "p95", "runs"), rows), "", cost]
+    return table((what, "p50", "p95", "runs"), rows)
 
 
 def _agreement(section: Section) -> list[str]:
@@ -319,6 +327,7 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "start": _start,
     "polling": _polling,
     "reading": _reading,
+    "overhead": _overhead,
     "agreement": _agreement,
     "margin": _margin,
     "ablation": _ablation,
