@@ -85,11 +85,17 @@ def _front(
 ) -> Front:
     """Make the public server: the API, and the page unless it is off."""
     from api.app import PREFIXES, ApiSite
+    from page.login import page_login
     from page.site import PageSite
+    from service.callers import Callers
     from service.front import Front, Site
+    from service.http.identity import Identity
 
-    api = ApiSite(application, settings)
-    rest: Site = api if settings.page == "off" else PageSite(application, settings)
+    callers = Callers(settings.trusted_proxies)
+    login = page_login(settings, listener.getsockname()[1], callers)
+    identity = Identity(application.api_keys, sessions=login, callers=callers)
+    api = ApiSite(application, settings, identity)
+    rest: Site = PageSite(application, settings, identity, login) if settings.page_served else api
     sites = {**dict.fromkeys(PREFIXES, api), "": rest}
     return Front(sites, listener, connections, root_path=settings.root_path)
 

@@ -9,5 +9,6 @@ v2         the Open Inference Protocol
 tensors    its BYTES and FP32 tensors
 schema     the OpenAPI document
 docs       the documentation page, made from the schema
+observed   counts requests by route and status
 problems   every error as application/problem+json
 """

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from api import problems
 from api.calls import Application, Calls, max_concurrent
-from api.context import REQUEST_ID, attach, context_of
+from api.context import REQUEST_ID, attach, context_of, identify
 from api.docs import add_docs
 from api.judge import add_judge
 from api.model import add_model
+from api.observed import Observed
 from api.problems import Problem
 from api.schema import add_schema
 from api.v2 import add_v2
 from service.callers import Callers
 from service.contract.causes import Refusal
+from service.contract.errors import Denied
 from service.http import bodies
 from service.http.bodies import App, Body, ClientDisconnected, Message, Receive, Refused, Reply, Scope, Send
 from service.http.headers import below_root, check_headers
+from service.http.identity import Identity
 from service.settings import Settings
 
 PREFIXES: Final = ("/v1", "/v2", "/openapi.json", "/docs")
+#: Open to callers without a key or a session.
+FREE: Final = re.compile(r"/openapi\.json|/docs|/v2/health/(live|ready)")
 _BODY: Final = "ofa.body"
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -37,17 +45,25 @@ HEADERS: Final = (
 
 
 def create_api(
-    application: Application, settings: Settings, *, callers: Callers | None = None, intake: Executor
+    application: Application,
+    settings: Settings,
+    *,
+    callers: Callers | None = None,
+    intake: Executor,
+    identity: Identity | None = None,
 ) -> Api:
-    """Make the API over ``application``. Starts nothing. ``intake`` runs the calls that read pictures."""
+    """Make the API over ``application``. Starts nothing. ``intake`` runs the calls that read pictures;
+    ``identity`` decides who may ask, by default everyone."""
     routes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    calls = Calls(application, settings, intake)
+    callers = callers or Callers(settings.trusted_proxies)
+    identity = identity or Identity(callers=callers)
+    calls = Calls(application, settings, intake, identity)
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
     add_v2(routes, calls, application)
     made = add_schema(routes)
     add_docs(routes, made)
-    return Api(routes, calls, made, callers or Callers(settings.trusted_proxies), settings.root_path)
+    return Api(routes, calls, made, callers, identity, settings.root_path)
 
 
 class Api:
@@ -62,17 +78,23 @@ class Api:
         calls: Calls,
         schema: Mapping[str, Any],
         callers: Callers,
+        identity: Identity,
         root_path: str = "",
     ) -> None:
         self.schema = schema
         self._routes = routes
         self._calls = calls
         self._callers = callers
+        self._identity = identity
         self._root_path = root_path
         self._closing = False
-        for raised in (HTTPException, Problem, Refused, Exception):
+        for raised in (HTTPException, Problem, Refused, Denied, Exception):
             routes.add_exception_handler(raised, _refusal)
         routes.add_exception_handler(ClientDisconnected, _nothing)
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        return self._routes.routes
 
     def close(self) -> None:
         """Refuse new calls, so that accepted ones can be answered before the connections close."""
@@ -90,15 +112,20 @@ class Api:
                 message["headers"] = _with_headers(message.get("headers", []), context.request_id)
             await send(message)
 
-        try:
-            check_headers(scope)
-            bodies.check_framing(scope)
-            if self._closing:
-                raise Problem(Refusal.STOPPING)
-        except (Refused, Problem) as error:
-            await bodies.refuse(scope, body, send_with_headers, _reply(scope, error))
-            return
-        await self._routes(scope, body.receive, send_with_headers)
+        with ExitStack() as held:
+            try:
+                check_headers(scope)
+                bodies.check_framing(scope)
+                if self._closing:
+                    raise Problem(Refusal.STOPPING)
+                if not FREE.fullmatch(scope["path"]):
+                    caller = identify(scope, self._identity)
+                    if scope["method"] == "POST":
+                        held.enter_context(self._identity.admitted(caller))
+            except (Refused, Problem, Denied) as error:
+                await bodies.refuse(scope, body, send_with_headers, _reply(scope, error))
+                return
+            await self._routes(scope, body.receive, send_with_headers)
 
 
 class ApiSite:
@@ -106,13 +133,16 @@ class ApiSite:
 
     lifespan = False
 
-    def __init__(self, application: Application, settings: Settings) -> None:
+    def __init__(
+        self, application: Application, settings: Settings, identity: Identity | None = None
+    ) -> None:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
-        self._api = create_api(application, settings, intake=self._intake)
+        self._api = create_api(application, settings, intake=self._intake, identity=identity)
+        self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 
     def start(self, port: int) -> App:
-        return self._api
+        return self._observed
 
     def drain(self) -> None:
         """Refuse new calls. The server itself waits for running ones."""
@@ -145,6 +175,8 @@ def _reply(scope: Scope, error: Exception) -> Reply:
     """Map any error to an answer. An unexpected one is logged by the server."""
     if isinstance(error, HTTPException):
         error = problems.of_status(error.status_code, error.headers)
+    elif isinstance(error, Denied):
+        error = problems.of_denied(error)
     elif isinstance(error, Refused):
         error = problems.of_refused(error)
     elif not isinstance(error, Problem):

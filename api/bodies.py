@@ -52,7 +52,7 @@ class Limits:
     @contextmanager
     def held(self, scope: Scope) -> Iterator[Held]:
         """Hold memory for the body of a request until the end of the context."""
-        held = Held(self.memory, context_of(scope).caller)
+        held = Held(self.memory, context_of(scope).caller.name)
         try:
             yield held
         finally:

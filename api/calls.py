@@ -15,16 +15,20 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from api import problems
 from api.bodies import Limits
+from api.context import Context
 from api.problems import Problem
 from api.question import Question
 from service.contract.causes import Refusal
+from service.contract.correlation import Trace
 from service.contract.errors import InputError
 from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Snapshot
 from service.http.bodies import ClientDisconnected, Receive
+from service.http.identity import Identity
 from service.http.quota import NoCapacity, Quota, QuotaExceeded
 from service.inference.jobs import places_per_caller
 from service.settings import Settings
+from service.telemetry.http_metrics import HttpMetrics
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +57,26 @@ class Application(Protocol):
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
         futures: Sequence[VerdictFuture] | None = None,
     ) -> list[VerdictFuture]: ...
 
     def snapshot(self) -> Snapshot: ...
 
+    @property
+    def http_metrics(self) -> HttpMetrics: ...
+
 
 class Calls:
-    """Judges questions with ``application``. ``intake`` runs the calls to it, at most one thread a call."""
+    """Judges questions with ``application``. ``intake`` runs the calls to it, at most one thread a call;
+    ``identity`` counts them."""
 
-    def __init__(self, application: Application, settings: Settings, intake: Executor) -> None:
+    def __init__(
+        self, application: Application, settings: Settings, intake: Executor, identity: Identity
+    ) -> None:
         self.settings = settings
+        self._identity = identity
         self.limits = Limits(settings)
         self._application = application
         self._intake = intake
@@ -71,28 +84,30 @@ class Calls:
         self._running = Quota(most, places_per_caller(most))
 
     async def judge(
-        self, questions: Sequence[Question], receive: Receive, *, arrived: float, caller: str
+        self, questions: Sequence[Question], receive: Receive, *, arrived: float, context: Context
     ) -> Judged:
         """Return a verdict for each text of each question.
 
-        ``arrived`` is in monotonic seconds. Raises Problem, and ClientDisconnected when the client leaves.
+        ``arrived`` is in monotonic seconds. Raises Problem, Denied over a limit of the caller's key, and
+        ClientDisconnected when the client leaves.
         """
+        self._identity.count(context.caller, sum(len(one.texts) for one in questions))
         try:
-            self._running.acquire(caller, len(questions))
+            self._running.acquire(context.caller.name, len(questions))
         except QuotaExceeded:
             raise Problem(Refusal.CALLER_LIMIT) from None
         except NoCapacity:
             raise Problem(Refusal.QUEUE_FULL) from None
         futures = [[VerdictFuture() for _ in one.texts] for one in questions]
         gone = asyncio.ensure_future(_disconnected(receive))
-        answered = asyncio.ensure_future(self._answers(questions, futures, arrived, caller))
+        answered = asyncio.ensure_future(self._answers(questions, futures, arrived, context))
         try:
             await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
                 raise ClientDisconnected
             verdicts = answered.result()
         finally:
-            self._running.release(caller, len(questions))
+            self._running.release(context.caller.name, len(questions))
             gone.cancel()
             answered.cancel()
             for future in itertools.chain(*futures):
@@ -108,11 +123,15 @@ class Calls:
         )
 
     async def _answers(
-        self, questions: Sequence[Question], futures: list[list[VerdictFuture]], arrived: float, caller: str
+        self,
+        questions: Sequence[Question],
+        futures: list[list[VerdictFuture]],
+        arrived: float,
+        context: Context,
     ) -> list[Verdict]:
         loop = asyncio.get_running_loop()
         submissions = [
-            functools.partial(self._submit, one, own, arrived, caller)
+            functools.partial(self._submit, one, own, arrived, context)
             for one, own in zip(questions, futures, strict=True)
         ]
         try:
@@ -125,7 +144,7 @@ class Calls:
             raise Problem("timeout") from None
 
     def _submit(
-        self, question: Question, futures: list[VerdictFuture], arrived: float, caller: str
+        self, question: Question, futures: list[VerdictFuture], arrived: float, context: Context
     ) -> list[VerdictFuture]:
         """Submit all texts. Runs in a worker thread. Raises Problem for input that cannot be judged."""
         try:
@@ -134,7 +153,9 @@ class Calls:
                 question.texts,
                 question.premise,
                 arrived=arrived,
-                caller=caller,
+                caller=context.caller.name,
+                client_id=context.request_id,
+                trace=context.trace,
                 futures=futures,
             )
         except InputError as error:

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
 import secrets
 import time
 from dataclasses import dataclass
 from typing import Final
 
 from service.callers import Callers
+from service.contract.correlation import Trace, client_id_of, trace_of
 from service.http.bodies import Scope, values
 from service.http.headers import by_name, caller_of
+from service.http.identity import Caller, Identity
 from service.http.language import language_of
 from service.texts import Language
 
-ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 REQUEST_ID: Final = b"x-request-id"
+TRACEPARENT: Final = b"traceparent"
 _KEY: Final = "ofa.context"
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """``request_id`` is the client's X-Request-ID if it is valid, else ours. ``arrived`` is in
-    ``time.monotonic()`` seconds."""
+    """``request_id`` is the client's X-Request-ID if it is valid, else ours. ``trace`` is its traceparent.
+    ``arrived`` is in ``time.monotonic()`` seconds."""
 
     request_id: str
-    caller: str
+    trace: Trace | None
+    caller: Caller
     language: Language
     arrived: float
 
 
 def attach(scope: Scope, callers: Callers) -> Context:
     """Make the context of a request and keep it in its scope."""
-    sent = values(scope, REQUEST_ID)
-    given = sent[0].decode("latin-1") if len(sent) == 1 else ""
     context = scope[_KEY] = Context(
-        request_id=given if ID.fullmatch(given) else secrets.token_hex(8),
-        caller=caller_of(scope, callers),
+        request_id=client_id_of(_only(scope, REQUEST_ID)) or secrets.token_hex(8),
+        trace=trace_of(_only(scope, TRACEPARENT)),
+        caller=Caller(caller_of(scope, callers)),
         language=language_of(by_name(scope).get("accept-language")),
         arrived=time.monotonic(),
     )
     return context
+
+
+def identify(scope: Scope, identity: Identity) -> Caller:
+    """Return the caller, and keep it in the request's context. Raises Denied."""
+    caller = identity.identify(scope)
+    scope[_KEY] = dataclasses.replace(context_of(scope), caller=caller)
+    return caller
+
+
+def _only(scope: Scope, name: bytes) -> str | None:
+    """Return the value of a header that was sent exactly once."""
+    sent = values(scope, name)
+    return sent[0].decode("latin-1") if len(sent) == 1 else None
 
 
 def context_of(scope: Scope) -> Context:

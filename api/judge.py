@@ -62,7 +62,7 @@ def add_judge(routes: FastAPI, calls: Calls, application: Application) -> None:
         with calls.limits.held(request.scope) as held:
             question = await reader.read(request.scope, request.receive, held)
             arrived = time.monotonic()
-            judged = await calls.judge([question], request.receive, arrived=arrived, caller=context.caller)
+            judged = await calls.judge([question], request.receive, arrived=arrived, context=context)
         now = time.monotonic()
         content = {
             "id": question.id,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from api.context import Context
-from service.contract.causes import ApiCode, InputCode, Refusal
-from service.contract.errors import InputError, InvalidTexts
+from service.contract.causes import ApiCode, Denial, InputCode, Refusal
+from service.contract.errors import Denied, InputError, InvalidTexts
 from service.contract.request import Verdict
 from service.http.bodies import Refused, Reply
+from service.http.identity import headers_of
 from service.texts import load_texts
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -30,6 +31,10 @@ RETRY_SECONDS: Final[Mapping[str, int]] = {
 }
 STATUS: Final[Mapping[str, int]] = {
     ApiCode.MALFORMED: 400,
+    Denial.NO_KEY: 401,
+    Denial.WRONG_KEY: 401,
+    Denial.CROSS_ORIGIN: 403,
+    Denial.TEXTS_OVER_LIMIT: 403,
     ApiCode.NOT_FOUND: 404,
     ApiCode.METHOD_NOT_ALLOWED: 405,
     ApiCode.TOO_SLOW: 408,
@@ -39,6 +44,8 @@ STATUS: Final[Mapping[str, int]] = {
     ApiCode.INVALID_ID: 422,
     **{code: 422 for code in InputCode if code not in (InputCode.IMAGE_ELSEWHERE, InputCode.UPLOAD_GONE)},
     InputCode.IMAGE_BYTES_TOO_LARGE: 413,
+    Denial.RATE_LIMIT: 429,
+    Denial.CONCURRENT_LIMIT: 429,
     "error": 500,
     **dict.fromkeys(Refusal, 503),
     Refusal.CALLER_LIMIT: 429,
@@ -82,6 +89,11 @@ class Problem(Exception):
         self.errors = errors
         self.headers = headers or {}
         self.values = values or {}
+
+
+def of_denied(denied: Denied) -> Problem:
+    """Map a denial of service.http.identity."""
+    return Problem(denied.code, headers=headers_of(denied), values=denied.facts)
 
 
 def of_refused(refused: Refused) -> Problem:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from api.bodies import FORM_COPIES, JSON_COPIES, Held, Limits, parse_json, received
-from api.context import ID
 from api.problems import Problem
 from service.contract.causes import ApiCode, InputCode
+from service.contract.correlation import client_id_of
 from service.contract.request import MAX_TEXTS
 from service.http import multipart
 from service.http.bodies import Receive, Scope, values
@@ -172,6 +172,6 @@ def _question(image: bytes, texts: list[str], premise: str | None, given: str | 
         raise Problem(InputCode.TOO_MANY_TEXTS, values={"limit": MAX_TEXTS})
     if not texts:
         raise Problem(InputCode.NO_TEXT)
-    if given is not None and not ID.fullmatch(given):
+    if given is not None and not client_id_of(given):
         raise Problem(ApiCode.INVALID_ID)
     return Question(image, tuple(texts), premise or None, given)

@@ -12,12 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.problems import MEDIA_TYPE, STATUS
-from service.contract.causes import ApiCode, InputCode, Refusal
+from service.contract.causes import ApiCode, Denial, InputCode, Refusal
 from service.contract.request import MAX_TEXTS
 
 TITLE: Final = "Does the picture show it?"
 #: The codes that every endpoint may answer.
 COMMON: Final = (ApiCode.MALFORMED, ApiCode.UNSUPPORTED_MEDIA_TYPE, Refusal.STOPPING, "error")
+#: Those of a caller without a valid key or session; health needs none.
+DENIED: Final = (Denial.NO_KEY, Denial.WRONG_KEY, Denial.CROSS_ORIGIN)
 BODY: Final = (ApiCode.TOO_SLOW, ApiCode.TOO_LARGE, ApiCode.NO_ROOM, Refusal.CALLER_LIMIT)
 #: The codes of a picture and a text that cannot be judged, or not now.
 JUDGED: Final = (
@@ -26,9 +28,15 @@ JUDGED: Final = (
     *(InputCode.IMAGE_UNREADABLE, InputCode.IMAGE_UNSUPPORTED, InputCode.TOO_SLOW_TO_READ),
     *(InputCode.IMAGE_BYTES_TOO_LARGE, InputCode.PREMISE_REFUSED, InputCode.PREMISE_NEEDED),
     *(ApiCode.INVALID_FIELD, ApiCode.INVALID_ID),
+    *(Denial.TEXTS_OVER_LIMIT, Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT),
     *(Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK, Refusal.LOADING, "timeout"),
 )
 
+#: How a key is sent, where the service asks for one.
+SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _TEXT: Final = {"type": "string", "minLength": 1}
 _ID: Final = {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"}
 _OPTIONAL: Final = {"premise": {"type": "string"}, "id": _ID}
@@ -95,10 +103,12 @@ _PROBLEM: Final = {
 }
 
 
-def answers(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Return the error answers of a route, for ``codes`` and COMMON, as FastAPI's ``responses``."""
+def answers(*codes: str, free: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the error answers of a route, for ``codes`` and COMMON, as FastAPI's ``responses``. A ``free``
+    route needs no key."""
     by_status: dict[int | str, list[str]] = {}
-    for code in sorted({*map(str, codes), *map(str, COMMON)}, key=lambda one: (STATUS[one], one)):
+    all_codes = {str(code) for code in (*codes, *COMMON, *(() if free else DENIED))}
+    for code in sorted(all_codes, key=lambda one: (STATUS[one], one)):
         by_status.setdefault(STATUS[code], []).append(code)
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
@@ -116,6 +126,8 @@ def document(routes: FastAPI) -> dict[str, Any]:
     made = get_openapi(title=TITLE, version="1", openapi_version="3.1.0", routes=routes.routes)
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     schemas["Problem"] = _PROBLEM
+    made["components"]["securitySchemes"] = SCHEMES
+    made["security"] = [{}, *({name: []} for name in SCHEMES)]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for operation in (one for path in made["paths"].values() for one in path.values()):
@@ -130,6 +142,8 @@ def _headers(status: int) -> Mapping[str, Any]:
     """Return the headers of an answer that clients may rely on."""
     text = {"schema": {"type": "string"}}
     listed: dict[str, Any] = {"X-Request-ID": text}
+    if status == 401:
+        listed["WWW-Authenticate"] = text
     if status in (429, 503, 507):
         listed["Retry-After"] = {"schema": {"type": "integer"}}
     return listed

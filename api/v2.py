@@ -19,13 +19,14 @@ from starlette.responses import JSONResponse, Response
 
 from api import schema
 from api.calls import Application, Calls
-from api.context import ID, context_of
+from api.context import context_of
 from api.judge import timing
 from api.model import is_ready
 from api.problems import Problem
 from api.question import Question, Reader, decoded, parsed
 from api.tensors import HEADER_LENGTH, Input, Output, encoded, inputs, invalid, parameter, split
 from service.contract.causes import ApiCode, InputCode
+from service.contract.correlation import client_id_of
 from service.contract.request import LABELS, MAX_TEXTS, Verdict
 from service.http.bodies import Scope, values
 from service.http.headers import by_name, is_json
@@ -83,7 +84,7 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     async def server() -> dict[str, Any]:
         return {"name": "visual-entailment", "version": "1", "extensions": _EXTENSIONS}
 
-    @routes.get("/v2/health/live", summary="Whether the server runs", responses=schema.answers())
+    @routes.get("/v2/health/live", summary="Whether the server runs", responses=schema.answers(free=True))
     async def live() -> dict[str, bool]:
         return {"live": True}
 
@@ -117,9 +118,7 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
             arrived = time.monotonic()
             call = await parsed(body, functools.partial(_read, length, calls.limits.values))
             del body
-            judged = await calls.judge(
-                call.questions, request.receive, arrived=arrived, caller=context.caller
-            )
+            judged = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)
         head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
         headers = {"server-timing": timing(context, arrived, judged)}
         return _answer(head, judged.verdicts, call.wanted, headers)
@@ -151,7 +150,7 @@ def _read(header_length: str | None, most_values: int, body: bytes) -> _Call:
 
 
 def _unready(of_model: bool = False) -> dict[int | str, dict[str, Any]]:
-    found = schema.answers(*([ApiCode.NOT_FOUND] if of_model else []))
+    found = schema.answers(*([ApiCode.NOT_FOUND] if of_model else []), free=not of_model)
     content = {**found[503]["content"], "application/json": {"schema": {"type": "object"}}}
     return {**found, 503: {**found[503], "description": "not ready", "content": content}}
 
@@ -165,7 +164,7 @@ def _id_of(content: dict[str, Any]) -> str | None:
     given = content.get("id")
     if given in (None, ""):  # clients send an empty one
         return None
-    if not isinstance(given, str) or not ID.fullmatch(given):
+    if not isinstance(given, str) or not client_id_of(given):
         raise Problem(ApiCode.INVALID_ID)
     return given
 

@@ -23,13 +23,13 @@ _CODES: Final[Mapping[Severity, tuple[str, ...]]] = {
         *("memory-full", "oom-killed", "device-lost", "scores-not-finite", "probe-unstable"),
         *("hung", "crashed", "unhealthy", "start-stuck", "restart-loop", "gave-up", "halted", "undead"),
         *("guardian-ended", "port-taken", "two-instances", "setting-refused", "run-dir-unwritable"),
-        *("not-answering", "unhealthy-now"),
+        *("api-keys-refused", "not-answering", "unhealthy-now"),
     ),
     "warning": (
         *("latency-drift", "timeouts-long-text", "timeouts-large-picture", "overload"),
         *("clock-jump", "standstill", "memory-creep", "gpu-memory-full", "time-on-cpu", "memory-limit"),
         *("orphaned", "reader-stuck", "killed", "ended-from-outside", "died-silently"),
-        *("log-gap", "uploads-no-room", "descriptors-exhausted", "unforeseen"),
+        *("log-gap", "uploads-no-room", "descriptors-exhausted", "api-keys-outdated", "unforeseen"),
         *("degraded-now", "resources-short", "log-failing"),
     ),
     "info": ("caller-limit", "converted-not-kept", "log-moved"),
@@ -52,7 +52,7 @@ class Text(NamedTuple):
 class Finding:
     """One problem found in the logs. ``resolved`` says that later lines show its end. ``since`` and ``until``
     are local times as in the logs, "" where the lines have none. ``evidence`` quotes the logs. ``facts`` fill
-    the placeholders of the text."""
+    the placeholders of the text. ``requests`` are the ids of requests in the evidence."""
 
     code: str
     severity: Severity
@@ -62,6 +62,7 @@ class Finding:
     until: str
     resolved: bool
     facts: Mapping[str, object]
+    requests: tuple[Mapping[str, str], ...] = ()
 
     def text(self, language: Language = "en") -> Text:
         """Return what is wrong and how to fix it."""
@@ -75,7 +76,10 @@ class Finding:
             "code": self.code,
             "severity": self.severity,
             **self.text(language)._asdict(),
-            **{name: getattr(self, name) for name in ("evidence", "count", "since", "until", "resolved")},
+            **{
+                name: getattr(self, name)
+                for name in ("evidence", "requests", "count", "since", "until", "resolved")
+            },
         }
 
 
@@ -96,6 +100,7 @@ def found(
         _when(max(times, default=0.0)),
         resolved,
         {"count": len(lines), **facts},
+        tuple(ids for line in shown if (ids := line.correlation)),
     )
 
 

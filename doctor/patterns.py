@@ -83,6 +83,8 @@ PATTERNS: Final = (
     _refused("port-taken", "port_taken"),
     _refused("two-instances", "run_dir_taken"),
     _refused("setting-refused", "settings"),
+    _refused("api-keys-refused", "api_keys"),
+    Pattern("api-keys-outdated", "app", r"API_KEYS \| OUTCOME=kept_old", r"API_KEYS \| OUTCOME=loaded"),
     _refused("run-dir-unwritable", "run_dir_unwritable"),
     Pattern("converted-not-kept", "app", r"CONVERTED_WEIGHTS_NOT_KEPT \|", r"SETTLED \|"),
     Pattern("uploads-no-room", "app", r"UPLOAD_REFUSED \| REASON=no_room "),

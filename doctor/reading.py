@@ -1,13 +1,15 @@
 """Reads the logs of a run folder as records: lines with time and event, requests, process statistics.
 
-The newest part of each log is read, rotated files included. A line that cannot be parsed is skipped; a file
-that cannot be read is listed. Times are seconds of the local wall clock as in the logs: use differences only.
+The newest part of each log is read, rotated files included. web_app.log may have lines of both log formats. A
+line that cannot be parsed is skipped; a file that cannot be read is listed. Times are seconds of the local
+wall clock as in the logs: use differences only.
 """
 
 from __future__ import annotations
 
 import calendar
 import gzip
+import json
 import re
 import time
 import zlib
@@ -17,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from service.contract.log_line import join
+
 MOST_BYTES: Final = 24 << 20  # per log: weeks of a service
 LOADING_SECONDS: Final = 60.0  # a process up for longer has loaded its model, unless the log says otherwise
 APP_LOG: Final = "web_app.log"
@@ -24,6 +28,7 @@ SLOW_LOG: Final = "slow_requests.log"
 RESTART_LOG: Final = "restart.log"
 CONSOLE_LOG: Final = "console.log"
 _APP_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \| ([A-Z]+) *\| (.*)")
+_JSON_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)[+-]\d\d:\d\d")
 _RESTART_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d) \[([A-Z]+)\] (.*)")
 _CAUSE: Final = re.compile(r"CAUSE=([a-z_]+) ")
 _ROTATED: Final = re.compile(r"([.-])(\d{1,14})(\.gz)?")
@@ -54,6 +59,14 @@ class Line:
     def request_id(self) -> str:
         """The second part of a request's line."""
         return self.message.split(" | ", 2)[1] if " | " in self.message else ""
+
+    @property
+    def correlation(self) -> Mapping[str, str]:
+        """Our id of a request's line, and the client's ids if it sent some; empty for other lines."""
+        if not self.event.startswith("REQUEST_"):
+            return {}
+        theirs = {"client_id": self.fields.get("CLIENT_ID"), "trace": self.fields.get("TRACE")}
+        return {"request_id": self.request_id, **{key: value for key, value in theirs.items() if value}}
 
     @property
     def cause(self) -> str:
@@ -137,11 +150,22 @@ def read(folder: Path, most_bytes: int = MOST_BYTES) -> Records:
 
 def _parsed(records: Records, name: str, form: re.Pattern[str], most: int) -> Iterator[Line]:
     for line in _plain(records, name, most):
-        found = form.fullmatch(line.message)
+        text = line.message
+        found = form.fullmatch(_as_text(text) if form is _APP_LINE and text.startswith("{") else text)
         if found:
             date, hour, minute, second, level, message = found.groups()
             at = _midnight(date) + 3600 * int(hour) + 60 * int(minute) + int(second)
             yield Line(line.file, line.number, at, level, message)
+
+
+def _as_text(line: str) -> str:
+    """Return a line of --log-format json in the text form; "" for a damaged one."""
+    try:
+        record = json.loads(line)
+        when = _JSON_TIME.fullmatch(record["time"])
+        return f"{when[1]} {when[2]} | {record['level']} | {join(record)}" if when else ""
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def _plain(records: Records, name: str, most: int) -> Iterator[Line]:

@@ -8,7 +8,9 @@
     sessions       the sessions of Gradio's queue
     upload_routes  upload, progress and download of pictures           → uploads
     uploads        the store of uploaded pictures
-    operations     the operations tab
+    access         a password, its sessions, limits on wrong passwords
+    login          login and logout over HTTP, and the login page     → access
+    operations     the operations tab                                 → login
     layout         the components and their events                     → handlers, picture, card
     picture        the picture input: a path, not decoded
     handlers       from Gradio's call to the application and back      → pending, verdicts

@@ -9,8 +9,11 @@ from service.http.headers import Raw, is_host
 FORWARDED_FOR: Final = b"x-forwarded-for"
 FORWARDED_HOST: Final = b"x-forwarded-host"
 FORWARDED_PROTO: Final = b"x-forwarded-proto"
-#: Headers that Gradio would trust from any client.
-_DROPPED: Final = (FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, b"x-gradio-server", b"forwarded")
+#: Headers that Gradio would trust from any client, and the keys, which are for the gate.
+_DROPPED: Final = (
+    *(FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, b"x-gradio-server", b"forwarded"),
+    *(b"authorization", b"x-api-key"),
+)
 
 
 def for_gradio(headers: Raw, *, trusted: bool) -> list[tuple[bytes, bytes]]:

@@ -14,9 +14,11 @@ from page.forwarding import for_gradio
 from page.sessions import AlreadyRead, Sessions
 from page.upload_routes import PROGRESS, UPLOAD, UploadRoutes
 from service.callers import Callers
+from service.contract.errors import Denied
 from service.http import bodies
 from service.http.bodies import App, ClientDisconnected, Receive, Refused, Scope, Send
 from service.http.headers import below_root, caller_of, check_headers, is_json, peer_of
+from service.http.identity import CALLER, Identity, headers_of
 from service.http.quota import Quota
 
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
@@ -34,6 +36,14 @@ OPERATIONS: Final = {
     "GET": re.compile(r"/ops/(panel|findings)"),
     "POST": re.compile(r"/ops/(login|logout|probe|cache)"),
 }
+# Open only with a login of the page; page.login answers them.
+LOGGING_IN: Final = {"GET": re.compile(r"/login"), "POST": re.compile(r"/log(in|out)")}
+# Open to callers without a key or a session: the login, and what is the same for everyone.
+FREE: Final = re.compile(
+    r"/log(in|out)|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(assets|static|svelte)/.*"
+)
+# The calls that are judged, each counted by the limits of a key.
+JUDGED: Final = re.compile(r"/gradio_api/(queue/join|call/(v2/)?judge/?)")
 METHODS: Final = {"GET": "GET", "HEAD": "GET", "POST": "POST"}
 # The allowed query strings; any other is removed.
 QUERIES: Final = {
@@ -75,7 +85,8 @@ class Gate:
     """Passes on requests that are allowed, well-formed and small enough.
 
     ``max_bytes``: the size limit of a picture file; ``operations``: whether there is an operations tab;
-    ``sessions``: those of Gradio's queue; ``root_path``: the path prefix that a proxy adds."""
+    ``sessions``: those of Gradio's queue; ``identity``: who may ask, with or without a ``login`` of the page;
+    ``root_path``: the path prefix that a proxy adds."""
 
     def __init__(
         self,
@@ -83,6 +94,8 @@ class Gate:
         *,
         max_bytes: int,
         operations: bool = False,
+        login: bool = False,
+        identity: Identity | None = None,
         calls: CallValidator | None = None,
         uploads: UploadRoutes | None = None,
         callers: Callers | None = None,
@@ -91,11 +104,13 @@ class Gate:
         root_path: str = "",
     ) -> None:
         self._app = app
-        self._open = (OPEN, OPERATIONS) if operations else (OPEN,)
+        self._open = [OPEN, *([OPERATIONS] if operations else []), *([LOGGING_IN] if login else [])]
+        self._login = login
         self._upload_bytes = upload_bytes(max_bytes)
         self._calls = calls
         self._uploads = uploads
         self._callers = callers or Callers()
+        self._identity = identity or Identity(callers=self._callers)
         self._memory = memory or Quota(bodies.MEMORY_BYTES, bodies.MEMORY_PER_CALLER)
         self._root_path = root_path
         self._sessions = sessions
@@ -139,6 +154,10 @@ class Gate:
         scope = {**scope, "path": below_root(scope["path"], self._root_path)}
         self._check(scope)
         path = scope["path"]
+        if self._login and path == "/" and not self._identity.has_session(scope):
+            await _redirect(f"{self._root_path}/login", send, 303)
+            return
+        self._identify(scope)
         scope["headers"] = for_gradio(scope["headers"], trusted=self._callers.is_proxy(peer_of(scope)))
         if scope["method"] == "POST" and path != UPLOAD:
             await self._pass_on_json(scope, receive, send)
@@ -176,6 +195,23 @@ class Gate:
             raise Refused(411, "Content-Length is required.")
         if length is not None and length > (self._upload_bytes if path == UPLOAD else JSON_BYTES):
             raise bodies.too_large()
+
+    def _identify(self, scope: Scope) -> None:
+        """Note the caller in the scope. Raises Refused for one that may not ask, or not now."""
+        if self._identity.required and FREE.fullmatch(scope["path"]):
+            return
+        try:
+            caller = self._identity.identify(scope)
+            if scope["method"] == "POST" and JUDGED.fullmatch(scope["path"]):
+                self._identity.count(caller)
+        except Denied as error:
+            raise Refused(
+                error.http_status,
+                f"{error.message} {error.remedy}",
+                code=error.code,
+                headers=headers_of(error),
+            ) from None
+        scope["state"] = {**scope.get("state", {}), CALLER: caller}
 
     async def _pass_on_json(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the JSON body, validate a call to Gradio, and pass the request on."""
@@ -225,8 +261,8 @@ def _refused_late(error: Exception) -> bool:
     )
 
 
-async def _redirect(to: str, send: Send) -> None:
+async def _redirect(to: str, send: Send, status: int = 308) -> None:
     headers: list[tuple[bytes, bytes]] = [(b"location", to.encode()), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 308, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     body: dict[str, Any] = {"type": "http.response.body", "body": b""}
     await send(body)

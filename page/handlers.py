@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,11 +21,12 @@ from page import pending, verdicts
 from page.card import Example
 from page.operations.routes import OperationsService
 from page.picture import InvalidPicture
-from page.words import Language, language_of
+from page.words import Language, language_of, say
 from service.callers import UNKNOWN, Callers
-from service.contract.errors import InputError
+from service.contract.errors import InputError, LimitReached
 from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Phase, Snapshot
+from service.http.identity import CALLER, Caller, Identity
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,14 @@ class Handlers:
         limit: float,
         examples: Sequence[Example],
         callers: Callers | None = None,
+        identity: Identity | None = None,
         in_use: Callable[[Path | None], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._application = application
         self._intake = intake
         self._limit = limit
         self._callers = callers if callers is not None else Callers()
+        self._identity = identity if identity is not None else Identity(callers=callers)
         self._examples = tuple(examples)
         self._in_use = in_use
 
@@ -143,8 +146,14 @@ class Handlers:
         future: VerdictFuture,
     ) -> Callable[[], VerdictFuture]:
         """Return the call that submits a request, with the present time as its arrival. Cancelling ``future``
-        cancels the request at any stage."""
-        arrived, caller = time.monotonic(), self._caller(request)
+        cancels the request at any stage. Raises gr.Error if too many of the caller's are running."""
+        arrived, caller, held = time.monotonic(), self._caller(request), ExitStack()
+        try:
+            held.enter_context(self._identity.running(caller))
+        except LimitReached as error:
+            text = say(_language(request), "limit.concurrent")
+            raise gr.Error(text, title=error.code, print_exception=False) from None
+        future.add_done_callback(lambda _: held.close())
 
         def submission() -> VerdictFuture:
             if isinstance(image, InvalidPicture):
@@ -157,7 +166,7 @@ class Handlers:
                     premise or None,
                     source=source,
                     arrived=arrived,
-                    caller=caller,
+                    caller=caller.name,
                     future=future,
                 )
             if submitted is not future:
@@ -177,11 +186,14 @@ class Handlers:
             failed.set_result(_failed(error))
             return failed
 
-    def _caller(self, request: gr.Request | None) -> str:
+    def _caller(self, request: gr.Request | None) -> Caller:
+        known = getattr(getattr(request, "state", None), CALLER, None)  # noted by page.gate
+        if isinstance(known, Caller):
+            return known
         client = getattr(request, "client", None)
         if request is None or client is None:
-            return UNKNOWN
-        return self._callers.of(str(client.host), request.headers)
+            return Caller(UNKNOWN)
+        return Caller(self._callers.of(str(client.host), request.headers))
 
     async def _answer(self, awaited: asyncio.Future[Verdict]) -> Verdict:
         try:

@@ -17,10 +17,11 @@ from page.card import Card, Example
 from page.handlers import Application, Handlers
 from page.picture import Picture
 from page.uploads import Uploads
-from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language
+from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language, say_html
 from service.callers import Callers
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
+from service.http.identity import Identity
 from service.http.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
@@ -99,16 +100,19 @@ def build(
     limit: float,
     card: Card,
     operations: bool = False,
+    login: bool = False,
     callers: Callers | None = None,
+    identity: Identity | None = None,
 ) -> gr.Blocks:
     """Build the page. ``intake`` runs the calls to ``application``; ``limit`` is its time limit in seconds;
-    ``operations`` says whether there is an operations tab."""
+    ``operations`` says whether there is an operations tab, ``login`` whether the page has a login."""
     handlers = Handlers(
         application,
         intake=intake,
         limit=limit,
         examples=card.examples,
         callers=callers,
+        identity=identity,
         in_use=uploads.in_use,
     )
     say = gr.I18n(**translations(card))
@@ -128,6 +132,8 @@ def build(
         else:
             _judge_tab(handlers, uploads, say, card)
         gr.HTML(say("footer_html"), elem_id="footer")
+        if login:
+            gr.HTML(say("logout_html"), elem_id="logout")
     page.i18n_instance = say
     return page
 
@@ -259,6 +265,8 @@ def _html(language: Language, card: Card) -> dict[str, str]:
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',
         "footer_html": f"<footer>{word['privacy']}</footer>",
+        "logout_html": '<button type="button" data-logout>'
+        f"{say_html(language, 'ops.logout.button')}</button>",
     }
 
 

@@ -36,6 +36,7 @@
     let state = 'lost';
     try {
       const answer = await fetch('status', {cache: 'no-store', signal: AbortSignal.timeout(5000)});
+      if (answer.status === 401) return location.reload();  // the session has ended: to the login
       if (!answer.ok) throw new Error(answer.status);
       const status = await answer.json();
       state = status.queue ? 'queue' : status.state;
@@ -103,6 +104,12 @@
     }
     return answer;
   };
+
+  document.addEventListener('click', async (event) => {
+    if (!event.target.closest?.('[data-logout]')) return;
+    await send('logout', {method: 'POST', headers: {'content-type': 'application/json'}, body: '{}'});
+    location.reload();
+  });
 
   document.addEventListener('click', (event) => {
     const card = event.target.closest?.('[data-example]');

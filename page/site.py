@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from page import banner, card, gradio_setup
 from page.calls import CallValidator
 from page.gate import Gate, upload_bytes
+from page.login import Login
 from page.operations.routes import OperationsRoutes, access_of
 from page.sessions import Sessions
 from page.upload_routes import UploadRoutes
@@ -19,6 +20,7 @@ from page.words import language_of
 from service.callers import Callers
 from service.contract.times import STOP_PAGE_ANSWERS
 from service.http import bodies
+from service.http.identity import Identity
 from service.http.quota import Quota
 from service.settings import Settings
 
@@ -35,10 +37,22 @@ class PageSite:
 
     lifespan = True
 
-    def __init__(self, application: Application, settings: Settings) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        identity: Identity | None = None,
+        login: Login | None = None,
+    ) -> None:
+        """``identity`` decides who may ask, by default everyone; with --page open it does not apply here.
+        ``login`` is the page's, if it has a password."""
         self._application = application
+        self._login = login
         self._settings = settings
         self._callers = Callers(settings.trusted_proxies)
+        if identity is None or settings.page == "open":
+            identity = Identity(callers=self._callers)
+        self._identity = identity
         # One thread per concurrent request: a request that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(
             max_concurrent(settings.queue_size), thread_name_prefix="page-intake"
@@ -92,6 +106,8 @@ class PageSite:
             app,
             max_bytes=self._settings.max_bytes,
             operations=operations,
+            login=self._login is not None,
+            identity=self._identity,
             calls=CallValidator([number for number, event in page.fns.items() if event.fn is not None]),
             uploads=upload_routes,
             callers=self._callers,
@@ -119,13 +135,17 @@ class PageSite:
             limit=self._settings.timeout,
             card=model_card,
             operations=operations is not None,
+            login=self._login is not None,
             callers=self._callers,
+            identity=self._identity,
         )
         gradio_setup.set_queue_limits(page, max_concurrent(self._settings.queue_size))
         app = FastAPI(openapi_url=None)
         _add_routes(app, self._application, model_card)
         if operations is not None:
             operations.add_to(app)
+        if self._login is not None:
+            self._login.add_to(app)
         gr.mount_gradio_app(
             app,
             page,

@@ -11,7 +11,9 @@ from typing import Final
 
 from PIL import Image
 
+from service.api_keys import ApiKeys
 from service.contract.causes import InputCode
+from service.contract.correlation import Trace
 from service.contract.errors import (
     Abandoned,
     InferenceError,
@@ -31,6 +33,7 @@ from service.intake.prepare import Intake, raw_pair, size_in
 from service.lifecycle import RESTARTING, Supervisor
 from service.operations import Operations
 from service.settings import Settings
+from service.telemetry.http_metrics import HttpMetrics
 from service.telemetry.metrics import Metrics
 from service.telemetry.reporter import Reporter
 
@@ -40,7 +43,7 @@ PROBE_PICTURE: Final = Image.new("RGB", (64, 64), (128, 128, 128))
 
 class Application:
     """Submits requests and reports health. ``supervisor`` starts, loads and stops it; ``operations`` serves
-    the operators' page. Made by service.build."""
+    the operators' page; ``api_keys`` are for the servers. Made by service.build."""
 
     def __init__(
         self,
@@ -54,9 +57,11 @@ class Application:
         events: Listener,
         reporter: Reporter,
         metrics: Metrics,
+        api_keys: ApiKeys | None = None,
     ) -> None:
         self.supervisor = supervisor
         self.operations = operations
+        self.api_keys = api_keys
         self._settings = settings
         self._status = status
         self._intake = intake
@@ -74,12 +79,22 @@ class Application:
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
         future: VerdictFuture | None = None,
     ) -> VerdictFuture:
         """As ``submit_many`` with one text, whose verdict ``future`` gets."""
         futures = None if future is None else [future]
         return self.submit_many(
-            image, [hypothesis], premise, source=source, arrived=arrived, caller=caller, futures=futures
+            image,
+            [hypothesis],
+            premise,
+            source=source,
+            arrived=arrived,
+            caller=caller,
+            client_id=client_id,
+            trace=trace,
+            futures=futures,
         )[0]
 
     def submit_many(
@@ -91,6 +106,8 @@ class Application:
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
         futures: Sequence[VerdictFuture] | None = None,
     ) -> list[VerdictFuture]:
         """Check the input in this thread, queue it, and return for each text a future of its verdict or the
@@ -103,6 +120,7 @@ class Application:
             hypotheses: 1 to MAX_TEXTS texts.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.
+            client_id, trace: the client's own identifiers, for the logs; see service.contract.correlation.
             futures: the futures to use. Cancelling one ends its request wherever it is; cancelling all ends
                 the decoding, too.
 
@@ -111,7 +129,15 @@ class Application:
         arrived = time.monotonic() if arrived is None else arrived
         futures = [VerdictFuture() for _ in hypotheses] if futures is None else list(futures)
         deadline = arrived + (self._settings.probe_timeout if source == "probe" else self._settings.timeout)
-        make = functools.partial(Request, arrived=arrived, deadline=deadline, source=source, caller=caller)
+        make = functools.partial(
+            Request,
+            arrived=arrived,
+            deadline=deadline,
+            source=source,
+            caller=caller,
+            client_id=client_id,
+            trace=trace,
+        )
         try:
             self._check_phase()
             self._check_count(hypotheses)
@@ -153,6 +179,11 @@ class Application:
     def report(self) -> Report:
         """Return the health report. Runs no inference and waits for nothing."""
         return self._reporter.report()
+
+    @property
+    def http_metrics(self) -> HttpMetrics:
+        """Where the HTTP API counts its requests."""
+        return self._metrics.http
 
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -7,9 +7,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import doctor
+from service.api_keys import ApiKeys
 from service.application import PROBE_PICTURE, PROBE_TEXT, Application
 from service.contract.events import Events
 from service.contract.protocols import Listed, Model, MultiDevice
@@ -36,6 +37,9 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.reporter import Reporter
 from service.telemetry.request_log import RequestLog
 from service.telemetry.vitals import Vitals
+
+if TYPE_CHECKING:
+    from service.telemetry.traces import Traces
 
 __all__ = ["Application", "build"]
 
@@ -72,8 +76,10 @@ def build(
         on_sample=[vitals.sample, memory_limit.check],
     )
     request_log, metrics = RequestLog(), Metrics()
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file is not None else None
     history = History(status.snapshot, sampler.latest, evidence_ttl=settings.evidence_ttl)
-    events = Events(request_log, history, metrics)
+    traces = _traces(settings)
+    events = Events(request_log, history, metrics, *traces)
 
     fallback = _fallback(model, sampler, supervisor, events)
     engine = Engine(
@@ -105,6 +111,7 @@ def build(
         events=events,
         reporter=reporter,
         metrics=metrics,
+        api_keys=keys,
     )
     prober = Prober(
         application.probe,
@@ -136,6 +143,7 @@ def build(
             history=history,
             readers=readers,
             request_log=request_log,
+            traces=traces,
         )
     )
     metrics.set_inputs(
@@ -148,6 +156,7 @@ def build(
             reserved=functools.partial(_reserved, model),
             guard=getattr(model, "guard_counts", lambda: None),
             connections=connections,
+            api_keys_outdated=lambda: keys is not None and keys.outdated,
         )
     )
     return application
@@ -172,6 +181,14 @@ def _model(settings: Settings) -> Model:
         guard=settings.precision_guard == "on",
         cache=hub.converted_cache(settings.cache_dir) if settings.converted_cache == "on" else None,
     )
+
+
+def _traces(settings: Settings) -> Sequence[Traces]:
+    if settings.otlp_endpoint is None:
+        return ()
+    from service.telemetry.traces import Traces
+
+    return (Traces(settings.otlp_endpoint),)
 
 
 def _limits(settings: Settings) -> Limits:

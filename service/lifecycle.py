@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from service.contract.causes import ExitCode
 from service.contract.errors import Hung, ServiceError, ShuttingDown, Unstable, UnusableWeights
@@ -35,6 +35,9 @@ from service.telemetry.history import History
 from service.telemetry.request_log import RequestLog
 from service.telemetry.versions import versions
 
+if TYPE_CHECKING:
+    from service.telemetry.traces import Traces
+
 #: After these exit codes the only possible change of phase is to STOPPING.
 RESTARTING: Final = (ExitCode.HUNG, ExitCode.DEVICE_LOST, ExitCode.MEMORY_LIMIT)
 _log = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ class Parts:
     history: History
     readers: Readers
     request_log: RequestLog
+    traces: Sequence[Traces] = ()
 
 
 class Supervisor:
@@ -131,6 +135,8 @@ class Supervisor:
                 return
             self._started = True
             parts = self._parts
+            for traces in parts.traces:
+                traces.start()
             for part in (parts.engine, parts.sampler, parts.prober, parts.history, parts.fallback):
                 part.start()
 
@@ -318,13 +324,10 @@ class Supervisor:
         not ended within STOP_THREADS."""
         parts = self._parts
         stops: list[Callable[[float], bool | None]] = [
-            part.stop
-            for part in (
-                *(parts.prober, parts.sampler, parts.history, parts.converter, parts.fallback),
-                parts.readers,
-            )
+            *(parts.prober.stop, parts.sampler.stop, parts.history.stop, parts.converter.stop),
+            *(parts.fallback.stop, parts.readers.stop, self._join_loader),
+            *(one.stop for one in parts.traces),
         ]
-        stops.append(self._join_loader)
         for stop in stops:
             stop(0.0)
         end = time.monotonic() + STOP_THREADS

@@ -96,6 +96,7 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
                 max_bytes=settings.log_max_bytes,
                 backups=settings.log_backups,
                 level=settings.log_level,
+                form=settings.log_format,
             )
             logs.open(must_write=first)
         except SettingsError as error:
@@ -177,6 +178,7 @@ def _serve(
         supervisor.start(pictures=front is not None)
         log.info("LISTENING | SERVER=health | URL=http://%s:%d/health", settings.health_host, sidecar.port)
         if front is not None:
+            _log_page(settings)
             front.start()
             log.info("LISTENING | SERVER=page | URL=http://%s:%d", settings.host, front.port)
         code, reason = _wait(supervisor, watched, signals)
@@ -199,6 +201,16 @@ def _serve(
     heartbeat.remove()
     log.info("ENDED | CODE=%d", code)
     return code
+
+
+def _log_page(settings: Settings) -> None:
+    """Log what API keys without a page password mean for the page."""
+    if settings.api_keys_file is None or settings.page_password_file is not None:
+        return
+    if settings.page == "open":
+        log.warning("PAGE_OPEN | MSG=the page judges without a key")
+    elif settings.page == "on":
+        log.info("PAGE_OFF | MSG=with API keys, a page needs --page-password-file or --page open")
 
 
 class _Alive(Protocol):

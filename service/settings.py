@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from service import api_keys
 from service.callers import Network
 from service.contract.errors import SettingsError
 from service.contract.times import STOP_GRACE
@@ -43,6 +45,8 @@ DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Ma
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 #: Variables of earlier versions. Setting one has no effect but a warning.
 REMOVED: Final = ("OFA_BATCH_WAIT", "OFA_GOLDEN_INTERVAL", "OFA_LOAD_PAUSE", "OFA_TRIAL_PAUSE")
+#: What requirements-otel.txt installs.
+TRACING: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _SERVICE_LINKS: Final = (
     "Kubernetes sets this variable for a Service of that name: put enableServiceLinks: false into the pod's "
     "spec, or rename the Service."
@@ -122,6 +126,12 @@ class Settings:
     root_path: str = _option(
         "", ROOT_PATH, "path under which a proxy serves the page, such as /vqa, stripped by the proxy or not"
     )
+    api_keys_file: Path | None = _option(
+        None, FILE, "file of the API keys; with it, every question needs a key or a login (docs/api.md)"
+    )
+    page_password_file: Path | None = _option(
+        None, FILE, "file whose first line is the password of the page; unset asks for none"
+    )
     run_dir: Path = _option(ROOT, FOLDER, "directory of logs and run-time files")
     timeout: float = _option(15.0, seconds(0.01, 3600), "time limit of a request, from its arrival")
     cancel_grace: float = _option(
@@ -184,10 +194,21 @@ class Settings:
         choice("debug", "info", "warning", "error"),
         "lowest level written to web_app.log; the doctor needs info",
     )
+    log_format: str = _option(
+        "text",
+        choice("text", "json"),
+        "form of web_app.log and the console; json has the same fields, one object per line",
+    )
     log_max_bytes: int = _option(
         10_485_760, integer(1024, 1_073_741_824, "bytes"), "size at which a log file is rotated"
     )
     log_backups: int = _option(5, integer(1, 100), "rotated files kept of each log")
+    otlp_endpoint: str | None = _option(
+        None,
+        URL,
+        "OpenTelemetry collector that gets a trace of each request, such as http://localhost:4318; "
+        "needs requirements-otel.txt",
+    )
 
     @property
     def evidence_ttl(self) -> float:
@@ -232,7 +253,25 @@ class Settings:
                 "--backend modelscope needs --reference-python (OFA_REFERENCE_PYTHON).",
                 remedy="Create the environment of requirements-modelscope.txt and pass its Python.",
             )
+        if self.otlp_endpoint is not None and not _has_tracing():
+            raise SettingsError(
+                "--otlp-endpoint needs the OpenTelemetry packages, which are not installed.",
+                remedy="Install requirements-otel.txt into this environment, or unset OFA_OTLP_ENDPOINT.",
+            )
         self.read_ops_password()
+        if self.read_page_password() is not None and self.page != "on":
+            raise SettingsError(
+                f"--page {self.page} and --page-password-file exclude each other.",
+                remedy="Unset one of them.",
+            )
+        if self.api_keys_file is not None:
+            api_keys.read(self.api_keys_file)
+
+    @property
+    def page_served(self) -> bool:
+        """Whether there is a page. With API keys it needs a password, or to be declared open."""
+        locked = self.page_password_file is not None or self.api_keys_file is None
+        return self.page == "open" or (self.page == "on" and locked)
 
     def read_ops_password(self) -> str | None:
         """Return the operations tab's password from its variable or file. Raises SettingsError."""
@@ -243,24 +282,24 @@ class Settings:
             raise SettingsError(
                 "OFA_OPS_PASSWORD and OFA_OPS_PASSWORD_FILE are both set.", remedy="Unset one of them."
             )
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"The file with the operations password cannot be read: {type(error).__name__}.",
-                remedy=f"Check {file}, or unset --ops-password-file.",
-            ) from error
-        try:
-            return str(PASSWORD.parse(lines[0].strip() if lines else ""))
-        except ValueError:
-            raise SettingsError(
-                f"The first line of {file} is not allowed as a password. Allowed: {PASSWORD.allowed}."
-            ) from None
+        return _password(file, "--ops-password-file")
+
+    def read_page_password(self) -> str | None:
+        """Return the page's password, or None without one. Raises SettingsError."""
+        file = self.page_password_file
+        return None if file is None else _password(file, "--page-password-file")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message[:1].upper()}{message[1:]}.", remedy=f"See {self.prog} --help.")
+
+
+def _has_tracing() -> bool:
+    try:
+        return all(map(importlib.util.find_spec, TRACING))
+    except ModuleNotFoundError:  # a parent package
+        return False
 
 
 def options() -> dict[str, Option]:
@@ -308,6 +347,23 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         text = f"{option.help} (allowed: {option.type.allowed}; default: {_default(name)}; {option.env})"
         parser.add_argument(flag(name), metavar=option.type.metavar, help=text.replace("%", "%%"))
     return parser
+
+
+def _password(file: Path, flag: str) -> str:
+    """Return the first line of a password file. Raises SettingsError."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"The file of {flag} cannot be read: {type(error).__name__}.",
+            remedy=f"Check {file}, or unset {flag}.",
+        ) from error
+    try:
+        return str(PASSWORD.parse(lines[0].strip() if lines else ""))
+    except ValueError:
+        raise SettingsError(
+            f"The first line of {file} is not allowed as a password. Allowed: {PASSWORD.allowed}."
+        ) from None
 
 
 def _read(option: Option, text: str, source: str) -> object:

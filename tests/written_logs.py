@@ -40,4 +40,4 @@ def lines(folder: Path, name: str = "web_app.log") -> list[str]:
     """Return the lines so far, except for the first one of each process."""
     flush()
     written = (folder / name).read_text(encoding="utf-8").splitlines()
-    return [line for line in written if " | STARTED | " not in line]
+    return [line for line in written if " | STARTED | " not in line and '"STARTED"' not in line]

@@ -36,6 +36,17 @@ class Refusal(StrEnum):
 BUSY: Final = frozenset({Refusal.QUEUE_FULL, Refusal.CALLER_LIMIT, Refusal.TOO_LATE, Refusal.STUCK})
 
 
+class Denial(StrEnum):
+    """Why a caller may not ask, whatever its request and the load."""
+
+    NO_KEY = "no_key"  # and no session
+    WRONG_KEY = "wrong_key"
+    CROSS_ORIGIN = "cross_origin"  # a session's request from a page of another origin
+    TEXTS_OVER_LIMIT = "texts_over_limit"  # more than the key may ask in a minute
+    RATE_LIMIT = "rate_limit"
+    CONCURRENT_LIMIT = "concurrent_limit"
+
+
 class Outcome(StrEnum):
     """How a request ended; an accepted one in one of the first five."""
 

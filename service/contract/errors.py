@@ -3,6 +3,10 @@
     ServiceError
     ├── InputError              400  the input cannot be judged; says what to change
     │   └── InvalidTexts             some of the texts cannot
+    ├── Denied                       this caller may not ask
+    │   ├── Unauthorized        401  no valid API key and no session
+    │   ├── Forbidden           403  not allowed, now or later
+    │   └── LimitReached        429  a limit of the caller's key; says when to retry
     ├── Busy                    503  no capacity now; says when to retry
     │   └── CallerBusy          429  no capacity for this caller; others are accepted
     ├── DeadlineExceeded        504  no answer within the time limit
@@ -41,7 +45,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from service.contract.causes import ExitCode, Outcome, Refusal
+from service.contract.causes import Denial, ExitCode, Outcome, Refusal
 
 Fact = str | int | float
 
@@ -83,6 +87,38 @@ class InvalidTexts(InputError):
         first = found[0][1]
         super().__init__(first.message, code=first.code, remedy=first.remedy, **first.facts)
         self.errors = [(index, error.code) for index, error in found]
+
+
+class Denied(ServiceError):
+    """This caller may not ask; the code is a Denial."""
+
+
+class Unauthorized(Denied):
+    """No valid API key and no session; the code is ``no_key`` or ``wrong_key``."""
+
+    code = Denial.NO_KEY
+    http_status = 401
+    default_remedy = "Send a key: Authorization: Bearer KEY, or X-API-Key: KEY."
+
+
+class Forbidden(Denied):
+    """The caller may not do this, now or later."""
+
+    code = Denial.TEXTS_OVER_LIMIT
+    http_status = 403
+
+
+class LimitReached(Denied):
+    """A limit of the caller's key; the code is ``rate_limit`` or ``concurrent_limit``. ``retry_after`` is in
+    seconds."""
+
+    code = Denial.RATE_LIMIT
+    http_status = 429
+
+    def __init__(self, message: str, *, code: Denial, limit: int, retry_after: int):
+        remedy = f"Try again in {retry_after} s."
+        super().__init__(message, code=code, remedy=remedy, limit=limit, retry_after=retry_after)
+        self.retry_after = retry_after
 
 
 class Busy(ServiceError):

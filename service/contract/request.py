@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ofa.pair import Pair as Pair  # re-exported: the network's own question travels all the way
+from service.contract.correlation import Trace
 from service.contract.errors import NotFinite, ServiceError
+from service.contract.log_line import fields
 
 LABELS: Final = ("Yes", "No", "Maybe")
 MAX_TEXTS: Final = 32  # about one picture in one call
@@ -23,8 +25,8 @@ class Request:
 
     ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds, ``size`` is the width and height of the
     picture as sent, ``prepared`` the seconds spent on decoding and checks. ``caller`` identifies whose
-    request it is, "" for a script in this process. In a refused request ``pair`` holds the raw texts and no
-    picture.
+    request it is, "" for a script in this process; ``client_id`` ("" without) and ``trace`` are the client's
+    own identifiers. In a refused request ``pair`` holds the raw texts and no picture.
     """
 
     id: str
@@ -35,11 +37,18 @@ class Request:
     caller: str = ""
     size: tuple[int, int] = (0, 0)
     prepared: float = 0.0
+    client_id: str = ""
+    trace: Trace | None = None
 
     @property
     def chars(self) -> int:
         """Characters of both texts: all that a log may say about them."""
         return len(self.pair.hypothesis) + len(self.pair.premise or "")
+
+    @property
+    def correlation(self) -> str:
+        """The client's identifiers as log fields, "" without."""
+        return fields(client_id=self.client_id or None, trace=self.trace.trace_id if self.trace else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
@@ -43,18 +43,28 @@ class Reply(NamedTuple):
 class Refused(Exception):
     """The request is refused with ``status`` and a sentence; with a ``code`` the answer is JSON."""
 
-    def __init__(self, status: int, text: str, *, code: str = "", retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        *,
+        code: str = "",
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(status)
         self.status = status
         self.text = text
         self.code = code
         self.retry_after = retry_after
+        self.headers = headers or {}
 
     def reply(self) -> Reply:
         body, kind = self.text.encode(), b"text/plain; charset=utf-8"
         if self.code:
             body, kind = json.dumps({"detail": self.text, "code": self.code}).encode(), b"application/json"
         headers = [(b"content-type", kind)]
+        headers += [(name.encode(), value.encode()) for name, value in self.headers.items()]
         if self.retry_after is not None:
             headers.append((b"retry-after", str(self.retry_after).encode()))
         return Reply(self.status, headers, body)

@@ -65,7 +65,9 @@ def peer_of(scope: Scope) -> str:
 
 
 def caller_of(scope: Scope, callers: Callers) -> str:
-    return callers.of(peer_of(scope), by_name(scope))
+    """Return the caller: the name that service.http.identity has found, else the address."""
+    known = scope.get("state", {}).get("caller")
+    return callers.of(peer_of(scope), by_name(scope)) if known is None else str(known.name)
 
 
 def below_root(path: str, root_path: str) -> str:

@@ -6,8 +6,7 @@ its own error. When all requests of a batch have been answered or abandoned, its
 next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
 refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
-Every accepted request ends exactly once: ``_end`` is the only exit, and the first call wins. A later result
-is only logged.
+Every accepted request ends once: ``_end`` is the only exit, the first call wins, later results are logged.
 """
 
 from __future__ import annotations
@@ -238,14 +237,12 @@ class Engine:
         Callers answered together tend to ask again together: only after such a batch the first of them waits
         a moment for the others. A single caller never waits.
         """
-        while not self._closed and (self._paused or self._waiting.probe is None):
-            if self._paused:
-                self._work.wait()
-                continue
+        while not self._closed:
             left = self._batch_wait_until - self._clock()
-            if self._waiting and (left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch):
+            due = left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch
+            if not self._paused and (self._waiting.probe is not None or (self._waiting and due)):
                 return
-            self._work.wait(left if self._waiting else None)
+            self._work.wait(left if self._waiting and not self._paused else None)
 
     def _take(self) -> list[Job]:
         """Return the next batch. Its size is what should complete in half the time that its most urgent

@@ -65,7 +65,9 @@ def sections(
     plain = ("phase", "model", "device", "dtype", "degraded", "reloads", "activity", "evidence")
     figures = ("memory", "memory_by", "process_memory", "threads", "gpu_name", "gpu", "disk", "cpu_seconds")
     return {
-        "STUCK": [f"{r.id} {r.source}: {r.chars} chars, {now - r.arrived:.1f} s old" for r in stuck],
+        "STUCK": [
+            f"{r.id} {r.source}: {r.chars} chars, {now - r.arrived:.1f} s old{r.correlation}" for r in stuck
+        ],
         "SERVICE": [f"{name}: {getattr(snapshot, name)}" for name in plain],
         "VERSIONS": [f"{name}: {found}" for name, found in versions.items()],
         "FIGURES": [f"{name}: {getattr(sample, name)}" for name in figures],

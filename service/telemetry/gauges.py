@@ -48,6 +48,7 @@ class GaugeInputs:
     reserved: Callable[[], int] = lambda: 0
     guard: Callable[[], tuple[int, int] | None] = lambda: None
     connections: Sequence[Connections] = ()
+    api_keys_outdated: Callable[[], bool] = lambda: False
 
 
 class Gauges(Collector):
@@ -69,6 +70,11 @@ class Gauges(Collector):
         yield from _connections(inputs.connections)
         yield _restarts(inputs.restarts)
         yield _counter("ofa_log_lines_lost", "Log lines that could not be written.", inputs.lost_lines())
+        yield _gauge(
+            "ofa_api_keys_outdated",
+            "1 while the API keys file has changed and cannot be reloaded.",
+            inputs.api_keys_outdated(),
+        )
         yield _build()
 
 

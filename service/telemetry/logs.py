@@ -8,6 +8,7 @@ class.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import math
 import os
@@ -16,11 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TextIO
 
 from service.contract.errors import SettingsError
-from service.contract.log_line import fields
+from service.contract.log_line import fields, split
 from service.contract.times import STOP_LOGS
 from service.telemetry.log_writers import Console, LogFile, Writer
 
@@ -34,17 +36,21 @@ _log = logging.getLogger(__name__)
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-11-22 17:30:00 | INFO     | message``: one line always, CRITICAL written as FATAL."""
+    """``2026-11-22 17:30:00 | INFO     | message``, or with ``form`` "json" an object with ``time``,
+    ``level`` and the parts of the message: one line always, CRITICAL written as FATAL."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s | %(word)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
+    def __init__(self, form: str = "text") -> None:
+        super().__init__(datefmt="%Y-%m-%d %H:%M:%S")
+        self._json = form == "json"
 
     def format(self, record: logging.LogRecord) -> str:
-        record.word = "FATAL" if record.levelno >= logging.CRITICAL else record.levelname
-        record.message = record.getMessage()
-        record.asctime = self.formatTime(record, self.datefmt)
+        level = "FATAL" if record.levelno >= logging.CRITICAL else record.levelname
         where = f" | WHERE={places(record.exc_info[1])}" if record.exc_info and record.exc_info[1] else ""
-        return one_line(self.formatMessage(record) + where)
+        message = one_line(record.getMessage() + where)
+        if not self._json:
+            return f"{self.formatTime(record, self.datefmt)} | {level:<8} | {message}"
+        at = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="seconds")
+        return json.dumps({"time": at, "level": level, **split(message)}, ensure_ascii=False)
 
 
 class TabFormatter(logging.Formatter):
@@ -112,7 +118,7 @@ class _Libraries(_ToWriters):
 
 class Logs:
     """The log files and the console of one process. ``level`` applies to our own loggers; of libraries,
-    warnings and errors are written."""
+    warnings and errors are written. ``form`` is "text" or "json"."""
 
     def __init__(
         self,
@@ -121,9 +127,10 @@ class Logs:
         max_bytes: int,
         backups: int,
         level: str = "INFO",
+        form: str = "text",
         console: TextIO | None = None,
     ) -> None:
-        lines, columns = LineFormatter(), TabFormatter()
+        lines, columns = LineFormatter(form), TabFormatter()
         self._level = level.upper()
         self._run_dir = run_dir
         self._log_file = LogFile(run_dir / LOG_FILE, max_bytes, backups)

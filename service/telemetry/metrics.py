@@ -27,6 +27,7 @@ from service.contract.errors import (
 from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Source, Verdict
 from service.telemetry.gauges import GaugeInputs, Gauges
+from service.telemetry.http_metrics import HttpMetrics
 
 SOURCES: Final = get_args(Source)
 #: Seconds. 15 is the default time limit: a timeout falls just above that bucket.
@@ -43,6 +44,7 @@ class Metrics(Listener):
         self._registry = _Registry()
         self._make_request_metrics()
         self._make_model_metrics()
+        self.http = HttpMetrics(self._registry)
         self._exposition = Summary(
             "ofa_exposition_duration_seconds",
             "Duration of a scrape; each is counted in the next.",

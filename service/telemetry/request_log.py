@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from service.api_keys import name_of
 from service.contract.errors import DeadlineExceeded, InferenceError, ServiceError
 from service.contract.events import Listener, Stage
 from service.contract.log_line import fields
@@ -31,12 +32,13 @@ class Recent:
     size: tuple[int, int]
     outcome: str
     seconds: float
+    correlation: str = ""
 
     def __str__(self) -> str:
         width, height = self.size
         return (
             f"{self.unix} {self.id} {self.source}: {self.chars} chars, {width}x{height}, "
-            f"{self.outcome} after {self.seconds:.2f} s"
+            f"{self.outcome} after {self.seconds:.2f} s{self.correlation}"
         )
 
 
@@ -57,16 +59,18 @@ class RequestLog(Listener):
             premise_len=None if premise is None else len(premise),
             removed=",".join(f"{kind}:{count}" for kind, count in sorted(removed.items())) or None,
             source=request.source,
+            key=name_of(request.caller),
         )
         head = f"REQUEST_START | {request.id} | TEXT_LEN={len(hypothesis)} | IMG_SIZE={request.size}"
-        _log.log(_level(request), "%s", head + more)
+        _log.log(_level(request), "%s", head + more + request.correlation)
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         stage: Stage | None = "decoding" if isinstance(error, DeadlineExceeded) else None
         failed = stage is not None or isinstance(error, InferenceError)
         line = _error_line(request.id, error, seconds)
-        more = fields(reason=error.code, stage=stage, source=request.source)
-        _log.log(logging.WARNING if failed else logging.INFO, "%s", line + more)
+        key = name_of(request.caller)
+        more = fields(reason=error.code, stage=stage, source=request.source, key=key)
+        _log.log(logging.WARNING if failed else logging.INFO, "%s", line + more + request.correlation)
         if stage is not None:
             _write_slow(request, stage, seconds)
 
@@ -78,6 +82,7 @@ class RequestLog(Listener):
                 *(int(time.time()), request.id, request.source, request.chars, request.size),
                 verdict.reason or "answered",
                 verdict.duration,
+                request.correlation,
             )
         )
         if verdict.reason is None:
@@ -85,12 +90,12 @@ class RequestLog(Listener):
             more = fields(
                 duration=f"{verdict.duration:.2f}s", device=verdict.device or None, source=request.source
             )
-            _log.log(_level(request), "%s", head + more + _timing(request, timing))
+            _log.log(_level(request), "%s", head + more + _timing(request, timing) + request.correlation)
             return
         error = verdict.error or ServiceError("No verdict.", code=verdict.code)
         line = _error_line(request.id, error, verdict.duration)
         more = fields(reason=verdict.code, stage=stage, source=request.source)
-        _log.warning("%s", line + more + _timing(request, timing))
+        _log.warning("%s", line + more + _timing(request, timing) + request.correlation)
         if stage is not None:
             _write_slow(request, stage, verdict.duration)
 

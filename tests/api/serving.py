@@ -10,14 +10,17 @@ from typing import Any
 
 import httpx
 from PIL import Image
+from prometheus_client import CollectorRegistry
 
 from api.app import ApiSite
 from api.calls import Application
+from service.contract.correlation import Trace
 from service.contract.request import Source, Verdict, VerdictFuture
 from service.contract.status import Snapshot
 from service.front import Front
 from service.listening import Connections, listen, page_limits
 from service.settings import Settings
+from service.telemetry.http_metrics import HttpMetrics
 from tests.fakes import PATIENCE
 from tests.web.application import READY, SCORES
 
@@ -42,6 +45,8 @@ class ScriptedApplication:
         self.seen: list[dict[str, Any]] = []
         self.futures: list[VerdictFuture] = []
         self._snapshot = snapshot
+        self.registry = CollectorRegistry()
+        self.http_metrics = HttpMetrics(self.registry)
 
     def submit_many(
         self,
@@ -52,9 +57,12 @@ class ScriptedApplication:
         source: Source = "api",
         arrived: float | None = None,
         caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
         futures: Sequence[VerdictFuture] | None = None,
     ) -> list[VerdictFuture]:
         self.seen.append({"image": image, "texts": list(hypotheses), "premise": premise, "caller": caller})
+        self.seen[-1] |= {"client_id": client_id, "trace": trace}
         submitted = list(futures or [VerdictFuture() for _ in hypotheses])
         self.futures += submitted
         for text, future in zip(hypotheses, submitted, strict=True):

@@ -11,13 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.exposition import generate_latest
 
-from api.context import ID
 from service.callers import networks
 from service.contract.causes import InputCode, Refusal
+from service.contract.correlation import Trace, client_id_of
 from service.contract.request import Verdict
 from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, base, client, code, picture, serving
 from tests.applications import Build
+from tests.exposition import Scraped
 from tests.fakes import YES, FakePredictor, until
 from tests.web.raw import request
 
@@ -83,8 +85,40 @@ def test_there_are_no_cors_headers(api: httpx.Client) -> None:
 def test_a_valid_request_id_is_kept_and_another_replaced(api: httpx.Client, sent: str, kept: bool) -> None:
     for path in ("/v1/model", "/v1/nothing"):
         got = api.get(path, headers={"x-request-id": sent.encode("latin-1")}).headers["x-request-id"]
-        assert ID.fullmatch(got)
+        assert client_id_of(got)
         assert (got == sent) is kept
+
+
+def test_the_client_s_ids_reach_the_application(api: httpx.Client, scripted: ScriptedApplication) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    sent = {"x-request-id": "order-7", "traceparent": f"00-{trace}-{parent}-01"}
+    api.post("/v1/judge", json={"image": ENCODED, "text": "a circle"}, headers=sent)
+    answer = api.post("/v1/judge", json={"image": ENCODED, "text": "a circle"}, headers={"traceparent": "x"})
+    first, second = scripted.seen
+    assert (first["client_id"], first["trace"]) == ("order-7", Trace(trace, parent, sampled=True))
+    assert (second["client_id"], second["trace"]) == (answer.headers["x-request-id"], None)
+
+
+def test_every_answer_is_counted_by_route_and_status(
+    api: httpx.Client, scripted: ScriptedApplication
+) -> None:
+    api.get("/v1/model")
+    api.get("/v1/judge")
+    api.get("/v1/nothing")
+    api.post("/v1/judge", json={"image": ENCODED, "text": "a circle"})
+    api.post("/v1/judge", json={"image": ENCODED})
+    told = Scraped(generate_latest(scripted.registry).decode())
+    counted = {
+        (route, status): told("ofa_http_requests_total", route=route, status=status)
+        for route, status in (
+            ("/v1/model", "200"),
+            ("/v1/judge", "405"),
+            ("other", "404"),
+            ("/v1/judge", "200"),
+            ("/v1/judge", "422"),
+        )
+    }
+    assert set(counted.values()) == {1}, counted
 
 
 def test_real_intake_and_engine_judge_a_call_in_one_batch(make: Build) -> None:

@@ -15,5 +15,6 @@ def test_every_error_says_what_to_do() -> None:
     silent = {kind.__name__ for kind in seen if not kind.default_remedy}
     assert silent == {
         "ServiceError", "InputError", "InvalidTexts", "Busy", "CallerBusy", "Abandoned",
+        "Denied", "Forbidden", "LimitReached",
         "ModelError", "TransientLoadError", "PermanentLoadError",
     }  # fmt: skip

@@ -133,6 +133,12 @@ CASES = [
         {f'ofa_rejections_total{{reason="{reason}"}}': "0+0.6x60" for reason in ("queue_full", "too_late")},
         {'ofa_rejections_total{reason="no_image"}': "0+5x60"},
     ),
+    Case(
+        "OfaApiErrors",
+        {'ofa_http_requests_total{route="/v1/judge", status="500"}': "0+1x60"},
+        {'ofa_http_requests_total{route="/v1/judge", status="503"}': "0+9x60"},
+        also={"route": "/v1/judge"},
+    ),
     Case("OfaComputationStuck", {"ofa_orphaned_inferences": "0x9 1x60"}, {"ofa_orphaned_inferences": "0x70"}),
     Case(
         "OfaReaderStuck",
@@ -179,6 +185,7 @@ CASES = [
         also={"port": "page"},
     ),
     Case("OfaLogLinesLost", {"ofa_log_lines_lost_total": "0x30 9x60"}, {"ofa_log_lines_lost_total": "9x90"}),
+    Case("OfaApiKeysOutdated", {"ofa_api_keys_outdated": "0x9 1x60"}, {"ofa_api_keys_outdated": "0x70"}),
 ]
 
 
@@ -266,7 +273,7 @@ def test_rules_use_only_label_values_that_metrics_have() -> None:
     known = {
         "outcome": {*Outcome, "loaded", "unstable", "success"},
         "check": set(CHECKS),
-        "status": {word for words in CHECKS.values() for word in words},
+        "status": {"500", *(word for words in CHECKS.values() for word in words)},
         "cause": set(RestartCause),
         "next": set(RUNGS),
         "source": {"page", "api", "probe"},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.api_keys import make
 from service.contract.errors import SettingsError
 from service.settings import DEFAULT_MODEL, REMOVED, ROOT, Settings, flag, options, removed, table
 
@@ -32,15 +33,20 @@ def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None
     assert (settings.port, settings.probe_interval, settings.host) == (2222, 5.0, "0.0.0.0")
 
 
-def test_every_option_has_a_flag_and_a_variable_that_do_the_same(tmp_path: Path) -> None:
+def test_every_option_has_a_flag_and_a_variable_that_do_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.settings.TRACING", ())  # as if requirements-otel.txt were installed
     password_file = tmp_path / "password"
     password_file.write_text("open sesame\n")
     samples = {"verify": "full", "backend": "native", "device": "cpu", "dtype": "bf16"}
     samples |= dict.fromkeys(("cache_dir", "run_dir"), "/nowhere/yet")
     samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048", "ops": "off"}
-    samples |= {"log_level": "debug"}
+    samples |= {"log_level": "debug", "log_format": "json", "otlp_endpoint": "http://127.0.0.1:4318"}
     samples |= {"ops_password_file": str(password_file), "trusted_proxies": "10.0.0.0/8,::1"}
     samples |= {"root_path": "/vqa"}
+    samples |= {"page_password_file": str(password_file), "api_keys_file": str(tmp_path / "keys")}
+    make(tmp_path / "keys", "shop")
     samples |= dict.fromkeys(("precision_guard", "converted_cache", "page"), "off")
     for name, option in options().items():
         if option.secret:
@@ -103,6 +109,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
     assert "both 8000" in refused(["--port", "8000"])
     assert Settings.from_args(["--port", "0", "--health-port", "0"], {}).port == 0
     assert "--reference-python" in refused(["--backend", "modelscope"])
+    assert "OpenTelemetry" in refused(["--otlp-endpoint", "http://127.0.0.1:4318"])
     (tmp_path / "file").touch()
     assert "a folder" in refused(["--run-dir", str(tmp_path / "file")])
 
@@ -160,6 +167,39 @@ def test_a_password_file_that_holds_none_is_refused_at_once(tmp_path: Path, cont
         file.write_bytes(content)
     told = refused(["--ops-password-file", str(file)])
     assert "short" not in told.replace(str(file), "")
+
+
+@pytest.mark.parametrize(
+    ("files", "page", "served"),
+    [
+        ((), "on", True),
+        ((), "off", False),
+        ((), "open", True),
+        (("keys",), "on", False),
+        (("keys",), "off", False),
+        (("keys",), "open", True),
+        (("password",), "on", True),
+        (("keys", "password"), "on", True),
+        (("password",), "off", None),
+        (("password",), "open", None),
+    ],
+)
+def test_with_api_keys_a_page_needs_a_password_or_to_be_declared_open(
+    tmp_path: Path, files: tuple[str, ...], page: str, served: bool | None
+) -> None:
+    (tmp_path / "password").write_text(SECRET)
+    make(tmp_path / "keys", "shop")
+    flags = {"keys": "--api-keys-file", "password": "--page-password-file"}
+    argv = [word for name in files for word in (flags[name], str(tmp_path / name))]
+    if served is None:
+        assert "exclude each other" in refused([*argv, "--page", page])
+    else:
+        assert Settings.from_args([*argv, "--page", page], {}).page_served is served
+
+
+@pytest.mark.parametrize("flag", ["--page-password-file", "--api-keys-file"])
+def test_a_file_that_is_missing_is_refused_at_once(tmp_path: Path, flag: str) -> None:
+    refused([flag, str(tmp_path / "missing")])
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import threading
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from service.contract.correlation import Trace
 from service.contract.errors import InputError, OutOfMemory
+from service.contract.log_line import join
 from service.contract.request import Pair, Request, RequestTiming, Verdict
-from service.telemetry.logs import flush, one_line
+from service.telemetry.logs import LineFormatter, flush, one_line
 from service.telemetry.request_log import RequestLog
 from tests.written_logs import OpenLogs, lines
 
@@ -52,6 +56,67 @@ def test_a_judged_request_is_two_lines_in_the_agreed_form(
         end,
     )
     assert console.getvalue().splitlines()[1:] == [start, end]
+
+
+def test_json_lines_have_the_fields_of_text_lines(
+    open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
+) -> None:
+    text = LineFormatter()
+    open_logs(form="json")
+    scores = {"Yes": 0.9211, "No": 0.05, "Maybe": 0.0289}
+    log, written = RequestLog(), logging.getLogger("service")
+    log.started(REQUEST, {"control": 1})
+    log.ended(REQUEST, Verdict.of(scores, duration=3.214, device="cpu"), RequestTiming(computed=2.9))
+    written.critical('quoted "\n %s | PIPED', "\u2028\ud800é")
+    logging.getLogger("urllib3").warning(SECRET)
+    records = [json.loads(line) for line in lines(tmp_path)]
+    assert [list(one)[:3] for one in records] == [["time", "level", "event"]] * 4
+    start, end, fatal, library = records
+    assert (start["request_id"], start["REMOVED"]) == (REQUEST.id, "control:1")
+    assert (end["LABEL"], end["SCORE"], end["DURATION"]) == ("Yes", "0.921", "3.21s")
+    assert (fatal["level"], fatal["event"], fatal["request_id"]) == ("FATAL", 'quoted "    é', "PIPED")
+    assert (library["event"], library["LOGGER"]) == ("LIBRARY", "urllib3")
+    assert datetime.fromisoformat(end["time"]).utcoffset() is not None
+    assert [json.loads(line) for line in console.getvalue().splitlines()[1:]] == records
+    record = logging.LogRecord("", logging.INFO, "", 0, join(end), None, None)
+    assert text.format(record).endswith(f"| INFO     | {join(end)}")
+
+
+def test_json_lines_about_the_log_itself_are_json(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs(form="json")
+    logging.getLogger("service").info("FIRST")
+    flush()
+    (tmp_path / "web_app.log").rename(tmp_path / "moved")
+    logging.getLogger("service").info("SECOND")
+    assert {json.loads(line)["event"] for line in lines(tmp_path)} == {"SECOND", "LOG_REOPENED"}
+
+
+def test_json_files_are_rotated_at_a_whole_line(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs(form="json", max_bytes=2000)
+    for _ in range(100):
+        RequestLog().started(REQUEST, {})
+    flush()
+    files = sorted(tmp_path.glob("web_app.log*"))
+    assert [path.name for path in files] == ["web_app.log", "web_app.log.1", "web_app.log.2"]
+    for path in files:
+        assert path.stat().st_size <= 2000
+        assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_the_client_s_ids_are_logged_at_the_end_of_each_line(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs()
+    request = replace(REQUEST, client_id="order-7", trace=Trace("4b" * 16, "0a" * 8, sampled=True))
+    log = RequestLog()
+    log.started(request, {})
+    log.refused(request, InputError("There is no picture.", code="no_image"), 0.1)
+    log.ended(request, Verdict.of({"Yes": 1, "No": 0, "Maybe": 0}, duration=1, device="cpu"), RequestTiming())
+    log.ended(request, Verdict.none("error"), RequestTiming())
+    written = lines(tmp_path)
+    assert len(written) == 4
+    assert all(line.endswith(f" | CLIENT_ID=order-7 | TRACE={'4b' * 16}") for line in written)
+    assert [str(one).endswith(f" s | CLIENT_ID=order-7 | TRACE={'4b' * 16}") for one in log.recent] == [
+        True
+    ] * 2
 
 
 def test_what_was_removed_from_a_text_is_counted_in_its_start_line(

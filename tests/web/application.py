@@ -211,20 +211,27 @@ def _sha(path: Path) -> str:
 
 
 def main(port: int, flags: list[str]) -> None:
+    from page.login import page_login
     from page.site import PageSite
+    from service.api_keys import ApiKeys
+    from service.callers import Callers
     from service.front import Front
+    from service.http.identity import Identity
     from service.listening import Connections, listen, page_limits
     from service.settings import Settings
 
     logging.basicConfig(format="%(levelname)s | %(message)s")
-    for name in ("page", "service.http"):
+    for name in ("page", "service.api_keys", "service.http"):
         logging.getLogger(name).setLevel(logging.INFO)
     stop_signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop_signals.append(number))
     application = FakeApplication()
     settings = Settings.from_args(flags, {name: os.environ[name] for name in VARIABLES if name in os.environ})
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    callers = Callers(settings.trusted_proxies)
+    login = page_login(settings, port, callers)
     page = Front(
-        {"": PageSite(application, settings)},
+        {"": PageSite(application, settings, Identity(keys, sessions=login, callers=callers), login)},
         listen("127.0.0.1", port, "--port"),
         Connections("page", page_limits()),
         root_path=settings.root_path,

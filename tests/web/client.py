@@ -22,6 +22,16 @@ META = {"_type": "gradio.FileData"}
 T = TypeVar("T")
 
 
+def present(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that match; a folder that is deleted meanwhile ends a walk of pathlib's, so walk
+    again."""
+    while True:
+        try:
+            return [path for path in folder.glob(pattern) if path.is_file()]
+        except FileNotFoundError:
+            continue
+
+
 class Page:
     """A serving process. ``base`` is its URL, ``output`` its output so far, ``temporary`` its temp folder."""
 
@@ -34,7 +44,7 @@ class Page:
     @property
     def uploads(self) -> list[Path]:
         """Return its uploaded files."""
-        return [path for path in self.temporary.glob("ofa-page-*/*/picture*") if path.is_file()]
+        return present(self.temporary, "ofa-page-*/*/picture*")
 
     @property
     def output(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from page.operations.access import (
+from page.access import (
     CALLERS,
     GUESS_SECONDS,
     IDLE_SECONDS,

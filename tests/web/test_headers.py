@@ -166,3 +166,8 @@ def test_lines_of_forwarded_for_are_joined_in_order() -> None:
 )
 def test_the_content_type_of_json(kind: bytes, expected: bool) -> None:
     assert is_json([(b"content-type", kind)]) is expected
+
+
+def test_keys_do_not_reach_gradio() -> None:
+    said = [(b"authorization", b"Bearer a"), (b"x-api-key", b"a"), (b"accept", b"*/*")]
+    assert for_gradio(said, trusted=True) == said[2:]

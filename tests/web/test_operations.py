@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from lab.instances.instance import ROOT, Instance
-from page.operations.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
+from page.access import GUESS_SECONDS, WRONG_PER_CALLER, Access
 from page.operations.routes import GUARDED, LOGIN, OperationsRoutes
 from page.words import say
 from service.contract.status import Snapshot

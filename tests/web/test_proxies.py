@@ -18,7 +18,7 @@ import pytest
 
 from lab.instances.instance import EXIT_SECONDS, ROOT
 from lab.instances.ports import free_ports
-from page.operations.access import WRONG_PER_CALLER
+from page.access import WRONG_PER_CALLER
 from page.operations.routes import LOGIN
 from service.http import bodies
 from tests.fakes import until

@@ -20,6 +20,7 @@ from page.words import say
 from service.callers import Callers, networks
 from service.http.quota import Quota
 from tests.fakes import until
+from tests.web.client import present
 from tests.web.raw import form
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Service:
         return asyncio.run(inner())
 
     def files(self) -> list[Path]:
-        return list(self.uploads.folder.glob("*/picture*"))
+        return present(self.uploads.folder, "*/picture*")
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from page import uploads as module
 from page.uploads import AGE, FULL_QUOTAS, LEAST_BYTES, Incoming, Uploads
 from service.http.quota import NoCapacity, QuotaExceeded
 from tests.fakes import Clock
+from tests.web.client import present
 
 PORT = 65001
 SHARE = 4 * LEAST_BYTES
@@ -50,7 +51,7 @@ def put(uploads: Uploads, caller: str = "a", size: int = 10, name: str = "pictur
 
 
 def files(uploads: Uploads) -> list[Path]:
-    return [path for path in uploads.folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return [path for path in present(uploads.folder, "**/*") if path.name != ".lock"]
 
 
 def test_a_file_expires_after_its_last_use(uploads: Uploads, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""Access to the operations tab: one password, expiring sessions, a limit on wrong passwords. No HTTP.
+"""Access by a password: expiring sessions, a limit on wrong passwords. No HTTP.
 
 A session is a random token, stored only as a hash. Wrong passwords delay only the caller that sent them.
 Every table is bounded.
@@ -43,9 +43,16 @@ class TooManyGuesses(Exception):
 
 
 class Access:
-    """The sessions of one password. Safe to call from any thread."""
+    """At most ``sessions`` sessions of one password. Safe to call from any thread."""
 
-    def __init__(self, password: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        password: str,
+        *,
+        sessions: int = MAX_SESSIONS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = sessions
         self._password = _hash(password)
         self._clock = clock
         self._lock = threading.Lock()  # guards everything below
@@ -79,7 +86,7 @@ class Access:
                 raise WrongPassword
             token = secrets.token_urlsafe(32)
             self._sessions[_hash(token)] = (now, now)
-            while len(self._sessions) > MAX_SESSIONS:
+            while len(self._sessions) > self._most:
                 self._sessions.popitem(last=False)
             return token
 
