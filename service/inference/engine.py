@@ -425,10 +425,9 @@ class Engine:
 
     def _refuse(self, load: Load, source: Source, count: int, left: float = math.inf) -> ServiceError | None:
         """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
-        if self._refusing:
-            refusal: ServiceError | None = stopping()
-        else:
-            refusal = self._admission.refusal(load, source, count, left)
+        refusal: ServiceError | None = (
+            stopping() if self._refusing else self._admission.refusal(load, source, count, left)
+        )
         if refusal is not None:
             self._count["rejected"] += count
         return refusal
