@@ -22,7 +22,9 @@ from service.settings import Settings
 BODY_SECONDS: Final = 60.0  # to receive a body
 RETRY_SECONDS: Final = 2
 SPARE_BYTES: Final = 65_536  # for headers of parts, names of fields, white space
-#: Peak memory of a JSON call as a multiple of its body: the body, the parsed string, the decoded picture.
+#: Peak memory of a call as a multiple of its body. A form: the part and its copy. JSON: the body, the parsed
+#: string, the decoded picture.
+FORM_COPIES: Final = 2
 JSON_COPIES: Final = 3
 _ESCAPED: Final = 12  # bytes of one character in JSON at most: two \\uXXXX
 _UTF8: Final = 4
@@ -83,7 +85,7 @@ class Held:
 
 
 async def received(
-    scope: Scope, receive: Receive, limits: Limits, held: Held, *, most: int, copies: int = 1
+    scope: Scope, receive: Receive, limits: Limits, held: Held, *, most: int, copies: int
 ) -> AsyncIterator[bytes]:
     """Yield the body in pieces. Raises Problem, Refused and ClientDisconnected."""
     if (length(scope) or 0) > most:

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from api import problems
 from api.bodies import Limits
@@ -34,6 +34,14 @@ log = logging.getLogger(__name__)
 # The application answers by the deadline; this bounds the wait if it fails to.
 SPARE_SECONDS: Final = 10.0
 SPARE_CALLS: Final = 64
+
+
+class Judged(NamedTuple):
+    """Verdicts, and the longest wait in the queue and computation of their requests, in seconds."""
+
+    verdicts: list[Verdict]
+    waited: float
+    computed: float
 
 
 class Application(Protocol):
@@ -72,7 +80,7 @@ class Calls:
 
     async def judge(
         self, questions: Sequence[Question], receive: Receive, *, arrived: float, context: Context
-    ) -> list[Verdict]:
+    ) -> Judged:
         """Return a verdict for each text of each question.
 
         ``arrived`` is in monotonic seconds. Raises Problem, and ClientDisconnected when the client leaves.
@@ -100,7 +108,12 @@ class Calls:
         for verdict in verdicts:
             if verdict.reason is not None:
                 raise problems.of_verdict(verdict)
-        return verdicts
+        timings = [one.timing for one in itertools.chain(*futures) if one.timing is not None]
+        return Judged(
+            verdicts,
+            max((one.waited for one in timings), default=0.0),
+            max((one.computed or 0.0 for one in timings), default=0.0),
+        )
 
     async def _answers(
         self,

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api import schema
-from api.calls import Application, Calls
-from api.context import context_of
+from api.calls import Application, Calls, Judged
+from api.context import Context, context_of
 from api.question import Reader
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -62,19 +62,27 @@ def add_judge(routes: FastAPI, calls: Calls, application: Application) -> None:
         with calls.limits.held(request.scope) as held:
             question = await reader.read(request.scope, request.receive, held)
             arrived = time.monotonic()
-            verdicts = await calls.judge([question], request.receive, arrived=arrived, context=context)
+            judged = await calls.judge([question], request.receive, arrived=arrived, context=context)
         now = time.monotonic()
-        stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
         content = {
             "id": question.id,
             "request_id": context.request_id,
             "model": application.snapshot().model,
-            "results": [verdict.as_dict() for verdict in verdicts],
+            "results": [verdict.as_dict() for verdict in judged.verdicts],
             "seconds": round(now - context.arrived, 4),
         }
-        return JSONResponse(content, headers={"server-timing": timing(stages)})
+        return JSONResponse(content, headers={"server-timing": timing(context, arrived, judged)})
 
 
-def timing(stages: dict[str, float]) -> str:
-    """Return a Server-Timing header's value for seconds by stage."""
+def timing(context: Context, read: float, judged: Judged) -> str:
+    """Return a Server-Timing header's value, in milliseconds: the body, decoding and checks, the queue, the
+    computation, the whole call. ``read``: when the body was complete, in monotonic seconds."""
+    now = time.monotonic()
+    stages = {
+        "body": read - context.arrived,
+        "prepare": max(0.0, now - read - judged.waited - judged.computed),
+        "queue": judged.waited,
+        "compute": judged.computed,
+        "total": now - context.arrived,
+    }
     return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items())

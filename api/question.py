@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from api.bodies import JSON_COPIES, Held, Limits, parse_json, received
+from api.bodies import FORM_COPIES, JSON_COPIES, Held, Limits, parse_json, received
 from api.problems import Problem
 from service.contract.causes import ApiCode, InputCode
 from service.contract.correlation import client_id_of
@@ -73,7 +73,8 @@ class Reader:
             self._parts(fields),
             max_parts=MAX_TEXTS + len(FIELDS),
         )
-        async for piece in received(scope, receive, self._limits, held, most=self._limits.form):
+        most = self._limits.form
+        async for piece in received(scope, receive, self._limits, held, most=most, copies=FORM_COPIES):
             form.feed(piece)
         form.finish()
         images, premises, ids = fields["image"], fields["premise"], fields["id"]

@@ -28,7 +28,7 @@ from api.tensors import HEADER_LENGTH, Input, Output, encoded, inputs, invalid, 
 from service.contract.causes import ApiCode, InputCode
 from service.contract.correlation import client_id_of
 from service.contract.request import LABELS, MAX_TEXTS, Verdict
-from service.http.bodies import values
+from service.http.bodies import Scope, values
 from service.http.headers import by_name, is_json
 
 INPUTS: Final = ("image", "text", "premise")
@@ -46,7 +46,6 @@ _METADATA: Final = {
         {"name": "scores", "datatype": "FP32", "shape": [-1, len(LABELS)]},
     ],
 }
-_RAW: Final[tuple[list[bytes], ...]] = ([], [b"application/octet-stream"])
 _EXTENSIONS: Final = ["binary_tensor_data"]
 _TENSORS: Final = {
     "requestBody": {
@@ -112,20 +111,28 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     async def infer(request: Request, model: str) -> Response:
         check_model(model)
         context = context_of(request.scope)
-        # A page of another site can send neither type without a CORS preflight.
-        if not (is_json(request.scope["headers"]) or values(request.scope, b"content-type") in _RAW):
-            raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
+        _check_type(request.scope)
         length = by_name(request.scope).get(HEADER_LENGTH)
         with calls.limits.held(request.scope) as held:
             body = await reader.whole(request.scope, request.receive, held)
             arrived = time.monotonic()
             call = await parsed(body, functools.partial(_read, length, calls.limits.values))
             del body
-            verdicts = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)
-        now = time.monotonic()
-        stages = {"body": arrived - context.arrived, "judge": now - arrived, "total": now - context.arrived}
+            judged = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)
         head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
-        return _answer(head, verdicts, call.wanted, {"server-timing": timing(stages)})
+        headers = {"server-timing": timing(context, arrived, judged)}
+        return _answer(head, judged.verdicts, call.wanted, headers)
+
+
+def _check_type(scope: Scope) -> None:
+    """Raise Problem unless the body is JSON or raw; the protocol's clients may name no type.
+
+    A page of another site cannot send these types without a CORS preflight, nor a body without a type and
+    without Origin."""
+    kind = values(scope, b"content-type")
+    untyped = not kind and not values(scope, b"origin")
+    if not (is_json(scope["headers"]) or kind == [b"application/octet-stream"] or untyped):
+        raise Problem(ApiCode.UNSUPPORTED_MEDIA_TYPE)
 
 
 class _Call(NamedTuple):

@@ -110,8 +110,8 @@ class Settings:
         "on", SWITCH, "cache large weights in a form that loads faster, beside the fetched models"
     )
     threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 uses torch's default")
-    host: str = _option("0.0.0.0", HOST, "address the page listens on")
-    port: int = _option(7860, PORT, "port of the page; 0 picks a free one")
+    host: str = _option("0.0.0.0", HOST, "address the page and the API listen on")
+    port: int = _option(7860, PORT, "port of the page and the API; 0 picks a free one")
     health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")
     health_port: int = _option(8000, PORT, "port of the health API; 0 picks a free one")
     page: str = _option(

@@ -1,7 +1,8 @@
 """A client process: `python -m lab.bench.crowd PORT PICTURE LONE GREEDY` measures one caller beside another.
 
-The lone caller sends LONE requests, one after the other, while the greedy one keeps GREEDY requests in
-flight. Prints one JSON object. Runs on one processor, the last, so that it does not take the service's.
+The lone caller sends LONE requests, one after the other, while the greedy one has GREEDY requests in flight,
+each of which is sent again after its answer, or after the Retry-After of its refusal. Prints one JSON object.
+Runs on one processor, the last, so that it does not take the service's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +22,7 @@ from lab.instances.client import judge
 
 LONE: Final = "192.0.2.1"
 GREEDY: Final = "192.0.2.2"
-PAUSE: Final = 1.0  # seconds after a refusal: the shortest Retry-After
+NO_ANSWER: Final = 0  # in place of a status
 
 
 class Greedy:
@@ -44,10 +46,12 @@ class Greedy:
 
     def _run(self, number: int) -> None:
         while not self._stopped.is_set():
-            status = judge(self._port, self._picture, sentence(number), caller=GREEDY).status
-            self.statuses[status] += 1
-            if status != 200:
-                self._stopped.wait(PAUSE)
+            try:
+                answer = judge(self._port, self._picture, sentence(number), caller=GREEDY)
+                self.statuses[answer.status] += 1
+                self._stopped.wait(answer.retry_after)
+            except (OSError, HTTPException):
+                self.statuses[NO_ANSWER] += 1
 
 
 def lone(port: int, picture: bytes, count: int) -> list[float]:
@@ -75,9 +79,7 @@ def main() -> None:
         beside = lone(port, picture, count)
     finally:
         greedy.stop()
-    answered = greedy.statuses.pop(200, 0)
-    refused = sum(greedy.statuses.values())
-    print(json.dumps({"alone": alone, "beside": beside, "answered": answered, "refused": refused}))
+    print(json.dumps({"alone": alone, "beside": beside, "greedy": greedy.statuses}))
 
 
 if __name__ == "__main__":

@@ -161,13 +161,13 @@ def _fair(section: Section) -> list[str]:
         (name, f"{section[key]['p50']:.2f} s", f"{section[key]['p95']:.2f} s", section[key]["runs"])
         for name, key in (("alone", "alone"), (f"beside {section['in_flight']} of another", "beside"))
     ]
-    greedy = f"{section['greedy_answered']} were answered and {section['greedy_refused']} refused."
+    greedy = ", ".join(f"{count} × {status}" for status, count in sorted(section["greedy"].items()))
     return [
         "### One request at a time beside a greedy caller, over HTTP",
         "",
         *table(("lone caller", "p50", "p95", "runs"), rows),
         "",
-        f"Of the greedy caller's requests {greedy}",
+        f"The greedy caller got, by status: {greedy}.",
     ]
 
 

@@ -154,7 +154,8 @@ class Verdict:
 
 
 class VerdictFuture(Future[Verdict]):
-    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request, None
-    for a request that was not accepted."""
+    """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request,
+    ``timing`` what it took until it ended; both are None for a request that was not accepted."""
 
     queue_estimate: QueueEstimate | None = None
+    timing: RequestTiming | None = None

@@ -411,9 +411,10 @@ class Engine:
             self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
+        job.future.timing = timing = job.timing(self._clock())
         if job.future.set_running_or_notify_cancel():
             job.future.set_result(verdict)
-        self._events.ended(job.request, verdict, job.timing(self._clock()), stage)
+        self._events.ended(job.request, verdict, timing, stage)
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:
@@ -427,10 +428,9 @@ class Engine:
 
     def _refuse(self, load: Load, source: Source, count: int, left: float = math.inf) -> ServiceError | None:
         """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
-        if self._refusing:
-            refusal: ServiceError | None = stopping()
-        else:
-            refusal = self._admission.refusal(load, source, count, left)
+        refusal: ServiceError | None = (
+            stopping() if self._refusing else self._admission.refusal(load, source, count, left)
+        )
         if refusal is not None:
             self._count["rejected"] += count
         return refusal

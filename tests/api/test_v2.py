@@ -209,6 +209,8 @@ def test_a_form_of_another_site_is_refused(api: httpx.Client) -> None:
     for kind in ("text/plain", "multipart/form-data; boundary=XX", "application/x-www-form-urlencoded"):
         answer = api.post(INFER, content=b"{}", headers={"content-type": kind})
         assert code(answer) == (415, "unsupported_media_type")
+    answer = api.post(INFER, content=b"{}", headers={"origin": "http://other.example"})
+    assert code(answer) == (415, "unsupported_media_type")
 
 
 def test_the_pictures_that_cannot_be_judged_are_listed(make: Any) -> None:

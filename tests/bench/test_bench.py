@@ -31,7 +31,7 @@ FIGURES = {
     "together": ["at_once_per_second", "one_by_one_per_second", "ratio"],
     "load": ["levels.0.per_second", "levels.0.p95", "levels.2.callers"],
     "batches": ["levels.0.max_batch", "levels.0.mean"],
-    "fair": ["alone.p95", "beside.p95", "greedy_answered", "greedy_refused"],
+    "fair": ["alone.p95", "beside.p95", "greedy"],
     "retry": ["levels.0.predicted", "levels.0.actual", "levels.0.first_place", "levels.0.largest_error"],
     "stages": ["peaks_gflops.fp32", "sides.fp32.encoder.share_of_peak", "sides.fp32.decode.ms"],
     "start": ["first_verdict", "web_app_healthy"],
