@@ -6,8 +6,7 @@ its own error. When all requests of a batch have been answered or abandoned, its
 next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
 refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
-Every accepted request ends exactly once: ``_end`` is the only exit, and the first call wins. A later result
-is only logged.
+Every accepted request ends once: ``_end`` is the only exit, the first call wins, later results are logged.
 """
 
 from __future__ import annotations
