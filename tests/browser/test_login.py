@@ -24,20 +24,19 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
-@pytest.fixture(params=LOCALES, ids=lambda locale: locale[1])
-def visitor(browser: Browser, request: pytest.FixtureRequest) -> Iterator[tuple[BrowserContext, Language]]:
-    locale, language = request.param
+@pytest.fixture
+def context(browser: Browser, locale: str) -> Iterator[BrowserContext]:
     expect.set_options(timeout=PATIENCE)
     context = browser.new_context(locale=locale)
     context.set_default_timeout(PATIENCE)
-    yield context, language
+    yield context
     context.close()
 
 
+@pytest.mark.parametrize(("locale", "language"), LOCALES)
 def test_the_password_leads_to_the_page_and_the_end_of_the_session_back(
-    locked: Page, visitor: tuple[BrowserContext, Language], red_circle: Path
+    locked: Page, context: BrowserContext, language: Language, red_circle: Path
 ) -> None:
-    context, language = visitor
     page = context.new_page()
     failures: list[str] = []
     page.on("pageerror", lambda error: failures.append(str(error)))
