@@ -110,6 +110,7 @@ flag_or() {
 read_limits() {
   seconds CHECK_INTERVAL 5; seconds CHECK_TIMEOUT 3; seconds WATCH_INTERVAL 1
   seconds UNHEALTHY_LIMIT 120; seconds START_TIMEOUT 1800; seconds START_STALL 300; seconds STABLE_PERIOD 60
+  # shellcheck disable=SC2034 # read by name in seconds()
   local -r OFA_DRAIN_DELAY=$(flag_or --drain-delay OFA_DRAIN_DELAY 0)
   seconds OFA_DRAIN_DELAY 0; seconds STOP_TIMEOUT 30 "$OFA_DRAIN_DELAY_MS"; seconds HUNG_STOP_TIMEOUT 2; seconds KILL_TIMEOUT 10
   seconds BACKOFF_FIRST 1; seconds BACKOFF_LIMIT 60

@@ -15,7 +15,7 @@ from service.telemetry.http_metrics import OTHER, HttpMetrics
 
 #: The statuses whose series begin at zero; a route without a body has FEW.
 ALL: Final = tuple(sorted({200, *STATUS.values()}))
-FEW: Final = (200, 400, 401, 404, 405, 429, 500, 503)
+FEW: Final = (200, 400, 401, 403, 404, 405, 429, 500, 503)
 
 
 class Observed:
