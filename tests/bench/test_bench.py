@@ -42,6 +42,7 @@ FIGURES = {
         "cpu_share_at_1_hz_each",
     ],
     "reading": ["sides.reader.p50", "cost_ms"],
+    "overhead": ["picture", "cost_ms"],
     "agreement": ["side"],
     "margin": ["formats.bf16.all.largest_error", "formats.fp16.configurations.defaults-resnet18.differing"],
     "ablation": ["steps.BatchNorm folded.gain", "steps.bias kept.without"],
