@@ -136,7 +136,7 @@ report_hung() {
 }
 
 # Succeeds if the process has been stopped (SIGSTOP) for as long as LIVENESS_FAILURES checks take. Works before the
-# first answer too, when silence is no sign of a hang.
+# first answer too, when a missing answer does not mean a hang.
 check_stopped() {
   if ! read_stat "$child" || [[ ${stat[0]} != T ]]; then
     stopped_since=''
@@ -146,7 +146,7 @@ check_stopped() {
   ((now - stopped_since >= LIVENESS_FAILURES * CHECK_INTERVAL_MS))
 }
 
-# The instance has announced its exit, which is no hang. Waits up to STOP_TIMEOUT for the exit code, which decides what
+# The instance has announced its exit. Waits up to STOP_TIMEOUT for the exit code, which decides what
 # to do.
 check_announced_exit() {
   : "${exit_announced_at:=$now}"
@@ -155,7 +155,7 @@ check_announced_exit() {
   problem="did not exit within $(format_ms "$STOP_TIMEOUT_MS") of announcing exit code $leaving"
 }
 
-# Checks the health of a live instance. Readiness is ignored: a full queue is no fault.
+# Checks the health of a live instance. Readiness is ignored: a full queue is normal.
 check_health() {
   if [[ $healthy == yes ]]; then
     handle_healthy

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -111,22 +110,3 @@ class GuardedModel:
 
     def _models(self) -> list[EntailmentModel]:
         return [self.fast] if self._exact is None else [self.fast, self._exact]
-
-
-def load_guarded(
-    folder: Path,
-    device: str,
-    dtype: torch.dtype,
-    cache: Path | None = None,
-    counts: GuardCounts | None = None,
-) -> GuardedModel:
-    """Load a model folder in ``dtype``, guarded by the same folder in fp32, loaded on demand.
-
-    Raises as :meth:`EntailmentModel.load` does.
-    """
-    return GuardedModel(
-        EntailmentModel.load(folder, device, dtype, cache),
-        lambda: EntailmentModel.load(folder, device, torch.float32, cache),
-        MARGINS[dtype],
-        counts,
-    )

@@ -213,12 +213,6 @@ def damage(how: Callable[[Scene], None]) -> Callable[[Service, Scene], None]:
     return make
 
 
-def fetched_once(service: Service, scene: Scene) -> list[str]:
-    assert scene.hub is not None
-    names = scene.hub.requested()
-    return [] if names == ["pytorch_model.bin"] else [f"fetched {names}"]
-
-
 def forget(service: Service, scene: Scene) -> None:
     """Empty the cache and kill the instance, so that the next one fills it."""
     assert scene.hub is not None

@@ -1,4 +1,4 @@
-"""Who asks, and how much: API keys, sessions of the page, and the limits of a key.
+"""Identify callers and limit them: API keys, sessions of the page, and the limits of a key.
 
 For every front, in this order:
 
@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: ``name`` is the key's name, without a key the address (service.callers)."""
+    """The sender of a request. ``name`` is the key's name, or the address if there is no key
+    (service.callers)."""
 
     name: str
     key: Key | None = None
