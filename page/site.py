@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from page import banner, card, gradio_setup
+from page.batch.example import example_zip
+from page.batch.frame import EXAMPLE_PATH, STYLES
 from page.calls import CallValidator
 from page.gate import Gate, upload_bytes
 from page.login import Login
@@ -50,6 +52,8 @@ class PageSite:
         self._login = login
         self._settings = settings
         self._callers = Callers(settings.trusted_proxies)
+        # The tab calls the API from the browser, which has no key.
+        self._batches = settings.page != "open" or identity is None or not identity.required
         if identity is None or settings.page == "open":
             identity = Identity(callers=self._callers)
         self._identity = identity
@@ -135,6 +139,7 @@ class PageSite:
             limit=self._settings.timeout,
             card=model_card,
             operations=operations is not None,
+            batches=self._batches,
             login=self._login is not None,
             callers=self._callers,
             identity=self._identity,
@@ -161,7 +166,7 @@ class PageSite:
             favicon_path=str(layout.ASSETS / "favicon.svg"),
             i18n=page.i18n_instance,
             theme=layout.theme(),
-            css_paths=[layout.ASSETS / "page.css"],
+            css_paths=[layout.ASSETS / "page.css", STYLES],
             js=(layout.ASSETS / "page.js").read_text(encoding="utf-8"),
         )
         # Else Gradio caches, for all callers, the description with the first caller's address in it.
@@ -204,5 +209,13 @@ def _add_routes(app: FastAPI, application: Application, model_card: card.Card) -
             return Response(status_code=404)
         return FileResponse(model_card.examples[index].image, headers={"cache-control": "max-age=3600"})
 
+    def example_list(request: Request) -> Response:
+        try:
+            content = example_zip(model_card.examples)
+        except OSError:
+            return Response(status_code=404)
+        return Response(content, media_type="application/zip")
+
     app.add_route("/status", status)
+    app.add_route(f"/{EXAMPLE_PATH}", example_list)
     app.add_route("/example/{index:int}", example)
