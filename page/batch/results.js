@@ -26,6 +26,7 @@ const lines = new Map();  // a row → its <tr>
 let pictures = '';  // where their pictures are
 let order = {key: 'line', descending: false};
 let page = 0;
+let last = 0;  // the position of the last row that was fetched
 
 const doubtOf = (row) => {
   const [first, second] = Object.values(row.scores).sort((a, b) => b - a);
@@ -36,13 +37,14 @@ const addResult = (row) => {
   row.doubt = row.label ? doubtOf(row) : null;
   row.sought = [row.text, row.image, row.id].join('\n').toLowerCase();
   results.set(row.row, row);
+  last = Math.max(last, row.row);
 };
 
 const clearResults = (pictureBase) => {
   pictures = pictureBase;
   results.clear();
   lines.clear();
-  page = 0;
+  page = last = 0;
 };
 
 const isKind = (row, kind) =>

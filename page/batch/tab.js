@@ -56,7 +56,8 @@ const setStatus = (id, status) => {
 
 // ---- what is shown ----
 
-const rowsText = ({rows}) => rows ? say('rows', {done: count(rows.done), total: count(rows.total)}) : '';
+const finished = (rows) => rows.done + rows.failed;
+const rowsText = ({rows}) => rows ? say('rows', {done: count(finished(rows)), total: count(rows.total)}) : '';
 
 const leftText = (seconds) => {
   if (seconds < 90) return say('left_seconds', {s: Math.ceil(seconds)});
@@ -69,7 +70,7 @@ const factsOf = (batch) => {
   const facts = [rowsText(batch.status)];
   if (rows?.failed) facts.push(say('failed_rows', {count: count(rows.failed)}));
   if (stateOf(batch) === 'running' && left > 0) {
-    facts.push(say('rate', {rate: ((rows.total - rows.done) / left).toPrecision(2)}), leftText(left));
+    facts.push(say('rate', {rate: ((rows.total - finished(rows)) / left).toPrecision(2)}), leftText(left));
   }
   if (expires && !isGone(batch)) facts.push(say('until', {when: when.format(expires * 1000)}));
   return facts.filter(Boolean).join(' · ');
@@ -82,7 +83,7 @@ const itemOf = (batch) => {
     make('small', '', when.format(batch.when)));
   button.type = 'button';
   button.dataset.id = batch.id;
-  button.style.setProperty('--done', rows?.total ? rows.done / rows.total : 0);
+  button.style.setProperty('--done', rows?.total ? finished(rows) / rows.total : 0);
   if (batch.id === selected) button.setAttribute('aria-current', 'true');
   return make('li', '', button);
 };
@@ -106,7 +107,7 @@ const showOne = () => {
   write('state', say(`state_${state}`));
   find('.batch-state').className = `batch-state batch-is-${state}`;
   write('facts', factsOf(batch));
-  find('.batch-one > progress').value = rows?.total ? rows.done / rows.total : 0;
+  find('.batch-one > progress').value = rows?.total ? finished(rows) / rows.total : 0;
   const trouble = {expired: 'expired_text', unknown: 'unknown_text', failed: 'failed_text'}[state];
   write('trouble', trouble ? say(trouble, {code}) : pause > POLL_MS ? say('retrying') : '');
   find('[data-part="results"]').hidden = isGone(batch);
@@ -142,20 +143,13 @@ const refresh = async (id) => {
   setStatus(id, {...mine.find((batch) => batch.id === id)?.status, state: GONE[answer.status]});
 };
 
-// Rows may finish in any order: ask for those behind the first gap, and replace the known ones.
-const firstGap = () => {
-  let position = 0;
-  while (results.has(position + 1)) position += 1;
-  return position;
-};
-
 const loadResults = async (id) => {
   const over = isFinal(current()), before = results.size;
-  const answer = await call(`${id}/results?format=jsonl&after=${firstGap()}`);
+  const answer = await call(`${id}/results?format=jsonl&after=${last}`);
   if (!answer.ok) throw new Error(answer.status);
   const text = await answer.text();
   if (id !== selected) return;
-  for (const line of text.split('\n').filter(Boolean)) addResult(JSON.parse(line));
+  text.split('\n').filter(Boolean).forEach((line) => addResult(JSON.parse(line)));
   if (results.size > before) showResults();
   complete = over && results.size === before;
 };
@@ -167,8 +161,7 @@ const poll = async () => {
     for (const {id} of mine.filter((batch) => !isFinal(batch) || batch.id === selected)) await refresh(id);
     const batch = current();
     if (batch && isGone(batch)) complete = true;
-    else if (batch && batch.status.rows.done > 0) await loadResults(batch.id);
-    else if (batch) complete = isFinal(batch);
+    else if (batch) await loadResults(batch.id);
     pause = POLL_MS;
   } catch (error) {
     pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
