@@ -1,7 +1,8 @@
 """The page's texts in English and Chinese (``text/*.json``), and the choice of the language for a request.
 
 The browser gets all ``STATIC`` and ``BATCH`` texts and picks the language; ``DYNAMIC`` texts depend on an
-answer and are picked here by Accept-Language. Both lead to the same language. Texts are plain: escape them in HTML.
+answer and are picked here by Accept-Language. Both lead to the same language. Texts are plain: escape them in
+HTML.
 """
 
 from __future__ import annotations
