@@ -11,8 +11,9 @@ from page.words import BATCH, DYNAMIC, Language
 from service.contract.request import LABELS
 
 _ROOM: Final = Path(__file__).resolve().parent
-#: One function body: js_on_load takes no modules.
-SCRIPT: Final = "\n".join((_ROOM / name).read_text(encoding="utf-8") for name in ("results.js", "tab.js"))
+_SOURCES: Final = tuple((_ROOM / name).read_text(encoding="utf-8") for name in ("results.js", "tab.js"))
+#: One block in one function body: Gradio passes its own names as parameters, and takes no modules.
+SCRIPT: Final = "\n".join(("{", *_SOURCES, "}"))
 STYLES: Final = _ROOM / "tab.css"
 EXAMPLE_PATH: Final = "batch/example.zip"
 

@@ -107,6 +107,7 @@ const showOne = () => {
   write('state', say(`state_${state}`));
   find('.batch-state').className = `batch-state batch-is-${state}`;
   write('facts', factsOf(batch));
+  find('.batch-one > progress').hidden = isFinal(batch);
   find('.batch-one > progress').value = rows?.total ? finished(rows) / rows.total : 0;
   const trouble = {expired: 'expired_text', unknown: 'unknown_text', failed: 'failed_text'}[state];
   write('trouble', trouble ? say(trouble, {code}) : pause > POLL_MS ? say('retrying') : '');
