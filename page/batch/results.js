@@ -96,7 +96,7 @@ const lineOf = (row) => {
   const sentence = cell('sentence', make('span', '', row.text ?? ''), make('small', '', about));
   const kind = row.label ? row.label.toLowerCase() : 'error';
   const verdict = cell('verdict', make('span', `batch-mark batch-${kind}`, words[row.label] ?? words.error));
-  if (!row.label) sentence.append(make('span', 'batch-reason', row.error || row.reason || row.code || ''));
+  if (!row.label) sentence.append(make('span', 'batch-reason', words[`row.${row.code}`] ?? row.error ?? row.reason ?? ''));
   if (words[row.decision]) verdict.append(make('span', 'batch-mark batch-decision', words[row.decision]));
   made.append(cell('line', count(row.line)), cell('picture', ...(row.image ? [pictureOf(row)] : [])), sentence, verdict,
     cell('score', row.label ? share(row.score) : ''), cell('doubt', row.label ? share(row.doubt) : ''),
