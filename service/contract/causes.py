@@ -100,6 +100,15 @@ class LineCode(StrEnum):
     LINE_TOO_LONG = "line_too_long"
 
 
+class CalibrationCode(StrEnum):
+    """Why a calibration file is ignored."""
+
+    UNREADABLE = "unreadable"
+    PERMISSIONS = "permissions"  # another user may have changed it
+    MALFORMED = "malformed"
+    OTHER_WEIGHTS = "other_weights"  # it was measured with other weights
+
+
 class RestartCause(StrEnum):
     """Why the guardian restarts its instance."""
 
