@@ -161,7 +161,7 @@ class Judge:
             yield Judged(row, error=result) if isinstance(result, ServiceError) else Judged(row, result)
 
     def _results(self, pairs: Sequence[Pair]) -> list[Verdict | ServiceError]:
-        """A verdict or an error for each pair; a batch that fails is halved until the faulty pair is alone."""
+        """A verdict or an error for each pair; a failing batch is halved until the faulty pair is alone."""
         if not pairs:
             return []
         try:
@@ -178,9 +178,7 @@ class Judge:
     def _verdict(self, scores: Any) -> Verdict | ServiceError:
         device, dtype = self._model.device, self._model.dtype
         try:
-            return Verdict.of(
-                scores, duration=0.0, device=device, dtype=dtype, calibration=self._calibration
-            )
+            return Verdict.of(scores, duration=0.0, device=device, dtype=dtype, calibration=self._calibration)
         except ServiceError as error:
             return error
 

@@ -55,8 +55,8 @@ class CsvResults:
 
     def _line(self, cells: Sequence[object]) -> str:
         line = io.StringIO()
-        csv.writer(line, delimiter=self._delimiter, lineterminator="\n").writerow([_cell(cell) for cell in cells])
-        return line.getvalue()
+        csv.writer(line, delimiter=self._delimiter).writerow([_cell(cell) for cell in cells])
+        return line.getvalue().removesuffix("\r\n") + "\n"  # with "\n" as its own, csv would not quote "\r"
 
 
 class JsonResults:
