@@ -150,7 +150,8 @@ def test_a_dropped_zip_is_judged_sorted_filtered_and_downloaded(tab: Tab) -> Non
     expect(tab.rows.last.locator(".batch-reason")).to_have_text(EN[f"row.{judged[failed]['code']}"])
     expect(tab.page.locator(".batch-facts")).to_contain_text(EN["failed_rows"].format(count=1))
     tab.page.wait_for_function(
-        "shown => [...document.querySelectorAll('.batch-table img')].filter(one => one.naturalWidth).length === shown",
+        "shown => [...document.images].filter(one => one.closest('.batch-table') && one.naturalWidth)"
+        ".length === shown",
         arg=len(answered),
     )
     if os.environ.get("SAVE_SCREENSHOT"):
