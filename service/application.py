@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -118,6 +119,8 @@ class Application:
         Args:
             image: a PIL image, or a picture file as a path or bytes, whose decoding this call waits for.
             hypotheses: 1 to MAX_TEXTS texts.
+            source: ``batch`` queues background rows, which are computed while no other request waits and
+                have no deadline until then; the time limit applies to the decoding.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.
             client_id, trace: the client's own identifiers, for the logs; see service.contract.correlation.
@@ -132,7 +135,7 @@ class Application:
         make = functools.partial(
             Request,
             arrived=arrived,
-            deadline=deadline,
+            deadline=math.inf if source == "batch" else deadline,
             source=source,
             caller=caller,
             client_id=client_id,
@@ -140,7 +143,7 @@ class Application:
         )
         try:
             self._check_phase()
-            self._check_count(hypotheses)
+            self._check_count(hypotheses, source)
             self._engine.check(source, caller, len(hypotheses))  # an overloaded service decodes no pictures
             began = time.monotonic()
             wanted = _whole(futures)
@@ -189,8 +192,9 @@ class Application:
         """Return the metrics in Prometheus' text format."""
         return self._metrics.exposition()
 
-    def _check_count(self, hypotheses: Sequence[str | None]) -> None:
-        most = min(MAX_TEXTS, places_per_caller(self._settings.queue_size))
+    def _check_count(self, hypotheses: Sequence[str | None], source: Source) -> None:
+        places = MAX_TEXTS if source == "batch" else places_per_caller(self._settings.queue_size)
+        most = min(MAX_TEXTS, places)
         if not 1 <= len(hypotheses) <= most:
             raise InputError(
                 f"There are {len(hypotheses)} texts; 1 to {most} are allowed.",
