@@ -1,4 +1,4 @@
-"""The SQLite file of served batches: one writer, readers beside it, errors mapped, damaged files moved aside."""
+"""The SQLite file of served batches: one writer beside readers, mapped errors, damaged files moved aside."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ class Database:
                 f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION}; "
                 f"PRAGMA user_version = {VERSION}; COMMIT;"
             )
-        marks = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        marks = [
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        ]
         if marks != [APPLICATION, VERSION]:
             raise _Foreign(marks[1] if marks[0] == APPLICATION else "foreign")
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":

@@ -1,11 +1,12 @@
 """The store of served batches: rows and results in SQLite, pictures in files beside it.
 
-A change is on disk when the method that made it returns. Times are Unix times, since they outlive the process.
+A change is on disk when the method that made it returns. Times are Unix times: they outlive the process.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,10 @@ from batch.limits import CRASHES, DAY, DAYS_REMEMBERED, GROUP, TIMEOUTS
 from batch.records import ACTIVE, Batch, Outcome, Picture, Result, State, Unit
 
 _ACTIVE: Final = "state IN ('queued', 'running')"
-_WAITING, _ANSWERED, _FAILED = 0, 1, 2
+#: The states of a row.
+WAITING: Final = 0
+ANSWERED: Final = 1
+FAILED: Final = 2
 CRASHED: Final = "crashed"
 
 
@@ -54,6 +58,14 @@ class Store:
         """The file that an upload is received into."""
         return self.folder / f"{batch_id}.part"
 
+    def sync_folder(self) -> None:
+        """Bring the names of new files to the disk. Raises OSError."""
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
     # ---- batches -----------------------------------------------------------------------------------------
 
     def find(self, batch_id: str) -> Batch | None:
@@ -81,13 +93,16 @@ class Store:
     def counts(self) -> dict[str, int]:
         """Return the number of batches in each state."""
         with self._database.reading() as sql:
-            return dict(sql.execute(f"SELECT state, count(*) FROM batches WHERE {_VISIBLE} GROUP BY state").fetchall())
+            return dict(
+                sql.execute(f"SELECT state, count(*) FROM batches WHERE {_VISIBLE} GROUP BY state").fetchall()
+            )
 
     def move(self, number: int, state: State, code: str | None = None) -> bool:
         """End an active batch as cancelled or failed. False if it has ended before."""
         with self._database.writing() as sql:
             changed = sql.execute(
-                f"UPDATE batches SET state = ?, code = ? WHERE number = ? AND {_ACTIVE}", [state, code, number]
+                f"UPDATE batches SET state = ?, code = ? WHERE number = ? AND {_ACTIVE}",
+                [state, code, number],
             )
             return changed.rowcount == 1
 
@@ -134,13 +149,12 @@ class Store:
             assert made.lastrowid is not None
             return made.lastrowid
 
-    def add(
-        self, number: int, rows: Iterable[Sequence[object]], pictures: Iterable[Picture]
-    ) -> None:
+    def add(self, number: int, rows: Iterable[Sequence[object]], pictures: Iterable[Picture]) -> None:
         """Add rows of ROW and pictures to a batch that has begun."""
         with self._database.writing() as sql:
             sql.executemany(
-                f"INSERT INTO rows (batch, {ROW}) VALUES ({number}, {', '.join('?' * len(ROW.split(',')))})", rows
+                f"INSERT INTO rows (batch, {ROW}) VALUES ({number}, {', '.join('?' * len(ROW.split(',')))})",
+                rows,
             )
             sql.executemany(
                 "INSERT INTO pictures (batch, number, image, offset, length) VALUES (?, ?, ?, ?, ?)",
@@ -187,8 +201,8 @@ class Store:
         Rows that timed out, or that the process has ended with, are judged alone."""
         with self._database.reading() as sql:
             rows = sql.execute(
-                "SELECT unit, position, picture, premise, text, crashes, timeouts FROM rows INDEXED BY waiting "
-                "WHERE batch = ? AND state = 0 ORDER BY unit, position LIMIT ?",
+                "SELECT unit, position, picture, premise, text, crashes, timeouts FROM rows "
+                "INDEXED BY waiting WHERE batch = ? AND state = 0 ORDER BY unit, position LIMIT ?",
                 [number, GROUP + len(flying)],
             ).fetchall()
             rows = [row for row in rows if row["position"] not in flying]
@@ -240,12 +254,13 @@ class Store:
             until = None
             if batch.state in ACTIVE:
                 until = sql.execute(
-                    "SELECT min(position) FROM rows INDEXED BY waiting WHERE batch = ? AND state = 0", [batch.number]
+                    "SELECT min(position) FROM rows INDEXED BY waiting WHERE batch = ? AND state = 0",
+                    [batch.number],
                 ).fetchone()[0]
             rows = sql.execute(
                 "SELECT rows.*, image FROM rows JOIN pictures ON pictures.batch = rows.batch AND "
-                "pictures.number = picture WHERE rows.batch = ? AND position > ? AND position < ? AND state != 0 "
-                "ORDER BY position LIMIT ?",
+                "pictures.number = picture WHERE rows.batch = ? AND position > ? AND position < ? "
+                "AND state != 0 ORDER BY position LIMIT ?",
                 [batch.number, after, batch.total + 1 if until is None else until, most],
             ).fetchall()
         return [_result(row) for row in rows]
@@ -265,12 +280,14 @@ class Store:
     def keep_thumbnail(self, number: int, picture: int, thumbnail: bytes) -> None:
         with self._database.writing() as sql:
             sql.execute(
-                "UPDATE pictures SET thumbnail = ? WHERE batch = ? AND number = ?", [thumbnail, number, picture]
+                "UPDATE pictures SET thumbnail = ? WHERE batch = ? AND number = ?",
+                [thumbnail, number, picture],
             )
 
 
 #: The columns of a row that is added.
 ROW: Final = "position, picture, unit, line, id, text, premise, fields, state, code, error"
+_THIS: Final = "batch = ? AND position = ? AND state = 0"
 _VISIBLE: Final = "state != 'importing'"
 _SUFFIXES: Final = (".zip", ".pictures", ".part")
 
@@ -278,28 +295,28 @@ _SUFFIXES: Final = (".zip", ".pictures", ".part")
 def _record(sql: sqlite3.Connection, outcome: Outcome) -> None:
     where = [outcome.batch, outcome.position]
     if outcome.answer is not None:
-        state = _ANSWERED
+        state = ANSWERED
     elif outcome.code is not None and not outcome.timeout:
-        state = _FAILED
+        state = FAILED
     elif outcome.timeout:
         sql.execute(
-            "UPDATE rows SET crashes = 0, timeouts = timeouts + 1 WHERE batch = ? AND position = ? AND state = 0",
+            f"UPDATE rows SET crashes = 0, timeouts = timeouts + 1 WHERE {_THIS}",
             where,
         )
         timeouts = sql.execute("SELECT timeouts FROM rows WHERE batch = ? AND position = ?", where).fetchone()
         if timeouts is None or timeouts[0] < TIMEOUTS:
             return
-        state = _FAILED
+        state = FAILED
     else:
-        sql.execute("UPDATE rows SET crashes = 0 WHERE batch = ? AND position = ? AND state = 0", where)
+        sql.execute(f"UPDATE rows SET crashes = 0 WHERE {_THIS}", where)
         return
     answer = None if outcome.answer is None else json.dumps(outcome.answer)
     changed = sql.execute(
-        "UPDATE rows SET state = ?, answer = ?, code = ?, error = ? WHERE batch = ? AND position = ? AND state = 0 "
+        f"UPDATE rows SET state = ?, answer = ?, code = ?, error = ? WHERE {_THIS} "
         f"AND batch IN (SELECT number FROM batches WHERE {_ACTIVE})",
         [state, answer, outcome.code, outcome.error, *where],
     ).rowcount
-    column = "done" if state == _ANSWERED else "failed"
+    column = "done" if state == ANSWERED else "failed"
     sql.execute(f"UPDATE batches SET {column} = {column} + ? WHERE number = ?", [changed, outcome.batch])
 
 
