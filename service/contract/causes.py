@@ -143,6 +143,15 @@ class RunCode(StrEnum):
     JOURNAL_UNREADABLE = "journal_unreadable"
 
 
+class CalibrationCode(StrEnum):
+    """Why a calibration file is ignored."""
+
+    UNREADABLE = "unreadable"
+    PERMISSIONS = "permissions"  # another user may have changed it
+    MALFORMED = "malformed"
+    OTHER_WEIGHTS = "other_weights"  # it was measured with other weights
+
+
 class RestartCause(StrEnum):
     """Why the guardian restarts its instance."""
 
