@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from api import problems
+from api.batches import add_batches
 from api.calls import Application, Calls, max_concurrent
 from api.context import REQUEST_ID, attach, context_of, identify
 from api.docs import add_docs
@@ -23,6 +24,7 @@ from api.observed import Observed
 from api.problems import Problem
 from api.schema import add_schema
 from api.v2 import add_v2
+from batch.batches import Batches
 from service.callers import Callers
 from service.contract.causes import Refusal
 from service.contract.errors import Denied
@@ -51,15 +53,17 @@ def create_api(
     callers: Callers | None = None,
     intake: Executor,
     identity: Identity | None = None,
+    batches: Batches | None = None,
 ) -> Api:
     """Make the API over ``application``. Starts nothing. ``intake`` runs the calls that read pictures;
-    ``identity`` decides who may ask, by default everyone."""
+    ``identity`` decides who may ask, by default everyone; without ``batches`` there are none."""
     routes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     callers = callers or Callers(settings.trusted_proxies)
     identity = identity or Identity(callers=callers)
     calls = Calls(application, settings, intake, identity)
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
+    add_batches(routes, batches, intake, identity)
     add_v2(routes, calls, application)
     made = add_schema(routes)
     add_docs(routes, made)
@@ -134,11 +138,15 @@ class ApiSite:
     lifespan = False
 
     def __init__(
-        self, application: Application, settings: Settings, identity: Identity | None = None
+        self,
+        application: Application,
+        settings: Settings,
+        identity: Identity | None = None,
+        batches: Batches | None = None,
     ) -> None:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
-        self._api = create_api(application, settings, intake=self._intake, identity=identity)
+        self._api = create_api(application, settings, intake=self._intake, identity=identity, batches=batches)
         self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 
     def start(self, port: int) -> App:

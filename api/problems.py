@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from api.context import Context
-from service.contract.causes import ApiCode, Denial, InputCode, Refusal
+from batch.errors import BatchRefused
+from batch.rows import ListError
+from service.contract.causes import ApiCode, BatchCode, Denial, InputCode, ListCode, Refusal
 from service.contract.errors import Denied, InputError, InvalidTexts
 from service.contract.request import Verdict
 from service.http.bodies import Refused, Reply
@@ -28,6 +30,7 @@ RETRY_SECONDS: Final[Mapping[str, int]] = {
     Refusal.CALLER_LIMIT: 1,
     Refusal.QUEUE_FULL: 1,
     Refusal.TOO_LATE: 1,
+    BatchCode.BATCH_LIMIT: 60,
 }
 STATUS: Final[Mapping[str, int]] = {
     ApiCode.MALFORMED: 400,
@@ -46,6 +49,13 @@ STATUS: Final[Mapping[str, int]] = {
     InputCode.IMAGE_BYTES_TOO_LARGE: 413,
     Denial.RATE_LIMIT: 429,
     Denial.CONCURRENT_LIMIT: 429,
+    BatchCode.IDEMPOTENCY_CONFLICT: 409,
+    BatchCode.EXPIRED: 410,
+    **dict.fromkeys(ListCode, 422),
+    ListCode.LIST_TOO_LARGE: 413,
+    ListCode.ARCHIVE_TOO_LARGE: 413,
+    BatchCode.BATCH_LIMIT: 429,
+    BatchCode.BATCHES_OFF: 501,
     "error": 500,
     **dict.fromkeys(Refusal, 503),
     Refusal.CALLER_LIMIT: 429,
@@ -64,6 +74,11 @@ _BY_STATUS: Final[Mapping[int, str]] = {
     503: ApiCode.NO_ROOM,
     507: ApiCode.NO_ROOM,
 }
+
+
+#: The codes with another detail where a batch is refused.
+_OF_BATCH: Final = frozenset({ApiCode.NOT_FOUND, ApiCode.TOO_LARGE, ApiCode.NO_ROOM})
+NO_ROOM_SECONDS: Final = 60  # where the disk is full
 
 
 class Problem(Exception):
@@ -113,6 +128,18 @@ def of_input(error: InputError) -> Problem:
     if isinstance(error, InvalidTexts):
         errors = [{"index": index, "code": str(code)} for index, code in error.errors]
     return Problem(code, errors=errors, values=error.facts)
+
+
+def of_batch(error: BatchRefused) -> Problem:
+    """Map what the batches refuse."""
+    retry = NO_ROOM_SECONDS if error.code == ApiCode.NO_ROOM else None
+    text = f"{error.code}.batch" if error.code in _OF_BATCH else ""
+    return Problem(error.code, text, retry_after=retry, values=error.facts)
+
+
+def of_list(error: ListError) -> Problem:
+    """Map a list, or an archive, that cannot be read."""
+    return Problem(error.code, values=error.facts)
 
 
 def of_verdict(verdict: Verdict) -> Problem:

@@ -121,6 +121,15 @@ class ListCode(StrEnum):
     ARCHIVE_UNREADABLE = "archive_unreadable"
 
 
+class BatchCode(StrEnum):
+    """Why the service does not take a batch, or does not return one, beside an ApiCode and a ListCode."""
+
+    BATCHES_OFF = "batches_off"  # no folder that can hold them
+    BATCH_LIMIT = "batch_limit"  # its caller has too many batches, or too many bytes of them
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    EXPIRED = "expired"
+
+
 class RunCode(StrEnum):
     """Why a local run of a list does not start."""
 

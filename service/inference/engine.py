@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from service.contract.causes import Outcome, Refusal
 from service.contract.errors import (
@@ -34,6 +33,7 @@ from service.contract.request import QueueEstimate, Request, Source, Verdict, Ve
 from service.contract.status import Activity
 from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
+from service.inference.background import Lane
 from service.inference.jobs import (
     Batch,
     Job,
@@ -46,10 +46,9 @@ from service.inference.jobs import (
     unexpected,
 )
 from service.inference.queue import FairQueue
+from service.inference.timer import Timer
 
 __all__ = ["Engine", "Limits"]
-
-BEAT_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -79,9 +78,9 @@ class Engine:
         # One lock guards everything below. It is never held while computing, logging or resolving a future.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._alarm = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
         self._waiting = FairQueue()
+        self._background = Lane()
         self._batch: Batch | None = None
         self._refusing = False
         self._paused = False
@@ -92,7 +91,14 @@ class Engine:
         self._admission = Admission(limits, self._estimator)
         self._expected_batch = 0  # callers answered together by the last batch, if more than one
         self._batch_wait_until = 0.0
-        self._beat: Callable[[], None] | None = None
+        self._timer = Timer(
+            self._lock,
+            tick=self.tick,
+            due=self._next_alarm,
+            ended=lambda: self._closed and self._batch is None,
+            events=events,
+            clock=clock,
+        )
         self._threads: list[threading.Thread] = []
 
     # ---- for callers -------------------------------------------------------------------------------------
@@ -100,7 +106,7 @@ class Engine:
     def start(self) -> None:
         self._threads = [
             threading.Thread(target=self._run, name="engine", daemon=True),
-            threading.Thread(target=self._watch, name="deadlines", daemon=True),
+            threading.Thread(target=self._timer.run, name="deadlines", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -134,13 +140,16 @@ class Engine:
         if refusal := self._refuse(load, first.source, count, first.deadline - now):
             return refusal
         self._count["accepted"] += count
+        self._work.notify()
+        if first.source == "batch":
+            self._background.append(jobs)
+            return None
         estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead + count - 1))
         for job in jobs:
             job.future.queue_estimate = estimate
             job.ahead = 0 if job.request.source == "probe" else load.ahead
         self._waiting.append(jobs)
-        self._work.notify()
-        self._alarm.notify()
+        self._timer.changed.notify()
         return None
 
     def check(self, source: Source, caller: str = "", count: int = 1) -> None:
@@ -160,30 +169,34 @@ class Engine:
             self._work.notify_all()
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
-        """Call ``beat`` every BEAT_SECONDS from the timer thread, with no lock held."""
-        with self._lock:
-            self._beat = beat
-            self._alarm.notify_all()
+        """Call ``beat`` every second from the timer thread, with no lock held."""
+        self._timer.keep_heartbeat(beat)
 
     def stop(self, grace: float) -> bool:
-        """Refuse new requests, answer accepted ones for ``grace`` seconds, then cancel the rest. True when
-        both threads have ended."""
+        """Refuse new requests, cancel background rows, answer the other accepted ones for ``grace`` seconds,
+        then cancel the rest. True when both threads have ended."""
         with self._lock:
             self._refusing = True
+            rows = [job for job in self._pending() if job.background]
+        self._end_stopping(rows)
+        with self._lock:
             drained = self._clock() + grace
             while (left := drained - self._clock()) > 0 and self._threads and self._pending():
                 self._idle.wait(left)
             jobs = self._pending()
-        for job in jobs:
-            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._since(job)))
+        self._end_stopping(jobs)
         with self._lock:
             self._closed = True
             self._work.notify_all()
-            self._alarm.notify_all()
+            self._timer.changed.notify()
         end = time.monotonic() + min(self._limits.cancel_grace, STOP_ENGINE)
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _end_stopping(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._since(job)))
 
     def activity(self) -> Activity:
         """What the engine is doing now."""
@@ -217,8 +230,10 @@ class Engine:
             if self._closed or self._paused or not (jobs := self._take()):
                 return False
             now = self._clock()
-            batch = self._batch = Batch(jobs, started=now, last_progress=now)
+            batch = self._batch = Batch.start(jobs, now, self._limits)
             self._expected_batch = 0
+            if batch.background:  # its deadline has just been set
+                self._timer.changed.notify()
         try:
             self._compute(batch)
         except BaseException as error:
@@ -228,30 +243,37 @@ class Engine:
             with self._lock:
                 self._batch = None
                 self._admission.relieve(self._load())
-                self._batch_wait_until = self._clock() + self._limits.batch_wait
+                if not batch.background:
+                    self._batch_wait_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
-                self._alarm.notify_all()
+                self._timer.changed.notify()
         return True
 
     def _await_work(self) -> None:
         """Return when there is work, or the engine is closed. Needs the lock.
 
         Callers answered together tend to ask again together: only after such a batch the first of them waits
-        a moment for the others. A single caller never waits.
+        a moment for the others. A single caller never waits. A background row waits for that moment after
+        any other batch, since the next call may follow at once; after a background batch it does not.
         """
         while not self._closed:
             left = self._batch_wait_until - self._clock()
             due = left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch
-            if not self._paused and (self._waiting.probe is not None or (self._waiting and due)):
+            ready = self._waiting.probe is not None or (self._waiting and due)
+            if not self._paused and (ready or (self._background and left <= 0)):
                 return
-            self._work.wait(left if self._waiting and not self._paused else None)
+            anything = self._waiting or self._background
+            self._work.wait(left if anything and not self._paused else None)
 
     def _take(self) -> list[Job]:
-        """Return the next batch. Its size is what should complete in half the time that its most urgent
-        request has left, as all are answered together. Needs the lock."""
+        """Return the next batch; of background rows only if nothing else waits. Its size is what should
+        complete in half the time that its most urgent request has left, as all are answered together. Needs
+        the lock."""
         most = self._limits.batch_on(self._predictor.device)
-        jobs = itertools.chain.from_iterable(self._waiting.next(most))
-        left = min((job.request.deadline for job in jobs), default=math.inf) - self._clock()
+        jobs = list(itertools.chain.from_iterable(self._waiting.next(most)))
+        if not jobs:
+            return self._background.take(self._estimator.batch_size_for(self._limits.timeout / 2, most))
+        left = min(job.deadline for job in jobs) - self._clock()
         return self._waiting.take(self._estimator.batch_size_for(left / 2, most))
 
     def _compute(self, batch: Batch) -> None:
@@ -285,7 +307,7 @@ class Engine:
     def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
         """Answer the jobs that have expired, and return those that have not ended."""
         for job in jobs:
-            if job.request.deadline <= self._clock():
+            if job.deadline <= self._clock():
                 self._expire(job, computing=False)
         return [job for job in jobs if not job.ended]
 
@@ -351,7 +373,7 @@ class Engine:
         """Answer expired requests, and report a computation that ignores its cancellation."""
         now = self._clock()
         with self._lock:
-            expired = [job for job in self._pending() if job.request.deadline <= now]
+            expired = [job for job in self._pending() if job.deadline <= now]
         for job in expired:
             self._expire(job, computing=job.computing)
         with self._lock:
@@ -367,31 +389,12 @@ class Engine:
             self._events.hung(requests, now - batch.started)
             self._on_hung(requests, now - batch.started)
 
-    def _next_alarm(self) -> float | None:
-        """When the next tick is due; None if nothing is pending. Needs the lock."""
-        times = [job.request.deadline for job in self._pending()]
+    def _next_alarm(self) -> float:
+        """When the next tick is due; infinity if nothing is pending. Needs the lock."""
+        times = [job.deadline for job in self._pending()]
         if self._batch is not None and (check_at := self._batch.check_at(self._limits)) is not None:
             times.append(check_at)
-        return min(times, default=None)
-
-    def _watch(self) -> None:
-        while True:
-            pause = 0.0
-            try:
-                if self._beat is not None:
-                    self._beat()
-                self.tick()
-            except Exception as error:  # one bug must not end all deadlines
-                self._events.broken("exception in the deadline timer", error)
-                pause = 0.1
-            with self._lock:
-                if self._closed and self._batch is None:
-                    return
-                alarm = self._next_alarm()
-                wait = None if alarm is None else max(alarm - self._clock(), pause)
-                if self._beat is not None:
-                    wait = BEAT_SECONDS if wait is None else min(wait, BEAT_SECONDS)
-                self._alarm.wait(wait)
+        return min(times, default=math.inf)
 
     # ---- shared ------------------------------------------------------------------------------------------
 
@@ -402,11 +405,11 @@ class Engine:
                 return False
             job.ended = True
             self._count[outcome] += 1
-            self._waiting.remove(job)
+            (self._background if job.background else self._waiting).remove(job)
             batch = self._batch
             if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
                 batch.cancelled_at = self._clock()  # from now on its cancel points raise
-                self._alarm.notify_all()
+                self._timer.changed.notify()
             self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
@@ -417,7 +420,7 @@ class Engine:
         return True
 
     def _expire(self, job: Job, *, computing: bool) -> None:
-        verdict = no_verdict(expired(job.request), job.request, self._since(job))
+        verdict = no_verdict(expired(job), job.request, self._since(job))
         self._end(job, Outcome.TIMEOUT, verdict, "computing" if computing else "waiting")
 
     def _abandon(self, job: Job, future: VerdictFuture) -> None:
@@ -438,11 +441,12 @@ class Engine:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
         batch = self._batch
         hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
-        return Load.of(caller, self._waiting, batch.left if batch else 0, hung_in)
+        computing = batch.left if batch else 0
+        return Load.of(caller, self._waiting, computing, hung_in, len(self._background))
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
-        jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
+        jobs = [*self._waiting, *self._background, *(self._batch.jobs if self._batch else ())]
         return [job for job in jobs if not job.ended]
 
     def _since(self, job: Job) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,16 +63,31 @@ class Limits:
 @dataclass(eq=False, slots=True)
 class Job:
     """A request in the engine: ``queued`` behind ``ahead`` others, ``began`` in a batch of ``batch``.
-    ``ended`` becomes true once, under the engine's lock."""
+    ``ended`` becomes true once, under the engine's lock. A background row has no ``deadline`` while it
+    waits."""
 
     request: Request
     queued: float = 0.0
     ahead: int = 0
+    deadline: float = field(init=False)
     began: float | None = None
     batch: int = 0
     future: VerdictFuture = field(default_factory=VerdictFuture)
     ended: bool = False
     computing: bool = False
+
+    def __post_init__(self) -> None:
+        self.deadline = math.inf if self.background else self.request.deadline
+
+    @property
+    def background(self) -> bool:
+        return self.request.source == "batch"
+
+    def start(self, now: float, batch: int, timeout: float) -> None:
+        """It is computed from ``now`` on; the time limit of a background row begins."""
+        self.computing, self.began, self.batch = True, now, batch
+        if self.background:
+            self.deadline = now + timeout
 
     def timing(self, now: float) -> RequestTiming:
         """Where its time went until ``now``."""
@@ -92,9 +108,16 @@ class Batch:
     not_cancelling: bool = False
     hung: bool = False
 
-    def __post_init__(self) -> None:
-        for job in self.jobs:
-            job.computing, job.began, job.batch = True, self.started, len(self.jobs)
+    @classmethod
+    def start(cls, jobs: list[Job], now: float, limits: Limits) -> Batch:
+        for job in jobs:
+            job.start(now, len(jobs), limits.timeout)
+        return cls(jobs, started=now, last_progress=now)
+
+    @property
+    def background(self) -> bool:
+        """Whether it consists of background rows; they are never computed with others."""
+        return self.jobs[0].background
 
     def pass_cancel_point(self, now: float) -> None:
         """Note the progress. Raises ComputationStopped after the cancellation."""
@@ -180,8 +203,9 @@ def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict
     )
 
 
-def expired(request: Request) -> DeadlineExceeded:
-    limit = request.deadline - request.arrived
+def expired(job: Job) -> DeadlineExceeded:
+    since = job.began if job.background and job.began is not None else job.request.arrived
+    limit = job.deadline - since
     return DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
 
 

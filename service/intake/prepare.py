@@ -64,6 +64,15 @@ class Intake:
         pairs = [Pair(picture.image, one.hypothesis, one.premise) for one in texts]
         return Prepared(pairs, picture.size, [one.removed for one in texts])
 
+    def thumbnail(self, image: bytes, most: int, *, deadline: float, caller: str) -> bytes:
+        """Return a JPEG of a picture file with ``most`` pixels on its longer side. Raises InputError and what
+        ``Readers.read`` raises."""
+        with image_input.opened(image, self._settings.max_bytes) as file, image_input.input_errors():
+            read = self._readers.read(
+                file, side=most, max_pixels=self._settings.max_pixels, deadline=deadline, caller=caller
+            )
+        return image_input.thumbnail(read, most)
+
     @property
     def takes_premise(self) -> bool | None:
         """Whether the model requires (True), refuses (False) or allows a premise."""
