@@ -10,7 +10,7 @@ let mine = [];  // newest first: {id, name, when, status}; whoever knows an id c
 let selected = '';  // an id
 let complete = false;  // whether all results of the selected batch are here
 let upload = null;  // {file, key, request}: running, or refused and kept for "try again"
-let pause = POLL_MS, polledAt = 0, busy = false;
+let pause = POLL_MS, polledAt = 0, checkedAt = 0, busy = false;
 
 const call = (path, options = {}) =>
   fetch(`${API}/${path}`, {cache: 'no-store', signal: AbortSignal.timeout(CALL_MS), ...options});
@@ -174,6 +174,19 @@ const poll = async () => {
 
 const isDue = () => !busy && Date.now() - polledAt > pause && (mine.some((batch) => !isFinal(batch)) || (selected && !complete));
 
+// Batches that the server cannot store now are refused anyway; this says so before an upload.
+const checkOff = async () => {
+  checkedAt = Date.now();
+  try {
+    const reason = (await (await fetch('status', {cache: 'no-store'})).json()).batches_off;
+    write('off', words[`off.${reason}`]);
+    find('.batch-off').hidden = !words[`off.${reason}`];
+    find('.batch-new').hidden = !find('.batch-off').hidden;
+  } catch (error) {
+    // The poll of a batch says that the server cannot be reached.
+  }
+};
+
 // ---- upload ----
 
 const hex = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
@@ -198,12 +211,6 @@ const refuse = (detail, columns = []) => {
   find('#batch-columns').replaceChildren(...columns.map((name) => Object.assign(make('option'), {value: name})));
 };
 
-const showOff = (detail) => {
-  find('.batch-off').hidden = false;
-  find('.batch-new').hidden = true;
-  write('off', detail);
-};
-
 const accept = (status) => {
   showUpload('');
   write('news', say('uploaded', {name: upload.file.name}));
@@ -218,7 +225,6 @@ const answered = (request) => {
   const answer = parsed(request.responseText);
   if (request.status === 202) return accept(answer);
   upload.key = hex();  // the server has refused this one
-  if (answer.code === 'batches_off') return showOff(answer.detail);
   const columns = Array.isArray(answer.columns) ? answer.columns.map(String) : [];
   refuse(answer.detail ?? say('refused_status', {status: request.status}), columns);
 };
@@ -313,5 +319,7 @@ showResults();
 if (mine.length) select(mine[0].id);
 const timer = setInterval(() => {
   if (!element.isConnected) return clearInterval(timer);
-  if (element.offsetParent && !document.hidden && isDue()) poll();
+  if (!element.offsetParent || document.hidden) return;
+  if (Date.now() - checkedAt > LONGEST_PAUSE_MS) checkOff();
+  if (isDue()) poll();
 }, 250);
