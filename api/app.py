@@ -37,6 +37,7 @@ from service.settings import Settings
 PREFIXES: Final = ("/v1", "/v2", "/openapi.json", "/docs")
 #: Open to callers without a key or a session.
 FREE: Final = re.compile(r"/openapi\.json|/docs|/v2/health/(live|ready)")
+STORING: Final = 8  # threads that read and write batches
 _BODY: Final = "ofa.body"
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -54,16 +55,18 @@ def create_api(
     intake: Executor,
     identity: Identity | None = None,
     batches: Batches | None = None,
+    storing: Executor | None = None,
 ) -> Api:
     """Make the API over ``application``. Starts nothing. ``intake`` runs the calls that read pictures;
-    ``identity`` decides who may ask, by default everyone; without ``batches`` there are none."""
+    ``identity`` decides who may ask, by default everyone; without ``batches`` there are none,
+    and ``storing`` runs what reads and writes them."""
     routes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     callers = callers or Callers(settings.trusted_proxies)
     identity = identity or Identity(callers=callers)
     calls = Calls(application, settings, intake, identity)
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
-    add_batches(routes, batches, intake, identity)
+    add_batches(routes, batches, storing or intake, identity, settings.root_path)
     add_v2(routes, calls, application)
     made = add_schema(routes)
     add_docs(routes, made)
@@ -146,7 +149,15 @@ class ApiSite:
     ) -> None:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
-        self._api = create_api(application, settings, intake=self._intake, identity=identity, batches=batches)
+        self._storing = ThreadPoolExecutor(STORING, thread_name_prefix="api-batches")
+        self._api = create_api(
+            application,
+            settings,
+            intake=self._intake,
+            identity=identity,
+            batches=batches,
+            storing=self._storing,
+        )
         self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 
     def start(self, port: int) -> App:
@@ -158,6 +169,7 @@ class ApiSite:
 
     def close(self) -> None:
         self._intake.shutdown(wait=False, cancel_futures=True)
+        self._storing.shutdown(wait=False, cancel_futures=True)
 
 
 async def _refusal(request: Request, error: Exception) -> Any:

@@ -8,14 +8,17 @@ from typing import Any
 
 from batch.outputs import CsvResults
 from batch.records import Batch, Result
+from service.contract.causes import Outcome, RowCode
 
 
 def answer_of(result: Result) -> Mapping[str, Any]:
     """Return the public form of its verdict, or why it has none."""
     if result.answer is not None:
         return result.answer
-    reason = "timeout" if result.code == "timeout" else "error"
-    return {"reason": reason, "code": result.code, "error": result.error}
+    reason = result.code if result.code in ("timeout", "error") else Outcome.INVALID
+    if result.code == RowCode.CRASHED:
+        reason = Outcome.ERROR
+    return {"reason": str(reason), "code": result.code, "error": result.error}
 
 
 class JsonLines:
@@ -25,7 +28,10 @@ class JsonLines:
     media_type = "application/x-ndjson"
 
     def __call__(self, results: Sequence[Result]) -> str:
-        return "".join(json.dumps(self._line(one), ensure_ascii=False) + "\n" for one in results)
+        text = "".join(json.dumps(self._line(one), ensure_ascii=False) + "\n" for one in results)
+        return text.replace("\u2028", "\\u2028").replace(
+            "\u2029", "\\u2029"
+        )  # some readers split lines there
 
     def _line(self, result: Result) -> dict[str, Any]:
         return {

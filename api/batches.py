@@ -125,10 +125,16 @@ _RESULT_PARAMETERS: Final = [
 ]
 
 
-def add_batches(routes: FastAPI, batches: Batches | None, threads: Executor, identity: Identity) -> None:
+def add_batches(
+    routes: FastAPI,
+    batches: Batches | None,
+    threads: Executor,
+    identity: Identity,
+    root_path: str = "",
+) -> None:
     """Add the paths under /v1/batches to ``routes``. ``threads`` run what reads and writes the store; without
     ``batches`` the paths answer ``batches_off``."""
-    served = _Served(batches, threads, identity)
+    served = _Served(batches, threads, identity, root_path)
 
     @routes.post(
         "/v1/batches",
@@ -200,7 +206,10 @@ def add_batches(routes: FastAPI, batches: Batches | None, threads: Executor, ide
 class _Served:
     """Batches behind HTTP."""
 
-    def __init__(self, batches: Batches | None, threads: Executor, identity: Identity) -> None:
+    def __init__(
+        self, batches: Batches | None, threads: Executor, identity: Identity, root_path: str
+    ) -> None:
+        self._root_path = root_path
         self._batches = batches
         self._threads = threads
         self._identity = identity
@@ -228,7 +237,7 @@ class _Served:
                 batches.create, incoming, name, owner=_owner(scope), columns=columns, idempotency=key
             )
             status = await self.call(batches.status, batch.id, _owner(scope))
-        return JSONResponse(status, 202, headers={"location": f"/v1/batches/{batch.id}"})
+        return JSONResponse(status, 202, headers={"location": f"{self._root_path}/v1/batches/{batch.id}"})
 
     async def _receive(self, scope: Scope, receive: Receive, incoming: Incoming) -> tuple[str, Columns]:
         """Receive the file; return its name and the columns that the form names. Raises Problem, Refused and

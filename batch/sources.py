@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 from typing import Final
 
 from batch.accepting import limits
@@ -26,7 +25,7 @@ class Sources:
         self._store = store
         self._max_bytes = max_bytes
         self._lock = threading.Lock()  # guards the next line
-        self._open: OrderedDict[str, Archive] = OrderedDict()  # least recently used first
+        self._open: OrderedDict[str, tuple[Archive, ZipPictures]] = OrderedDict()  # least recently used first
 
     def open(self, batch: Batch, picture: Picture) -> bytes:
         """Return a picture file. Raises InputError."""
@@ -36,8 +35,7 @@ class Sources:
                     file.seek(picture.offset)
                     return file.read(picture.length)
             if batch.archive:
-                archive = self._archive(batch)
-                return ZipPictures(archive, self._max_bytes, batch.folder).open(picture.image)
+                return self._pictures(batch).open(picture.image)
         except (OSError, ValueError, ListError) as error:  # ValueError: closed meanwhile
             raise _gone() from error
         raise _gone()
@@ -46,20 +44,19 @@ class Sources:
         """Close the archive of one batch, or all."""
         with self._lock:
             for key in [batch_id] if batch_id is not None else list(self._open):
-                if (archive := self._open.pop(key, None)) is not None:
-                    archive.close()
+                if (opened := self._open.pop(key, None)) is not None:
+                    opened[0].close()
 
-    def _archive(self, batch: Batch) -> Archive:
+    def _pictures(self, batch: Batch) -> ZipPictures:
         with self._lock:
-            archive = self._open.pop(batch.id, None)
-            if archive is None:
+            opened = self._open.pop(batch.id, None)
+            if opened is None:
                 archive = Archive(self._store.archive_of(batch.id), limits(self._max_bytes))
-            self._open[batch.id] = archive
+                opened = archive, ZipPictures(archive, self._max_bytes, batch.folder)
+            self._open[batch.id] = opened
             if len(self._open) > OPEN:
-                _, oldest = self._open.popitem(last=False)
-                with suppress(OSError):
-                    oldest.close()
-        return archive
+                self._open.popitem(last=False)[1][0].close()
+        return opened[1]
 
 
 def _gone() -> InputError:

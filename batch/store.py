@@ -16,13 +16,13 @@ from typing import Any, Final
 from batch.database import Database
 from batch.limits import CRASHES, DAY, DAYS_REMEMBERED, GROUP, TIMEOUTS
 from batch.records import ACTIVE, Batch, Outcome, Picture, Result, State, Unit
+from service.contract.causes import RowCode
 
 _ACTIVE: Final = "state IN ('queued', 'running')"
 #: The states of a row.
 WAITING: Final = 0
 ANSWERED: Final = 1
 FAILED: Final = 2
-CRASHED: Final = "crashed"
 
 
 class Store:
@@ -236,7 +236,7 @@ class Store:
                     "UPDATE rows SET crashes = crashes + 1 WHERE batch = ? AND position = ?",
                     [(unit.batch, position) for position in unit.positions],
                 )
-            touched = {one.batch for one in (*outcomes, *units)}
+            touched = {one.batch for one in outcomes} | {one.batch for one in units}
             sql.executemany(
                 "UPDATE batches SET state = CASE WHEN done + failed = total THEN 'done' ELSE 'running' END "
                 f"WHERE number = ? AND {_ACTIVE}",
@@ -325,7 +325,7 @@ def crashed(unit: Unit) -> list[Outcome]:
     if unit.crashes < CRASHES:
         return []
     error = f"The process ended {CRASHES} times while it judged this picture."
-    return [Outcome(unit.batch, position, code=CRASHED, error=error) for position in unit.positions]
+    return [Outcome(unit.batch, position, code=RowCode.CRASHED, error=error) for position in unit.positions]
 
 
 def _likeness(row: sqlite3.Row) -> tuple[object, ...]:

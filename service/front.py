@@ -43,7 +43,8 @@ class Site(Protocol):
 class Worker(Protocol):
     """A thread behind the sites."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def alive(self) -> bool: ...

@@ -130,6 +130,14 @@ class BatchCode(StrEnum):
     EXPIRED = "expired"
 
 
+class RowCode(StrEnum):
+    """Why a row of a served batch has no verdict, beside an InputCode and a LineCode."""
+
+    TIMEOUT = "timeout"  # twice
+    ERROR = "error"
+    CRASHED = "crashed"  # the process ended three times while it judged the row's picture
+
+
 class RunCode(StrEnum):
     """Why a local run of a list does not start."""
 
