@@ -117,7 +117,6 @@ const showOne = () => {
   for (const link of element.querySelectorAll('[data-format]')) {
     link.hidden = isGone(batch);
     link.href = `${API}/${batch.id}/results?format=${link.dataset.format}`;
-    link.download = `${batch.name.replace(/\.\w+$/, '')}-results.${link.dataset.format}`;
   }
 };
 

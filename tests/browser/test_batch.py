@@ -194,7 +194,7 @@ def test_a_dropped_zip_is_judged_sorted_filtered_and_downloaded(tab: Tab) -> Non
     for form in ("csv", "jsonl"):
         with tab.page.expect_download() as download:
             tab.page.locator(f"#batch [data-format={form}]").click()
-        assert download.value.suggested_filename == f"products-results.{form}"
+        assert download.value.suggested_filename == f"results-{tab.ids[0][:8]}.{form}"
         assert download.value.path().read_bytes() == tab.results(form).encode()
     first = tab.results("csv").lstrip("\ufeff").splitlines()[0]
     assert first.startswith("id;image;text;label;")
