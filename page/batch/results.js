@@ -70,6 +70,9 @@ const cell = (name, ...content) => {
   return made;
 };
 
+// Codes of rows whose picture cannot be shown, as it is missing or unreadable.
+const PICTURELESS = /image|read|malformed|line|columns/;
+
 const pictureOf = (row) => {
   const image = make('img');
   image.loading = 'lazy';
@@ -98,7 +101,7 @@ const lineOf = (row) => {
   const verdict = cell('verdict', make('span', `batch-mark batch-${kind}`, words[row.label] ?? words.error));
   if (!row.label) sentence.append(make('span', 'batch-reason', words[`row.${row.code}`] ?? row.error ?? row.reason ?? ''));
   if (words[row.decision]) verdict.append(make('span', 'batch-mark batch-decision', words[row.decision]));
-  made.append(cell('line', count(row.line)), cell('picture', ...(row.image ? [pictureOf(row)] : [])), sentence, verdict,
+  made.append(cell('line', count(row.line)), cell('picture', ...(PICTURELESS.test(row.code ?? '') ? [] : [pictureOf(row)])), sentence, verdict,
     cell('score', row.label ? share(row.score) : ''), cell('doubt', row.label ? share(row.doubt) : ''),
     cell('probabilities', ...(row.label ? [barsOf(row)] : [])));
   lines.set(row, made);

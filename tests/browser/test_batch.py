@@ -241,15 +241,11 @@ def test_a_closed_page_shows_its_batches_again_and_other_browsers_do_not(
 
 @pytest.fixture
 def restartable(tmp_path: Path) -> Iterator[Callable[[], Instance]]:
-    """Start a service with the same ports and folder as before; the one before is killed."""
+    """Start a service with the same ports and folder as before."""
     running: list[Instance] = []
 
     def start() -> Instance:
-        ports = None
-        for instance in running:
-            instance.process.kill()
-            instance.process.wait()
-            ports = (instance.port, instance.health_port)
+        ports = (running[0].port, running[0].health_port) if running else None
         running.append(Instance(tmp_path / "run", "--model", "demo", "--timeout", "60", ports=ports))
         return running[-1]
 
@@ -271,10 +267,11 @@ def test_a_killed_and_restarted_server_finishes_the_batch_in_the_open_tab(
         service.wait_for(
             "a verdict", lambda: client.get(f"/v1/batches/{tab.ids[0]}").json()["rows"]["done"] > 0
         )
-    restarted = restartable()
-    assert "BATCH_ENDED" not in restarted.log, "killed in the middle"
+    service.process.kill()
+    service.process.wait()
+    assert "BATCH_ENDED" not in service.log, "killed in the middle"
     expect(tab.page.locator("#batch [data-text=trouble]")).to_have_text(EN["retrying"])
-    restarted.wait_healthy()
+    restartable().wait_healthy()
     tab.wait("done")
     expect(tab.page.locator("#batch [data-text=trouble]")).to_be_empty()
     expect(tab.page.locator("#batch [data-text=range]")).to_have_text(f"1–100 of {len(rows)}")
