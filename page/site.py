@@ -136,6 +136,7 @@ class PageSite:
             card=model_card,
             operations=operations is not None,
             login=self._login is not None,
+            keys=self._settings.api_keys_file is not None,
             callers=self._callers,
             identity=self._identity,
         )
