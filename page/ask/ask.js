@@ -9,6 +9,7 @@ const queue = [];  // rows that wait for their call
 let current = null;  // the row whose call is running
 let notice = null;  // a question that cannot be a row: without a picture or a sentence
 let chosen = null;  // the value that the picture component gets next
+let inForm = null;  // the group whose picture the form has
 let active = null;  // the row that the Tab key reaches
 
 const tools = make('div', {class: 'rows-bar'}, make('h2', {text: words['rows.title']}),
@@ -30,11 +31,12 @@ const say = (text) => { said.textContent = text; };
 const draw = () => {
   const some = groups.length > 0;
   tools.hidden = hint.hidden = !some;
-  const above = notice ? [drawing.notice(words, notice.answer)] : some ? [] : [drawing.empty(words)];
+  const above = notice ? [drawing.notice(words, notice)] : some ? [] : [drawing.empty(words)];
   noticed.replaceChildren(...above);
-  for (const group of groups) drawing.heading(words, group);
+  for (const group of groups) drawing.heading(words, group, group === inForm);
   if (!shownRows().includes(active)) active = shownRows()[0] ?? null;
   for (const row of groups.flatMap((group) => group.rows)) {
+    row.element.toggleAttribute('data-newest', row === groups[0].rows[0]);
     const index = row === active ? 0 : -1;
     for (const one of [row.element, ...row.element.querySelectorAll('button')]) one.tabIndex = index;
   }
@@ -55,7 +57,7 @@ const activate = (row) => {
 
 const listRow = (group, row, where) => {
   row.group = group;
-  row.element = make('li', {'data-row': row.id});
+  row.element = make('li', {'data-question': row.id});
   group.element.querySelector('ul')[where](row.element);
   drawing.row(words, row);
 };
@@ -174,7 +176,8 @@ window.ofa = {
   // A question from the form.
   ask: (picture, text, premise) => {
     if (picture?.path && text?.trim()) {
-      ask(groupOf(picture), text, premise || null);
+      inForm = groupOf(picture);
+      ask(inForm, text, premise || null);
       if (document.activeElement === field()) field().select();
       return;
     }
@@ -214,8 +217,9 @@ window.ofa = {
   picture: () => chosen,
 
   // The picture or the form has changed: an error about it no longer applies.
-  corrected: () => {
+  corrected: (group = null) => {
     notice = null;
+    inForm = group;
     draw();
   },
 };

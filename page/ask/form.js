@@ -5,9 +5,9 @@ const refuse = (text) => {
   noticed.scrollIntoView({block: 'nearest'});
 };
 
-const setPicture = (path, name) => {
+const setPicture = (path, name, group = null) => {
   chosen = {path, url: pictures.address(path), orig_name: name, meta: {_type: 'gradio.FileData'}};
-  window.ofa.corrected();
+  window.ofa.corrected(group);
   trigger('upload');
 };
 
@@ -23,7 +23,7 @@ const takeFile = async (file) => {
 const useGroup = async (group) => {
   group.path = await pictures.current(group.path, await group.file);
   group.paths.add(group.path);
-  setPicture(group.path, group.name);
+  setPicture(group.path, group.name, group);
   field().focus();
 };
 

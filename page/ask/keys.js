@@ -3,9 +3,8 @@ const copied = async (pressed, text) => {
   const done = await copying.copy(text).then(() => 'rows.copied', () => 'rows.not_copied');
   say('');
   say(words[done]);
-  const before = pressed.textContent;
-  pressed.textContent = words[done];
-  setTimeout(() => { pressed.textContent = before; }, 1500);
+  pressed.dataset.done = words[done];
+  setTimeout(() => { delete pressed.dataset.done; }, 1500);
 };
 
 const edit = (row) => {

@@ -8,6 +8,13 @@ const drawing = (() => {
     none: '<path d="M12 6.5v7M12 17.4v.1"/>',
   };
 
+  const ICONS = {
+    edit: '<path d="M4.5 19.5l1-4.5L16 4.5l3.5 3.5L9 18.5z"/>',
+    json: '<path d="M9 4.5c-4 0-1 6.5-4.5 7.5 3.5 1 .5 7.5 4.5 7.500M15 4.500c4 0 1 6.5 4.5 7.5-3.5 1-.5 7.5-4.5 7.5"/>',
+    curl: '<path d="M4.5 7l5 5-5 5M12.5 17.500h7"/>',
+    delete: '<path d="M6.5 6.500l11 11M17.5 6.500l-11 11"/>',
+  };
+
   const make = (tag, {text, ...attributes} = {}, ...children) => {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -53,46 +60,49 @@ const drawing = (() => {
     switch (answer?.state) {
       case 'verdict': return decided(words, answer);
       case 'none': return [head(mark('none'), words['none.title'], words['none.lead']),
-        make('p', {}, make('strong', {text: answer.text}), ` ${answer.remedy}`)];
+        make('p', {}, make('strong', {text: answer.text}), ` ${answer.remedy} `, button('again', words['rows.again']))];
       case 'input': return [head(mark('none'), words['input.title'], answer.text)];
       default: return [head(dots(), words['pending.title'], answer?.text)];
     }
   };
 
+  const body = (words, answer) => make('div', {class: 'answer-body'}, ...answered(words, answer));
+
   const style = (answer) => answer?.state === 'verdict' ? answer.verdict.label.toLowerCase() : answer?.state ?? 'pending';
 
   const asked = (words, {text, premise}) => make('div', {class: 'answer-asked'},
-    make('p', {class: 'answer-sentence', dir: 'auto', text}),
-    ...(premise ? [make('p', {class: 'answer-premise'}, make('b', {text: `${words['rows.premise']} `}),
-      make('bdi', {text: premise}))] : []));
+    make('div', {}, make('p', {class: 'answer-sentence', dir: 'auto', text}),
+      ...(premise ? [make('p', {class: 'answer-premise'}, make('b', {text: `${words['rows.premise']} `}),
+        make('bdi', {text: premise}))] : [])),
+    tools(words));
 
   const editor = (words, row) => {
     const field = make('textarea', {rows: 2, 'aria-label': words['rows.sentence'], dir: 'auto'});
     field.value = row.text;
-    return make('form', {class: 'answer-editor'}, field, make('div', {class: 'answer-tools'},
+    return make('form', {class: 'answer-editor'}, field, make('div', {class: 'editor-tools'},
       make('button', {type: 'submit', text: words['rows.ask']}), button('cancel', words['rows.cancel'])));
   };
 
-  const tools = (words, row) => {
-    const actions = ['json', 'curl', 'delete'];
-    if (row.answer?.state === 'none') actions.unshift('again');
-    return make('div', {class: 'answer-tools'},
-      ...['edit', ...actions].map((action) => button(action, words[`rows.${action}`])));
+  const icon = (action, words) => {
+    const label = words[`rows.${action}`];
+    const made = button(action, undefined, {class: 'icon', 'aria-label': label, title: label});
+    made.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true">${ICONS[action]}</svg>`;
+    return made;
   };
+  const tools = (words) => make('div', {class: 'answer-tools'}, ...Object.keys(ICONS).map((action) => icon(action, words)));
 
   // Draw a row into its list item.
   const row = (words, shown) => {
     const {element, answer} = shown;
     element.className = `answer answer-${style(answer)}`;
-    element.dataset.state = answer?.state ?? 'pending';
-    const body = make('div', {class: 'answer-body'}, ...answered(words, answer));
-    element.replaceChildren(shown.editing ? editor(words, shown) : asked(words, shown), body,
-      ...(shown.editing ? [] : [tools(words, shown)]));
+    if (answer?.state === 'none') element.dataset.reason = answer.verdict?.reason ?? answer.code;
+    else delete element.dataset.reason;
+    element.replaceChildren(shown.editing ? editor(words, shown) : asked(words, shown), body(words, answer));
   };
 
-  const notice = (words, answer) => {
-    const alert = answer?.state === 'pending' || !answer ? {} : {role: 'alert'};
-    return make('div', {class: `answer answer-${style(answer)}`, ...alert}, ...answered(words, answer));
+  const notice = (words, {id, answer}) => {
+    const alert = style(answer) === 'pending' ? {} : {role: 'alert'};
+    return make('div', {class: `answer answer-${style(answer)}`, 'data-question': id, ...alert}, body(words, answer));
   };
 
   const empty = (words) => make('div', {class: 'answer answer-empty'},
@@ -111,13 +121,19 @@ const drawing = (() => {
       make('div', {class: 'group-head'}, make('h3', {}, toggle), button('use', words['rows.use'])), list);
   };
 
+  const time = (at) => {
+    const when = new Date(at), today = when.toDateString() === new Date().toDateString();
+    return when.toLocaleString(document.documentElement.lang, {timeStyle: 'short', ...(today ? {} : {dateStyle: 'short'})});
+  };
+
   // Bring a group's section up to date, but for its rows.
-  const heading = (words, {element, rows, open, picture, url}) => {
+  const heading = (words, {element, rows, open, picture, url}, inForm) => {
     element.querySelector('[data-do=toggle]').setAttribute('aria-expanded', open);
     element.querySelector('.group-rows').hidden = !open;
-    element.querySelector('[data-do=use]').disabled = picture === null;
-    const when = new Date(rows[0].at).toLocaleString(document.documentElement.lang, {dateStyle: 'medium', timeStyle: 'short'});
-    element.querySelector('small').textContent = `${count(words, rows)} · ${when}`;
+    const use = element.querySelector('[data-do=use]');
+    use.hidden = inForm;
+    use.disabled = picture === null;
+    element.querySelector('small').textContent = `${count(words, rows)} · ${time(rows[0].at)}`;
     const thumb = element.querySelector('.thumb');
     if (url && !thumb.firstChild) {
       const image = make('img', {src: url, alt: ''});
