@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -88,8 +88,9 @@ class Handlers:
         request: gr.Request,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the answer for the page's ``row``, and before a slow one what is known of it."""
-        async for answer in self._answers(image, text, premise, request):
-            yield {"row": row, **answer}
+        async with aclosing(self._answers(image, text, premise, request)) as answers:
+            async for answer in answers:
+                yield {"row": row, **answer}
 
     async def _answers(
         self, image: str | InvalidPicture | None, text: str | None, premise: str | None, request: gr.Request
