@@ -110,8 +110,9 @@ host.addEventListener('keydown', (event) => {
 
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || event.isComposing) return;
-  if (!element.checkVisibility() || host.contains(event.target)) return;
+  if (!element.checkVisibility()) return;
   event.preventDefault();
   event.stopPropagation();
-  document.querySelector('#judge').click();
+  const row = rowAt(event.target);
+  if (row?.editing) askEdited(row); else document.querySelector('#judge').click();
 }, true);

@@ -94,11 +94,16 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Return a function that opens the page with the given locale and screen."""
+    """Return a function that opens the page with the given locale and screen; ``script`` runs before it."""
     contexts: list[BrowserContext] = []
 
     def open_page(
-        base: str, locale: str = "en-US", width: int = 1280, scheme: str = "light", height: int = 900
+        base: str,
+        locale: str = "en-US",
+        width: int = 1280,
+        scheme: str = "light",
+        height: int = 900,
+        script: str = "",
     ) -> Visit:
         context = browser.new_context(
             locale=locale,
@@ -107,6 +112,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
             permissions=["camera", "clipboard-read", "clipboard-write"],
         )
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(script)
         contexts.append(context)
         return Visit(context, base).open()
 
