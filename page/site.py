@@ -152,6 +152,7 @@ class PageSite:
             operations=operations is not None,
             batches=self._batch_tab,
             login=self._login is not None,
+            keys=self._settings.api_keys_file is not None,
             callers=self._callers,
             identity=self._identity,
         )

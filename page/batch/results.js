@@ -11,7 +11,9 @@ const write = (name, text = '') => {
 const words = JSON.parse(find('#batch').dataset.words);
 const say = (key, values = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? '…');
 const count = new Intl.NumberFormat(LANGUAGE).format;
-const share = new Intl.NumberFormat(LANGUAGE, {style: 'percent', minimumFractionDigits: 1, maximumFractionDigits: 1}).format;
+const percent = new Intl.NumberFormat(LANGUAGE, {style: 'percent', minimumFractionDigits: 1, maximumFractionDigits: 1}).format;
+// Never rounded to 0% or 100%: the model is not certain.
+const share = (value) => value < .0005 && value > 0 ? `<${percent(.001)}` : value > .9995 && value < 1 ? `>${percent(.999)}` : percent(value);
 
 // Foreign text is only ever set as text, never as HTML.
 const make = (tag, className = '', ...content) => {
