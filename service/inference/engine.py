@@ -6,6 +6,9 @@ its own error. When all requests of a batch have been answered or abandoned, its
 next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
 refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
+Background rows wait in a lane of their own and are computed while nothing else waits. Any other request that
+arrives meanwhile pre-empts them: the next cancel point raises and they go back to the front of the lane.
+
 Every accepted request ends once: ``_end`` is the only exit, the first call wins, later results are logged.
 """
 
@@ -147,6 +150,8 @@ class Engine:
             job.future.queue_estimate = estimate
             job.ahead = 0 if job.request.source == "probe" else load.ahead
         self._waiting.append(jobs)
+        if (batch := self._batch) is not None and batch.preemptible:
+            batch.preempted = True  # its next cancel point raises
         self._timer.changed.notify()
         return None
 
@@ -210,6 +215,7 @@ class Engine:
                 progress_age=now - batch.last_progress if batch else None,
                 not_cancelling=batch is not None and batch.not_cancelling,
                 hung=batch is not None and batch.hung,
+                background=load.background,
                 counts=dict(self._count),
                 service_seconds=self._estimator.seconds,
                 expected_seconds=self._estimator.expected(load.ahead),
@@ -238,13 +244,20 @@ class Engine:
             self._give_up(jobs, error)
             raise
         finally:
+            returned: list[Job] = []
             with self._lock:
                 self._batch = None
+                if batch.preempted:
+                    returned = [job for job in jobs if not job.ended]
+                    self._background.put_back(returned)
+                    self._count["preempted"] += len(returned)
                 self._admission.relieve(self._load())
                 if not batch.background:
                     self._batch_wait_until = self._clock() + self._limits.batch_wait
                 self._idle.notify_all()
                 self._timer.changed.notify()
+            if returned:
+                self._events.preempted([job.request for job in returned])
         return True
 
     def _await_work(self) -> None:
@@ -296,10 +309,12 @@ class Engine:
                     parts.extendleft((jobs[half:], jobs[:half]))
                     continue
                 if isinstance(error, ComputationStopped):  # a lower bound of its duration
-                    self._measure(len(jobs), self._clock() - began)
+                    self._measure(jobs, self._clock() - began)
+                    if batch.preempted:
+                        return
                 self._fail(jobs, error)
             else:
-                self._measure(len(jobs), self._clock() - began)
+                self._measure(jobs, self._clock() - began)
                 self._answer(jobs, results)
 
     def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
@@ -343,8 +358,12 @@ class Engine:
         if isinstance(error, DeviceLost):
             self._on_fatal(error)
 
-    def _measure(self, count: int, seconds: float) -> None:
-        """Call it before any of them is answered, or a caller that asks again would be counted twice."""
+    def _measure(self, jobs: Sequence[Job], seconds: float) -> None:
+        """Call it before any of them is answered, or a caller that asks again would be counted twice.
+        Background rows are no measure of what a caller waits for: pre-empted, or in larger batches."""
+        if jobs[0].background:
+            return
+        count = len(jobs)
         with self._lock:
             self._estimator.record(count, seconds)
             self._expected_batch = count + len(self._waiting) if count > 1 else 0
@@ -439,7 +458,7 @@ class Engine:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
         batch = self._batch
         hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
-        computing = batch.left if batch else 0
+        computing = batch.left if batch and not batch.preemptible else 0
         return Load.of(caller, self._waiting, computing, hung_in, len(self._background))
 
     def _pending(self) -> list[Job]:
