@@ -66,12 +66,13 @@ class Limits:
 class Job:
     """A request in the engine: ``queued`` behind ``ahead`` others, ``began`` in a batch of ``batch``.
     ``ended`` becomes true once, under the engine's lock. A background row has no ``deadline`` while it waits,
-    and has been stopped ``preemptions`` times."""
+    and has been stopped ``preemptions`` times. ``limit`` is its time limit in seconds."""
 
     request: Request
     queued: float = 0.0
     ahead: int = 0
     deadline: float = field(init=False)
+    limit: float = field(init=False)
     began: float | None = None
     batch: int = 0
     future: VerdictFuture = field(default_factory=VerdictFuture)
@@ -81,6 +82,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.deadline = math.inf if self.background else self.request.deadline
+        self.limit = self.deadline - self.request.arrived
 
     @property
     def background(self) -> bool:
@@ -90,7 +92,7 @@ class Job:
         """It is computed from ``now`` on; the time limit of a background row begins."""
         self.computing, self.began, self.batch = True, now, batch
         if self.background:
-            self.deadline = now + timeout
+            self.deadline, self.limit = now + timeout, timeout
 
     def preempt(self) -> None:
         """It waits again."""
@@ -108,13 +110,14 @@ class Job:
 class Batch:
     """Requests computed together. ``last_progress`` is when the computation last passed a cancel point;
     after ``cancelled_at`` its cancel points raise. A ``preemptible`` one is of background rows; their cancel
-    points raise also once it is ``preempted``."""
+    points raise also once it is ``preempted``. It was ``divided`` so often to isolate a failing request."""
 
     jobs: list[Job]
     started: float
     last_progress: float
     preemptible: bool
     preempted: bool = False
+    divided: int = 0
     cancelled_at: float | None = None
     not_cancelling: bool = False
     hung: bool = False
@@ -205,22 +208,20 @@ class LatencyEstimator:
         return max(1, int(seconds / self.seconds))
 
 
-def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict:
-    """Return the answer to ``request`` that says why it has no verdict."""
+def no_verdict(error: ServiceError, request: Request, now: float) -> Verdict:
+    """Return the answer to ``request`` at ``now`` (monotonic) that says why it has no verdict."""
     return Verdict.none(
         "busy" if error.code in BUSY else str(error.code),
         code=error.code,
         retry_after=error.retry_after if isinstance(error, Busy) else None,
-        duration=seconds,
+        duration=request.age(now),
         request_id=request.id,
         error=error,
     )
 
 
 def expired(job: Job) -> DeadlineExceeded:
-    since = job.began if job.background and job.began is not None else job.request.arrived
-    limit = job.deadline - since
-    return DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
+    return DeadlineExceeded(f"No answer within {job.limit:g} s.", seconds=job.limit)
 
 
 def stopping() -> ShuttingDown:
