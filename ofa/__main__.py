@@ -106,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="on|off",
         help="decide close calls of a precision below fp32 in fp32",
     )
+    parser.add_argument(
+        "--language",
+        default="auto",
+        metavar="auto|any",
+        help="auto refuses texts mostly in a script that the model's language does not use",
+    )
     parser.add_argument("--image", metavar="FILE", help="picture file")
     parser.add_argument("--text", help="hypothesis")
     parser.add_argument("--premise", help="premise")
@@ -114,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """The service's settings, so that both refuse the same input. Raises SettingsError."""
-    shared = ("model", "device", "dtype", "precision_guard")
+    shared = ("model", "device", "dtype", "precision_guard", "language")
     given = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in shared]
     return Settings.from_args(given, {}, prog="python -m ofa")
 
@@ -183,7 +189,8 @@ def _answer(model: NativePredictor, settings: Settings, number: int, line: bytes
             answer["id"] = question["id"]
         if isinstance(question.get("image"), str):
             answer["image"] = question["image"]
-        texts = text.prepare(question.get("text"), question.get("premise"), settings.max_chars)
+        language = model.language if settings.language == "auto" else None
+        texts = text.prepare(question.get("text"), question.get("premise"), settings.max_chars, language)
         picture = image_input.load(
             question.get("image"),
             side=model.side(),

@@ -51,14 +51,17 @@ class Intake:
         deadline: float,
         caller: str,
         wanted: VerdictFuture,
+        any_language: bool = False,
     ) -> Prepared:
         """Prepare the input by ``deadline`` (monotonic seconds).
 
         ``caller`` identifies whose request it is, for the readers' limits; cancelling ``wanted`` stops the
-        decoding. Raises InputError, InvalidTexts, DeadlineExceeded, MemoryError, and what ``Readers.read``
-        raises.
+        decoding; ``any_language`` skips the check of the texts' scripts. Raises InputError, InvalidTexts,
+        DeadlineExceeded, MemoryError, and what ``Readers.read`` raises.
         """
-        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars)
+        checked = self._settings.language == "auto" and not any_language
+        language = self._model.language if checked else None
+        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars, language)
         self._check_premise(texts[0].premise)
         picture = self._picture(image, deadline, caller, wanted)
         pairs = [Pair(picture.image, one.hypothesis, one.premise) for one in texts]
