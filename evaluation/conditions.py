@@ -48,8 +48,8 @@ class GreyPicture:
 
 
 def possible(data: Dataset, takes_premise: bool | None) -> list[Condition]:
-    """Return the conditions that data and model allow. ``takes_premise`` is whether the model requires (True),
-    refuses (False) or allows a premise."""
+    """Return the conditions that data and model allow. ``takes_premise`` is whether the model requires
+    (True), refuses (False) or allows a premise."""
     premises = any(example.row.premise for example in data.examples)
     return [
         condition
