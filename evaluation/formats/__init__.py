@@ -58,8 +58,11 @@ def opened(path: Path, form: str | None, folder: Path | None, max_bytes: int) ->
 
 def detect(path: Path) -> str:
     """Return the format by the fields that the file has. Raises InputError."""
+    head = b""
     try:
-        head = path.open("rb").read(_HEAD) if path.is_file() else b""
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
     except OSError as error:
         raise InputError(
             "The data cannot be read.",

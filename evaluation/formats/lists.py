@@ -14,6 +14,7 @@ from service.contract.errors import InputError
 
 #: Columns with the correct label, by preference.
 _LABEL_COLUMNS: Final = ("gold_label", "label")
+_HEAD: Final = 1 << 20  # bytes in which the names of the fields are looked up
 
 
 def snli_ve(path: Path, folder: Path) -> Iterator[Example]:
@@ -23,10 +24,11 @@ def snli_ve(path: Path, folder: Path) -> Iterator[Example]:
     ``sentence1``, the caption, and ``sentence2``, the hypothesis) and ``Flickr30K_ID``, without suffix; in
     the first release (snli_ve_parser.py) ``Flikr30kID``.
     """
-    first = path.open("rb").readline(1 << 20)
-    image = "Flikr30kID" if b'"Flikr30kID"' in first else "Flickr30K_ID"
-    columns = Columns(image=image, text="sentence2", premise="sentence1", id="pairID")
-    yield from _rows(path, "data.jsonl", columns)
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    image = "Flikr30kID" if b'"Flikr30kID"' in head else "Flickr30K_ID"
+    premise = "sentence1" if b'"sentence1"' in head else None
+    yield from _rows(path, "data.jsonl", Columns(image, "sentence2", premise, "pairID"))
 
 
 def e_snli_ve(path: Path, folder: Path) -> Iterator[Example]:
