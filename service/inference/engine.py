@@ -65,6 +65,7 @@ class Engine:
         on_success: Callable[[float], None] = lambda now: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
         on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
+        verdict_of: Callable[..., Verdict] = Verdict.of,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
@@ -73,6 +74,7 @@ class Engine:
         self._on_success = on_success
         self._on_fatal = on_fatal
         self._on_hung = on_hung
+        self._verdict_of = verdict_of
         self._clock = clock
         # One lock guards everything below. It is never held while computing, logging or resolving a future.
         self._lock = threading.Lock()
@@ -299,7 +301,7 @@ class Engine:
         device, dtype = self._predictor.device, self._predictor.dtype
         for job, scores in zip(jobs, results, strict=True):
             try:
-                verdict = Verdict.of(
+                verdict = self._verdict_of(
                     scores, duration=self._since(job), device=device, dtype=dtype, request_id=job.request.id
                 )
             except ServiceError as error:

@@ -18,6 +18,7 @@ from service.intake import image as image_input
 from service.intake import text
 from service.intake.image import Picture
 from service.intake.readers import Readers
+from service.intake.text import Texts
 from service.settings import Settings
 
 _NO_PICTURE: Final = Image.new("RGB", (1, 1))
@@ -58,9 +59,8 @@ class Intake:
         decoding. Raises InputError, InvalidTexts, DeadlineExceeded, MemoryError, and what ``Readers.read``
         raises.
         """
-        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars)
-        self._check_premise(texts[0].premise)
-        picture = self._picture(image, deadline, caller, wanted)
+        texts = self.texts(hypotheses, premise)
+        picture = self.picture(image, deadline=deadline, caller=caller, wanted=wanted)
         pairs = [Pair(picture.image, one.hypothesis, one.premise) for one in texts]
         return Prepared(pairs, picture.size, [one.removed for one in texts])
 
@@ -69,7 +69,14 @@ class Intake:
         """Whether the model requires (True), refuses (False) or allows a premise."""
         return self._model.takes_premise
 
-    def _picture(self, image: object, deadline: float, caller: str, wanted: VerdictFuture) -> Picture:
+    def texts(self, hypotheses: Sequence[object], premise: object) -> list[Texts]:
+        """Clean the texts. Raises InputError, InvalidTexts."""
+        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars)
+        self._check_premise(texts[0].premise)
+        return texts
+
+    def picture(self, image: object, *, deadline: float, caller: str, wanted: VerdictFuture) -> Picture:
+        """Convert the picture to the model's square. Raises as ``prepare`` does."""
         settings, side = self._settings, self._model.side()
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)
