@@ -116,8 +116,8 @@ class Judge:
                 try:
                     waiting.append((group, reading.result()))
                 except Exception as error:
-                    known = _known(error)
-                    yield from (Judged(row, error=known) for row in group.rows)
+                    reason = known(error)
+                    yield from (Judged(row, error=reason) for row in group.rows)
             if sum(len(group.rows) for group, _ in waiting) >= self._batch:
                 yield from self._compute(waiting)
                 waiting = []
@@ -134,7 +134,7 @@ class Judge:
                         raise row.error
                     (texts,) = self._intake.texts([row.text], row.premise)
                 except Exception as error:
-                    yield Judged(row, error=_known(error))
+                    yield Judged(row, error=known(error))
                     continue
                 group = groups.setdefault(row.image, _Group())
                 if len(group.rows) == _MAX_GROUP:
@@ -165,12 +165,12 @@ class Judge:
         if not pairs:
             return []
         try:
-            scores = self._model.judge(pairs, _go_on)
+            scores = self._model.judge(pairs, go_on)
         except DeviceLost:
             raise
         except Exception as error:
             if len(pairs) == 1:
-                return [_known(error)]
+                return [known(error)]
             middle = len(pairs) // 2
             return self._results(pairs[:middle]) + self._results(pairs[middle:])
         return [self._verdict(one) for one in scores]
@@ -193,14 +193,14 @@ def _taken(rows: Iterator[Row]) -> Iterator[Row]:
             return
 
 
-def _known(error: Exception) -> ServiceError:
-    """``error`` as one of ours; the text of a foreign one may quote input."""
+def known(error: Exception) -> ServiceError:
+    """Return ``error`` as one of ours; the text of a foreign one may quote input."""
     if isinstance(error, ServiceError):
         return error
-    known = InferenceError(f"Unexpected {type(error).__name__}.")
-    known.__cause__ = error
-    return known
+    unexpected = InferenceError(f"Unexpected {type(error).__name__}.")
+    unexpected.__cause__ = error
+    return unexpected
 
 
-def _go_on() -> None:
+def go_on() -> None:
     """A cancel point that never cancels."""

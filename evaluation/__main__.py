@@ -79,17 +79,17 @@ def _evaluate(given: Sequence[str]) -> int:
     if (options.data is None) == (options.compare is None):
         parser.error("pass either DATA or --compare")
     with _extra():
-        from evaluation import commands
+        from evaluation import evaluating
     if options.compare is not None:
-        return commands.compare(*options.compare)
-    return commands.evaluate(options)
+        return evaluating.compare(*options.compare)
+    return evaluating.evaluate(options)
 
 
 def _calibrate(given: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation calibrate",
-        description="Fit a temperature and two thresholds to labelled data, check them on pairs kept back, and "
-        "write them beside the model's weights if they help.",
+        description="Fit a temperature and two thresholds to labelled data, check them on pairs kept back, "
+        "and write them beside the model's weights if they help.",
     )
     _add_data(parser, optional=False)
     parser.add_argument(
@@ -127,8 +127,8 @@ def _calibrate(given: Sequence[str]) -> int:
     if options.review_risk < options.accept_risk:
         parser.error("--review-risk is smaller than --accept-risk")
     with _extra():
-        from evaluation import commands
-    return commands.calibrate(options)
+        from evaluation import calibrating
+    return calibrating.calibrate(options)
 
 
 def _add_data(parser: argparse.ArgumentParser, *, optional: bool) -> None:

@@ -1,8 +1,9 @@
-"""The report of an evaluation, as JSON and as Markdown."""
+"""The report of an evaluation as Markdown, and its files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from evaluation.conditions import BY_NAME
@@ -41,6 +42,15 @@ def markdown(report: Mapping[str, Any], plots: Sequence[str]) -> str:
     lines += ["", *(f"![{name.removesuffix('.png')}]({name})" for name in plots)] if plots else []
     lines += _bad_rows(report["bad_rows"])
     return "\n".join(lines) + "\n"
+
+
+def write_whole(path: Path, text: str, mode: int | None = None) -> None:
+    """Write the file completely or not at all. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    if mode is not None:
+        partial.chmod(mode)
+    partial.replace(path)
 
 
 def _accuracy(conditions: Mapping[str, Any]) -> list[str]:
@@ -86,7 +96,7 @@ def _classes(figures: Mapping[str, Any]) -> list[str]:
 
 def _categories(conditions: Mapping[str, Any]) -> list[str]:
     """Return the accuracy by category, side by side; nothing if the data has no categories."""
-    names = next(iter(conditions.values()))["categories"]
+    names = next(iter(conditions.values()))["categories"] if conditions else {}
     if not names:
         return []
     lines = ["", "## Categories", "", "| category | pairs | " + " | ".join(conditions) + " |"]
