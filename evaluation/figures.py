@@ -75,8 +75,9 @@ def proportion(successes: int, trials: int) -> dict[str, float]:
 
 def normalised(scores: Array) -> Array:
     """Return the rows in double precision, each with the sum 1."""
-    scores = np.asarray(scores, dtype=np.float64)
-    return scores / scores.sum(axis=1, keepdims=True)
+    double: Array = np.array(scores, dtype=np.float64)
+    double /= double.sum(axis=1, keepdims=True)
+    return double
 
 
 def negative_log_likelihood(truth: Array, scores: Array) -> float:
@@ -98,7 +99,8 @@ def calibration_error(confidence: Array, right: Array, *, adaptive: bool = False
 
 def _bins(confidence: Array) -> Array:
     """Return each confidence's bin. A bin includes its upper edge."""
-    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    number: Array = np.ceil(confidence * BINS).astype(int) - 1
+    return number.clip(0, BINS - 1)
 
 
 def _reliability(confidence: Array, right: Array) -> list[dict[str, float]]:
