@@ -8,8 +8,8 @@ Exit status:
 
 * 0: done
 * 1: a row could not be judged, the accuracy is below --min-accuracy, the calibration was not written, or the
-  data or the model cannot be read
-* 2: invalid command line
+  model cannot be loaded now
+* 2: invalid command line, or data, a report or an output that cannot be used
 * 78: the model, the device, the precision or a missing package; a retry does not help
 * 130: interrupted
 """
@@ -23,9 +23,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from batch.journal import RunError
 from evaluation.conditions import BY_NAME, CONDITIONS
 from evaluation.formats import FORMS
-from service.contract.errors import MissingDependency, ServiceError
+from service.contract.errors import InputError, MissingDependency, ServiceError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,14 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _calibrate(given[1:])
         return _evaluate(given)
     except ServiceError as error:
-        print(f"python -m evaluation: {error.message} {error.remedy}".strip(), file=sys.stderr)
-        return error.exit_code
+        message = f"{error.message} {error.remedy}".strip()
+        print(f"python -m evaluation: {error.code}: {message}", file=sys.stderr)
+        return 2 if isinstance(error, InputError | RunError) else error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing at exit must not fail
         return 1
     except OSError as error:
-        print(f"python -m evaluation: a file cannot be used: {error.strerror}.", file=sys.stderr)
-        return 1
+        print(f"python -m evaluation: the data or the output failed: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -34,6 +34,7 @@ def calibrate(options: argparse.Namespace) -> int:
         path: Path = options.output or asking.folder / FILE
         journal = journal_of(path)
         judgement = asking.ask({condition: journal})
+        journal.unlink()
     fitting, held_out = _halves(judgement, options.held_out)
     fitted = calibration.fit(fitting, options.accept_risk, options.review_risk, asking.weights_sha256)
     checked = calibration.check(held_out, fitted)
@@ -54,7 +55,6 @@ def calibrate(options: argparse.Namespace) -> int:
         **checked,
     }
     print(_text(document))
-    journal.unlink(missing_ok=True)
     if not calibration.improves(checked):
         print("Not written: the NLL does not fall, or the ECE rises.")
         return 1

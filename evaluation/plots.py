@@ -33,12 +33,10 @@ def _reliability(conditions: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="calibrated")
     for name, figures in conditions.items():
         bins = figures["reliability"]
-        axes.plot(
-            [one["confidence"] for one in bins],
-            [one["accuracy"] for one in bins],
-            "o-",
-            label=f"{name}, ECE {figures['ece']:.3f}",
-        )
+        confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
+        (line,) = axes.plot(confidence, accuracy, linewidth=0.8, label=f"{name}, ECE {figures['ece']:.3f}")
+        areas = [10 + 200 * one["pairs"] / figures["pairs"] for one in bins]
+        axes.scatter(confidence, accuracy, areas, color=line.get_color())
     axes.set(xlabel="confidence (highest score)", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
     return _finished(figure)
 
