@@ -17,7 +17,7 @@ from batch.pictures import Pictures
 from batch.rows import Row
 from service.contract.calibration import Calibration
 from service.contract.causes import Outcome
-from service.contract.errors import DeviceLost, InferenceError, InputError, ServiceError
+from service.contract.errors import DeviceLost, InferenceError, InputError, OutOfMemory, ServiceError
 from service.contract.protocols import Model
 from service.contract.request import Pair, Verdict, VerdictFuture
 from service.intake.prepare import Intake
@@ -25,9 +25,11 @@ from service.intake.readers import Readers
 from service.intake.text import Texts
 from service.settings import Settings
 
-#: Pairs computed together, unless --max-batch says otherwise (docs/performance.md).
-CPU_BATCH: Final = 32
-GPU_BATCH: Final = 128
+#: Pairs computed together at first, and at most. Between, the number doubles while a batch takes under a
+#: second: larger batches are faster (docs/performance.md), but a killed run loses the batch that it computes.
+FIRST_BATCH: Final = 8
+MAX_BATCH: Final = 128
+_BATCH_SECONDS: Final = 1.0
 _WINDOW: Final = 1024  # rows in which those of one picture are brought together
 _WINDOW_CHARS: Final = 64 << 20  # of their pictures' names, which may be ``data:`` URLs
 _MAX_GROUP: Final = 256  # texts of one picture computed together
@@ -78,7 +80,8 @@ class Judge:
         self._model = model
         self._intake = Intake(settings, model, readers)
         self._calibration = calibration
-        self._batch = settings.max_batch or (CPU_BATCH if model.device == "cpu" else GPU_BATCH)
+        self._most = settings.max_batch or MAX_BATCH
+        self._batch = min(FIRST_BATCH, self._most)
 
     def judge(self, rows: Iterable[Row], pictures: Pictures) -> Iterator[Judged]:
         """Yield every row once, near the order of the list, as soon as its batch is computed.
@@ -119,7 +122,11 @@ class Judge:
                     reason = known(error)
                     yield from (Judged(row, error=reason) for row in group.rows)
             if sum(len(group.rows) for group, _ in waiting) >= self._batch:
-                yield from self._compute(waiting)
+                began = time.monotonic()
+                results = list(self._compute(waiting))
+                if time.monotonic() - began < _BATCH_SECONDS:
+                    self._batch = min(2 * self._batch, self._most)
+                yield from results
                 waiting = []
         yield from self._compute(waiting)
 
@@ -171,6 +178,8 @@ class Judge:
         except Exception as error:
             if len(pairs) == 1:
                 return [known(error)]
+            if isinstance(error, OutOfMemory):
+                self._most = self._batch = max(1, len(pairs) // 2)
             middle = len(pairs) // 2
             return self._results(pairs[:middle]) + self._results(pairs[middle:])
         return [self._verdict(one) for one in scores]
