@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from evaluation import calibration
 from evaluation.__main__ import main
 from evaluation.calibration import Sample
-from lab.demo_training.pairs import HeldOut
 from service.inference import calibrating
 from tests.evaluation import models, world
 
@@ -86,19 +84,17 @@ def test_a_calibration_must_lower_the_nll_and_not_raise_the_error(
     assert calibration.improves(checked) == improved
 
 
-@pytest.fixture(scope="module")
-def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sequence[HeldOut]]:
+@pytest.fixture
+def hard(tmp_path: Path) -> Path:
     """Data about which the demo model is often wrong."""
-    folder, pairs = tmp_path_factory.mktemp("hard"), world.pairs(400, world.HARD)
-    world.draw(folder / "pictures", pairs)
-    return world.own_csv(folder / "hard.csv", pairs), pairs
+    pairs = world.pairs(400, world.HARD)
+    world.draw(tmp_path / "pictures", pairs)
+    return world.own_csv(tmp_path / "hard.csv", pairs)
 
 
-def test_calibrating_an_over_confident_model_halves_its_error(
-    hard: tuple[Path, Sequence[HeldOut]], tmp_path: Path
-) -> None:
+def test_calibrating_an_over_confident_model_halves_its_error(hard: Path, tmp_path: Path) -> None:
     folder = models.over_confident(tmp_path / "model")
-    assert main(["calibrate", str(hard[0]), "--model", str(folder)]) == 0
+    assert main(["calibrate", str(hard), "--model", str(folder)]) == 0
     written = json.loads((folder / "calibration.json").read_text())
     assert written["ece"]["after"] < written["ece"]["before"] / 2
     assert written["nll"]["after"] < written["nll"]["before"]
@@ -114,24 +110,24 @@ def test_calibrating_an_over_confident_model_halves_its_error(
 
 
 def test_a_calibration_that_does_not_help_is_not_written(
-    hard: tuple[Path, Sequence[HeldOut]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The correct labels of the pictures held out are replaced, so that what is fitted is wrong there."""
-    _, pairs = hard
-    names = [f"pictures/{world.name(position)}.jpg" for position in range(len(pairs))]
-    nothing = np.zeros(len(pairs), dtype=int)
-    _, held_out = calibration.split(Sample(names, nothing, np.ones((len(pairs), 3))), 0.5)
-    header, *lines = hard[0].read_text().splitlines()
+    """The labels of the pictures held out are wrong: what is fitted to the others is worse there."""
+    pairs = world.pairs(240, ("existence", "maybe"))
+    world.draw(tmp_path / "pictures", pairs)
+    data, output = world.own_csv(tmp_path / "turned.csv", pairs), tmp_path / "calibration.json"
+    header, *lines = data.read_text().splitlines()
+    names = [line.partition(",")[0] for line in lines]
+    _, held_out = calibration.split(Sample(names, np.zeros(240), np.ones((240, 3))), 0.5)
     turned = [
         line.replace(",Yes,", ",?,").replace(",No,", ",Maybe,").replace(",?,", ",Maybe,")
-        if line.partition(",")[0] in held_out.pictures
+        if name in held_out.pictures
         else line
-        for line in lines
+        for name, line in zip(names, lines, strict=True)
     ]
-    data, output = hard[0].with_name("turned.csv"), tmp_path / "calibration.json"
     data.write_text("\n".join([header, *turned]))
     assert main(["calibrate", str(data), "--output", str(output)]) == 1
-    assert not output.exists()
+    assert not list(tmp_path.glob("calibration.json*"))
     printed = capsys.readouterr().out
     assert "NLL: " in printed
     assert "ECE: " in printed

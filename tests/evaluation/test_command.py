@@ -143,7 +143,7 @@ def test_an_accuracy_below_the_wanted_one_fails(tmp_path: Path, pictures: Path) 
     [
         (["--conditions", "premise"], "unsuitable_data"),
         (["--format", "sugarcrepe"], "unreadable_data"),
-        (["--model", "no/such"], "model_not_found"),
+        (["--model", "./no/such/folder"], "model_not_found"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_with_a_code(
