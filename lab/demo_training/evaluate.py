@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from lab.demo_training import DEMO
-from lab.demo_training.pairs import HeldOut, TextOnly, held_out
+from lab.demo_training.pairs import RENDERERS, HeldOut, TextOnly, held_out
 from lab.demo_training.sentences import CATEGORIES
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
@@ -149,7 +149,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=2000, help="held-out pairs for each renderer (2000)")
-    parser.add_argument("--renderer", choices=("primary", "second", "both"), default="both")
+    parser.add_argument("--renderer", choices=(*RENDERERS, "all"), default="all")
     parser.add_argument("--full-precision", type=Path, help="folder with fp32 weights to compare with")
     parser.add_argument(
         "--write-card", action="store_true", help="write the tables into README.md, draw the sheet"
@@ -158,7 +158,7 @@ def main() -> None:
     begun = time.monotonic()
     known = json.loads((DEMO / "card.json").read_text(encoding="utf-8"))["categories"]
     categories = [name for name in CATEGORIES if name in known]
-    renderers = ("primary", "second") if options.renderer == "both" else (options.renderer,)
+    renderers = tuple(RENDERERS) if options.renderer == "all" else (options.renderer,)
     text, results = report(options.pairs, categories, renderers)
     if options.full_precision:
         text += "\n\n" + compare_precision(options.full_precision, next(iter(results.values())))
