@@ -79,7 +79,7 @@ def _draw(agg: RendererAgg, thing: Thing, rng: random.Random, size: tuple[int, i
     radius = thing.diameter * math.sqrt(width * height) / 2
     fill = to_rgb(rng.choice(NAMES[thing.colour]))
     stroke = _stroke(rng, thing.colour, fill)
-    pen = agg.new_gc()  # type: ignore[no-untyped-call]
+    pen = agg.new_gc()
     pen.set_antialiased(rng.random() < 0.7)
     pen.set_joinstyle(rng.choice(("miter", "round", "bevel")))
     line = max(1.0, radius * rng.uniform(0.05, 0.14)) if stroke else 0.0
@@ -126,8 +126,8 @@ def render(scene: Scene) -> Image.Image:
     """Return the scene's picture (RGB, scene.width x scene.height), deterministically."""
     rng = random.Random(scene.seed ^ 0x7A99)
     size = scene.width, scene.height
-    agg = RendererAgg(*size, 72)  # type: ignore[no-untyped-call]
-    agg.draw_image(agg.new_gc(), 0, 0, _background(rng, *size, scene.backdrop))  # type: ignore[no-untyped-call]
+    agg = RendererAgg(*size, 72)
+    agg.draw_image(agg.new_gc(), 0, 0, _background(rng, *size, scene.backdrop))
     for thing in scene.things:
         _draw(agg, thing, rng, size)
     picture = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3].copy())

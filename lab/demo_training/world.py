@@ -125,6 +125,14 @@ class SceneStyle:
 
 
 PRIMARY = SceneStyle()
+WIDE = SceneStyle(
+    small=(0.09, 0.195),
+    large=(0.275, 0.46),
+    gap=0.9,
+    big_picture_share=0.20,
+    least_longest=MIN_SIDE,
+    crowded=0.5,
+)
 SECOND = SceneStyle(
     small=(0.12, 0.185),
     large=(0.29, 0.38),
