@@ -2,9 +2,9 @@
 
 easy-VQA (Victor Zhou, MIT licence, `pip install easy-vqa==1.0`) has pictures of 64 x 64 pixels with one shape
 each. FOLDER gets `pairs.csv` (image, text, label, category) and copies of the pictures. Only pictures whose
-questions reveal a shape and a colour on the model's card are used, so none with a rectangle, and none in gray,
-teal or brown. Yes/no questions about shapes and colours on the card become statements with the same answer; an
-open question becomes a true and a false one.
+questions reveal a shape and a colour on the model's card are used: none with a rectangle, or in gray, teal or
+brown. Yes/no questions about shapes and colours on the card become statements with the same answer; an open
+question becomes a true and a false one.
 """
 
 from __future__ import annotations
