@@ -54,6 +54,9 @@ define make_venv
 	fi
 endef
 
+# Test processes: one more than two cores, since many tests wait for a process or a pause. `ARGS="-n 0"` uses none.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
+
 # Programs that the tests start besides Python.
 TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate nginx haproxy caddy
 
@@ -87,11 +90,11 @@ run: $(RUNTIME)
 
 test: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
-	$(BIN)/python -m pytest -m 'not long' $(ARGS)
+	$(PYTEST) -m 'not long' $(ARGS)
 
 test-all: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(DEV)
 	@tests/system_packages.sh git shellcheck

@@ -7,13 +7,16 @@ without its message.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from service.http.errors import log_error
 
@@ -52,6 +55,27 @@ def _ignore_proxies() -> None:
     for kind in (httpx.Client, httpx.AsyncClient, httpx.HTTPTransport, httpx.AsyncHTTPTransport):
         without_env = functools.partialmethod(kind.__init__, trust_env=False)
         kind.__init__ = without_env  # type: ignore[method-assign, assignment]
+
+
+@contextmanager
+def without_stub_files() -> Iterator[None]:
+    """Keep Gradio, imported in this context, from writing a .pyi file beside each component.
+
+    At every import it parses and renders the source of all its components: one second of processor time.
+    It skips a component whose source file is unknown.
+    """
+    getfile = inspect.getfile
+
+    def of_others(subject: Any) -> str:
+        if isinstance(subject, type) and subject.__module__.startswith(("gradio.", "page.")):
+            raise OSError("no source file, for a moment")
+        return getfile(subject)
+
+    inspect.getfile = of_others  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inspect.getfile = getfile
 
 
 # ---- logging -----------------------------------------------------------------------------------------------

@@ -120,10 +120,12 @@ class PageSite:
         self, uploads: Uploads, operations: OperationsRoutes | None
     ) -> tuple[gr.Blocks, FastAPI]:
         """Return the page and the ASGI application that serves it."""
-        import gradio as gr
         from fastapi import FastAPI
 
-        from page import layout
+        with gradio_setup.without_stub_files():
+            import gradio as gr
+
+            from page import layout
 
         gradio_setup.redirect_output()
         gradio_setup.remove_link_previews()

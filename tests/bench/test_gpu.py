@@ -130,4 +130,5 @@ def test_the_site_folder_has_every_package_the_gpu_check_needs(tmp_path: Path) -
             waiting += [one.name for one in needs if not one.marker or one.marker.evaluate({"extra": ""})]
     environment = {**os.environ, "OFA_RUN_DIR": str(tmp_path)}
     imported = subprocess.check_output([sys.executable, "-c", IMPORTS], cwd=ROOT, env=environment, text=True)
-    assert set(map(canonicalize_name, imported.split())) <= brought
+    # Pillow imports defusedxml if it happens to be installed.
+    assert set(map(canonicalize_name, imported.split())) - {"defusedxml"} <= brought

@@ -7,6 +7,8 @@ import gc
 import importlib
 import logging
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ import pytest
 
 from page import gradio_setup
 from service.http.errors import on_loop_error, redirect_server_log
+from service.settings import ROOT
 
 SECRET = "xylophonist"
 # Modules of Gradio that print and are not used here.
@@ -98,3 +101,27 @@ def test_an_error_of_a_task_never_awaited_is_logged_without_its_message(
     asyncio.run(forget())
     assert "BROKEN | MSG=Exception in event loop | ERROR=ValueError" in caplog.text
     assert SECRET not in caplog.text + "".join(capfd.readouterr())
+
+
+STUBS = """
+import contextlib, os, sys, jinja2
+from page.gradio_setup import without_stub_files
+render = jinja2.Template.render
+def watched(self, **values):
+    if "contents" in values:  # the text of a stub
+        print("renders", flush=True)
+        os._exit(0)
+    return render(self, **values)
+jinja2.Template.render = watched
+with without_stub_files() if sys.argv[1] == "without" else contextlib.nullcontext():
+    import gradio
+print("imported")
+"""
+
+
+@pytest.mark.parametrize(("stubs", "printed"), [("without", "imported"), ("with", "renders")])
+def test_gradios_import_writes_no_stub_files(stubs: str, printed: str) -> None:
+    """The second case fails once Gradio stops writing them: then ``without_stub_files`` can go."""
+    assert subprocess.check_output([sys.executable, "-c", STUBS, stubs], cwd=ROOT, text=True).split() == [
+        printed
+    ]
