@@ -74,7 +74,8 @@ _UPLOAD: Final = {
 _ADDRESSED: Final = (ApiCode.NOT_FOUND, ApiCode.NO_ROOM, BatchCode.EXPIRED, BatchCode.BATCHES_OFF)
 _UPLOADED: Final = (
     *(ApiCode.TOO_SLOW, ApiCode.TOO_LARGE, ApiCode.NO_ROOM, ApiCode.INVALID_FIELD, ApiCode.INVALID_ID),
-    *(Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT, *BatchCode, *ListCode),
+    *(Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT, *ListCode),
+    *(BatchCode.BATCHES_OFF, BatchCode.BATCH_LIMIT, BatchCode.IDEMPOTENCY_CONFLICT),
 )
 
 T = TypeVar("T")

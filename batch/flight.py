@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from batch.records import Batch, Outcome, Unit
 from service.contract.causes import Outcome as Ending
-from service.contract.causes import Refusal
+from service.contract.causes import Refusal, RowCode
 from service.contract.correlation import Trace
 from service.contract.errors import DeviceLost, InputError, InvalidTexts
 from service.contract.request import Source, Verdict, VerdictFuture
@@ -85,21 +85,21 @@ class Flight:
     def outcomes(self) -> list[Outcome]:
         """How its rows ended, once it has landed. A row with which the device was lost has no outcome: the
         process ends with it."""
-        places = enumerate(self.unit.positions)
-        if isinstance(self._error, InvalidTexts):
-            codes = dict(self._error.errors)
+        places, error = enumerate(self.unit.positions), self._error
+        if isinstance(error, InvalidTexts):
+            # The message is that of the first text; one with another code is submitted again.
+            refused = {index for index, code in error.errors if code == error.code}
             return [
-                self._failed(position, codes[index], str(self._error))
-                if index in codes
+                self._failed(position, error.code, _sentence(error))
+                if index in refused
                 else self._again(position)
                 for index, position in places
             ]
-        if isinstance(self._error, InputError):
-            text = f"{self._error.message} {self._error.remedy}".strip()
-            return [self._failed(position, self._error.code, text) for _, position in places]
-        if self._error is not None:
-            text = f"Unexpected {type(self._error).__name__}."
-            return [self._failed(position, "error", text) for _, position in places]
+        if isinstance(error, InputError):
+            return [self._failed(position, error.code, _sentence(error)) for _, position in places]
+        if error is not None:
+            text = f"Unexpected {type(error).__name__}."
+            return [self._failed(position, RowCode.ERROR, text) for _, position in places]
         found = [self._outcome(position, self._futures[index]) for index, position in places]
         return [one for one in found if one is not None]
 
@@ -122,11 +122,15 @@ class Flight:
             return None
         error = "There is no verdict." if verdict.error is None else verdict.error.message
         if verdict.reason == "timeout":
-            return Outcome(self.unit.batch, position, code="timeout", error=error, timeout=True)
-        return self._failed(position, "error", error)
+            return Outcome(self.unit.batch, position, code=RowCode.TIMEOUT, error=error, timeout=True)
+        return self._failed(position, RowCode.ERROR, error)
 
     def _again(self, position: int) -> Outcome:
         return Outcome(self.unit.batch, position)
 
     def _failed(self, position: int, code: str, error: str) -> Outcome:
         return Outcome(self.unit.batch, position, code=str(code), error=error)
+
+
+def _sentence(error: InputError) -> str:
+    return f"{error.message} {error.remedy}".strip()

@@ -149,7 +149,13 @@ class Application:
             began = time.monotonic()
             wanted = _whole(futures)
             prepared = self._intake.prepare(
-                image, hypotheses, premise, deadline=deadline, caller=caller, wanted=wanted
+                image,
+                hypotheses,
+                premise,
+                deadline=deadline,
+                caller=caller,
+                wanted=wanted,
+                any_language=source == "probe",
             )
             if wanted.cancelled():
                 raise Abandoned
@@ -159,7 +165,7 @@ class Application:
                 refused = make(new_id(time.time()), raw_pair(hypothesis, premise), size=size_in(error))
                 self._events.refused(refused, error, time.monotonic() - arrived)
                 if not isinstance(error, InputError) and future.set_running_or_notify_cancel():
-                    future.set_result(no_verdict(error, refused, time.monotonic() - arrived))
+                    future.set_result(no_verdict(error, refused, time.monotonic()))
             if isinstance(error, InputError):
                 raise
             return futures
