@@ -17,7 +17,7 @@ from batch.pictures import Pictures
 from batch.rows import Row
 from service.contract.calibration import Calibration
 from service.contract.causes import Outcome
-from service.contract.errors import DeviceLost, InferenceError, InputError, ServiceError
+from service.contract.errors import DeviceLost, InferenceError, InputError, OutOfMemory, ServiceError
 from service.contract.protocols import Model
 from service.contract.request import Pair, Verdict, VerdictFuture
 from service.intake.prepare import Intake
@@ -25,9 +25,11 @@ from service.intake.readers import Readers
 from service.intake.text import Texts
 from service.settings import Settings
 
-#: Pairs computed together, unless --max-batch says otherwise (docs/performance.md).
-CPU_BATCH: Final = 32
-GPU_BATCH: Final = 128
+#: Pairs computed together at first, and at most. Between, the number doubles while a batch takes under a
+#: second: larger batches are faster (docs/performance.md), but a killed run loses the batch that it computes.
+FIRST_BATCH: Final = 8
+MAX_BATCH: Final = 128
+_BATCH_SECONDS: Final = 1.0
 _WINDOW: Final = 1024  # rows in which those of one picture are brought together
 _WINDOW_CHARS: Final = 64 << 20  # of their pictures' names, which may be ``data:`` URLs
 _MAX_GROUP: Final = 256  # texts of one picture computed together
@@ -78,7 +80,8 @@ class Judge:
         self._model = model
         self._intake = Intake(settings, model, readers)
         self._calibration = calibration
-        self._batch = settings.max_batch or (CPU_BATCH if model.device == "cpu" else GPU_BATCH)
+        self._most = settings.max_batch or MAX_BATCH
+        self._batch = min(FIRST_BATCH, self._most)
 
     def judge(self, rows: Iterable[Row], pictures: Pictures) -> Iterator[Judged]:
         """Yield every row once, near the order of the list, as soon as its batch is computed.
@@ -116,10 +119,14 @@ class Judge:
                 try:
                     waiting.append((group, reading.result()))
                 except Exception as error:
-                    known = _known(error)
-                    yield from (Judged(row, error=known) for row in group.rows)
+                    reason = known(error)
+                    yield from (Judged(row, error=reason) for row in group.rows)
             if sum(len(group.rows) for group, _ in waiting) >= self._batch:
-                yield from self._compute(waiting)
+                began = time.monotonic()
+                results = list(self._compute(waiting))
+                if time.monotonic() - began < _BATCH_SECONDS:
+                    self._batch = min(2 * self._batch, self._most)
+                yield from results
                 waiting = []
         yield from self._compute(waiting)
 
@@ -134,7 +141,7 @@ class Judge:
                         raise row.error
                     (texts,) = self._intake.texts([row.text], row.premise)
                 except Exception as error:
-                    yield Judged(row, error=_known(error))
+                    yield Judged(row, error=known(error))
                     continue
                 group = groups.setdefault(row.image, _Group())
                 if len(group.rows) == _MAX_GROUP:
@@ -165,12 +172,14 @@ class Judge:
         if not pairs:
             return []
         try:
-            scores = self._model.judge(pairs, _go_on)
+            scores = self._model.judge(pairs, go_on)
         except DeviceLost:
             raise
         except Exception as error:
             if len(pairs) == 1:
-                return [_known(error)]
+                return [known(error)]
+            if isinstance(error, OutOfMemory):
+                self._most = self._batch = max(1, len(pairs) // 2)
             middle = len(pairs) // 2
             return self._results(pairs[:middle]) + self._results(pairs[middle:])
         return [self._verdict(one) for one in scores]
@@ -193,14 +202,14 @@ def _taken(rows: Iterator[Row]) -> Iterator[Row]:
             return
 
 
-def _known(error: Exception) -> ServiceError:
-    """``error`` as one of ours; the text of a foreign one may quote input."""
+def known(error: Exception) -> ServiceError:
+    """Return ``error`` as one of ours; the text of a foreign one may quote input."""
     if isinstance(error, ServiceError):
         return error
-    known = InferenceError(f"Unexpected {type(error).__name__}.")
-    known.__cause__ = error
-    return known
+    unexpected = InferenceError(f"Unexpected {type(error).__name__}.")
+    unexpected.__cause__ = error
+    return unexpected
 
 
-def _go_on() -> None:
+def go_on() -> None:
     """A cancel point that never cancels."""

@@ -141,7 +141,8 @@ def _records(stream: BinaryIO, encoding: str, delimiter: str, most: int) -> Iter
                 if any(cells):
                     yield Record(number, cells)
     finally:
-        text.detach()
+        if not stream.closed:  # closed first when the list is refused
+            text.detach()
 
 
 def named(cells: Sequence[str]) -> Sequence[str]:

@@ -149,7 +149,13 @@ class Application:
             began = time.monotonic()
             wanted = _whole(futures)
             prepared = self._intake.prepare(
-                image, hypotheses, premise, deadline=deadline, caller=caller, wanted=wanted
+                image,
+                hypotheses,
+                premise,
+                deadline=deadline,
+                caller=caller,
+                wanted=wanted,
+                any_language=source == "probe",
             )
             if wanted.cancelled():
                 raise Abandoned

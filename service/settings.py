@@ -160,6 +160,11 @@ class Settings:
     max_chars: int = _option(
         1000, integer(1, 100_000, "characters"), "longest accepted text; the model reads fewer characters"
     )
+    language: str = _option(
+        "auto",
+        choice("auto", "any"),
+        "auto refuses texts mostly in a script that the model's language does not use; any accepts all",
+    )
     probe_interval: float = _option(
         60.0, seconds(0.05, 86400), "a probe runs when evidence is older than this", env="PROBE_INTERVAL"
     )

@@ -26,6 +26,7 @@ from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
 from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
+from lab.bench.lists import batch
 from lab.bench.load import batches, load
 from lab.bench.machine import describe
 from lab.bench.margin import margin
@@ -52,6 +53,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "polling": polling,
     "reading": reading,
     "overhead": overhead,
+    "batch": batch,
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,

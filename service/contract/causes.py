@@ -66,6 +66,7 @@ class InputCode(StrEnum):
     NO_TEXT = "no_text"
     TOO_MANY_TEXTS = "too_many_texts"
     TEXT_TOO_LONG = "text_too_long"
+    LANGUAGE = "language"  # mostly in a script that the model's language does not use
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BYTES_TOO_LARGE = "image_bytes_too_large"
     IMAGE_TOO_LARGE = "image_too_large"
