@@ -97,7 +97,7 @@ def _front(
     identity = Identity(application.api_keys, sessions=login, callers=callers)
     batches = Batches(application, settings)
     api = ApiSite(application, settings, identity, batches)
-    rest: Site = PageSite(application, settings, identity, login) if settings.page_served else api
+    rest: Site = PageSite(application, settings, identity, login, batches) if settings.page_served else api
     sites = {**dict.fromkeys(PREFIXES, api), "": rest}
     return Front(sites, listener, connections, root_path=settings.root_path, workers=[batches])
 

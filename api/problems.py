@@ -79,12 +79,13 @@ _BY_STATUS: Final[Mapping[int, str]] = {
 #: The codes with another detail where a batch is refused.
 _OF_BATCH: Final = frozenset({ApiCode.NOT_FOUND, ApiCode.TOO_LARGE, ApiCode.NO_ROOM})
 NO_ROOM_SECONDS: Final = 60  # where the disk is full
+MAX_COLUMN_NAME: Final = 100  # characters
 
 
 class Problem(Exception):
     """An error answer. ``code`` is one of STATUS, ``text`` the key of its detail if that is more specific,
-    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts, ``values`` fill in the
-    detail."""
+    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts, ``columns`` those of a
+    refused list, ``values`` fill in the detail."""
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class Problem(Exception):
         *,
         retry_after: float | None = None,
         errors: Sequence[Mapping[str, object]] | None = None,
+        columns: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
         values: Mapping[str, object] | None = None,
     ) -> None:
@@ -102,6 +104,7 @@ class Problem(Exception):
         self.text = text or self.code
         self.retry_after = RETRY_SECONDS.get(self.code) if retry_after is None else retry_after
         self.errors = errors
+        self.columns = columns
         self.headers = headers or {}
         self.values = values or {}
 
@@ -139,7 +142,8 @@ def of_batch(error: BatchRefused) -> Problem:
 
 def of_list(error: ListError) -> Problem:
     """Map a list, or an archive, that cannot be read."""
-    return Problem(error.code, values=error.facts)
+    columns = [name[:MAX_COLUMN_NAME] for name in error.columns]
+    return Problem(error.code, columns=columns, values=error.facts)
 
 
 def of_verdict(verdict: Verdict) -> Problem:
@@ -159,6 +163,8 @@ def content(problem: Problem, context: Context) -> dict[str, Any]:
         "detail": texts[problem.text].format_map(_Values(problem.values)),
         "request_id": context.request_id,
     }
+    if problem.columns:
+        found["columns"] = list(problem.columns)
     return found if problem.errors is None else {**found, "errors": list(problem.errors)}
 
 

@@ -68,6 +68,11 @@ class Batches:
         self._started = False
         self._off: str | None = "not_started"  # why batches are off
 
+    @property
+    def off(self) -> str | None:
+        """Why batches are off, or None: not_started, stopping, or the reason of an Unusable."""
+        return self._off
+
     # ---- life --------------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -165,7 +165,7 @@ class Application:
                 refused = make(new_id(time.time()), raw_pair(hypothesis, premise), size=size_in(error))
                 self._events.refused(refused, error, time.monotonic() - arrived)
                 if not isinstance(error, InputError) and future.set_running_or_notify_cancel():
-                    future.set_result(no_verdict(error, refused, time.monotonic() - arrived))
+                    future.set_result(no_verdict(error, refused, time.monotonic()))
             if isinstance(error, InputError):
                 raise
             return futures

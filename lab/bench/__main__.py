@@ -24,6 +24,7 @@ import torch
 from lab import ROOT
 from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
+from lab.bench.background import background
 from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
 from lab.bench.lists import batch
@@ -48,6 +49,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "batches": batches,
     "fair": fair,
     "retry": retry,
+    "background": background,
     "stages": stages,
     "start": start,
     "polling": polling,

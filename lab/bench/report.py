@@ -186,6 +186,26 @@ def _retry(section: Section) -> list[str]:
     return [f"### Predicted and actual wait ({section['side']})", "", *table(head, rows)]
 
 
+def _background(section: Section) -> list[str]:
+    rows = [
+        (
+            f"{one['pause']:g} × a request",
+            f"{one['alone']['p95']:.3f} s",
+            f"{one['beside']['p95']:.3f} s",
+            _times(one["ratio_p50"]),
+            _times(one["ratio_p95"]),
+            one["rows_per_second"],
+            one["preempted"],
+        )
+        for one in section["levels"]
+    ]
+    head = (
+        *("mean pause of the caller", "p95 alone", "p95 with rows", "p50 ratio", "p95 ratio"),
+        *("rows a second", "pre-empted"),
+    )
+    return [f"### One caller beside background rows ({section['side']})", "", *table(head, rows)]
+
+
 def _stages(section: Section) -> list[str]:
     peaks = ", ".join(f"{name} {value} GFLOP/s" for name, value in section["peaks_gflops"].items())
     rows = [
@@ -335,6 +355,7 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "batches": _batches,
     "fair": _fair,
     "retry": _retry,
+    "background": _background,
     "stages": _stages,
     "start": _start,
     "polling": _polling,

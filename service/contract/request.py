@@ -42,6 +42,10 @@ class Request:
     client_id: str = ""
     trace: Trace | None = None
 
+    def age(self, now: float) -> float:
+        """Seconds from its arrival to ``now`` (monotonic)."""
+        return now - self.arrived
+
     @property
     def of_user(self) -> bool:
         """Whether a user waits for its answer: it is neither a probe nor a background row."""

@@ -33,14 +33,22 @@ class Lane:
     def append(self, jobs: Sequence[Job]) -> None:
         self._jobs.extend(jobs)
 
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Queue pre-empted rows ahead of all others, in their order."""
+        for job in jobs:
+            job.preempt()
+        self._jobs.extendleft(reversed(jobs))
+
     def remove(self, job: Job) -> None:
         """Remove a job if it waits."""
         with suppress(ValueError):
             self._jobs.remove(job)
 
     def take(self, most: int) -> list[Job]:
-        """Take the rows of the next batch, at most ``most``."""
-        jobs = list(islice(self._jobs, most))
+        """Take the next batch, at most ``most`` rows, and half as many for each time that the first one was
+        pre-empted: a smaller batch is more likely to end before the next arrival, and when it may not be
+        pre-empted any more, it delays others for a short time only."""
+        jobs = list(islice(self._jobs, max(1, most >> self._jobs[0].preemptions) if self._jobs else 0))
         for _ in jobs:
             self._jobs.popleft()
         return jobs

@@ -6,6 +6,9 @@ its own error. When all requests of a batch have been answered or abandoned, its
 next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
 refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
+Background rows wait in a lane of their own and are computed while nothing else waits. Any other request that
+arrives meanwhile pre-empts them: the next cancel point raises and they go back to the front of the lane.
+
 Every accepted request ends once: ``_end`` is the only exit, the first call wins, later results are logged.
 """
 
@@ -16,31 +19,28 @@ import itertools
 import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from service.contract.causes import Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
-    ComputationStopped,
-    DeviceLost,
-    InferenceError,
     ServiceError,
 )
 from service.contract.events import Listener, Stage
-from service.contract.protocols import CancelPoint, Predictor
+from service.contract.protocols import Predictor
 from service.contract.request import QueueEstimate, Request, Source, Verdict, VerdictFuture
 from service.contract.status import Activity
 from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
 from service.inference.background import Lane
+from service.inference.computation import Computation
 from service.inference.jobs import (
     Batch,
     Job,
     LatencyEstimator,
     Limits,
     expired,
-    may_be_of_one,
     no_verdict,
     stopping,
     unexpected,
@@ -70,10 +70,7 @@ class Engine:
         self._predictor = predictor
         self._events = events
         self._limits = limits
-        self._on_success = on_success
-        self._on_fatal = on_fatal
         self._on_hung = on_hung
-        self._verdict_of = verdict_of
         self._clock = clock
         # One lock guards everything below. It is never held while computing, logging or resolving a future.
         self._lock = threading.Lock()
@@ -91,6 +88,16 @@ class Engine:
         self._admission = Admission(limits, self._estimator)
         self._expected_batch = 0  # callers answered together by the last batch, if more than one
         self._batch_wait_until = 0.0
+        self._computation = Computation(
+            predictor,
+            events,
+            end=self._end,
+            measure=self._measure,
+            on_success=on_success,
+            on_fatal=on_fatal,
+            verdict_of=verdict_of,
+            clock=clock,
+        )
         self._timer = Timer(
             self._lock,
             tick=self.tick,
@@ -120,7 +127,7 @@ class Engine:
 
     def submit_group(self, requests: Sequence[Request], futures: Sequence[VerdictFuture]) -> None:
         """Queue requests of one call, which have caller, source and deadline in common. They are accepted or
-        refused together, and computed in one batch."""
+        refused together, and computed in one batch, unless they are background rows."""
         now = self._clock()
         jobs = [Job(request, now, future=future) for request, future in zip(requests, futures, strict=True)]
         with self._lock:
@@ -129,9 +136,10 @@ class Engine:
             if refusal is None:
                 job.future.add_done_callback(functools.partial(self._abandon, job))
                 continue
+            at = self._clock()
             if job.future.set_running_or_notify_cancel():
-                job.future.set_result(no_verdict(refusal, job.request, self._since(job)))
-            self._events.refused(job.request, refusal, self._since(job))
+                job.future.set_result(no_verdict(refusal, job.request, at))
+            self._events.refused(job.request, refusal, job.request.age(at))
 
     def _accept(self, jobs: Sequence[Job], now: float) -> ServiceError | None:
         """Queue ``jobs``, or return why not. Needs the lock."""
@@ -141,7 +149,7 @@ class Engine:
             return refusal
         self._count["accepted"] += count
         self._work.notify()
-        if first.source == "batch":
+        if jobs[0].background:
             self._background.append(jobs)
             return None
         estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead + count - 1))
@@ -149,6 +157,8 @@ class Engine:
             job.future.queue_estimate = estimate
             job.ahead = 0 if job.request.source == "probe" else load.ahead
         self._waiting.append(jobs)
+        if (batch := self._batch) is not None and batch.preemptible:
+            batch.preempted = True  # its next cancel point raises
         self._timer.changed.notify()
         return None
 
@@ -196,7 +206,7 @@ class Engine:
 
     def _end_stopping(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._since(job)))
+            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._clock()))
 
     def activity(self) -> Activity:
         """What the engine is doing now."""
@@ -212,6 +222,7 @@ class Engine:
                 progress_age=now - batch.last_progress if batch else None,
                 not_cancelling=batch is not None and batch.not_cancelling,
                 hung=batch is not None and batch.hung,
+                background=load.background,
                 counts=dict(self._count),
                 service_seconds=self._estimator.seconds,
                 expected_seconds=self._estimator.expected(load.ahead),
@@ -235,19 +246,31 @@ class Engine:
             if batch.background:  # its deadline has just been set
                 self._timer.changed.notify()
         try:
-            self._compute(batch)
+            self._computation.run(batch)
         except BaseException as error:
             self._give_up(jobs, error)
             raise
         finally:
-            with self._lock:
-                self._batch = None
-                self._admission.relieve(self._load())
-                if not batch.background:
-                    self._batch_wait_until = self._clock() + self._limits.batch_wait
-                self._idle.notify_all()
-                self._timer.changed.notify()
+            self._close(batch)
         return True
+
+    def _close(self, batch: Batch) -> None:
+        """The computation has ended. What a pre-emption left unanswered goes back to its lane."""
+        with self._lock:
+            self._batch = None
+            left = [job for job in batch.jobs if batch.preempted and not job.ended]
+            if left:
+                self._background.put_back(left)
+                self._count["preempted"] += len(left)
+            if batch.divided:
+                self._count["divided"] += batch.divided
+            self._admission.relieve(self._load())
+            if not batch.background:
+                self._batch_wait_until = self._clock() + self._limits.batch_wait
+            self._idle.notify_all()
+            self._timer.changed.notify()
+        if left:
+            self._events.preempted([job.request for job in left])
 
     def _await_work(self) -> None:
         """Return when there is work, or the engine is closed. Needs the lock.
@@ -276,77 +299,7 @@ class Engine:
         left = min(job.deadline for job in jobs) - self._clock()
         return self._waiting.take(self._estimator.batch_size_for(left / 2, most))
 
-    def _compute(self, batch: Batch) -> None:
-        """Answer every job of the batch. If one request may have failed it for all, try halves, and halves of
-        those, until that request fails alone."""
-
-        def cancel_point() -> None:
-            batch.pass_cancel_point(self._clock())
-
-        parts = deque([batch.jobs])
-        while parts:
-            if not (jobs := self._in_time(parts.popleft())):
-                continue
-            began = self._clock()
-            try:
-                results = self._judge(jobs, cancel_point)
-            except Exception as error:
-                if len(jobs) > 1 and may_be_of_one(error):
-                    with self._lock:
-                        self._count["divided"] += 1
-                    half = len(jobs) // 2
-                    parts.extendleft((jobs[half:], jobs[:half]))
-                    continue
-                if isinstance(error, ComputationStopped):  # a lower bound of its duration
-                    self._measure(len(jobs), self._clock() - began)
-                self._fail(jobs, error)
-            else:
-                self._measure(len(jobs), self._clock() - began)
-                self._answer(jobs, results)
-
-    def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
-        """Answer the jobs that have expired, and return those that have not ended."""
-        for job in jobs:
-            if job.deadline <= self._clock():
-                self._expire(job, computing=False)
-        return [job for job in jobs if not job.ended]
-
-    def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
-        self._events.batched([job.request for job in jobs])
-        results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
-        if len(results) != len(jobs):
-            raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
-        return results
-
-    def _answer(self, jobs: Sequence[Job], results: Sequence[Mapping[str, float]]) -> None:
-        now = self._clock()
-        device, dtype = self._predictor.device, self._predictor.dtype
-        for job, scores in zip(jobs, results, strict=True):
-            try:
-                verdict = self._verdict_of(
-                    scores, duration=self._since(job), device=device, dtype=dtype, request_id=job.request.id
-                )
-            except ServiceError as error:
-                self._fail([job], error)
-                continue
-            if job.request.source != "probe" and not job.ended:
-                self._on_success(now)  # before the answer: its receiver may read the health at once
-            if not self._end(job, Outcome.ANSWERED, verdict):
-                self._events.late(job.request, "answer", self._since(job))
-
-    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
-        known = error if isinstance(error, ServiceError) else unexpected(error)
-        for job in jobs:
-            if not self._end(job, Outcome.ERROR, no_verdict(known, job.request, self._since(job))):
-                outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
-                self._events.late(job.request, outcome, self._since(job))
-        if known is not error:
-            self._events.broken("unmapped exception from the model", error)
-        if isinstance(error, DeviceLost):
-            self._on_fatal(error)
-
     def _measure(self, count: int, seconds: float) -> None:
-        """Call it before any of them is answered, or a caller that asks again would be counted twice."""
         with self._lock:
             self._estimator.record(count, seconds)
             self._expected_batch = count + len(self._waiting) if count > 1 else 0
@@ -365,7 +318,7 @@ class Engine:
 
     def _give_up(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:
-            self._end(job, Outcome.ERROR, no_verdict(unexpected(error), job.request, self._since(job)))
+            self._end(job, Outcome.ERROR, no_verdict(unexpected(error), job.request, self._clock()))
 
     # ---- the timer thread --------------------------------------------------------------------------------
 
@@ -373,9 +326,11 @@ class Engine:
         """Answer expired requests, and report a computation that ignores its cancellation."""
         now = self._clock()
         with self._lock:
-            expired = [job for job in self._pending() if job.deadline <= now]
-        for job in expired:
-            self._expire(job, computing=job.computing)
+            due = [job for job in self._pending() if job.deadline <= now]
+        for job in due:
+            if job.deadline <= now:  # not pre-empted meanwhile
+                verdict = no_verdict(expired(job), job.request, now)
+                self._end(job, Outcome.TIMEOUT, verdict, "computing" if job.computing else "waiting")
         with self._lock:
             if (batch := self._batch) is None:
                 return
@@ -419,14 +374,10 @@ class Engine:
         self._events.ended(job.request, verdict, timing, stage)
         return True
 
-    def _expire(self, job: Job, *, computing: bool) -> None:
-        verdict = no_verdict(expired(job), job.request, self._since(job))
-        self._end(job, Outcome.TIMEOUT, verdict, "computing" if computing else "waiting")
-
     def _abandon(self, job: Job, future: VerdictFuture) -> None:
         """If the caller cancelled its ``future``, remove the request, or cancel its computation."""
         if future.cancelled():
-            self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
+            self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._clock()))
 
     def _refuse(self, load: Load, source: Source, count: int, left: float = math.inf) -> ServiceError | None:
         """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
@@ -441,13 +392,10 @@ class Engine:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
         batch = self._batch
         hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
-        computing = batch.left if batch else 0
+        computing = batch.left if batch and not batch.preemptible else 0
         return Load.of(caller, self._waiting, computing, hung_in, len(self._background))
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
         jobs = [*self._waiting, *self._background, *(self._batch.jobs if self._batch else ())]
         return [job for job in jobs if not job.ended]
-
-    def _since(self, job: Job) -> float:
-        return self._clock() - job.request.arrived

@@ -33,6 +33,7 @@ FIGURES = {
     "batches": ["levels.0.max_batch", "levels.0.mean"],
     "fair": ["alone.p95", "beside.p95", "greedy"],
     "retry": ["levels.0.predicted", "levels.0.actual", "levels.0.first_place", "levels.0.largest_error"],
+    "background": ["levels.0.alone.p95", "levels.0.beside.p95", "levels.1.ratio_p95", "levels.2.preempted"],
     "stages": ["peaks_gflops.fp32", "sides.fp32.encoder.share_of_peak", "sides.fp32.decode.ms"],
     "start": ["first_verdict", "web_app_healthy"],
     "polling": [
