@@ -12,6 +12,8 @@ from typing import Any, Final
 import gradio as gr
 
 from page.ask.frame import SCRIPT, frame
+from page.batch.frame import SCRIPT as BATCH
+from page.batch.frame import frame as batch_frame
 from page.card import Card, Example
 from page.handlers import Application, Handlers
 from page.picture import Picture
@@ -89,14 +91,15 @@ def build(
     limit: float,
     card: Card,
     operations: bool = False,
+    batches: bool = True,
     login: bool = False,
     keys: bool = False,
     callers: Callers | None = None,
     identity: Identity | None = None,
 ) -> gr.Blocks:
     """Build the page. ``intake`` runs the calls to ``application``; ``limit`` is its time limit in seconds;
-    ``operations`` says whether there is an operations tab, ``login`` whether the page has a login, ``keys``
-    whether the API needs a key."""
+    ``operations`` and ``batches`` say whether there are these tabs, ``login`` whether the page has a login,
+    ``keys`` whether the API needs a key."""
     handlers = Handlers(
         application,
         intake=intake,
@@ -114,14 +117,15 @@ def build(
     ) as page:
         gr.HTML(say("header_html"), elem_id="masthead")
         gr.HTML('<div id="state" aria-live="polite"></div>', elem_id="state-host")
-        if operations:
-            with gr.Tabs(elem_id="tabs"):
-                with gr.Tab(say("tab_ask"), elem_id="ask"):
-                    _judge_tab(handlers, uploads, say, card)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(say("tab_ask"), elem_id="ask"):
+                _judge_tab(handlers, uploads, say, card)
+            if batches:
+                with gr.Tab(say("tab_batch"), elem_id="batches"):
+                    gr.HTML(say("batch_html"), elem_id="batch-host", js_on_load=BATCH)
+            if operations:
                 with gr.Tab(say("tab_ops"), elem_id="operations"):
                     gr.HTML('<div id="ops"></div>', elem_id="ops-host", js_on_load=OPERATIONS)
-        else:
-            _judge_tab(handlers, uploads, say, card)
         gr.HTML(say("footer_html"), elem_id="footer")
         if login:
             gr.HTML(say("logout_html"), elem_id="logout")
@@ -240,6 +244,7 @@ def _html(language: Language, card: Card, keys: bool) -> dict[str, str]:
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',
+        "batch_html": batch_frame(language, example=bool(card.examples)),
         "footer_html": f"<footer>{word['privacy']}</footer>",
         "logout_html": '<button type="button" data-logout>'
         f"{say_html(language, 'ops.logout.button')}</button>",
