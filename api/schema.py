@@ -91,6 +91,11 @@ _PROBLEM: Final = {
         "code": {"type": "string", "enum": sorted(map(str, STATUS))},
         "detail": {"type": "string", "description": "In English or Chinese, by Accept-Language"},
         "request_id": {"type": "string"},
+        "columns": {
+            "type": "array",
+            "description": "The columns of a list that lacks one",
+            "items": {"type": "string"},
+        },
         "errors": {
             "type": "array",
             "description": "The texts that cannot be judged",

@@ -133,6 +133,9 @@ class Settings:
         None, FILE, "file whose first line is the password of the page; unset asks for none"
     )
     run_dir: Path = _option(ROOT, FOLDER, "directory of logs and run-time files")
+    instance: int = _option(
+        0, integer(0, 255), "number of this instance among several, with which the ids of its batches begin"
+    )
     timeout: float = _option(15.0, seconds(0.01, 3600), "time limit of a request, from its arrival")
     cancel_grace: float = _option(
         5.0,

@@ -171,6 +171,7 @@ class FakeEvents(Listener):
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.batches: list[int] = []
+        self.returned: list[list[str]] = []  # ids of pre-empted rows
         self.timings: dict[str, RequestTiming] = {}
         self.written = threading.Condition()
 
@@ -192,6 +193,9 @@ class FakeEvents(Listener):
 
     def batched(self, requests: Sequence[Request]) -> None:
         self.batches.append(len(requests))
+
+    def preempted(self, requests: Sequence[Request]) -> None:
+        self.returned.append([request.id for request in requests])
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
