@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="on|off",
         help="decide close calls of a precision below fp32 in fp32",
     )
+    parser.add_argument(
+        "--language",
+        default="auto",
+        metavar="auto|any",
+        help="auto refuses texts mostly in a script that the model's language does not use",
+    )
     parser.add_argument("--image", metavar="FILE", help="picture file")
     parser.add_argument("--text", help="hypothesis")
     parser.add_argument("--premise", help="premise")
@@ -146,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """The service's settings, so that both refuse the same input. Raises SettingsError."""
-    shared = ("model", "device", "dtype", "precision_guard")
+    shared = ("model", "device", "dtype", "precision_guard", "language")
     given = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in shared]
     return Settings.from_args(given, {}, prog="python -m ofa")
 

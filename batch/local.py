@@ -68,6 +68,7 @@ class LocalRun:
             "device": model.device.partition(":")[0],
             "dtype": model.dtype,
             "precision_guard": settings.precision_guard,
+            "language": settings.language,
             "calibration": None if calibration is None else asdict(calibration),
         }
         run = {"list": self._digest, "model": fingerprint(folder), "options": options}

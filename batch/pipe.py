@@ -68,7 +68,8 @@ class Pipe:
     def _judge(self, question: dict[str, Any]) -> Verdict:
         """Raises ServiceError, MemoryError."""
         settings = self._settings
-        texts = text.prepare(question.get("text"), question.get("premise"), settings.max_chars)
+        language = self._model.language if settings.language == "auto" else None
+        texts = text.prepare(question.get("text"), question.get("premise"), settings.max_chars, language)
         picture = image_input.load(
             question.get("image"),
             side=self._model.side(),

@@ -198,6 +198,8 @@ def _limits(settings: Settings) -> Limits:
         timeout=settings.timeout,
         # ModelScope's process judges one pair after another, so a batch would only delay its answers.
         max_batch=1 if settings.backend == "modelscope" else settings.max_batch,
+        # A computation of that process can only be stopped by starting another one.
+        preemptions=0 if settings.backend == "modelscope" else Limits.preemptions,
         cancel_grace=settings.cancel_grace,
         hang_limit=settings.hang_limit,
     )

@@ -18,7 +18,7 @@ from ofa.precision import GuardedModel
 from ofa.vision import CancelPoint
 
 DEMO: Final = ROOT / "models" / "demo"
-DEMO_PAIRS: Final = 2000  # per renderer, as in lab.demo_training.evaluate
+DEMO_PAIRS: Final = 2000  # per renderer
 BATCH: Final = 8
 SEED: Final = 20_261_122
 Scores = dict[str, float]

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
+
+from PIL import Image
 
 from batch.judging import READING
 from batch.loading import load
 from batch.local import LocalRun
 from batch.rows import Columns
-from lab.bench.cases import sentence, write_photograph
+from lab.bench.cases import photograph, sentence
 from lab.bench.sides import Subject
 from lab.bench.timing import alternate, timed
+from lab.demo_training.render import render
+from lab.demo_training.world import scenes
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from service.inference.native import NativePredictor
 from service.settings import Settings
 
 _PER_PICTURE: Final = 5  # sentences, as in Flickr30k
+_TYPES: Final = {"drawings": "png", "photographs": "jpg"}
 
 
 class _Recorded(NativePredictor):
@@ -34,54 +39,58 @@ class _Recorded(NativePredictor):
 
 
 def batch(subject: Subject) -> dict[str, Any]:
-    """Measure both alternately with the demo model: rows a second of 2,000 rows, five about each photograph.
+    """Measure both alternately with the demo model, on its own drawings and on photographs of 640 × 480.
 
     A run reads and checks the list, decodes, judges, keeps the journal and writes the output.
     """
-    rows = 40 if subject.quick else 2000
-    source = _write_list(subject.scratch, rows)
     settings = Settings(model="demo", device=subject.device, converted_cache="off")
     model, folder = load(settings)
     model.__class__ = _Recorded
     assert isinstance(model, _Recorded)
-    output = subject.scratch / "results.csv"
+    rows = 40 if subject.quick else 2000
+    measured = {}
+    for kind, pictures in (("drawings", _drawings()), ("photographs", map(photograph, count()))):
+        source = _write_list(subject.scratch / kind, rows, _TYPES[kind], pictures)
+        output = source.with_name("results.csv")
 
-    def run() -> None:
-        output.unlink(missing_ok=True)
-        model.batches = []
-        LocalRun(source, output, Columns(), resume=False).run(model, folder, settings, None)
+        def run(source: Path = source, output: Path = output) -> None:
+            output.unlink(missing_ok=True)
+            model.batches = []
+            LocalRun(source, output, Columns(), resume=False).run(model, folder, settings, None)
 
+        measured[kind] = _compared(run, model, rows, 1 if subject.quick else 5)
+    return {"rows": rows, "sentences_per_picture": _PER_PICTURE, "readers": READING, "lists": measured}
+
+
+def _compared(run: Callable[[], None], model: _Recorded, rows: int, rounds: int) -> dict[str, Any]:
     def alone() -> None:
         for pairs in list(model.batches):
             NativePredictor.judge(model, pairs, lambda: None)
 
     run()
-    used = time.process_time()
-    alone()
-    used = time.process_time() - used
-    spreads = alternate(
-        {"local run": lambda _: timed(run), "model alone": lambda _: timed(alone)}, 1 if subject.quick else 5
-    )
+    spreads = alternate({"run": lambda _: timed(run), "alone": lambda _: timed(alone)}, rounds)
     seconds = {name: spread.median for name, spread in spreads.items()}
     return {
-        "rows": rows,
-        "pictures": -(-rows // _PER_PICTURE),
-        "readers": READING,
         "largest_batch": max(map(len, model.batches)),
-        "model_cpu_ms": round(1000 * used / rows, 2),
-        "per_second": {name: round(rows / one, 1) for name, one in seconds.items()},
+        "run_per_second": round(rows / seconds["run"], 1),
+        "alone_per_second": round(rows / seconds["alone"], 1),
+        "share": round(seconds["alone"] / seconds["run"], 3),
         "sides": {name: spread.as_dict() for name, spread in spreads.items()},
-        "share": round(seconds["model alone"] / seconds["local run"], 3),
     }
 
 
-def _write_list(folder: Path, rows: int) -> Path:
+def _drawings() -> Iterator[Image.Image]:
+    return map(render, scenes(1, (1, 2, 3, 4, 5)))
+
+
+def _write_list(folder: Path, rows: int, suffix: str, pictures: Iterator[Image.Image]) -> Path:
+    folder.mkdir()
     with (folder / "list.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "text"))
         for number in range(rows):
-            name = f"{number // _PER_PICTURE}.jpg"
+            name = f"{number // _PER_PICTURE}.{suffix}"
             if number % _PER_PICTURE == 0:
-                write_photograph(folder / name, number)
+                next(pictures).save(folder / name, quality=90)
             writer.writerow((name, sentence(number)))
     return folder / "list.csv"

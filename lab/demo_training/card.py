@@ -9,7 +9,7 @@ from lab.demo_training import DEMO
 from lab.demo_training.render import render
 from lab.demo_training.world import Scene, Thing
 
-#: Categories with at least 90 % accuracy on both renderers; others are left off the card and the page.
+#: Categories with at least 95 % accuracy with every renderer; others are left off the card and the page.
 KNOWN = (
     *("existence", "colour", "size", "place", "centre or corner", "negation", "all or none", "conjunction"),
     "maybe",

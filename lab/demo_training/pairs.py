@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lab.demo_training import render, second_renderer
+from lab.demo_training import render, second_renderer, third_renderer
 from lab.demo_training.pictures import COUNTS
 from lab.demo_training.sentences import Sentence, Writer
-from lab.demo_training.world import PRIMARY, SECOND, Scene, SceneStyle, scenes
+from lab.demo_training.world import PRIMARY, SECOND, THIRD, Scene, SceneStyle, scenes
 
 PER_PICTURE = 4
 RENDERERS: dict[str, tuple[SceneStyle, Callable[[Scene], Image.Image]]] = {
     "primary": (PRIMARY, render.render),
     "second": (SECOND, second_renderer.render),
+    "third": (THIRD, third_renderer.render),
 }
 HELD_OUT_SEED = 77_000_001  # training's scene seeds are 100003 times a small number, plus a shard's number
 

@@ -66,6 +66,7 @@ class InputCode(StrEnum):
     NO_TEXT = "no_text"
     TOO_MANY_TEXTS = "too_many_texts"
     TEXT_TOO_LONG = "text_too_long"
+    LANGUAGE = "language"  # mostly in a script that the model's language does not use
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BYTES_TOO_LARGE = "image_bytes_too_large"
     IMAGE_TOO_LARGE = "image_too_large"
@@ -119,6 +120,23 @@ class ListCode(StrEnum):
     ARCHIVE_ENCRYPTED = "archive_encrypted"
     ARCHIVE_TOO_LARGE = "archive_too_large"  # members or inflated bytes
     ARCHIVE_UNREADABLE = "archive_unreadable"
+
+
+class BatchCode(StrEnum):
+    """Why the service does not take a batch, or does not return one, beside an ApiCode and a ListCode."""
+
+    BATCHES_OFF = "batches_off"  # no folder that can hold them
+    BATCH_LIMIT = "batch_limit"  # its caller has too many batches, or too many bytes of them
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    EXPIRED = "expired"
+
+
+class RowCode(StrEnum):
+    """Why a row of a served batch has no verdict, beside an InputCode and a LineCode."""
+
+    TIMEOUT = "timeout"  # twice
+    ERROR = "error"
+    CRASHED = "crashed"  # the process ended three times while it judged the row's picture
 
 
 class RunCode(StrEnum):

@@ -17,7 +17,7 @@ from service.contract.log_line import fields
 
 LABELS: Final = ("Yes", "No", "Maybe")
 MAX_TEXTS: Final = 32  # about one picture in one call
-Source = Literal["page", "api", "probe"]
+Source = Literal["page", "api", "probe", "batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Request:
     """One question with its deadline.
 
     ``arrived`` and ``deadline`` are ``time.monotonic()`` seconds, ``size`` is the width and height of the
-    picture as sent, ``prepared`` the seconds spent on decoding and checks. ``caller`` identifies whose
+    picture as sent, ``prepared`` the seconds spent on decoding and checks. Source ``batch`` is a background
+    row, whose time limit begins with its computation: its deadline is infinity. ``caller`` identifies whose
     request it is, "" for a script in this process; ``client_id`` ("" without) and ``trace`` are the client's
     own identifiers. In a refused request ``pair`` holds the raw texts and no picture.
     """
@@ -40,6 +41,15 @@ class Request:
     prepared: float = 0.0
     client_id: str = ""
     trace: Trace | None = None
+
+    def age(self, now: float) -> float:
+        """Seconds from its arrival to ``now`` (monotonic)."""
+        return now - self.arrived
+
+    @property
+    def of_user(self) -> bool:
+        """Whether a user waits for its answer: it is neither a probe nor a background row."""
+        return self.source in ("page", "api")
 
     @property
     def chars(self) -> int:
@@ -172,7 +182,8 @@ class Verdict:
 
 class VerdictFuture(Future[Verdict]):
     """The verdict to come. ``queue_estimate`` is what the engine expected when it accepted the request,
-    ``timing`` what it took until it ended; both are None for a request that was not accepted."""
+    ``timing`` what it took until it ended; both are None for a request that was not accepted, the estimate
+    for a background row as well."""
 
     queue_estimate: QueueEstimate | None = None
     timing: RequestTiming | None = None

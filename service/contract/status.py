@@ -60,8 +60,10 @@ class Activity:
         computing: requests in the running batch.
         progress_age: seconds since the running computation passed a cancel point.
         not_cancelling: a cancelled computation still runs.
+        background: background rows that wait.
         counts: totals since the start: accepted, answered, timeout, error, abandoned, stopping, rejected,
-            orphaned (computations not cancelling), divided (batches retried in halves).
+            orphaned (computations not cancelling), divided (batches retried in halves), preempted (background
+            rows put back).
         service_seconds: seconds per request, a moving average.
         expected_seconds: estimated seconds to the answer of a request that arrives now.
         refusal: what that request would be refused with; kept until half the queue is free.
@@ -76,6 +78,7 @@ class Activity:
     progress_age: float | None = None
     not_cancelling: bool = False
     hung: bool = False
+    background: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     service_seconds: float | None = None
     expected_seconds: float | None = None
