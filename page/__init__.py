@@ -11,7 +11,8 @@
     access         a password, its sessions, limits on wrong passwords
     login          login and logout over HTTP, and the login page     → access
     operations     the operations tab                                 → login
-    layout         the components and their events                     → handlers, picture, card
+    batch          the batch tab
+    layout         the components and their events                     → handlers, picture, card, batch
     picture        the picture input: a path, not decoded
     handlers       from Gradio's call to the application and back      → pending, verdicts
     pending        queue position and estimated wait as HTML

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ from service.intake.prepare import Intake, raw_pair, size_in
 from service.lifecycle import RESTARTING, Supervisor
 from service.operations import Operations
 from service.settings import Settings
+from service.telemetry.batch_gauges import Figures
 from service.telemetry.http_metrics import HttpMetrics
 from service.telemetry.metrics import Metrics
 from service.telemetry.reporter import Reporter
@@ -118,6 +120,8 @@ class Application:
         Args:
             image: a PIL image, or a picture file as a path or bytes, whose decoding this call waits for.
             hypotheses: 1 to MAX_TEXTS texts.
+            source: ``batch`` queues background rows, which are computed while no other request waits and
+                have no deadline until then; the time limit applies to the decoding.
             arrived: monotonic seconds from which the time limit counts; now by default.
             caller: identifies whose request it is; "" for a script in this process.
             client_id, trace: the client's own identifiers, for the logs; see service.contract.correlation.
@@ -132,7 +136,7 @@ class Application:
         make = functools.partial(
             Request,
             arrived=arrived,
-            deadline=deadline,
+            deadline=math.inf if source == "batch" else deadline,
             source=source,
             caller=caller,
             client_id=client_id,
@@ -140,12 +144,18 @@ class Application:
         )
         try:
             self._check_phase()
-            self._check_count(hypotheses)
+            self._check_count(hypotheses, source)
             self._engine.check(source, caller, len(hypotheses))  # an overloaded service decodes no pictures
             began = time.monotonic()
             wanted = _whole(futures)
             prepared = self._intake.prepare(
-                image, hypotheses, premise, deadline=deadline, caller=caller, wanted=wanted
+                image,
+                hypotheses,
+                premise,
+                deadline=deadline,
+                caller=caller,
+                wanted=wanted,
+                any_language=source == "probe",
             )
             if wanted.cancelled():
                 raise Abandoned
@@ -155,7 +165,7 @@ class Application:
                 refused = make(new_id(time.time()), raw_pair(hypothesis, premise), size=size_in(error))
                 self._events.refused(refused, error, time.monotonic() - arrived)
                 if not isinstance(error, InputError) and future.set_running_or_notify_cancel():
-                    future.set_result(no_verdict(error, refused, time.monotonic() - arrived))
+                    future.set_result(no_verdict(error, refused, time.monotonic()))
             if isinstance(error, InputError):
                 raise
             return futures
@@ -189,8 +199,18 @@ class Application:
         """Return the metrics in Prometheus' text format."""
         return self._metrics.exposition()
 
-    def _check_count(self, hypotheses: Sequence[str | None]) -> None:
-        most = min(MAX_TEXTS, places_per_caller(self._settings.queue_size))
+    def watch_batches(self, figures: Callable[[], Figures]) -> None:
+        """Show ``figures`` of served batches in the metrics."""
+        self._metrics.watch_batches(figures)
+
+    def thumbnail(self, image: bytes, most: int, *, deadline: float, caller: str) -> bytes:
+        """Return a JPEG of a picture file with ``most`` pixels on its longer side, read by ``deadline``
+        (monotonic seconds). Raises InputError and what Readers.read raises."""
+        return self._intake.thumbnail(image, most, deadline=deadline, caller=caller)
+
+    def _check_count(self, hypotheses: Sequence[str | None], source: Source) -> None:
+        places = MAX_TEXTS if source == "batch" else places_per_caller(self._settings.queue_size)
+        most = min(MAX_TEXTS, places)
         if not 1 <= len(hypotheses) <= most:
             raise InputError(
                 f"There are {len(hypotheses)} texts; 1 to {most} are allowed.",

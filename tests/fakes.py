@@ -63,6 +63,7 @@ class FakePredictor:
         self.device = "cpu"
         self.dtype = "fp32"
         self.takes_premise: bool | None = None
+        self.language: str | None = "en"
         self.loaded_from: Path | None = None
 
     def load(self, folder: Path) -> None:
@@ -170,6 +171,7 @@ class FakeEvents(Listener):
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.batches: list[int] = []
+        self.returned: list[list[str]] = []  # ids of pre-empted rows
         self.timings: dict[str, RequestTiming] = {}
         self.written = threading.Condition()
 
@@ -191,6 +193,9 @@ class FakeEvents(Listener):
 
     def batched(self, requests: Sequence[Request]) -> None:
         self.batches.append(len(requests))
+
+    def preempted(self, requests: Sequence[Request]) -> None:
+        self.returned.append([request.id for request in requests])
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None

@@ -24,8 +24,10 @@ import torch
 from lab import ROOT
 from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
+from lab.bench.background import background
 from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
+from lab.bench.lists import batch
 from lab.bench.load import batches, load
 from lab.bench.machine import describe
 from lab.bench.margin import margin
@@ -47,11 +49,13 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "batches": batches,
     "fair": fair,
     "retry": retry,
+    "background": background,
     "stages": stages,
     "start": start,
     "polling": polling,
     "reading": reading,
     "overhead": overhead,
+    "batch": batch,
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,

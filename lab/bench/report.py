@@ -186,6 +186,26 @@ def _retry(section: Section) -> list[str]:
     return [f"### Predicted and actual wait ({section['side']})", "", *table(head, rows)]
 
 
+def _background(section: Section) -> list[str]:
+    rows = [
+        (
+            f"{one['pause']:g} × a request",
+            f"{one['alone']['p95']:.3f} s",
+            f"{one['beside']['p95']:.3f} s",
+            _times(one["ratio_p50"]),
+            _times(one["ratio_p95"]),
+            one["rows_per_second"],
+            one["preempted"],
+        )
+        for one in section["levels"]
+    ]
+    head = (
+        *("mean pause of the caller", "p95 alone", "p95 with rows", "p50 ratio", "p95 ratio"),
+        *("rows a second", "pre-empted"),
+    )
+    return [f"### One caller beside background rows ({section['side']})", "", *table(head, rows)]
+
+
 def _stages(section: Section) -> list[str]:
     peaks = ", ".join(f"{name} {value} GFLOP/s" for name, value in section["peaks_gflops"].items())
     rows = [
@@ -250,6 +270,18 @@ def _reading(section: Section) -> list[str]:
 def _overhead(section: Section) -> list[str]:
     cost = f"HTTP costs {section['cost_ms']:.2f} ms at the median."
     return [f"### A call of the API ({section['picture']})", "", *_sides("called by", section), "", cost]
+
+
+def _batch(section: Section) -> list[str]:
+    rows = [
+        (name, one["run_per_second"], one["alone_per_second"], f"{one['share']:.1%}", one["largest_batch"])
+        for name, one in section["lists"].items()
+    ]
+    title = (
+        f"### A list of {section['rows']} rows, {section['sentences_per_picture']} about each picture (demo)"
+    )
+    head = ("pictures", "local run, rows a second", "model alone", "share", "largest batch")
+    return [title, "", *table(head, rows)]
 
 
 def _sides(what: str, section: Section) -> list[str]:
@@ -323,11 +355,13 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "batches": _batches,
     "fair": _fair,
     "retry": _retry,
+    "background": _background,
     "stages": _stages,
     "start": _start,
     "polling": _polling,
     "reading": _reading,
     "overhead": _overhead,
+    "batch": _batch,
     "agreement": _agreement,
     "margin": _margin,
     "ablation": _ablation,

@@ -28,6 +28,9 @@ class Listener:
     def batched(self, requests: Sequence[Request]) -> None:
         """A computation of these requests begins."""
 
+    def preempted(self, requests: Sequence[Request]) -> None:
+        """Another request stopped the computation of these background rows; they wait again."""
+
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
     ) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from service.contract.causes import Refusal
+from service.contract.calibration import Calibration
+from service.contract.causes import CalibrationCode, Refusal
 
 
 class Phase(StrEnum):
@@ -59,8 +60,10 @@ class Activity:
         computing: requests in the running batch.
         progress_age: seconds since the running computation passed a cancel point.
         not_cancelling: a cancelled computation still runs.
+        background: background rows that wait.
         counts: totals since the start: accepted, answered, timeout, error, abandoned, stopping, rejected,
-            orphaned (computations not cancelling), divided (batches retried in halves).
+            orphaned (computations not cancelling), divided (batches retried in halves), preempted (background
+            rows put back).
         service_seconds: seconds per request, a moving average.
         expected_seconds: estimated seconds to the answer of a request that arrives now.
         refusal: what that request would be refused with; kept until half the queue is free.
@@ -75,6 +78,7 @@ class Activity:
     progress_age: float | None = None
     not_cancelling: bool = False
     hung: bool = False
+    background: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     service_seconds: float | None = None
     expected_seconds: float | None = None
@@ -85,6 +89,16 @@ class Activity:
     def full(self) -> bool:
         """Whether the queue has no room, or no time, for another request."""
         return self.refusal in (Refusal.QUEUE_FULL, Refusal.TOO_LATE)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationState:
+    """What became of the model's calibration file. ``code`` says why it is ignored; ``calibration`` is the
+    one in use."""
+
+    state: Literal["used", "ignored", "none"] = "none"
+    code: CalibrationCode | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +162,7 @@ class Snapshot:
     reloads: int = 0
     fatal: int | None = None
     draining: bool = False
+    calibration: CalibrationState = CalibrationState()
     activity: Activity = Activity()
     evidence: Evidence = Evidence()
     reading: Reading = Reading()
@@ -207,6 +222,11 @@ class Status:
     @property
     def fatal(self) -> int | None:
         return self._snapshot.fatal
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in use."""
+        return self._snapshot.calibration.calibration
 
     def snapshot(self) -> Snapshot:
         """Return the state of this moment."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from service.contract.causes import Refusal
 from service.contract.errors import Busy, CallerBusy
 from service.contract.request import Source
+from service.inference.background import LANE_SIZE
 from service.inference.jobs import LatencyEstimator, Limits
 from service.inference.queue import FairQueue
 
@@ -27,6 +28,7 @@ class Load:
         own: the waiting requests that count towards the caller's limit.
         ahead_of_new: as ``ahead``, for a caller without identity.
         probe_waits: a probe has its place already.
+        background: background rows that wait.
     """
 
     waiting: int
@@ -35,9 +37,12 @@ class Load:
     own: int
     ahead_of_new: int
     probe_waits: bool
+    background: int
 
     @classmethod
-    def of(cls, caller: str, queue: FairQueue, computing: int, hung_in: float | None) -> Load:
+    def of(
+        cls, caller: str, queue: FairQueue, computing: int, hung_in: float | None, background: int
+    ) -> Load:
         return cls(
             waiting=len(queue),
             ahead=queue.ahead_of(caller) + computing,
@@ -45,6 +50,7 @@ class Load:
             own=queue.of(caller) if caller else 0,
             ahead_of_new=queue.ahead_of("") + computing,
             probe_waits=queue.probe is not None,
+            background=background,
         )
 
 
@@ -61,6 +67,8 @@ class Admission:
         None. The refusal of a user's is remembered for readiness."""
         if source == "probe":
             return self._stuck(load) or self._another_probe(load)
+        if source == "batch":
+            return self._stuck(load) or self._lane_full(load, count)
         refusal = self._stuck(load) or self._no_place(load, count) or self._too_late(load, count, left)
         if refusal is not None and not isinstance(refusal, CallerBusy):
             self._refused = Refusal(refusal.code)
@@ -75,6 +83,11 @@ class Admission:
     def _another_probe(self, load: Load) -> Busy | None:
         wait = self.retry_after(load)
         return Busy("Another probe is waiting.", retry_after=wait) if load.probe_waits else None
+
+    def _lane_full(self, load: Load, count: int) -> Busy | None:
+        if load.background + count <= LANE_SIZE:
+            return None
+        return Busy(f"{load.background} background rows are already waiting.", retry_after=1.0)
 
     def _no_place(self, load: Load, count: int) -> Busy | None:
         wait = self.retry_after(load)

@@ -6,6 +6,9 @@ its own error. When all requests of a batch have been answered or abandoned, its
 next cancel point raises. If it still runs after ``cancel_grace`` it is *not cancelling*: new requests are
 refused at once, and after another ``hang_limit`` seconds the timer calls ``on_hung``.
 
+Background rows wait in a lane of their own and are computed while nothing else waits. Any other request that
+arrives meanwhile pre-empts them: the next cancel point raises and they go back to the front of the lane.
+
 Every accepted request ends once: ``_end`` is the only exit, the first call wins, later results are logged.
 """
 
@@ -16,40 +19,36 @@ import itertools
 import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from service.contract.causes import Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
-    ComputationStopped,
-    DeviceLost,
-    InferenceError,
     ServiceError,
 )
 from service.contract.events import Listener, Stage
-from service.contract.protocols import CancelPoint, Predictor
+from service.contract.protocols import Predictor
 from service.contract.request import QueueEstimate, Request, Source, Verdict, VerdictFuture
 from service.contract.status import Activity
 from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
+from service.inference.background import Lane
+from service.inference.computation import Computation
 from service.inference.jobs import (
     Batch,
     Job,
     LatencyEstimator,
     Limits,
     expired,
-    may_be_of_one,
     no_verdict,
     stopping,
     unexpected,
 )
 from service.inference.queue import FairQueue
+from service.inference.timer import Timer
 
 __all__ = ["Engine", "Limits"]
-
-BEAT_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -65,21 +64,20 @@ class Engine:
         on_success: Callable[[float], None] = lambda now: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
         on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
+        verdict_of: Callable[..., Verdict] = Verdict.of,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
         self._events = events
         self._limits = limits
-        self._on_success = on_success
-        self._on_fatal = on_fatal
         self._on_hung = on_hung
         self._clock = clock
         # One lock guards everything below. It is never held while computing, logging or resolving a future.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._alarm = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
         self._waiting = FairQueue()
+        self._background = Lane()
         self._batch: Batch | None = None
         self._refusing = False
         self._paused = False
@@ -90,7 +88,24 @@ class Engine:
         self._admission = Admission(limits, self._estimator)
         self._expected_batch = 0  # callers answered together by the last batch, if more than one
         self._batch_wait_until = 0.0
-        self._beat: Callable[[], None] | None = None
+        self._computation = Computation(
+            predictor,
+            events,
+            end=self._end,
+            measure=self._measure,
+            on_success=on_success,
+            on_fatal=on_fatal,
+            verdict_of=verdict_of,
+            clock=clock,
+        )
+        self._timer = Timer(
+            self._lock,
+            tick=self.tick,
+            due=self._next_alarm,
+            ended=lambda: self._closed and self._batch is None,
+            events=events,
+            clock=clock,
+        )
         self._threads: list[threading.Thread] = []
 
     # ---- for callers -------------------------------------------------------------------------------------
@@ -98,7 +113,7 @@ class Engine:
     def start(self) -> None:
         self._threads = [
             threading.Thread(target=self._run, name="engine", daemon=True),
-            threading.Thread(target=self._watch, name="deadlines", daemon=True),
+            threading.Thread(target=self._timer.run, name="deadlines", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -112,7 +127,7 @@ class Engine:
 
     def submit_group(self, requests: Sequence[Request], futures: Sequence[VerdictFuture]) -> None:
         """Queue requests of one call, which have caller, source and deadline in common. They are accepted or
-        refused together, and computed in one batch."""
+        refused together, and computed in one batch, unless they are background rows."""
         now = self._clock()
         jobs = [Job(request, now, future=future) for request, future in zip(requests, futures, strict=True)]
         with self._lock:
@@ -121,9 +136,10 @@ class Engine:
             if refusal is None:
                 job.future.add_done_callback(functools.partial(self._abandon, job))
                 continue
+            at = self._clock()
             if job.future.set_running_or_notify_cancel():
-                job.future.set_result(no_verdict(refusal, job.request, self._since(job)))
-            self._events.refused(job.request, refusal, self._since(job))
+                job.future.set_result(no_verdict(refusal, job.request, at))
+            self._events.refused(job.request, refusal, job.request.age(at))
 
     def _accept(self, jobs: Sequence[Job], now: float) -> ServiceError | None:
         """Queue ``jobs``, or return why not. Needs the lock."""
@@ -132,13 +148,18 @@ class Engine:
         if refusal := self._refuse(load, first.source, count, first.deadline - now):
             return refusal
         self._count["accepted"] += count
+        self._work.notify()
+        if jobs[0].background:
+            self._background.append(jobs)
+            return None
         estimate = QueueEstimate(load.ahead, self._estimator.expected(load.ahead + count - 1))
         for job in jobs:
             job.future.queue_estimate = estimate
             job.ahead = 0 if job.request.source == "probe" else load.ahead
         self._waiting.append(jobs)
-        self._work.notify()
-        self._alarm.notify()
+        if (batch := self._batch) is not None and batch.preemptible:
+            batch.preempted = True  # its next cancel point raises
+        self._timer.changed.notify()
         return None
 
     def check(self, source: Source, caller: str = "", count: int = 1) -> None:
@@ -158,30 +179,34 @@ class Engine:
             self._work.notify_all()
 
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
-        """Call ``beat`` every BEAT_SECONDS from the timer thread, with no lock held."""
-        with self._lock:
-            self._beat = beat
-            self._alarm.notify_all()
+        """Call ``beat`` every second from the timer thread, with no lock held."""
+        self._timer.keep_heartbeat(beat)
 
     def stop(self, grace: float) -> bool:
-        """Refuse new requests, answer accepted ones for ``grace`` seconds, then cancel the rest. True when
-        both threads have ended."""
+        """Refuse new requests, cancel background rows, answer the other accepted ones for ``grace`` seconds,
+        then cancel the rest. True when both threads have ended."""
         with self._lock:
             self._refusing = True
+            rows = [job for job in self._pending() if job.background]
+        self._end_stopping(rows)
+        with self._lock:
             drained = self._clock() + grace
             while (left := drained - self._clock()) > 0 and self._threads and self._pending():
                 self._idle.wait(left)
             jobs = self._pending()
-        for job in jobs:
-            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._since(job)))
+        self._end_stopping(jobs)
         with self._lock:
             self._closed = True
             self._work.notify_all()
-            self._alarm.notify_all()
+            self._timer.changed.notify()
         end = time.monotonic() + min(self._limits.cancel_grace, STOP_ENGINE)
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _end_stopping(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._end(job, Outcome.STOPPING, no_verdict(stopping(), job.request, self._clock()))
 
     def activity(self) -> Activity:
         """What the engine is doing now."""
@@ -197,6 +222,7 @@ class Engine:
                 progress_age=now - batch.last_progress if batch else None,
                 not_cancelling=batch is not None and batch.not_cancelling,
                 hung=batch is not None and batch.hung,
+                background=load.background,
                 counts=dict(self._count),
                 service_seconds=self._estimator.seconds,
                 expected_seconds=self._estimator.expected(load.ahead),
@@ -215,114 +241,65 @@ class Engine:
             if self._closed or self._paused or not (jobs := self._take()):
                 return False
             now = self._clock()
-            batch = self._batch = Batch(jobs, started=now, last_progress=now)
+            batch = self._batch = Batch.start(jobs, now, self._limits)
             self._expected_batch = 0
+            if batch.background:  # its deadline has just been set
+                self._timer.changed.notify()
         try:
-            self._compute(batch)
+            self._computation.run(batch)
         except BaseException as error:
             self._give_up(jobs, error)
             raise
         finally:
-            with self._lock:
-                self._batch = None
-                self._admission.relieve(self._load())
-                self._batch_wait_until = self._clock() + self._limits.batch_wait
-                self._idle.notify_all()
-                self._alarm.notify_all()
+            self._close(batch)
         return True
+
+    def _close(self, batch: Batch) -> None:
+        """The computation has ended. What a pre-emption left unanswered goes back to its lane."""
+        with self._lock:
+            self._batch = None
+            left = [job for job in batch.jobs if batch.preempted and not job.ended]
+            if left:
+                self._background.put_back(left)
+                self._count["preempted"] += len(left)
+            if batch.divided:
+                self._count["divided"] += batch.divided
+            self._admission.relieve(self._load())
+            if not batch.background:
+                self._batch_wait_until = self._clock() + self._limits.batch_wait
+            self._idle.notify_all()
+            self._timer.changed.notify()
+        if left:
+            self._events.preempted([job.request for job in left])
 
     def _await_work(self) -> None:
         """Return when there is work, or the engine is closed. Needs the lock.
 
         Callers answered together tend to ask again together: only after such a batch the first of them waits
-        a moment for the others. A single caller never waits.
+        a moment for the others. A single caller never waits. A background row waits for that moment after
+        any other batch, since the next call may follow at once; after a background batch it does not.
         """
         while not self._closed:
             left = self._batch_wait_until - self._clock()
             due = left <= 0 or self._refusing or len(self._waiting) >= self._expected_batch
-            if not self._paused and (self._waiting.probe is not None or (self._waiting and due)):
+            ready = self._waiting.probe is not None or (self._waiting and due)
+            if not self._paused and (ready or (self._background and left <= 0)):
                 return
-            self._work.wait(left if self._waiting and not self._paused else None)
+            anything = self._waiting or self._background
+            self._work.wait(left if anything and not self._paused else None)
 
     def _take(self) -> list[Job]:
-        """Return the next batch. Its size is what should complete in half the time that its most urgent
-        request has left, as all are answered together. Needs the lock."""
+        """Return the next batch; of background rows only if nothing else waits. Its size is what should
+        complete in half the time that its most urgent request has left, as all are answered together. Needs
+        the lock."""
         most = self._limits.batch_on(self._predictor.device)
-        jobs = itertools.chain.from_iterable(self._waiting.next(most))
-        left = min((job.request.deadline for job in jobs), default=math.inf) - self._clock()
+        jobs = list(itertools.chain.from_iterable(self._waiting.next(most)))
+        if not jobs:
+            return self._background.take(self._estimator.batch_size_for(self._limits.timeout / 2, most))
+        left = min(job.deadline for job in jobs) - self._clock()
         return self._waiting.take(self._estimator.batch_size_for(left / 2, most))
 
-    def _compute(self, batch: Batch) -> None:
-        """Answer every job of the batch. If one request may have failed it for all, try halves, and halves of
-        those, until that request fails alone."""
-
-        def cancel_point() -> None:
-            batch.pass_cancel_point(self._clock())
-
-        parts = deque([batch.jobs])
-        while parts:
-            if not (jobs := self._in_time(parts.popleft())):
-                continue
-            began = self._clock()
-            try:
-                results = self._judge(jobs, cancel_point)
-            except Exception as error:
-                if len(jobs) > 1 and may_be_of_one(error):
-                    with self._lock:
-                        self._count["divided"] += 1
-                    half = len(jobs) // 2
-                    parts.extendleft((jobs[half:], jobs[:half]))
-                    continue
-                if isinstance(error, ComputationStopped):  # a lower bound of its duration
-                    self._measure(len(jobs), self._clock() - began)
-                self._fail(jobs, error)
-            else:
-                self._measure(len(jobs), self._clock() - began)
-                self._answer(jobs, results)
-
-    def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
-        """Answer the jobs that have expired, and return those that have not ended."""
-        for job in jobs:
-            if job.request.deadline <= self._clock():
-                self._expire(job, computing=False)
-        return [job for job in jobs if not job.ended]
-
-    def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
-        self._events.batched([job.request for job in jobs])
-        results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
-        if len(results) != len(jobs):
-            raise InferenceError(f"The model gave {len(results)} answers to {len(jobs)} questions.")
-        return results
-
-    def _answer(self, jobs: Sequence[Job], results: Sequence[Mapping[str, float]]) -> None:
-        now = self._clock()
-        device, dtype = self._predictor.device, self._predictor.dtype
-        for job, scores in zip(jobs, results, strict=True):
-            try:
-                verdict = Verdict.of(
-                    scores, duration=self._since(job), device=device, dtype=dtype, request_id=job.request.id
-                )
-            except ServiceError as error:
-                self._fail([job], error)
-                continue
-            if job.request.source != "probe" and not job.ended:
-                self._on_success(now)  # before the answer: its receiver may read the health at once
-            if not self._end(job, Outcome.ANSWERED, verdict):
-                self._events.late(job.request, "answer", self._since(job))
-
-    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
-        known = error if isinstance(error, ServiceError) else unexpected(error)
-        for job in jobs:
-            if not self._end(job, Outcome.ERROR, no_verdict(known, job.request, self._since(job))):
-                outcome = "stopped" if isinstance(error, ComputationStopped) else type(error).__name__
-                self._events.late(job.request, outcome, self._since(job))
-        if known is not error:
-            self._events.broken("unmapped exception from the model", error)
-        if isinstance(error, DeviceLost):
-            self._on_fatal(error)
-
     def _measure(self, count: int, seconds: float) -> None:
-        """Call it before any of them is answered, or a caller that asks again would be counted twice."""
         with self._lock:
             self._estimator.record(count, seconds)
             self._expected_batch = count + len(self._waiting) if count > 1 else 0
@@ -341,7 +318,7 @@ class Engine:
 
     def _give_up(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:
-            self._end(job, Outcome.ERROR, no_verdict(unexpected(error), job.request, self._since(job)))
+            self._end(job, Outcome.ERROR, no_verdict(unexpected(error), job.request, self._clock()))
 
     # ---- the timer thread --------------------------------------------------------------------------------
 
@@ -349,9 +326,11 @@ class Engine:
         """Answer expired requests, and report a computation that ignores its cancellation."""
         now = self._clock()
         with self._lock:
-            expired = [job for job in self._pending() if job.request.deadline <= now]
-        for job in expired:
-            self._expire(job, computing=job.computing)
+            due = [job for job in self._pending() if job.deadline <= now]
+        for job in due:
+            if job.deadline <= now:  # not pre-empted meanwhile
+                verdict = no_verdict(expired(job), job.request, now)
+                self._end(job, Outcome.TIMEOUT, verdict, "computing" if job.computing else "waiting")
         with self._lock:
             if (batch := self._batch) is None:
                 return
@@ -365,31 +344,12 @@ class Engine:
             self._events.hung(requests, now - batch.started)
             self._on_hung(requests, now - batch.started)
 
-    def _next_alarm(self) -> float | None:
-        """When the next tick is due; None if nothing is pending. Needs the lock."""
-        times = [job.request.deadline for job in self._pending()]
+    def _next_alarm(self) -> float:
+        """When the next tick is due; infinity if nothing is pending. Needs the lock."""
+        times = [job.deadline for job in self._pending()]
         if self._batch is not None and (check_at := self._batch.check_at(self._limits)) is not None:
             times.append(check_at)
-        return min(times, default=None)
-
-    def _watch(self) -> None:
-        while True:
-            pause = 0.0
-            try:
-                if self._beat is not None:
-                    self._beat()
-                self.tick()
-            except Exception as error:  # one bug must not end all deadlines
-                self._events.broken("exception in the deadline timer", error)
-                pause = 0.1
-            with self._lock:
-                if self._closed and self._batch is None:
-                    return
-                alarm = self._next_alarm()
-                wait = None if alarm is None else max(alarm - self._clock(), pause)
-                if self._beat is not None:
-                    wait = BEAT_SECONDS if wait is None else min(wait, BEAT_SECONDS)
-                self._alarm.wait(wait)
+        return min(times, default=math.inf)
 
     # ---- shared ------------------------------------------------------------------------------------------
 
@@ -400,11 +360,11 @@ class Engine:
                 return False
             job.ended = True
             self._count[outcome] += 1
-            self._waiting.remove(job)
+            (self._background if job.background else self._waiting).remove(job)
             batch = self._batch
             if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
                 batch.cancelled_at = self._clock()  # from now on its cancel points raise
-                self._alarm.notify_all()
+                self._timer.changed.notify()
             self._admission.relieve(self._load())
             if not self._pending():
                 self._idle.notify_all()
@@ -414,14 +374,10 @@ class Engine:
         self._events.ended(job.request, verdict, timing, stage)
         return True
 
-    def _expire(self, job: Job, *, computing: bool) -> None:
-        verdict = no_verdict(expired(job.request), job.request, self._since(job))
-        self._end(job, Outcome.TIMEOUT, verdict, "computing" if computing else "waiting")
-
     def _abandon(self, job: Job, future: VerdictFuture) -> None:
         """If the caller cancelled its ``future``, remove the request, or cancel its computation."""
         if future.cancelled():
-            self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._since(job)))
+            self._end(job, Outcome.ABANDONED, no_verdict(Abandoned(), job.request, self._clock()))
 
     def _refuse(self, load: Load, source: Source, count: int, left: float = math.inf) -> ServiceError | None:
         """Return, and count, the refusal of requests with ``left`` seconds, if any. Needs the lock."""
@@ -436,12 +392,10 @@ class Engine:
         """The load as ``caller`` meets it, by default a caller without identity. Needs the lock."""
         batch = self._batch
         hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
-        return Load.of(caller, self._waiting, batch.left if batch else 0, hung_in)
+        computing = batch.left if batch and not batch.preemptible else 0
+        return Load.of(caller, self._waiting, computing, hung_in, len(self._background))
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
-        jobs = [*self._waiting, *(self._batch.jobs if self._batch else ())]
+        jobs = [*self._waiting, *self._background, *(self._batch.jobs if self._batch else ())]
         return [job for job in jobs if not job.ended]
-
-    def _since(self, job: Job) -> float:
-        return self._clock() - job.request.arrived

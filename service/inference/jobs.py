@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,6 +41,7 @@ class Limits:
         max_wait_fraction: a request is refused if its estimate exceeds this fraction of its time left.
         cancel_grace: how long a cancelled computation may run on.
         hang_limit: how much longer until the process counts as hung.
+        preemptions: how often a background row may be pre-empted.
     """
 
     queue_size: int = 48
@@ -49,6 +51,7 @@ class Limits:
     max_wait_fraction: float = 2 / 3
     cancel_grace: float = 5.0
     hang_limit: float = 60.0
+    preemptions: int = 3
 
     @property
     def per_caller(self) -> int:
@@ -62,16 +65,39 @@ class Limits:
 @dataclass(eq=False, slots=True)
 class Job:
     """A request in the engine: ``queued`` behind ``ahead`` others, ``began`` in a batch of ``batch``.
-    ``ended`` becomes true once, under the engine's lock."""
+    ``ended`` becomes true once, under the engine's lock. A background row has no ``deadline`` while it waits,
+    and has been stopped ``preemptions`` times. ``limit`` is its time limit in seconds."""
 
     request: Request
     queued: float = 0.0
     ahead: int = 0
+    deadline: float = field(init=False)
+    limit: float = field(init=False)
     began: float | None = None
     batch: int = 0
     future: VerdictFuture = field(default_factory=VerdictFuture)
     ended: bool = False
     computing: bool = False
+    preemptions: int = 0
+
+    def __post_init__(self) -> None:
+        self.deadline = math.inf if self.background else self.request.deadline
+        self.limit = self.deadline - self.request.arrived
+
+    @property
+    def background(self) -> bool:
+        return self.request.source == "batch"
+
+    def start(self, now: float, batch: int, timeout: float) -> None:
+        """It is computed from ``now`` on; the time limit of a background row begins."""
+        self.computing, self.began, self.batch = True, now, batch
+        if self.background:
+            self.deadline, self.limit = now + timeout, timeout
+
+    def preempt(self) -> None:
+        """It waits again."""
+        self.computing, self.began, self.deadline = False, None, math.inf
+        self.preemptions += 1
 
     def timing(self, now: float) -> RequestTiming:
         """Where its time went until ``now``."""
@@ -83,24 +109,38 @@ class Job:
 @dataclass(eq=False, slots=True)
 class Batch:
     """Requests computed together. ``last_progress`` is when the computation last passed a cancel point;
-    after ``cancelled_at`` its cancel points raise."""
+    after ``cancelled_at`` its cancel points raise. A ``preemptible`` one is of background rows; their cancel
+    points raise also once it is ``preempted``. It was ``divided`` so often to isolate a failing request."""
 
     jobs: list[Job]
     started: float
     last_progress: float
+    preemptible: bool
+    preempted: bool = False
+    divided: int = 0
     cancelled_at: float | None = None
     not_cancelling: bool = False
     hung: bool = False
 
-    def __post_init__(self) -> None:
-        for job in self.jobs:
-            job.computing, job.began, job.batch = True, self.started, len(self.jobs)
+    @classmethod
+    def start(cls, jobs: list[Job], now: float, limits: Limits) -> Batch:
+        for job in jobs:
+            job.start(now, len(jobs), limits.timeout)
+        preemptible = all(job.background and job.preemptions < limits.preemptions for job in jobs)
+        return cls(jobs, started=now, last_progress=now, preemptible=preemptible)
+
+    @property
+    def background(self) -> bool:
+        """Whether it consists of background rows; they are never computed with others."""
+        return self.jobs[0].background
 
     def pass_cancel_point(self, now: float) -> None:
-        """Note the progress. Raises ComputationStopped after the cancellation."""
+        """Note the progress. Raises ComputationStopped after the cancellation or the pre-emption."""
         self.last_progress = now
         if self.cancelled_at is not None:
             raise ComputationStopped("All requests of this computation have ended.")
+        if self.preempted:
+            raise ComputationStopped("Another request goes ahead of these background rows.")
 
     @property
     def left(self) -> int:
@@ -168,21 +208,20 @@ class LatencyEstimator:
         return max(1, int(seconds / self.seconds))
 
 
-def no_verdict(error: ServiceError, request: Request, seconds: float) -> Verdict:
-    """Return the answer to ``request`` that says why it has no verdict."""
+def no_verdict(error: ServiceError, request: Request, now: float) -> Verdict:
+    """Return the answer to ``request`` at ``now`` (monotonic) that says why it has no verdict."""
     return Verdict.none(
         "busy" if error.code in BUSY else str(error.code),
         code=error.code,
         retry_after=error.retry_after if isinstance(error, Busy) else None,
-        duration=seconds,
+        duration=request.age(now),
         request_id=request.id,
         error=error,
     )
 
 
-def expired(request: Request) -> DeadlineExceeded:
-    limit = request.deadline - request.arrived
-    return DeadlineExceeded(f"No answer within {limit:g} s.", seconds=limit)
+def expired(job: Job) -> DeadlineExceeded:
+    return DeadlineExceeded(f"No answer within {job.limit:g} s.", seconds=job.limit)
 
 
 def stopping() -> ShuttingDown:

@@ -399,5 +399,5 @@ def _picture(reply: dict[str, Any], pixels: bytes, side: int) -> Picture:
     """Decode a reader's final answer. Raises ImageError."""
     if "code" in reply:
         raise ImageError(reply["message"], reply["code"], **reply["facts"])
-    width, height = reply["size"]
-    return Picture(Image.frombytes("RGB", (side, side), pixels), (width, height))
+    (width, height), (across, down) = reply["size"], reply["upright"]
+    return Picture(Image.frombytes("RGB", (side, side), pixels), (width, height), (across, down))

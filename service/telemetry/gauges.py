@@ -115,6 +115,9 @@ def _work(snapshot: Snapshot) -> Iterator[Metric]:
     activity = snapshot.activity
     yield _gauge("ofa_queue_depth_requests", "Requests waiting in the queue.", activity.depth)
     yield _gauge("ofa_queue_capacity_requests", "Capacity of the queue.", activity.capacity)
+    yield _gauge(
+        "ofa_background_depth_requests", "Background rows waiting, outside the queue.", activity.background
+    )
     running = activity.running_for if activity.running else 0.0
     yield _gauge("ofa_computation_age_seconds", "Age of the running computation; 0 without one.", running)
     yield _gauge(

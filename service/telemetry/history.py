@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's code.
-    ``size`` is the picture's as sent, (0, 0) if unknown; ``chars`` counts the texts."""
+    """A user's request that ended. ``outcome`` is ``answered``, a reason for no verdict, or an input error's
+    code. ``size`` is the picture's as sent, (0, 0) if unknown; ``chars`` counts the texts."""
 
     unix: float
     source: Source
@@ -127,6 +127,8 @@ class History(Listener):
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
     ) -> None:
+        if not request.of_user:
+            return
         decided = verdict.reason is None
         self._keep(
             Ended(
@@ -144,6 +146,8 @@ class History(Listener):
         )
 
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
+        if not request.of_user:
+            return
         failed = error.http_status >= 500  # invalid input is not a failure of the service
         self._keep(
             Ended(
@@ -159,8 +163,6 @@ class History(Listener):
         )
 
     def _keep(self, ended: Ended, *, failed: bool) -> None:
-        if ended.source == "probe":
-            return
         with self._lock:
             self._requests.append(ended)
             self._ended += 1

@@ -8,7 +8,7 @@ input errors and refused probes appear with their first event.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, Summary
@@ -26,6 +26,7 @@ from service.contract.errors import (
 )
 from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Source, Verdict
+from service.telemetry.batch_gauges import BatchGauges, Figures
 from service.telemetry.gauges import GaugeInputs, Gauges
 from service.telemetry.http_metrics import HttpMetrics
 
@@ -56,6 +57,10 @@ class Metrics(Listener):
         """Set where each scrape reads the gauges. Called once, before the first scrape."""
         self._registry.register(Gauges(inputs))
 
+    def watch_batches(self, figures: Callable[[], Figures]) -> None:
+        """Read ``figures`` of served batches at each scrape. Called at most once."""
+        self._registry.register(BatchGauges(figures))
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         began = time.perf_counter()
@@ -76,7 +81,7 @@ class Metrics(Listener):
         )
         self._durations = Histogram(
             "ofa_request_duration_seconds",
-            "Time from the arrival of an accepted request to its end, by source.",
+            "Time from the arrival of an accepted request to its end, by source; none of background rows.",
             ["source"],
             buckets=DURATIONS,
             registry=registry,
@@ -97,22 +102,29 @@ class Metrics(Listener):
         self._verdicts = Counter("ofa_verdicts", "Verdicts for users by label.", ["label"], registry=registry)
         self._rejections = Counter(
             "ofa_rejections",
-            "Requests not accepted, by code: queue_full, caller_limit, too_late, stuck, loading, stopping, "
-            "or an input error.",
+            "Requests of users and probes not accepted, by code: queue_full, caller_limit, too_late, stuck, "
+            "loading, stopping, or an input error.",
             ["reason"],
             registry=registry,
         )
         self._timeouts = Counter(
             "ofa_timeouts",
-            "Requests that reached their deadline, by stage: decoding, waiting, computing.",
+            "Requests of users and probes that reached their deadline, by stage: decoding, waiting, "
+            "computing.",
             ["stage"],
             registry=registry,
         )
         self._not_cancelling = Counter(
             "ofa_orphanings", "Computations that ignored their cancellation.", registry=registry
         )
+        self._preemptions = Counter(
+            "ofa_preemptions",
+            "Background rows whose computation was stopped for another request; each at most three times.",
+            registry=registry,
+        )
         for source in SOURCES:
-            self._durations.labels(source)
+            if source != "batch":
+                self._durations.labels(source)
             for outcome in Outcome:
                 self._requests.labels(source, outcome)
         _begin(self._stages, "prepare", "queue", "compute")
@@ -162,6 +174,8 @@ class Metrics(Listener):
     def refused(self, request: Request, error: ServiceError, seconds: float) -> None:
         outcome = _outcome(error)
         self._requests.labels(request.source, outcome).inc()
+        if request.source == "batch":
+            return
         if outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.STOPPING):
             self._rejections.labels(error.code).inc()
         elif outcome is Outcome.TIMEOUT:
@@ -171,22 +185,26 @@ class Metrics(Listener):
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
     ) -> None:
         """Counts the request last, so that a scrape that has it has its parts as well."""
-        if stage is not None:
+        if stage is not None and request.source != "batch":
             self._timeouts.labels(stage).inc()
-        if request.source != "probe":
+        if request.of_user:
             self._stages.labels("prepare").observe(request.prepared)
             self._stages.labels("queue").observe(timing.waited)
             if timing.computed is not None:
                 self._stages.labels("compute").observe(timing.computed)
             if verdict.reason is None:
                 self._verdicts.labels(verdict.label).inc()
-        self._durations.labels(request.source).observe(verdict.duration)
+        if request.source != "batch":
+            self._durations.labels(request.source).observe(verdict.duration)
         outcome = Outcome.ANSWERED if verdict.reason is None else _outcome(verdict.error, verdict.reason)
         self._requests.labels(request.source, outcome).inc()
 
     def batched(self, requests: Sequence[Request]) -> None:
-        if requests[0].source != "probe":
+        if requests[0].of_user:
             self._batches.observe(len(requests))
+
+    def preempted(self, requests: Sequence[Request]) -> None:
+        self._preemptions.inc(len(requests))
 
     def not_cancelling(self, requests: Sequence[Request], seconds: float) -> None:
         self._not_cancelling.inc()

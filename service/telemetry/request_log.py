@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +15,11 @@ from service.contract.errors import DeadlineExceeded, InferenceError, ServiceErr
 from service.contract.events import Listener, Stage
 from service.contract.log_line import fields
 from service.contract.request import Request, RequestTiming, Verdict
+from service.http.log_limit import LogLimit
 from service.telemetry.logs import SLOW_LOGGER
 
 RECENT: Final = 30
+LOG_SECONDS: Final = 3.0  # between two lines about background rows, or about equal bugs
 _log = logging.getLogger(__name__)
 _slow = logging.getLogger(SLOW_LOGGER)
 
@@ -43,10 +46,16 @@ class Recent:
 
 
 class RequestLog(Listener):
-    """Writes a line for each event of a request, and remembers the last RECENT requests."""
+    """Writes a line for each event of a request, and remembers the last RECENT requests.
 
-    def __init__(self) -> None:
+    Of background rows it writes failures of the service only, one line in LOG_SECONDS.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._recent: deque[Recent] = deque(maxlen=RECENT)
+        limit = functools.partial(LogLimit, LOG_SECONDS, clock=clock)
+        self._rows = limit()
+        self._bugs: defaultdict[str, LogLimit] = defaultdict(limit)  # by what was met
 
     @property
     def recent(self) -> list[Recent]:
@@ -54,6 +63,8 @@ class RequestLog(Listener):
         return list(self._recent)
 
     def started(self, request: Request, removed: Mapping[str, int]) -> None:
+        if request.source == "batch":
+            return
         hypothesis, premise = request.pair.hypothesis, request.pair.premise
         more = fields(
             premise_len=None if premise is None else len(premise),
@@ -70,9 +81,8 @@ class RequestLog(Listener):
         line = _error_line(request.id, error, seconds)
         key = name_of(request.caller)
         more = fields(reason=error.code, stage=stage, source=request.source, key=key)
-        _log.log(logging.WARNING if failed else logging.INFO, "%s", line + more + request.correlation)
-        if stage is not None:
-            _write_slow(request, stage, seconds)
+        level = logging.WARNING if failed else logging.INFO
+        self._write_error(level, request, error, line + more, stage, seconds)
 
     def ended(
         self, request: Request, verdict: Verdict, timing: RequestTiming, stage: Stage | None = None
@@ -86,6 +96,8 @@ class RequestLog(Listener):
             )
         )
         if verdict.reason is None:
+            if request.source == "batch":
+                return
             head = f"REQUEST_END | {request.id} | LABEL={verdict.label} | SCORE={verdict.score:.3f}"
             more = fields(
                 duration=f"{verdict.duration:.2f}s", device=verdict.device or None, source=request.source
@@ -94,12 +106,30 @@ class RequestLog(Listener):
             return
         error = verdict.error or ServiceError("No verdict.", code=verdict.code)
         line = _error_line(request.id, error, verdict.duration)
-        more = fields(reason=verdict.code, stage=stage, source=request.source)
-        _log.warning("%s", line + more + _timing(request, timing) + request.correlation)
+        more = fields(reason=verdict.code, stage=stage, source=request.source) + _timing(request, timing)
+        self._write_error(logging.WARNING, request, error, line + more, stage, verdict.duration)
+
+    def _write_error(
+        self,
+        level: int,
+        request: Request,
+        error: ServiceError,
+        line: str,
+        stage: Stage | None,
+        seconds: float,
+    ) -> None:
+        if request.source == "batch":
+            failed = isinstance(error, DeadlineExceeded | InferenceError)
+            if not failed or (more := self._rows.admit()) is None:
+                return
+            line += fields(more=more or None)
+        _log.log(level, "%s", line + request.correlation)
         if stage is not None:
-            _write_slow(request, stage, verdict.duration)
+            _write_slow(request, stage, seconds)
 
     def late(self, request: Request, outcome: str, seconds: float) -> None:
+        if request.source == "batch":
+            return
         _log.info("REQUEST_LATE | %s | OUTCOME=%s | AFTER=%.2fs", request.id, outcome, seconds)
 
     def not_cancelling(self, requests: Sequence[Request], seconds: float) -> None:
@@ -109,8 +139,10 @@ class RequestLog(Listener):
         _log.critical("HUNG | %s | RUNNING=%.2fs", _ids(requests), seconds)
 
     def broken(self, what: str, error: BaseException) -> None:
-        info = (type(error), error, error.__traceback__)
-        _log.error("BROKEN | MSG=%s | ERROR=%s", what, type(error).__name__, exc_info=info)
+        if (more := self._bugs[what].admit()) is None:
+            return
+        info, line = (type(error), error, error.__traceback__), fields(msg=what, error=type(error).__name__)
+        _log.error("%s", "BROKEN" + line + fields(more=more or None), exc_info=info)
 
 
 def _write_slow(request: Request, stage: Stage, seconds: float) -> None:

@@ -101,7 +101,7 @@ class Traces(Listener):
         stage: Stage | None = None,
     ) -> None:
         """Queue a request that ends now. ``code`` says why it has no verdict."""
-        if request.source == "probe":
+        if not request.of_user:
             return
         at, seconds = time.time_ns(), time.monotonic() - request.arrived
         facts: dict[str, str | int | None] = {

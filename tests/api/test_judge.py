@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,13 +15,16 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from service.callers import networks
-from service.contract.causes import InputCode, Refusal
+from service.contract.calibration import Calibration
+from service.contract.causes import CalibrationCode, InputCode, Refusal
 from service.contract.correlation import Trace, client_id_of
 from service.contract.request import Verdict
+from service.contract.status import CalibrationState
 from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, base, client, code, picture, serving
 from tests.applications import Build
 from tests.exposition import Scraped
 from tests.fakes import YES, FakePredictor, until
+from tests.web.application import READY, SCORES
 from tests.web.raw import request
 
 SECRET = "xylophonist"
@@ -64,6 +68,38 @@ def test_results_have_the_order_of_the_texts() -> None:
     with serving(ScriptedApplication({"second": no})) as front, client(front) as api:
         answer = api.post("/v1/judge", **form("first", "second", "third"))
     assert [one["label"] for one in answer.json()["results"]] == ["Yes", "No", "Yes"]
+
+
+def test_a_calibrated_result_keeps_its_raw_scores() -> None:
+    calibration = Calibration(2.0, 0.9, 0.6, "0" * 64)
+    verdict = Verdict.of(SCORES, duration=0.1, device="cpu", calibration=calibration)
+    with serving(ScriptedApplication({"a circle": verdict})) as front, client(front) as api:
+        calibrated, plain = api.post("/v1/judge", **form("a circle", "a square")).json()["results"]
+    assert calibrated == plain | {"calibrated": calibration.calibrated(SCORES), "decision": "review"}
+    assert plain.keys() == {"label", "score", "scores", "reason"}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (CalibrationState(), {"state": "none"}),
+        (
+            CalibrationState("ignored", CalibrationCode.OTHER_WEIGHTS),
+            {"state": "ignored", "code": "other_weights"},
+        ),
+        (
+            CalibrationState("used", calibration=Calibration(2.0, 0.9, 0.6, "0" * 64)),
+            {"state": "used", "temperature": 2.0, "accept": 0.9, "review": 0.6},
+        ),
+    ],
+    ids=["none", "ignored", "used"],
+)
+def test_the_model_says_what_became_of_its_calibration(
+    state: CalibrationState, expected: dict[str, object]
+) -> None:
+    snapshot = replace(READY, calibration=state)
+    with serving(ScriptedApplication(snapshot=snapshot)) as front, client(front) as api:
+        assert api.get("/v1/model").json()["calibration"] == expected
 
 
 def test_the_time_of_each_stage_is_sent(api: httpx.Client) -> None:

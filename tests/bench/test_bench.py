@@ -33,6 +33,7 @@ FIGURES = {
     "batches": ["levels.0.max_batch", "levels.0.mean"],
     "fair": ["alone.p95", "beside.p95", "greedy"],
     "retry": ["levels.0.predicted", "levels.0.actual", "levels.0.first_place", "levels.0.largest_error"],
+    "background": ["levels.0.alone.p95", "levels.0.beside.p95", "levels.1.ratio_p95", "levels.2.preempted"],
     "stages": ["peaks_gflops.fp32", "sides.fp32.encoder.share_of_peak", "sides.fp32.decode.ms"],
     "start": ["first_verdict", "web_app_healthy"],
     "polling": [
@@ -43,6 +44,7 @@ FIGURES = {
     ],
     "reading": ["sides.reader.p50", "cost_ms"],
     "overhead": ["picture", "cost_ms"],
+    "batch": ["rows", "lists.drawings.share", "lists.photographs.alone_per_second"],
     "agreement": ["side"],
     "margin": ["formats.bf16.all.largest_error", "formats.fp16.configurations.defaults-resnet18.differing"],
     "ablation": ["steps.BatchNorm folded.gain", "steps.bias kept.without"],

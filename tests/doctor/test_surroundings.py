@@ -87,6 +87,7 @@ def test_a_run_directory_that_is_not_writable_is_found(tmp_path: Path) -> None:
         ("DESCRIPTORS | PORT=page | OPEN=512 | LIMIT=1024", "descriptors-exhausted"),
         ("LOG_REOPENED | FILE=web_app.log | REASON=moved", "log-moved"),
         ("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=ENOSPC", "converted-not-kept"),
+        ("CALIBRATION | OUTCOME=ignored | REASON=other_weights | MSG=words", "calibration-ignored"),
         ("FILES_DAMAGED | FILES=pytorch_model.bin", "file-damaged"),
         ("BROKEN | MSG=a thread died | THREAD=converter | ERROR=KeyError", "unforeseen"),
     ],
@@ -101,6 +102,7 @@ def test_a_line_is_a_finding(tmp_path: Path, message: str, code: str) -> None:
     [
         "UPLOAD_REFUSED | REASON=share | FROM=127.0.0.1 | MORE=0",
         "SETTLED | DURATION=0.10s",
+        "CALIBRATION | OUTCOME=used | TEMPERATURE=1.5 | ACCEPT=0.9 | REVIEW=0.6",
         "LIBRARY | LOGGER=waitress.queue | AT=task.py:110",
         "STARTED | PID=7",
     ],

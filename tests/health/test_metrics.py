@@ -43,6 +43,7 @@ def test_every_series_that_can_rise_is_there_before_anything_happened(make: Buil
         "ofa_probes_total": {"outcome": "unstable"},
         "ofa_restarts_total": {"cause": "hung"},
         "ofa_orphanings_total": {},
+        "ofa_preemptions_total": {},
         "ofa_precision_guard_recomputed_total": {},
     }.items():
         assert told(name, **labels) == 0
@@ -77,6 +78,36 @@ def test_probes_do_not_count_as_users(make: Build) -> None:
     assert told("ofa_request_stage_duration_seconds_count", stage="compute") == 0
     assert 0 <= told("ofa_evidence_age_seconds") < PATIENCE
     assert abs(told("ofa_last_success_timestamp_seconds") - time.time()) < PATIENCE
+
+
+def test_background_rows_are_counted_apart(make: Build) -> None:
+    gate = Gate()
+    application = make(FakePredictor(gate), timeout=600, probe_timeout=600)
+    application.submit_many(PICTURE, ["refused"], source="batch")
+    application.supervisor.load()
+    gate.opened.set()
+    until_told(application, 1, "ofa_requests_total", source="probe", outcome="answered")
+    gate.opened.clear()
+    gate.entered.clear()
+    rows = application.submit_many(PICTURE, [f"row {n}" for n in range(6)], source="batch")
+    assert gate.entered.wait(PATIENCE)
+    until(lambda: scrape(application)("ofa_background_depth_requests") == 2)  # four are computed
+    user = application.submit(PICTURE, "a red")
+    told = until_told(application, 4, "ofa_preemptions_total")
+    assert told("ofa_queue_depth_requests") == 0
+    gate.opened.set()
+    for future in (user, *rows):
+        assert future.result(PATIENCE).reason is None
+    told = until_told(application, 6, "ofa_requests_total", source="batch", outcome="answered")
+    assert told("ofa_requests_total", source="batch", outcome="rejected") == 1
+    assert told("ofa_requests_total", source="api", outcome="answered") == 1
+    assert told("ofa_rejections_total", reason="loading") == 0
+    assert told("ofa_verdicts_total", label="Yes") == 1
+    assert told("ofa_batch_size_requests_count") == 1
+    for stage in ("prepare", "queue", "compute"):
+        assert told("ofa_request_stage_duration_seconds_count", stage=stage) == 1
+    with pytest.raises(KeyError):
+        told("ofa_request_duration_seconds_count", source="batch")
 
 
 def test_what_was_turned_away_is_counted_by_reason_and_what_cannot_be_judged_apart(make: Build) -> None:

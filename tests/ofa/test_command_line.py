@@ -108,6 +108,8 @@ def test_a_lines_trouble_is_its_own_error(random_folder: Path, picture_file: Pat
         ({**good, "text": "\ud800"}, "no_text"),
         ({**good, "text": "x" * 5_000}, "text_too_long"),
         ({**good, "premise": 3}, "no_text"),
+        ({**good, "text": "图中有一个红色的圆"}, "language"),
+        ({**good, "premise": "图中有一个红色的圆"}, "language"),
         (b"\xef\xbb\xbf" + json.dumps(good).encode(), None),
         (b"", "blank"),
         ({**good, "id": "4705552913.jpg#2r1n"}, None),
@@ -128,6 +130,12 @@ def test_a_lines_trouble_is_its_own_error(random_folder: Path, picture_file: Pat
     assert [answer["id"] for answer in answers if "id" in answer] == ["4705552913.jpg#2r1n", 7]
     named = {answer["line"]: answer.get("image") for answer in answers}
     assert (named[1], named[2], named[15], named[20]) == (str(picture_file), None, "absent.png", "\ud800.png")
+
+
+def test_texts_in_any_language_are_judged_if_asked_for(random_folder: Path, picture_file: Path) -> None:
+    pair = ("--image", str(picture_file), "--text", "图中有一个红色的圆")
+    assert run("--model", str(random_folder), *pair, "--language", "any").returncode == 0
+    assert run("--model", str(random_folder), *pair, "--language", "other").returncode == 78
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "latin-1", "ascii"])

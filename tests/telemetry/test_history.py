@@ -81,10 +81,14 @@ def test_one_that_was_refused_is_kept_with_all_that_is_known_but_its_text(servic
     assert SECRET not in repr(kept)
 
 
-def test_probes_are_no_requests(service: Service) -> None:
-    service.end(answer(0.5), source="probe")
-    service.refuse(Busy("full", retry_after=1.0), source="probe")
+@pytest.mark.parametrize("source", ["probe", "batch"])
+def test_probes_and_background_rows_are_no_requests(source: Source, service: Service) -> None:
+    service.end(answer(0.5), source=source)
+    service.refuse(Busy("full", retry_after=1.0), source=source)
+    service.history.sample()
+    (sample,) = service.history.samples()
     assert service.history.requests() == []
+    assert (sample.ended, sample.failed, sample.p95) == (0, 0, None)
 
 
 def test_a_sample_tells_latency_counts_and_figures_of_its_moment(service: Service) -> None:

@@ -15,11 +15,20 @@ import pytest
 from PIL import Image
 
 from service.contract.correlation import Trace
-from service.contract.errors import InputError, OutOfMemory
+from service.contract.errors import (
+    Abandoned,
+    Busy,
+    DeadlineExceeded,
+    InputError,
+    OutOfMemory,
+    ShuttingDown,
+)
 from service.contract.log_line import join
 from service.contract.request import Pair, Request, RequestTiming, Verdict
-from service.telemetry.logs import LineFormatter, flush, one_line
-from service.telemetry.request_log import RequestLog
+from service.settings import ROOT
+from service.telemetry.logs import LOGGERS, LineFormatter, flush, one_line
+from service.telemetry.request_log import LOG_SECONDS, RequestLog
+from tests.fakes import YES, Clock
 from tests.written_logs import OpenLogs, lines
 
 SECRET = "my private sentence"
@@ -172,6 +181,46 @@ def test_a_probe_writes_nothing_while_it_succeeds(open_logs: OpenLogs, tmp_path:
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["REQUEST_ERROR"]
 
 
+def test_of_background_rows_only_failures_are_written_and_few_of_them(
+    open_logs: OpenLogs, tmp_path: Path
+) -> None:
+    open_logs()
+    clock = Clock()
+    log, row = RequestLog(clock), replace(REQUEST, source="batch")
+    log.started(row, {})
+    log.ended(row, Verdict.of(YES, duration=1, device="cpu"), RequestTiming())
+    log.refused(row, InputError("No text.", code="no_text"), 0.1)
+    log.refused(row, Busy("full", retry_after=1.0), 0.1)
+    log.late(row, "stopped", 1.0)
+    for error in (Abandoned(), ShuttingDown("The service is stopping.")):
+        log.ended(row, Verdict.none("stopping", error=error), RequestTiming())
+    assert lines(tmp_path) == []
+    late = DeadlineExceeded("No answer within 15 s.", seconds=15.0)
+    for _ in range(6):
+        log.ended(row, Verdict.none("timeout", error=late), RequestTiming(), "computing")
+    assert len(lines(tmp_path)) == len(lines(tmp_path, "slow_requests.log")) == 1
+    clock.move(LOG_SECONDS)
+    log.ended(row, Verdict.none("error", error=OutOfMemory("Full.")), RequestTiming())
+    log.started(REQUEST, {})
+    *_, last, users = lines(tmp_path)
+    assert "SOURCE=batch" in last
+    assert last.endswith("MORE=5")
+    assert "REQUEST_START" in users
+
+
+def test_a_bug_that_repeats_itself_does_not_fill_the_log(open_logs: OpenLogs, tmp_path: Path) -> None:
+    open_logs()
+    clock = Clock()
+    log = RequestLog(clock)
+    for _ in range(1000):
+        log.broken("unmapped exception from the model", KeyError())
+    log.broken("the engine thread died", KeyError())
+    assert len(lines(tmp_path)) == 2
+    clock.move(LOG_SECONDS)
+    log.broken("unmapped exception from the model", KeyError())
+    assert "MORE=999" in lines(tmp_path)[-1]
+
+
 def test_user_text_is_in_no_line_not_even_in_a_traceback(
     open_logs: OpenLogs, tmp_path: Path, console: io.StringIO
 ) -> None:
@@ -203,6 +252,11 @@ def test_our_other_modules_write_to_the_same_file(open_logs: OpenLogs, tmp_path:
     logging.getLogger("service.hub.resolve").info("from the hub")
     logging.getLogger("web_app").warning("from the page")
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["from the hub", "from the page"]
+
+
+def test_every_package_of_the_service_writes_to_the_log() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"lab", "tests", "evaluation"}
+    assert packages <= set(LOGGERS)
 
 
 def test_of_what_libraries_log_their_names_and_errors_are_written_and_never_their_words(
