@@ -60,6 +60,7 @@ _WEAKEST = ("place", "all", "centre or corner", "relation")
 _UNKNOWN = ("count", "relation")
 _KNOWN = (*_THIRD, "centre or corner")
 _BUT_ALL = tuple(name for name in _KNOWN if name != "all")
+_REST = (*_SECOND, "none")
 _ANY = (0, 1, 2, 3, 4, 5)
 STAGES = (
     Stage("trivial", ("existence",), (1, 2), 0.4, 0.95, 600, most=1),
@@ -80,6 +81,15 @@ STAGES = (
     ),
     Stage("weakest", _WEAKEST, _ANY, 0.2, 0.96, 350, rehearsed=(*_SECOND, "count"), rehearsal=0.2),
     Stage("exceptions", ("all",), (2, 3), 0.35, 0.96, 700, rehearsed=_BUT_ALL, rehearsal=0.2),
-    Stage("universals", ("all",), _ANY, 0.15, 0.97, 700, rehearsed=_BUT_ALL, rehearsal=0.3),
+    Stage(
+        "universals",
+        ("all", "place", "centre or corner"),
+        _ANY,
+        0.15,
+        0.97,
+        700,
+        rehearsed=_REST,
+        rehearsal=0.2,
+    ),
     Stage("finish", _KNOWN, _ANY, 0.05, 2.0, 1_000_000, rehearsed=_UNKNOWN, rehearsal=0.03),
 )
