@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -347,7 +348,7 @@ def test_an_expired_batch_says_so(visit: Open, restartable: Callable[[], Instanc
     tab.wait("done")
     service.terminate()
     with contextlib.closing(sqlite3.connect(service.run_dir / "batches" / "batches.sqlite")) as store, store:
-        store.execute("UPDATE batches SET expires = 1")
+        store.execute("UPDATE batches SET expires = ?", [time.time()])
     restarted = restartable()
     restarted.wait_for("the deletion", lambda: "BATCHES_EXPIRED" in restarted.log)
     restarted.wait_healthy()
