@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def hard(tmp_path: Path) -> Path:
 
 
 def test_calibrating_an_over_confident_model_halves_its_error(hard: Path, tmp_path: Path) -> None:
-    folder = models.over_confident(tmp_path / "model")
+    folder = models.scaled(tmp_path / "model", 3)
     assert main(["calibrate", str(hard), "--model", str(folder)]) == 0
     written = json.loads((folder / "calibration.json").read_text())
     assert written["ece"]["after"] < written["ece"]["before"] / 2
@@ -109,28 +110,43 @@ def test_calibrating_an_over_confident_model_halves_its_error(hard: Path, tmp_pa
     assert calibrating.read(folder, lambda path: None, lambda: None).calibration is None
 
 
+def turned(line: str) -> str:
+    """Return a row with another label."""
+    label = "No" if ",Yes," in line else "Yes"
+    return re.sub(",(Yes|No|Maybe),", f",{label},", line)
+
+
 def test_a_calibration_that_does_not_help_is_not_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The labels of the pictures held out are wrong: what is fitted to the others is worse there."""
-    pairs = world.pairs(240, ("existence", "maybe"))
+    """An under-confident model is right about nine tenths of the pairs to fit with, and about none of those
+    held out: what is fitted makes it more confident, and is worse there."""
+    pairs = world.pairs(240, ("existence", "colour"))
     world.draw(tmp_path / "pictures", pairs)
-    data, output = world.own_csv(tmp_path / "turned.csv", pairs), tmp_path / "calibration.json"
+    data, output = world.own_csv(tmp_path / "data.csv", pairs), tmp_path / "calibration.json"
     header, *lines = data.read_text().splitlines()
     names = [line.partition(",")[0] for line in lines]
     _, held_out = calibration.split(Sample(names, np.zeros(240), np.ones((240, 3))), 0.5)
-    turned = [
-        line.replace(",Yes,", ",?,").replace(",No,", ",Maybe,").replace(",?,", ",Maybe,")
-        if name in held_out.pictures
-        else line
-        for name, line in zip(names, lines, strict=True)
-    ]
-    data.write_text("\n".join([header, *turned]))
-    assert main(["calibrate", str(data), "--output", str(output)]) == 1
+    wrong = [name in held_out.pictures or position % 8 == 0 for position, name in enumerate(names)]
+    changed = [turned(line) if one else line for line, one in zip(lines, wrong, strict=True)]
+    data.write_text("\n".join([header, *changed]))
+    folder = models.scaled(tmp_path / "model", 0.1)
+    assert main(["calibrate", str(data), "--model", str(folder), "--output", str(output)]) == 1
     assert not list(tmp_path.glob("calibration.json*"))
     printed = capsys.readouterr().out
     assert "NLL: " in printed
     assert "ECE: " in printed
+
+
+def test_a_model_that_is_always_right_cannot_be_calibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = world.pairs(240, ("existence", "maybe"))
+    world.draw(tmp_path / "pictures", pairs)
+    data, output = world.own_csv(tmp_path / "data.csv", pairs), tmp_path / "calibration.json"
+    assert main(["calibrate", str(data), "--output", str(output)]) == 2
+    assert " unsuitable_data: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("calibration.json*"))
 
 
 @pytest.mark.parametrize("write", [world.own_csv, world.sugar_crepe])

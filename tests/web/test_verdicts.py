@@ -82,6 +82,12 @@ def test_a_refusal_names_the_limit(
     assert input_error_text(InputError("…", code=code), language) == without
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_server_without_heic_support_says_so(language: Language) -> None:
+    error = InputError("…", code="image_unsupported", missing_heic=1)
+    assert input_error_text(error, language) == say(language, "input.image_unsupported.heic")
+
+
 def test_an_unknown_refusal_has_the_services_message() -> None:
     error = InputError("No such thing.", code="novel", remedy="Do better.")
     expected = {"state": "input", "code": "novel", "text": "No such thing. Do better."}
