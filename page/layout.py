@@ -298,7 +298,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="#4338ca",
         button_primary_background_fill_hover="#3730a3",
         button_primary_background_fill_dark="#4f46e5",
-        button_primary_background_fill_hover_dark="#6366f1",
+        button_primary_background_fill_hover_dark="#5851ea",
         button_primary_text_color="#ffffff",
         input_background_fill="#ffffff",
         input_background_fill_dark="#0f1420",
