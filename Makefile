@@ -9,13 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+EVALUATION := $(VENV)/.evaluation-installed
 REFERENCE_VENV := .venv-modelscope
 REFERENCE := $(REFERENCE_VENV)/.installed
 
 # Arguments for the command, e.g. make demo ARGS="--port 7861", make test ARGS="-k tokenizer".
 ARGS ?=
-# A hub id or model folder for `make run`, `make parity` and `make bench`.
+# A hub id or model folder for `make run`, `make evaluate`, `make parity` and `make bench`.
 MODEL ?=
+# Labelled data for `make evaluate`.
+DATA ?=
 # An extra index for torch wheels, e.g. CPU-only ones. Used when the environment is created.
 TORCH_INDEX ?=
 # Packages that the GPU check needs besides torch, numpy, pillow, tokenizers, safetensors, tqdm and psutil, and the
@@ -60,7 +63,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 # Programs that the tests start besides Python.
 TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate nginx haproxy caddy
 
-.PHONY: help setup demo run test test-all lint format parity bench gpu-check gpu-site faults clean
+.PHONY: help setup demo run test test-all lint format evaluate parity bench gpu-check gpu-site faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
@@ -70,6 +73,7 @@ help:
 	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions'
 	@echo 'make lint    ruff, mypy, import-linter, shellcheck'
 	@echo 'make format  format the code'
+	@echo 'make evaluate   accuracy and calibration on labelled data (DATA=file, MODEL=demo, ARGS="--pictures folder")'
 	@echo "make parity  compare with ModelScope's own pipeline (MODEL=hub id for real weights)"
 	@echo "make bench   measure speed, memory and agreement (ARGS=--quick; ARGS=--reference adds ModelScope's side)"
 	@echo 'make gpu-check  check precision, speed and faults on a GPU in at most 8 minutes (docs/performance.md)'
@@ -109,6 +113,10 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# DATA may be empty, e.g. with ARGS="--compare A B".
+evaluate: $(EVALUATION)
+	$(BIN)/python -m evaluation $(if $(DATA),'$(DATA)') $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
 parity: $(DEV) $(REFERENCE)
 	$(BIN)/python -m lab.parity --reference-python $(REFERENCE_VENV)/bin/python $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
@@ -141,6 +149,11 @@ $(RUNTIME): requirements.txt constraints.txt
 $(DEV): requirements-dev.txt $(RUNTIME)
 	@echo 'Installing requirements-dev.txt (tests and lint)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(EVALUATION): requirements-evaluation.txt $(RUNTIME)
+	@echo 'Installing requirements-evaluation.txt (figures and plots)'
+	@$(BIN)/python $(PIP_INSTALL) -r requirements-evaluation.txt
 	@touch $@
 
 # torch, torchvision and torchaudio first, since fairseq builds against them.

@@ -85,6 +85,7 @@ def _front(
 ) -> Front:
     """Make the public server: the API, and the page unless it is off."""
     from api.app import PREFIXES, ApiSite
+    from batch.batches import Batches
     from page.login import page_login
     from page.site import PageSite
     from service.callers import Callers
@@ -94,10 +95,11 @@ def _front(
     callers = Callers(settings.trusted_proxies)
     login = page_login(settings, listener.getsockname()[1], callers)
     identity = Identity(application.api_keys, sessions=login, callers=callers)
-    api = ApiSite(application, settings, identity)
-    rest: Site = PageSite(application, settings, identity, login) if settings.page_served else api
+    batches = Batches(application, settings)
+    api = ApiSite(application, settings, identity, batches)
+    rest: Site = PageSite(application, settings, identity, login, batches) if settings.page_served else api
     sites = {**dict.fromkeys(PREFIXES, api), "": rest}
-    return Front(sites, listener, connections, root_path=settings.root_path)
+    return Front(sites, listener, connections, root_path=settings.root_path, workers=[batches])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from api import problems
+from api.batches import add_batches
 from api.calls import Application, Calls, max_concurrent
 from api.context import REQUEST_ID, attach, context_of, identify
 from api.docs import add_docs
@@ -23,6 +24,7 @@ from api.observed import Observed
 from api.problems import Problem
 from api.schema import add_schema
 from api.v2 import add_v2
+from batch.batches import Batches
 from service.callers import Callers
 from service.contract.causes import Refusal
 from service.contract.errors import Denied
@@ -35,6 +37,7 @@ from service.settings import Settings
 PREFIXES: Final = ("/v1", "/v2", "/openapi.json", "/docs")
 #: Open to callers without a key or a session.
 FREE: Final = re.compile(r"/openapi\.json|/docs|/v2/health/(live|ready)")
+STORING: Final = 8  # threads that read and write batches
 _BODY: Final = "ofa.body"
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -51,15 +54,19 @@ def create_api(
     callers: Callers | None = None,
     intake: Executor,
     identity: Identity | None = None,
+    batches: Batches | None = None,
+    storing: Executor | None = None,
 ) -> Api:
     """Make the API over ``application``. Starts nothing. ``intake`` runs the calls that read pictures;
-    ``identity`` decides who may ask, by default everyone."""
+    ``identity`` decides who may ask, by default everyone; without ``batches`` there are none,
+    and ``storing`` runs what reads and writes them."""
     routes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     callers = callers or Callers(settings.trusted_proxies)
     identity = identity or Identity(callers=callers)
     calls = Calls(application, settings, intake, identity)
     add_judge(routes, calls, application)
     add_model(routes, application, settings)
+    add_batches(routes, batches, storing or intake, identity, settings.root_path)
     add_v2(routes, calls, application)
     made = add_schema(routes)
     add_docs(routes, made)
@@ -134,11 +141,23 @@ class ApiSite:
     lifespan = False
 
     def __init__(
-        self, application: Application, settings: Settings, identity: Identity | None = None
+        self,
+        application: Application,
+        settings: Settings,
+        identity: Identity | None = None,
+        batches: Batches | None = None,
     ) -> None:
         # One thread per concurrent call: a call that waits for a thread would wait outside the queue.
         self._intake = ThreadPoolExecutor(max_concurrent(settings), thread_name_prefix="api-intake")
-        self._api = create_api(application, settings, intake=self._intake, identity=identity)
+        self._storing = ThreadPoolExecutor(STORING, thread_name_prefix="api-batches")
+        self._api = create_api(
+            application,
+            settings,
+            intake=self._intake,
+            identity=identity,
+            batches=batches,
+            storing=self._storing,
+        )
         self._observed = Observed(self._api, application.http_metrics, self._api.routes, settings.root_path)
 
     def start(self, port: int) -> App:
@@ -150,6 +169,7 @@ class ApiSite:
 
     def close(self) -> None:
         self._intake.shutdown(wait=False, cancel_futures=True)
+        self._storing.shutdown(wait=False, cancel_futures=True)
 
 
 async def _refusal(request: Request, error: Exception) -> Any:

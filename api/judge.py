@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -14,6 +15,7 @@ from api import schema
 from api.calls import Application, Calls, Judged
 from api.context import Context, context_of
 from api.question import Reader
+from service.contract.calibration import Decision
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -27,12 +29,15 @@ class Scores(BaseModel):
 
 
 class Result(BaseModel):
-    """The verdict on one text."""
+    """The verdict on one text. ``calibrated`` has the scores at the temperature of the model's calibration,
+    ``decision`` compares the highest of them with its thresholds; both are absent without a calibration."""
 
     label: Literal["Yes", "No", "Maybe"]
     score: Probability
     scores: Scores
     reason: None
+    calibrated: Scores | SkipJsonSchema[None] = None
+    decision: Decision | SkipJsonSchema[None] = None
 
 
 class Judgement(BaseModel):

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import FastAPI
 from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema
 
 from api import schema
 from api.calls import Application
+from service.contract.causes import CalibrationCode
 from service.contract.request import LABELS, MAX_TEXTS
-from service.contract.status import Phase
+from service.contract.status import CalibrationState, Phase
 from service.settings import Settings
+
+
+class Calibration(BaseModel):
+    """The model's calibration file. ``code`` says why it is ignored; a used one has the three numbers."""
+
+    state: Literal["used", "ignored", "none"]
+    code: CalibrationCode | SkipJsonSchema[None] = None
+    temperature: float | SkipJsonSchema[None] = None
+    accept: float | SkipJsonSchema[None] = None
+    review: float | SkipJsonSchema[None] = None
 
 
 class Model(BaseModel):
@@ -26,13 +40,18 @@ class Model(BaseModel):
     max_bytes: int
     max_pixels: int
     timeout: float
+    calibration: Calibration
 
 
 def add_model(routes: FastAPI, application: Application, settings: Settings) -> None:
     """Add GET /v1/model to ``routes``."""
 
     @routes.get(
-        "/v1/model", response_model=Model, summary="The model and its limits", responses=schema.answers()
+        "/v1/model",
+        response_model=Model,
+        response_model_exclude_none=True,
+        summary="The model and its limits",
+        responses=schema.answers(),
     )
     async def model() -> Model:
         """Return the served model, its state and the limits of a call."""
@@ -49,7 +68,17 @@ def add_model(routes: FastAPI, application: Application, settings: Settings) -> 
             max_bytes=settings.max_bytes,
             max_pixels=settings.max_pixels,
             timeout=settings.timeout,
+            calibration=_calibration(snapshot.calibration),
         )
+
+
+def _calibration(known: CalibrationState) -> Calibration:
+    used = known.calibration
+    if used is None:
+        return Calibration(state=known.state, code=known.code)
+    return Calibration(
+        state=known.state, temperature=used.temperature, accept=used.accept, review=used.review
+    )
 
 
 def is_ready(application: Application) -> bool:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from api.context import Context
-from service.contract.causes import ApiCode, Denial, InputCode, Refusal
+from batch.errors import BatchRefused
+from batch.rows import ListError
+from service.contract.causes import ApiCode, BatchCode, Denial, InputCode, ListCode, Refusal
 from service.contract.errors import Denied, InputError, InvalidTexts
 from service.contract.request import Verdict
 from service.http.bodies import Refused, Reply
@@ -28,6 +30,7 @@ RETRY_SECONDS: Final[Mapping[str, int]] = {
     Refusal.CALLER_LIMIT: 1,
     Refusal.QUEUE_FULL: 1,
     Refusal.TOO_LATE: 1,
+    BatchCode.BATCH_LIMIT: 60,
 }
 STATUS: Final[Mapping[str, int]] = {
     ApiCode.MALFORMED: 400,
@@ -46,6 +49,13 @@ STATUS: Final[Mapping[str, int]] = {
     InputCode.IMAGE_BYTES_TOO_LARGE: 413,
     Denial.RATE_LIMIT: 429,
     Denial.CONCURRENT_LIMIT: 429,
+    BatchCode.IDEMPOTENCY_CONFLICT: 409,
+    BatchCode.EXPIRED: 410,
+    **dict.fromkeys(ListCode, 422),
+    ListCode.LIST_TOO_LARGE: 413,
+    ListCode.ARCHIVE_TOO_LARGE: 413,
+    BatchCode.BATCH_LIMIT: 429,
+    BatchCode.BATCHES_OFF: 501,
     "error": 500,
     **dict.fromkeys(Refusal, 503),
     Refusal.CALLER_LIMIT: 429,
@@ -66,10 +76,16 @@ _BY_STATUS: Final[Mapping[int, str]] = {
 }
 
 
+#: The codes with another detail where a batch is refused.
+_OF_BATCH: Final = frozenset({ApiCode.NOT_FOUND, ApiCode.TOO_LARGE, ApiCode.NO_ROOM})
+NO_ROOM_SECONDS: Final = 60  # where the disk is full
+MAX_COLUMN_NAME: Final = 100  # characters
+
+
 class Problem(Exception):
     """An error answer. ``code`` is one of STATUS, ``text`` the key of its detail if that is more specific,
-    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts, ``values`` fill in the
-    detail."""
+    ``retry_after`` is in seconds, ``errors`` lists {"index", "code"} of single texts, ``columns`` those of a
+    refused list, ``values`` fill in the detail."""
 
     def __init__(
         self,
@@ -78,6 +94,7 @@ class Problem(Exception):
         *,
         retry_after: float | None = None,
         errors: Sequence[Mapping[str, object]] | None = None,
+        columns: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
         values: Mapping[str, object] | None = None,
     ) -> None:
@@ -87,6 +104,7 @@ class Problem(Exception):
         self.text = text or self.code
         self.retry_after = RETRY_SECONDS.get(self.code) if retry_after is None else retry_after
         self.errors = errors
+        self.columns = columns
         self.headers = headers or {}
         self.values = values or {}
 
@@ -112,7 +130,21 @@ def of_input(error: InputError) -> Problem:
     errors = None
     if isinstance(error, InvalidTexts):
         errors = [{"index": index, "code": str(code)} for index, code in error.errors]
-    return Problem(code, errors=errors, values=error.facts)
+    text = "image_unsupported.heic" if error.facts.get("missing_heic") else ""
+    return Problem(code, text, errors=errors, values=error.facts)
+
+
+def of_batch(error: BatchRefused) -> Problem:
+    """Map what the batches refuse."""
+    retry = NO_ROOM_SECONDS if error.code == ApiCode.NO_ROOM else None
+    text = f"{error.code}.batch" if error.code in _OF_BATCH else ""
+    return Problem(error.code, text, retry_after=retry, values=error.facts)
+
+
+def of_list(error: ListError) -> Problem:
+    """Map a list, or an archive, that cannot be read."""
+    columns = [name[:MAX_COLUMN_NAME] for name in error.columns]
+    return Problem(error.code, columns=columns, values=error.facts)
 
 
 def of_verdict(verdict: Verdict) -> Problem:
@@ -132,6 +164,8 @@ def content(problem: Problem, context: Context) -> dict[str, Any]:
         "detail": texts[problem.text].format_map(_Values(problem.values)),
         "request_id": context.request_id,
     }
+    if problem.columns:
+        found["columns"] = list(problem.columns)
     return found if problem.errors is None else {**found, "errors": list(problem.errors)}
 
 

@@ -24,6 +24,7 @@ BODY: Final = (ApiCode.TOO_SLOW, ApiCode.TOO_LARGE, ApiCode.NO_ROOM, Refusal.CAL
 #: The codes of a picture and a text that cannot be judged, or not now.
 JUDGED: Final = (
     *(InputCode.NO_IMAGE, InputCode.NO_TEXT, InputCode.TOO_MANY_TEXTS, InputCode.TEXT_TOO_LONG),
+    InputCode.LANGUAGE,
     *(InputCode.NOT_AN_IMAGE, InputCode.IMAGE_TOO_LARGE, InputCode.IMAGE_TRUNCATED),
     *(InputCode.IMAGE_UNREADABLE, InputCode.IMAGE_UNSUPPORTED, InputCode.TOO_SLOW_TO_READ),
     *(InputCode.IMAGE_BYTES_TOO_LARGE, InputCode.PREMISE_REFUSED, InputCode.PREMISE_NEEDED),
@@ -90,6 +91,11 @@ _PROBLEM: Final = {
         "code": {"type": "string", "enum": sorted(map(str, STATUS))},
         "detail": {"type": "string", "description": "In English or Chinese, by Accept-Language"},
         "request_id": {"type": "string"},
+        "columns": {
+            "type": "array",
+            "description": "The columns of a list that lacks one",
+            "items": {"type": "string"},
+        },
         "errors": {
             "type": "array",
             "description": "The texts that cannot be judged",

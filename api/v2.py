@@ -1,8 +1,8 @@
 """The Open Inference Protocol v2, for its clients: health, metadata, and infer over BYTES tensors.
 
 Inputs: ``image`` BYTES [1] or [n], ``text`` BYTES [n], optionally ``premise`` BYTES [1]. Outputs: ``label``
-BYTES [n], ``scores`` FP32 [n, 3] for Yes, No, Maybe. Pictures are raw in the binary tensor extension, base64
-in JSON.
+BYTES [n], ``scores`` FP32 [n, 3] for Yes, No, Maybe; with a calibration of the model also ``calibrated`` FP32
+[n, 3] and ``decision`` BYTES [n]. Pictures are raw in the binary tensor extension, base64 in JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fastapi import FastAPI
@@ -33,6 +33,7 @@ from service.http.headers import by_name, is_json
 
 INPUTS: Final = ("image", "text", "premise")
 OUTPUTS: Final = ("label", "scores")
+CALIBRATED: Final = ("calibrated", "decision")  # outputs while the model has a calibration
 _METADATA: Final = {
     "platform": "pytorch",
     "versions": ["1"],
@@ -41,10 +42,15 @@ _METADATA: Final = {
         {"name": "text", "datatype": "BYTES", "shape": [-1]},
         {"name": "premise", "datatype": "BYTES", "shape": [1]},
     ],
-    "outputs": [
-        {"name": "label", "datatype": "BYTES", "shape": [-1]},
-        {"name": "scores", "datatype": "FP32", "shape": [-1, len(LABELS)]},
-    ],
+}
+_OUTPUTS: Final = {
+    name: {"name": name, "datatype": datatype, "shape": shape}
+    for name, datatype, shape in (
+        ("label", "BYTES", [-1]),
+        ("scores", "FP32", [-1, len(LABELS)]),
+        ("calibrated", "FP32", [-1, len(LABELS)]),
+        ("decision", "BYTES", [-1]),
+    )
 }
 _EXTENSIONS: Final = ["binary_tensor_data"]
 _TENSORS: Final = {
@@ -76,6 +82,9 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     reader = Reader(calls.settings, calls.limits)
     not_found = schema.answers(ApiCode.NOT_FOUND)
 
+    def outputs() -> tuple[str, ...]:
+        return OUTPUTS + (CALIBRATED if application.snapshot().calibration.calibration else ())
+
     def check_model(model: str) -> None:
         if model != application.snapshot().model:
             raise Problem(ApiCode.NOT_FOUND, "not_found.model")
@@ -100,7 +109,7 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
     @routes.get("/v2/models/{model:path}", summary="The model's tensors", responses=not_found)
     async def metadata(model: str) -> dict[str, Any]:
         check_model(model)
-        return {"name": model, **_METADATA}
+        return {"name": model, **_METADATA, "outputs": [_OUTPUTS[name] for name in outputs()]}
 
     @routes.post(
         "/v2/models/{model:path}/infer",
@@ -116,7 +125,7 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         with calls.limits.held(request.scope) as held:
             body = await reader.whole(request.scope, request.receive, held)
             arrived = time.monotonic()
-            call = await parsed(body, functools.partial(_read, length, calls.limits.values))
+            call = await parsed(body, functools.partial(_read, length, calls.limits.values, outputs()))
             del body
             judged = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)
         head = {"model_name": model, "model_version": "1", "id": call.id or context.request_id}
@@ -143,10 +152,10 @@ class _Call(NamedTuple):
     questions: list[Question]
 
 
-def _read(header_length: str | None, most_values: int, body: bytes) -> _Call:
-    """Parse a request. Raises Problem."""
+def _read(header_length: str | None, most_values: int, known: Sequence[str], body: bytes) -> _Call:
+    """Parse a request for a model with the outputs ``known``. Raises Problem."""
     content, raw = split(body, header_length, most_values)
-    return _Call(_id_of(content), _outputs(content), _questions(inputs(content, raw, INPUTS)))
+    return _Call(_id_of(content), _outputs(content, known), _questions(inputs(content, raw, INPUTS)))
 
 
 def _unready(of_model: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -169,17 +178,17 @@ def _id_of(content: dict[str, Any]) -> str | None:
     return given
 
 
-def _outputs(content: dict[str, Any]) -> list[tuple[str, bool]]:
+def _outputs(content: dict[str, Any], known: Sequence[str]) -> list[tuple[str, bool]]:
     """Return the wanted outputs, and whether each is sent raw. Raises Problem."""
     default = parameter(content, "binary_data_output") is True
     listed = content.get("outputs")
     if listed is None:
-        return [(name, default) for name in OUTPUTS]
-    if not isinstance(listed, list) or not 1 <= len(listed) <= len(OUTPUTS):
+        return [(name, default) for name in known]
+    if not isinstance(listed, list) or not 1 <= len(listed) <= len(known):
         raise invalid()
     wanted: list[tuple[str, bool]] = []
     for one in listed:
-        if not isinstance(one, dict) or one.get("name") not in OUTPUTS:
+        if not isinstance(one, dict) or one.get("name") not in known:
             raise invalid()
         raw = parameter(one, "binary_data")
         wanted.append((one["name"], default if raw is None else raw is True))
@@ -223,16 +232,27 @@ def _text(element: bytes) -> str:
 def _answer(
     head: dict[str, Any], verdicts: Sequence[Verdict], wanted: list[tuple[str, bool]], headers: dict[str, str]
 ) -> Response:
-    scores = [one.scores or {} for one in verdicts]
-    flat = [by_label[label] for by_label in scores for label in LABELS]
     made = {
-        "label": Output("label", "BYTES", [len(verdicts)], [one.label.encode() for one in verdicts]),
-        "scores": Output("scores", "FP32", [len(verdicts), len(LABELS)], flat),
+        "label": _words("label", [one.label for one in verdicts]),
+        "scores": _probabilities("scores", [one.scores or {} for one in verdicts]),
     }
-    parts = [encoded(made[name], raw) for name, raw in wanted]
+    calibrated = [one.calibrated for one in verdicts if one.calibrated is not None]
+    if len(calibrated) == len(verdicts):  # not if the model was reloaded without its calibration meanwhile
+        made["calibrated"] = _probabilities("calibrated", calibrated)
+        made["decision"] = _words("decision", [one.decision or "" for one in verdicts])
+    parts = [encoded(made[name], raw) for name, raw in wanted if name in made]
     text = json.dumps({**head, "outputs": [described for described, _ in parts]}).encode()
     if not any(raw for _, raw in wanted):
         return Response(text, media_type="application/json", headers=headers)
     headers[HEADER_LENGTH] = str(len(text))
     body = text + b"".join(data for _, data in parts)
     return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+def _words(name: str, words: Sequence[str]) -> Output:
+    return Output(name, "BYTES", [len(words)], [word.encode() for word in words])
+
+
+def _probabilities(name: str, scores: Sequence[Mapping[str, float]]) -> Output:
+    flat = [by_label[label] for by_label in scores for label in LABELS]
+    return Output(name, "FP32", [len(scores), len(LABELS)], flat)

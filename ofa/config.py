@@ -171,6 +171,7 @@ class TaskConfig:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     prompt: str | None = None
+    language: str = "en"
 
     @classmethod
     def from_folder(cls, folder: Path) -> TaskConfig:
@@ -182,7 +183,7 @@ class TaskConfig:
         _require("task", raw.get("task"), ("visual-entailment",))
         _require("model.type", model.get("type"), ("ofa",))
         _require("model.gen_type", model.get("gen_type", "generation"), ("traverse",))
-        _require("model.language", model.get("language", "en"), ("en",))
+        language = _require("model.language", model.get("language", "en"), ("en",))
         _require("model.multimodal_type", model.get("multimodal_type", "default"), ("default",))
         prompt_type = _require("model.prompt_type", model.get("prompt_type", "none"), ("none", "prev_output"))
         answers = _read_answers(folder, model.get("answer2label"))
@@ -196,6 +197,7 @@ class TaskConfig:
             mean=(0.485, 0.456, 0.406) if imagenet else (0.5, 0.5, 0.5),
             std=(0.229, 0.224, 0.225) if imagenet else (0.5, 0.5, 0.5),
             prompt=_checked_prompt(model.get("prompt")),
+            language=language,
         )
 
     @property

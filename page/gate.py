@@ -25,6 +25,7 @@ _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 OPEN: Final = {
     "GET": re.compile(
         r"/|/status|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/example/[0-9]{1,3}"
+        r"|/batch/example\.zip"
         r"|/(assets|static|svelte)/[A-Za-z0-9._@+/-]{1,200}"
         r"|/gradio_api/(info/?|openapi\.json|app_id/?|theme\.css|startup-events|upload_progress|queue/data"
         rf"|heartbeat/{_ID}|call/(v2/)?judge/{_ID}|file=(?!\w+:).{{1,1000}})"

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # The application answers by the deadline; this bounds the wait if it fails to.
 SPARE_SECONDS = 10.0
-NOTICE_SECONDS: Final = 0.3  # a faster answer is shown without a pending card before it
+NOTICE_SECONDS: Final = 0.3  # a faster answer is shown without an estimate before it
 
 
 class Application(Protocol):
@@ -80,22 +80,34 @@ class Handlers:
         self._in_use = in_use
 
     async def for_page(
+        self,
+        image: str | InvalidPicture | None,
+        text: str | None,
+        premise: str | None,
+        row: str | None,
+        request: gr.Request,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the answer for the page's ``row``, and before a slow one what is known of it."""
+        async with aclosing(self._answers(image, text, premise, request)) as answers:
+            async for answer in answers:
+                yield {"row": row, **answer}
+
+    async def _answers(
         self, image: str | InvalidPicture | None, text: str | None, premise: str | None, request: gr.Request
-    ) -> AsyncGenerator[str, None]:
-        """Yield the answer as HTML, and before a slow one its queue position and estimated wait."""
+    ) -> AsyncGenerator[dict[str, Any], None]:
         future, language = VerdictFuture(), _language(request)
         submit = self._submission(image, text, premise, "page", request, future)
         awaited: asyncio.Future[Any] = asyncio.ensure_future(self._submit(submit))
         try:
             if not await _done_within(NOTICE_SECONDS, awaited):
-                yield pending.card(None, language, limit=self._limit)
+                yield _pending(pending.estimate(None, language, limit=self._limit))
             submitted = await awaited
             awaited = asyncio.wrap_future(submitted)
             if not await _done_within(NOTICE_SECONDS, awaited):
-                yield pending.card(submitted.queue_estimate, language, limit=self._limit)
+                yield _pending(pending.estimate(submitted.queue_estimate, language, limit=self._limit))
                 late_after = pending.late_after(submitted.queue_estimate)
                 if late_after is not None and not await _done_within(late_after, awaited):
-                    yield pending.late(language, limit=self._limit)
+                    yield _pending(pending.late(language, limit=self._limit))
             answer = await self._answer(awaited)
         except InputError as error:
             yield verdicts.input_error(error, language)
@@ -203,6 +215,10 @@ class Handlers:
             return Verdict.none("timeout")
         except Exception as error:
             return _failed(error)
+
+
+def _pending(text: str) -> dict[str, Any]:
+    return {"state": "pending", "text": text}
 
 
 def _failed(error: Exception) -> Verdict:

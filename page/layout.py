@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -12,15 +11,15 @@ from typing import Any, Final
 
 import gradio as gr
 
-from page import verdicts
+from page.ask.frame import SCRIPT, frame
+from page.batch.frame import SCRIPT as BATCH
+from page.batch.frame import frame as batch_frame
 from page.card import Card, Example
 from page.handlers import Application, Handlers
 from page.picture import Picture
 from page.uploads import Uploads
 from page.words import DEFAULT, DYNAMIC, LANGUAGES, STATIC, Language, say_html
 from service.callers import Callers
-from service.contract.causes import InputCode
-from service.contract.errors import InputError
 from service.http.identity import Identity
 from service.http.log_limit import LogLimit
 
@@ -49,22 +48,14 @@ element.addEventListener('click', (event) => {
 });
 """
 
-# Gradio refuses a file of another type before the upload, in English and with the file's name. This handles
-# it first; the second event, an empty drop, ends Gradio's highlight.
-REFUSE_FILE: Final = """
-const refuse = (event) => {
-  const files = [...((event.dataTransfer ?? event.target).files ?? [])];
-  if (!event.target.closest?.('#picture') || files.every((file) => file.type.startsWith('image/'))) return;
-  event.preventDefault();
-  event.stopPropagation();
-  if (event.type === 'drop') {
-    const empty = {bubbles: true, cancelable: true, dataTransfer: new DataTransfer()};
-    event.target.dispatchEvent(new DragEvent('drop', empty));
-  }
-  trigger('upload');
-};
-for (const kind of ['change', 'drop']) document.addEventListener(kind, refuse, true);
-"""
+# The calls of a row: page/ask/ask.js. Its answer goes to a hidden component as data.
+ASK: Final = "(...asked) => window.ofa.ask(...asked)"
+NEXT: Final = "() => window.ofa.next()"
+ENDED: Final = "(answer) => window.ofa.ended(answer)"
+CHOSEN: Final = "() => window.ofa.picture()"
+CORRECTED: Final = "() => window.ofa.corrected()"
+CLEAR: Final = "() => { window.ofa.corrected(); return [null, '', '']; }"
+UPDATE: Final = "watch('value', () => window.ofa.update(props.value));"
 
 
 class Page(gr.Blocks):
@@ -100,12 +91,15 @@ def build(
     limit: float,
     card: Card,
     operations: bool = False,
+    batches: bool = True,
     login: bool = False,
+    keys: bool = False,
     callers: Callers | None = None,
     identity: Identity | None = None,
 ) -> gr.Blocks:
     """Build the page. ``intake`` runs the calls to ``application``; ``limit`` is its time limit in seconds;
-    ``operations`` says whether there is an operations tab, ``login`` whether the page has a login."""
+    ``operations`` and ``batches`` say whether there are these tabs, ``login`` whether the page has a login,
+    ``keys`` whether the API needs a key."""
     handlers = Handlers(
         application,
         intake=intake,
@@ -115,7 +109,7 @@ def build(
         identity=identity,
         in_use=uploads.in_use,
     )
-    say = gr.I18n(**translations(card))
+    say = gr.I18n(**translations(card, keys=keys))
     with Page(
         title=STATIC[DEFAULT]["title"],  # page.js replaces it with the translated one
         analytics_enabled=False,
@@ -123,14 +117,15 @@ def build(
     ) as page:
         gr.HTML(say("header_html"), elem_id="masthead")
         gr.HTML('<div id="state" aria-live="polite"></div>', elem_id="state-host")
-        if operations:
-            with gr.Tabs(elem_id="tabs"):
-                with gr.Tab(say("tab_ask"), elem_id="ask"):
-                    _judge_tab(handlers, uploads, say, card)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(say("tab_ask"), elem_id="ask"):
+                _judge_tab(handlers, uploads, say, card)
+            if batches:
+                with gr.Tab(say("tab_batch"), elem_id="batches"):
+                    gr.HTML(say("batch_html"), elem_id="batch-host", js_on_load=BATCH)
+            if operations:
                 with gr.Tab(say("tab_ops"), elem_id="operations"):
                     gr.HTML('<div id="ops"></div>', elem_id="ops-host", js_on_load=OPERATIONS)
-        else:
-            _judge_tab(handlers, uploads, say, card)
         gr.HTML(say("footer_html"), elem_id="footer")
         if login:
             gr.HTML(say("logout_html"), elem_id="logout")
@@ -139,7 +134,7 @@ def build(
 
 
 def _judge_tab(handlers: Handlers, uploads: Uploads, say: gr.I18n, card: Card) -> None:
-    """Add the inputs, the answer and the examples."""
+    """Add the inputs, the rows and the examples."""
     with gr.Row(elem_id="main", equal_height=False):
         with gr.Column(scale=5, min_width=320):
             inputs = _inputs(uploads, say, card)
@@ -147,21 +142,17 @@ def _judge_tab(handlers: Handlers, uploads: Uploads, say: gr.I18n, card: Card) -
                 clear = gr.Button(say("clear"), elem_id="clear", scale=1, min_width=90)
                 judge = gr.Button(say("judge"), variant="primary", elem_id="judge", scale=3, min_width=150)
         with gr.Column(scale=4, min_width=320):
-            answer = gr.HTML(
-                say("empty_html"),
-                elem_id="answer",
-                container=False,
-                min_height=180,
-                js_on_load=REFUSE_FILE,
+            rows = gr.HTML(
+                say("rows_html"), elem_id="answer", container=False, min_height=180, js_on_load=SCRIPT
             )
-            gr.HTML(say("knows_html"), elem_id="knows")
+    gr.HTML(say("knows_html"), elem_id="knows")
     examples = gr.HTML(
         say("examples_html"),
         elem_id="examples",
         js_on_load=PICK_EXAMPLE,
         visible=bool(card.examples),
     )
-    _wire(handlers, say, inputs, answer, judge, clear, examples)
+    _wire(handlers, inputs, rows, judge, clear, examples)
 
 
 def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
@@ -200,37 +191,28 @@ def _inputs(uploads: Uploads, say: gr.I18n, card: Card) -> list[Any]:
 
 def _wire(
     handlers: Handlers,
-    say: gr.I18n,
     inputs: list[Any],
-    answer: gr.HTML,
+    rows: gr.HTML,
     judge: gr.Button,
     clear: gr.Button,
     examples: gr.HTML,
 ) -> None:
     # concurrency_limit=None everywhere: requests wait only in the service's queue.
-    private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
-    judging: dict[str, Any] = {
-        "fn": handlers.for_page,
-        "inputs": inputs,
-        "outputs": answer,
-        "show_progress": "hidden",  # the answer itself shows the service's estimate
+    private: dict[str, Any] = {
+        "api_visibility": "private",
+        "concurrency_limit": None,
+        "show_progress": "hidden",
     }
-    triggers = [judge.click, inputs[1].submit, inputs[2].submit]
-    # In the browser: an old verdict must not stay beside a new question, even if the call fails. A pending
-    # answer stays.
-    empty, refused = (json.dumps(str(say(name))) for name in ("empty_html", "refused_html"))
-    cleared = f"shown => String(shown).includes('answer-pending') ? shown : {empty}"
-    gr.on([*triggers, examples.select], None, answer, answer, js=cleared, show_progress="hidden", **private)
-    answer.upload(None, None, answer, js=f"() => {refused}", show_progress="hidden", **private)
-    corrected = f"shown => String(shown).includes('answer-input') ? {empty} : shown"
-    inputs[0].input(None, answer, answer, js=corrected, show_progress="hidden", **private)
-    gr.on(triggers, trigger_mode="once", **judging, **private)
-    examples.select(handlers.fill, None, inputs, show_progress="hidden", **private).success(
-        **judging, **private
+    gr.on([judge.click, inputs[1].submit, inputs[2].submit], None, inputs, js=ASK, **private)
+    examples.select(handlers.fill, None, inputs, **private).success(None, inputs, js=ASK, **private)
+    row = gr.Textbox(visible=False)
+    answer = gr.HTML(html_template="", visible="hidden", js_on_load=UPDATE)
+    rows.submit(handlers.for_page, [*inputs, row], answer, js=NEXT, trigger_mode="multiple", **private).then(
+        None, answer, js=ENDED, **private
     )
-    clear.click(
-        lambda: (None, "", "", say("empty_html")), None, [*inputs, answer], show_progress="hidden", **private
-    )
+    rows.upload(None, None, inputs[0], js=CHOSEN, **private)
+    inputs[0].input(None, js=CORRECTED, **private)
+    clear.click(None, None, inputs, js=CLEAR, **private)
 
     program = gr.Button(visible=False)
     result = gr.JSON(label="answer", visible=False)
@@ -244,26 +226,25 @@ def _wire(
     )
 
 
-def translations(card: Card) -> dict[str, dict[str, str]]:
+def translations(card: Card, *, keys: bool = False) -> dict[str, dict[str, str]]:
     """Return all static texts by language tag, plain and as HTML."""
     found: dict[str, dict[str, str]] = {}
     for language in LANGUAGES:
-        texts = {**STATIC[language], **_html(language, card)}
+        texts = {**STATIC[language], **_html(language, card, keys)}
         found |= dict.fromkeys(TAGS[language], texts)
     return found
 
 
-def _html(language: Language, card: Card) -> dict[str, str]:
+def _html(language: Language, card: Card, keys: bool) -> dict[str, str]:
     word = {key: escape(text) for key, text in STATIC[language].items()}
     knows = escape(card.knows.get(language, "")) or word["knows_unknown"]
     return {
         "header_html": f"<header>{MARK}<div><h1>{word['title']}</h1><p>{word['lead']}</p></div></header>",
-        "empty_html": f'<section class="answer answer-empty"><h3>{word["empty_title"]}</h3>'
-        f"<p>{word['empty_text']}</p></section>",
-        "refused_html": verdicts.input_error(InputError("", code=InputCode.NOT_AN_IMAGE), language),
+        "rows_html": frame(language, keys=keys),
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',
+        "batch_html": batch_frame(language, example=bool(card.examples)),
         "footer_html": f"<footer>{word['privacy']}</footer>",
         "logout_html": '<button type="button" data-logout>'
         f"{say_html(language, 'ops.logout.button')}</button>",
@@ -317,7 +298,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="#4338ca",
         button_primary_background_fill_hover="#3730a3",
         button_primary_background_fill_dark="#4f46e5",
-        button_primary_background_fill_hover_dark="#6366f1",
+        button_primary_background_fill_hover_dark="#5851ea",
         button_primary_text_color="#ffffff",
         input_background_fill="#ffffff",
         input_background_fill_dark="#0f1420",

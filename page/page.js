@@ -21,15 +21,6 @@
     if (heading && document.title !== heading.textContent) document.title = heading.textContent;
   };
 
-  // On a small screen the answer appears below the visible part: scroll to it.
-  const scrollToAnswer = () => {
-    const answer = document.getElementById('answer');
-    if (!answer) return setTimeout(scrollToAnswer, 200);
-    new MutationObserver(() => {
-      if (answer.querySelector('.answer:not(.answer-empty)')) answer.scrollIntoView({block: 'nearest'});
-    }).observe(answer, {childList: true, subtree: true});
-  };
-
   const poll = async () => {
     clearTimeout(timer);
     translateTitle();
@@ -44,77 +35,16 @@
       show(status.html);
     } catch (error) {
       if (lost) show(lost);
+      window.ofa?.lost();
     }
     if (!document.hidden) timer = setTimeout(poll, PAUSE[state] || 3000);
   };
 
-  // The server deletes pictures after a while, and at a restart. Before each call, a missing picture is uploaded
-  // again and its path in the call is replaced.
-  const UPLOAD = 'gradio_api/upload', JOIN = 'gradio_api/queue/join', FILE = 'gradio_api/file=';
-  const REMEMBERED = 8;  // pictures
-  const sources = new Map();  // a picture's first path → the file
-  const currentPaths = new Map();  // a picture's first path → its current path
-  const send = window.fetch.bind(window);
-  let example = null;
-
-  const remember = (map, key, value) => {
-    map.set(key, value);
-    if (map.size > REMEMBERED) map.delete(map.keys().next().value);
-  };
-
-  const uploadAgain = async (path) => {
-    let file = sources.get(path) ?? example;
-    if (typeof file === 'string') file = await (await send('example/' + file)).blob();
-    if (!file) return path;
-    const form = new FormData();
-    form.append('files', file, file.name || 'picture.png');
-    const answer = await send(UPLOAD, {method: 'POST', body: form});
-    if (!answer.ok) return path;  // the call then returns the error
-    const [now] = await answer.json();
-    remember(currentPaths, path, now);
-    remember(sources, path, file);
-    return now;
-  };
-
-  const withPicture = async (body) => {
-    const call = JSON.parse(body);
-    for (const value of call.data) {
-      if (typeof value?.path !== 'string') continue;
-      const now = currentPaths.get(value.path) ?? value.path;
-      const found = await send(FILE + encodeURI(now), {method: 'HEAD', cache: 'no-store'});
-      value.path = found.status === 404 ? await uploadAgain(value.path) : now;
-    }
-    return JSON.stringify(call);
-  };
-
-  window.fetch = async (target, options) => {
-    const path = String(target?.url ?? target).split('?')[0];
-    if (path.endsWith(JOIN)) {
-      try {
-        options = {...options, body: await withPicture(options.body)};
-      } catch (error) {
-        // Send the call unchanged: the server returns the error.
-      }
-    }
-    const answer = await send(target, options);
-    if (path.endsWith(UPLOAD) && answer.ok) {
-      const [uploaded] = await answer.clone().json();
-      remember(sources, uploaded, options.body.get('files'));
-      example = null;
-    }
-    return answer;
-  };
-
   document.addEventListener('click', async (event) => {
     if (!event.target.closest?.('[data-logout]')) return;
-    await send('logout', {method: 'POST', headers: {'content-type': 'application/json'}, body: '{}'});
+    await fetch('logout', {method: 'POST', headers: {'content-type': 'application/json'}, body: '{}'});
     location.reload();
   });
-
-  document.addEventListener('click', (event) => {
-    const card = event.target.closest?.('[data-example]');
-    if (card) example = card.dataset.example;
-  }, true);
 
   // Gradio removes the focused button when a picture is chosen, taken or removed: keep the focus on the picture.
   const keepFocus = () => {
@@ -133,7 +63,6 @@
   };
 
   document.addEventListener('visibilitychange', () => { if (!document.hidden) poll(); });
-  scrollToAnswer();
   keepFocus();
   poll();
 }

@@ -1,4 +1,4 @@
-"""The queue position and the estimated wait, for a pending request and for the status line.
+"""The queue position and the estimated wait, for a pending request and for the status line: plain text.
 
 All figures are the engine's. Until it has measured a request, no time is shown.
 """
@@ -6,18 +6,17 @@ All figures are the engine's. Until it has measured a request, no time is shown.
 from __future__ import annotations
 
 import math
-from html import escape
 from typing import Final
 
-from page.words import Language, say, say_html
+from page.words import Language, say
 from service.contract.request import QueueEstimate
 from service.contract.status import Activity
 
 MIN_LATE_SECONDS: Final = 2.0
 
 
-def card(queue_estimate: QueueEstimate | None, language: Language, *, limit: float) -> str:
-    """Return the HTML of a pending answer. ``queue_estimate`` is None while the request is being read;
+def estimate(queue_estimate: QueueEstimate | None, language: Language, *, limit: float) -> str:
+    """Return what is known of a pending answer. ``queue_estimate`` is None while the request is being read;
     ``limit`` is the time limit in seconds."""
     parts = []
     if queue_estimate is not None:
@@ -25,19 +24,19 @@ def card(queue_estimate: QueueEstimate | None, language: Language, *, limit: flo
             parts.append(_count("pending.ahead", queue_estimate.ahead, language))
         if queue_estimate.seconds is not None:
             parts.append(wait(min(queue_estimate.seconds, limit), language))
-    return _card(" · ".join(parts), language)
+    return " · ".join(parts)
 
 
 def late_after(queue_estimate: QueueEstimate | None) -> float | None:
-    """Return the seconds to wait between ``card`` and ``late``; None without an estimate."""
+    """Return the seconds to wait between ``estimate`` and ``late``; None without an estimate."""
     if queue_estimate is None or queue_estimate.seconds is None:
         return None
     return max(MIN_LATE_SECONDS, queue_estimate.seconds)
 
 
 def late(language: Language, *, limit: float) -> str:
-    """Return the HTML of a pending answer that takes longer than estimated."""
-    return _card(say(language, "pending.late", limit=f"{limit:g}"), language)
+    """Return what to say of an answer that takes longer than estimated."""
+    return say(language, "pending.late", limit=f"{limit:g}")
 
 
 def queue(activity: Activity, language: Language) -> str:
@@ -68,12 +67,3 @@ def wait(duration: float, language: Language) -> str:
 
 def _count(key: str, count: int, language: Language) -> str:
     return say(language, f"{key}.{'one' if count == 1 else 'many'}", count=count)
-
-
-def _card(text: str, language: Language) -> str:
-    paragraph = f"<p>{escape(text)}</p>" if text else ""
-    return (
-        '<section class="answer answer-pending" role="status"><div class="answer-head">'
-        '<span class="pending-dots" aria-hidden="true"><i></i><i></i><i></i></span>'
-        f"<div><h3>{say_html(language, 'pending.title')}</h3>{paragraph}</div></div></section>"
-    )

@@ -6,9 +6,11 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from page import banner, card, gradio_setup
+from page.batch.example import example_zip
+from page.batch.frame import EXAMPLE_PATH, STYLES
 from page.calls import CallValidator
 from page.gate import Gate, upload_bytes
 from page.login import Login
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
     from page.handlers import Application
 
 
+class Batches(Protocol):
+    """The part of ``batch.batches.Batches`` that the page uses."""
+
+    @property
+    def off(self) -> str | None: ...
+
+
 class PageSite:
     """The page of ``application``: Gradio behind the gate."""
 
@@ -43,13 +52,17 @@ class PageSite:
         settings: Settings,
         identity: Identity | None = None,
         login: Login | None = None,
+        batches: Batches | None = None,
     ) -> None:
         """``identity`` decides who may ask, by default everyone; with --page open it does not apply here.
-        ``login`` is the page's, if it has a password."""
+        ``login`` is the page's, if it has a password; ``batches`` are those of the API."""
         self._application = application
         self._login = login
         self._settings = settings
         self._callers = Callers(settings.trusted_proxies)
+        self._batches = batches
+        # The tab calls the API from the browser, which has no key.
+        self._batch_tab = settings.page != "open" or identity is None or not identity.required
         if identity is None or settings.page == "open":
             identity = Identity(callers=self._callers)
         self._identity = identity
@@ -137,13 +150,15 @@ class PageSite:
             limit=self._settings.timeout,
             card=model_card,
             operations=operations is not None,
+            batches=self._batch_tab,
             login=self._login is not None,
+            keys=self._settings.api_keys_file is not None,
             callers=self._callers,
             identity=self._identity,
         )
         gradio_setup.set_queue_limits(page, max_concurrent(self._settings.queue_size))
         app = FastAPI(openapi_url=None)
-        _add_routes(app, self._application, model_card)
+        _add_routes(app, self._application, model_card, self._batches)
         if operations is not None:
             operations.add_to(app)
         if self._login is not None:
@@ -163,7 +178,7 @@ class PageSite:
             favicon_path=str(layout.ASSETS / "favicon.svg"),
             i18n=page.i18n_instance,
             theme=layout.theme(),
-            css_paths=[layout.ASSETS / "page.css"],
+            css_paths=[layout.ASSETS / "page.css", STYLES],
             js=(layout.ASSETS / "page.js").read_text(encoding="utf-8"),
         )
         # Else Gradio caches, for all callers, the description with the first caller's address in it.
@@ -186,7 +201,9 @@ def _wait_for_answers(page: gr.Blocks) -> None:
         time.sleep(0.02)
 
 
-def _add_routes(app: FastAPI, application: Application, model_card: card.Card) -> None:
+def _add_routes(
+    app: FastAPI, application: Application, model_card: card.Card, batches: Batches | None
+) -> None:
     from starlette.responses import FileResponse, JSONResponse, Response
 
     async def status(request: Request) -> Response:
@@ -197,6 +214,7 @@ def _add_routes(app: FastAPI, application: Application, model_card: card.Card) -
             "queue": snapshot.activity.depth > 0,
             "html": banner.render(snapshot, language),
             "lost": banner.lost(language),
+            "batches_off": None if batches is None else batches.off,
         }
         return JSONResponse(content, headers={"cache-control": "no-store"})
 
@@ -206,5 +224,13 @@ def _add_routes(app: FastAPI, application: Application, model_card: card.Card) -
             return Response(status_code=404)
         return FileResponse(model_card.examples[index].image, headers={"cache-control": "max-age=3600"})
 
+    def example_list(request: Request) -> Response:
+        try:
+            content = example_zip(model_card.examples)
+        except OSError:
+            return Response(status_code=404)
+        return Response(content, media_type="application/zip")
+
     app.add_route("/status", status)
+    app.add_route(f"/{EXAMPLE_PATH}", example_list)
     app.add_route("/example/{index:int}", example)

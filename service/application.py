@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,7 @@ from service.intake.prepare import Intake, raw_pair, size_in
 from service.lifecycle import RESTARTING, Supervisor
 from service.operations import Operations
 from service.settings import Settings
+from service.telemetry.batch_gauges import Figures
 from service.telemetry.http_metrics import HttpMetrics
 from service.telemetry.metrics import Metrics
 from service.telemetry.reporter import Reporter
@@ -148,7 +149,13 @@ class Application:
             began = time.monotonic()
             wanted = _whole(futures)
             prepared = self._intake.prepare(
-                image, hypotheses, premise, deadline=deadline, caller=caller, wanted=wanted
+                image,
+                hypotheses,
+                premise,
+                deadline=deadline,
+                caller=caller,
+                wanted=wanted,
+                any_language=source == "probe",
             )
             if wanted.cancelled():
                 raise Abandoned
@@ -191,6 +198,15 @@ class Application:
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return self._metrics.exposition()
+
+    def watch_batches(self, figures: Callable[[], Figures]) -> None:
+        """Show ``figures`` of served batches in the metrics."""
+        self._metrics.watch_batches(figures)
+
+    def thumbnail(self, image: bytes, most: int, *, deadline: float, caller: str) -> bytes:
+        """Return a JPEG of a picture file with ``most`` pixels on its longer side, read by ``deadline``
+        (monotonic seconds). Raises InputError and what Readers.read raises."""
+        return self._intake.thumbnail(image, most, deadline=deadline, caller=caller)
 
     def _check_count(self, hypotheses: Sequence[str | None], source: Source) -> None:
         places = MAX_TEXTS if source == "batch" else places_per_caller(self._settings.queue_size)

@@ -14,7 +14,7 @@ from service.api_keys import ApiKeys
 from service.application import PROBE_PICTURE, PROBE_TEXT, Application
 from service.contract.events import Events
 from service.contract.protocols import Listed, Model, MultiDevice
-from service.contract.request import Pair
+from service.contract.request import Pair, Verdict
 from service.contract.status import DeviceState, Snapshot, Status
 from service.health.memory_limit import MemoryLimit
 from service.health.prober import Prober
@@ -89,6 +89,7 @@ def build(
         on_success=supervisor.inference_succeeded,
         on_fatal=supervisor.restart_needed,
         on_hung=supervisor.hung,
+        verdict_of=lambda scores, **known: Verdict.of(scores, calibration=status.calibration, **known),
     )
     reporter = Reporter(status, sampler, settings.evidence_ttl)
     operations = Operations(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final, Protocol
 
@@ -40,11 +40,25 @@ class Site(Protocol):
         """Release everything. Called after the server has stopped, also when the start failed."""
 
 
+class Worker(Protocol):
+    """A thread behind the sites."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class Front:
     """Serves ``sites`` from a thread on ``listener``, which it owns.
 
     ``sites`` maps path prefixes to sites; the one under "" gets all other paths. ``root_path`` is the path
-    prefix that a proxy adds.
+    prefix that a proxy adds. ``workers`` are started before the sites and stopped before the application.
     """
 
     def __init__(
@@ -54,7 +68,9 @@ class Front:
         connections: Connections,
         *,
         root_path: str = "",
+        workers: Sequence[Worker] = (),
     ) -> None:
+        self.workers = workers
         self._sites = list(dict.fromkeys(sites.values()))
         self._site_of = sites
         self._listener = listener
@@ -79,10 +95,17 @@ class Front:
         """Make the applications and serve them; return once they answer. Raises RuntimeError after
         START_SECONDS."""
         redirect_server_log()
+        for worker in self.workers:
+            worker.start()
         apps = {site: site.start(self.port) for site in self._sites}
         self._serve(_Router({prefix: apps[site] for prefix, site in self._site_of.items()}, self._root_path))
         for site in self._sites:
             self._cleanup.callback(site.drain)
+
+    def stop_workers(self) -> None:
+        """Stop the workers. The sites are served on."""
+        for worker in self.workers:
+            worker.stop()
 
     def stop(self) -> None:
         """Deliver finished answers, close the connections, stop the thread. Takes a few seconds at most."""

@@ -42,6 +42,16 @@ RESTARTED: Final = "OFA_RESTARTED"
 log = logging.getLogger(__name__)
 
 
+class Worker(Protocol):
+    """A thread behind that server."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+
 class Front(Protocol):
     """A server beside the health API: the page and the API for programs."""
 
@@ -51,7 +61,12 @@ class Front(Protocol):
     @property
     def alive(self) -> bool: ...
 
+    @property
+    def workers(self) -> Sequence[Worker]: ...
+
     def start(self) -> None: ...
+
+    def stop_workers(self) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -167,7 +182,7 @@ def _serve(
     front = make_front(application, settings, public, for_page) if make_front is not None else None
     watched: dict[str, _Alive] = {"guardian-channel": channel, "health": sidecar}
     if front is not None:
-        watched["front"] = front
+        watched |= {"front": front, **{worker.name: worker for worker in front.workers}}
     code, reason = 0, None
     try:
         heartbeat.remove()
@@ -193,6 +208,8 @@ def _serve(
         code, reason = ExitCode.LOAD_FAILED, "the service could not be started"
     # The page stops after the application, as it carries the last answers out; health answers to the end.
     systemd.stop()
+    if front is not None:
+        front.stop_workers()
     supervisor.stop(settings.stop_grace, code=code, reason=reason)
     if front is not None:
         front.stop()

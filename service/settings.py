@@ -133,6 +133,9 @@ class Settings:
         None, FILE, "file whose first line is the password of the page; unset asks for none"
     )
     run_dir: Path = _option(ROOT, FOLDER, "directory of logs and run-time files")
+    instance: int = _option(
+        0, integer(0, 255), "number of this instance among several, with which the ids of its batches begin"
+    )
     timeout: float = _option(15.0, seconds(0.01, 3600), "time limit of a request, from its arrival")
     cancel_grace: float = _option(
         5.0,
@@ -156,6 +159,11 @@ class Settings:
     max_bytes: int = _option(33_554_432, integer(1, 1_073_741_824, "bytes"), "largest accepted picture file")
     max_chars: int = _option(
         1000, integer(1, 100_000, "characters"), "longest accepted text; the model reads fewer characters"
+    )
+    language: str = _option(
+        "auto",
+        choice("auto", "any"),
+        "auto refuses texts mostly in a script that the model's language does not use; any accepts all",
     )
     probe_interval: float = _option(
         60.0, seconds(0.05, 86400), "a probe runs when evidence is older than this", env="PROBE_INTERVAL"

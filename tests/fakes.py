@@ -63,6 +63,7 @@ class FakePredictor:
         self.device = "cpu"
         self.dtype = "fp32"
         self.takes_premise: bool | None = None
+        self.language: str | None = "en"
         self.loaded_from: Path | None = None
 
     def load(self, folder: Path) -> None:

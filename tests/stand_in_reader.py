@@ -60,4 +60,4 @@ def main() -> None:
         while not Path(told["until"]).exists():
             time.sleep(0.002)
         pixels = bytes(3 * job["side"] ** 2)
-        channel.send({"size": [3, 2], "bytes": len(pixels)}, pixels)
+        channel.send({"size": [3, 2], "upright": [3, 2], "bytes": len(pixels)}, pixels)

@@ -69,7 +69,7 @@ def test_a_python_file_has_a_docstring_and_a_readable_length(path: Path) -> None
     assert lines <= LONGEST_FILE, f"{path} has {lines} lines"
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-modelscope.txt"])
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_every_requirement_is_pinned_and_has_its_reason(name: str) -> None:
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     for above, line in zip(["", *lines], lines, strict=False):
@@ -89,8 +89,9 @@ def test_the_default_install_lacks_the_model_zoo() -> None:
 def test_installed_versions_are_the_pinned_ones() -> None:
     pinned = dict(
         line.split("==")
-        for name in ("constraints.txt", "requirements.txt", "requirements-dev.txt")
-        for line in (ROOT / name).read_text().splitlines()
+        for path in (ROOT / "constraints.txt", *ROOT.glob("requirements*.txt"))
+        if path.name != "requirements-modelscope.txt"  # of another environment
+        for line in path.read_text().splitlines()
         if "==" in line and not line.startswith("#")
     )
     here = {d.name.lower().replace("_", "-"): d.version.partition("+")[0] for d in distributions()}
@@ -154,7 +155,10 @@ def _anchors(document: Path) -> list[str]:
 
 def test_troubleshooting_explains_every_event_in_the_logs() -> None:
     explained = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    sources = [(ROOT / path).read_text(encoding="utf-8") for path in tracked("service/*.py", "page/*.py")]
+    sources = [
+        (ROOT / path).read_text(encoding="utf-8")
+        for path in tracked("batch/*.py", "service/*.py", "page/*.py")
+    ]
     events = {event for source in sources for event in re.findall(r'"([A-Z][A-Z_]{3,})(?: \||%s)', source)}
     assert {event for event in events if f"`{event}" not in explained} == set()
 

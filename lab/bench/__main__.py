@@ -27,6 +27,7 @@ from lab.bench.agreement import agreement
 from lab.bench.background import background
 from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
+from lab.bench.lists import batch
 from lab.bench.load import batches, load
 from lab.bench.machine import describe
 from lab.bench.margin import margin
@@ -54,6 +55,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "polling": polling,
     "reading": reading,
     "overhead": overhead,
+    "batch": batch,
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,

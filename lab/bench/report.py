@@ -272,6 +272,18 @@ def _overhead(section: Section) -> list[str]:
     return [f"### A call of the API ({section['picture']})", "", *_sides("called by", section), "", cost]
 
 
+def _batch(section: Section) -> list[str]:
+    rows = [
+        (name, one["run_per_second"], one["alone_per_second"], f"{one['share']:.1%}", one["largest_batch"])
+        for name, one in section["lists"].items()
+    ]
+    title = (
+        f"### A list of {section['rows']} rows, {section['sentences_per_picture']} about each picture (demo)"
+    )
+    head = ("pictures", "local run, rows a second", "model alone", "share", "largest batch")
+    return [title, "", *table(head, rows)]
+
+
 def _sides(what: str, section: Section) -> list[str]:
     rows = [
         (name, f"{1000 * one['p50']:.2f} ms", f"{1000 * one['p95']:.2f} ms", one["runs"])
@@ -349,6 +361,7 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "polling": _polling,
     "reading": _reading,
     "overhead": _overhead,
+    "batch": _batch,
     "agreement": _agreement,
     "margin": _margin,
     "ablation": _ablation,

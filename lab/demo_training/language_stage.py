@@ -106,6 +106,7 @@ class Trainer:
         self.mean = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
         self.step, self.spent, self.stage, self.stage_step = 0, 0.0, 0, 0
+        self.most_rate = RATE
         self.accuracy: dict[str, float] = {}
         self._recent: list[tuple[float, float]] = []
         self.mark = time.monotonic()
@@ -117,7 +118,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.mean = state["mean"]
+        self.mean, self.most_rate = state["mean"], state.get("rate", RATE)
         self.step, self.spent, self.stage = state["step"], state["spent"], state["stage"]
         self.stage_step, self.accuracy = state["stage_step"], state["accuracy"]
 
@@ -129,6 +130,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "mean": self.mean,
                 "step": self.step,
+                "rate": self.most_rate,
                 "spent": self.spent,
                 "stage": self.stage,
                 "stage_step": self.stage_step,
@@ -239,7 +241,8 @@ class Trainer:
 
     def rate(self, progress: float) -> float:
         """Return the learning rate: warm-up, constant, and a decay to 1/50 in the last stage."""
-        return RATE * min(1.0, (self.step + 1) / 150) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * progress))
+        return self.most_rate * min(1.0, (self.step + 1) / 150) * fall
 
     def _log(self, stage: Stage, loss: float, accuracy: float) -> None:
         now = time.monotonic()

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lab.demo_training.render import render
-from lab.demo_training.world import Scene, scenes
+from lab.demo_training.world import PRIMARY, WIDE, Scene, scenes
 
 SIDE = 128
 SHARD = 2000
@@ -25,9 +25,11 @@ def as_seen(picture: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _render_shard(folder: Path, seed: int, index: int) -> None:
-    stream = scenes(seed * 100_003 + index, COUNTS)
+    """Write one shard; those with odd numbers have wider styles."""
+    wide = index % 2 == 1
+    stream = scenes(seed * 100_003 + index, COUNTS, WIDE if wide else PRIMARY)
     drawn = [next(stream) for _ in range(SHARD)]
-    pixels = np.stack([as_seen(render(scene)) for scene in drawn])
+    pixels = np.stack([as_seen(render(scene, wide)) for scene in drawn])
     with (folder / f"{index:04d}.pickle").open("wb") as file:
         pickle.dump(drawn, file)
     partial = folder / f"{index:04d}.partial.npy"

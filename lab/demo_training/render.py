@@ -23,14 +23,24 @@ SHADES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, f
     "black": ((0, 360), (0.0, 0.3), (0.0, 0.10)),
     "white": ((0, 360), (0.0, 0.03), (0.95, 1.0)),
 }
+# Wider ranges, for training only: firebrick, navy and sky blue, gold, Tableau's muted purple.
+WIDE_SHADES = SHADES | {
+    "red": ((-14, 9), (0.75, 1.0), (0.66, 1.0)),
+    "orange": ((22, 40), (0.80, 1.0), (0.86, 1.0)),
+    "yellow": ((49, 62), (0.62, 1.0), (0.82, 1.0)),
+    "green": ((88, 152), (0.60, 1.0), (0.38, 1.0)),
+    "blue": ((203, 246), (0.60, 1.0), (0.46, 1.0)),
+    "purple": ((264, 304), (0.44, 1.0), (0.40, 0.95)),
+    "white": ((0, 360), (0.0, 0.05), (0.92, 1.0)),
+}
 _SHARP_BELOW = 700  # pixels; larger pictures need no supersampling, since they are downscaled
 
 RGB = tuple[int, int, int]
 
 
-def shade(rng: random.Random, colour: str) -> RGB:
+def shade(rng: random.Random, colour: str, wide: bool = False) -> RGB:
     """Return a random shade of this colour name; one in four is the most saturated."""
-    hue, saturation, value = SHADES[colour]
+    hue, saturation, value = (WIDE_SHADES if wide else SHADES)[colour]
     if rng.random() < 0.25 and colour not in ("black", "white"):
         red, green, blue = colorsys.hsv_to_rgb(sum(hue) / 2 % 360 / 360, saturation[1], value[1])
     else:
@@ -100,30 +110,36 @@ def _outline_colour(rng: random.Random, colour: RGB) -> RGB:
     return (60, 60, 60)
 
 
-def _draw(canvas: Image.Image, thing: Thing, rng: random.Random, scale: int, mean: float) -> None:
+def _draw(canvas: Image.Image, thing: Thing, rng: random.Random, scale: int, mean: float, wide: bool) -> None:
     radius = thing.diameter * mean / 2 * scale
     centre_x, centre_y = thing.x * canvas.width, thing.y * canvas.height
     proportion = rng.uniform(*PROPORTIONS.get(thing.shape, (0.0, 0.0)))
     outline = outline_points(thing.shape, radius, thing.angle, proportion)
     points = [(centre_x + x, centre_y + y) for x, y in outline]
-    fill = shade(rng, thing.colour)
+    fill = shade(rng, thing.colour, wide)
     pen = ImageDraw.Draw(canvas)
     pen.polygon(points, fill=fill)
-    if rng.random() < 0.25:
-        width = max(1, round(radius * rng.uniform(0.04, 0.10)))
+    if rng.random() < (0.4 if wide else 0.25):
+        width = max(1, round(radius * rng.uniform(0.04, 0.16 if wide else 0.10)))
         pen.line([*points, points[0], points[1]], fill=_outline_colour(rng, fill), width=width, joint="curve")
 
 
-def render(scene: Scene) -> Image.Image:
-    """Return the scene's picture (RGB, scene.width x scene.height), deterministically."""
+def render(scene: Scene, wide: bool = False) -> Image.Image:
+    """Return the scene's picture (RGB, scene.width x scene.height), deterministically.
+
+    With `wide`, which only training uses, shades vary more, outlines are thicker and more frequent, and fewer
+    edges are anti-aliased.
+    """
     rng = random.Random(scene.seed)
     mean = math.sqrt(scene.width * scene.height)
-    scale = 2 if max(scene.width, scene.height) < _SHARP_BELOW and rng.random() < 0.85 else 1
+    scale = (
+        2 if max(scene.width, scene.height) < _SHARP_BELOW and rng.random() < (0.6 if wide else 0.85) else 1
+    )
     canvas = _background(rng, scene.width, scene.height, scene.backdrop)
     if scale > 1:
         canvas = canvas.resize((scene.width * scale, scene.height * scale), Image.Resampling.NEAREST)
     for thing in scene.things:
-        _draw(canvas, thing, rng, scale, mean)
+        _draw(canvas, thing, rng, scale, mean, wide)
     if scale > 1:
         canvas = canvas.resize((scene.width, scene.height), Image.Resampling.BOX)
     if rng.random() < 0.15:

@@ -22,7 +22,7 @@ from lab.demo_training import DEMO, parallel, vision_stage
 from lab.demo_training import folder as model_folder
 from lab.demo_training.curriculum import STAGES
 from lab.demo_training.head_start import start_from_vision, weigh_things
-from lab.demo_training.language_stage import Pictures, Trainer
+from lab.demo_training.language_stage import RATE, Pictures, Trainer
 from lab.demo_training.packed import blind_pictures
 from lab.demo_training.pictures import SHARD, render_all
 from ofa.checkpoint import load_weights
@@ -66,11 +66,12 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
     )
     tokenizer = Tokenizer.from_folder(DEMO)
     network = small_network(tokenizer)
-    if not (training / "language.pt").exists():
+    fresh = not (training / "language.pt").exists()
+    if fresh:
         start_from_vision(network, torch.load(training / "vision.pt", weights_only=True), tokenizer, SEED)
     pictures = Pictures(cache / "pictures", cache / "tokens.npy")
     trainer = Trainer(rank, network, tokenizer, pictures, training / "language.pt", SEED)
-    if trainer.step == 0:
+    if fresh:
         tokens = torch.from_numpy(pictures.tokens[:SAMPLE].astype(np.float32))
         marks = np.stack([vision_stage.targets(scene) for scene in pictures.scenes[:SAMPLE]])
         weigh_things(network, tokens, torch.from_numpy(marks[..., vision_stage.SHARE]))
@@ -78,7 +79,7 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
 
 
 def start_from_weights(training: Path, stage: str) -> None:
-    """Convert the committed weights into states from which the given stage continues."""
+    """Convert the committed weights into states from which the given stage continues, at a lower rate."""
     tokenizer = Tokenizer.from_folder(DEMO)
     whole, small = OFA(NetworkConfig.from_folder(DEMO)), small_network(tokenizer)
     load_weights(whole, DEMO)
@@ -92,6 +93,7 @@ def start_from_weights(training: Path, stage: str) -> None:
     mean = {name: parameter.detach().clone() for name, parameter in small.named_parameters()}
     frozen = ("encoder.embed_images.", "encoder.image_proj.")
     torch.save({"network": small.state_dict(), "step": 0, "spent": 0.0, "stage_step": 0, "accuracy": {},
+                "rate": 0.7 * RATE,
                 "mean": {name: value for name, value in mean.items() if not name.startswith(frozen)},
                 "stage": [one.name for one in STAGES].index(stage)}, training / "language.pt")  # fmt: skip
 

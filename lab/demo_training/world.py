@@ -1,8 +1,8 @@
 """The demo model's world: scenes of coloured shapes, and which statements about them are true.
 
-A `Scene` describes a picture; a renderer draws it (`render.py`, `second_renderer.py`), a grammar describes it
-(`sentences.py`). Coordinates are fractions of the picture (x from left to right, y from top to
-bottom), lengths are fractions of the picture's mean side sqrt(width * height).
+A `Scene` describes a picture; a renderer draws it (`render.py`, `second_renderer.py`, `third_renderer.py`),
+a grammar describes it (`sentences.py`). Coordinates are fractions of the picture (x from left to right, y
+from top to bottom), lengths are fractions of the picture's mean side sqrt(width * height).
 
 Definitions of what plain English leaves open:
 
@@ -109,7 +109,7 @@ def related(first: Thing, second: Thing, relation: str) -> bool | None:
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """Sampling ranges. Scenes for the second renderer use other sizes, places and picture formats."""
+    """Sampling ranges. Each renderer's scenes have their own sizes, places and picture formats."""
 
     small: tuple[float, float] = (0.11, 0.19)
     large: tuple[float, float] = (0.28, 0.42)
@@ -120,9 +120,19 @@ class SceneStyle:
     gap: float = 1.08
     snap: float = 0.0
     big_picture_share: float = 0.10
+    least_longest: float = 96.0  # pixels
+    crowded: float = 0.0  # share of pictures with the things near one point
 
 
 PRIMARY = SceneStyle()
+WIDE = SceneStyle(
+    small=(0.09, 0.195),
+    large=(0.275, 0.46),
+    gap=0.9,
+    big_picture_share=0.20,
+    least_longest=MIN_SIDE,
+    crowded=0.5,
+)
 SECOND = SceneStyle(
     small=(0.12, 0.185),
     large=(0.29, 0.38),
@@ -134,12 +144,22 @@ SECOND = SceneStyle(
     snap=0.05,
     big_picture_share=0.15,
 )
+THIRD = SceneStyle(
+    small=(0.10, 0.196),
+    large=(0.274, 0.44),
+    lone_large=(0.274, 0.66),
+    medium_share=0.08,
+    gap=0.92,
+    big_picture_share=0.25,
+    least_longest=MIN_SIDE,
+    crowded=0.5,
+)
 
 
 def picture_size(rng: random.Random, style: SceneStyle) -> tuple[int, int]:
     """Return width and height from 64 to 1600 pixels, at most 2.5:1, mostly small."""
     big = rng.random() < style.big_picture_share
-    longest = rng.uniform(320, MAX_SIDE) if big else rng.uniform(96, 320)
+    longest = rng.uniform(320, MAX_SIDE) if big else rng.uniform(style.least_longest, 320)
     aspect = 1.0 if rng.random() < 0.3 else math.exp(rng.uniform(0, math.log(MAX_ASPECT)))
     long_side, short_side = int(longest), max(MIN_SIDE, int(longest / aspect))
     return (long_side, short_side) if rng.random() < 0.5 else (short_side, long_side)
@@ -156,10 +176,15 @@ def _diameter(rng: random.Random, size: str, lone: bool, style: SceneStyle) -> f
 def _place(
     rng: random.Random, size: tuple[int, int], diameters: list[float], style: SceneStyle
 ) -> list[tuple[float, float]] | None:
-    """Return centres (fractions) without touching circumscribed circles, or None after too many tries."""
+    """Return centres (fractions), or None after too many tries.
+
+    The distance of two centres exceeds `style.gap` times the sum of the circumscribed circles' radii.
+    """
     width, height = size
     mean = math.sqrt(width * height)
     found: list[tuple[float, float, float]] = []
+    crowded = style.crowded > 0 and rng.random() < style.crowded
+    focus = (rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height) if crowded else None
     for diameter in sorted(diameters, reverse=True):
         radius = diameter * mean / 2
         left, top = radius + 1, radius + 1
@@ -167,6 +192,9 @@ def _place(
             return None
         for _ in range(40):
             x, y = rng.uniform(left, width - left), rng.uniform(top, height - top)
+            if focus:
+                x = min(max(rng.gauss(focus[0], 0.2 * width), left), width - left)
+                y = min(max(rng.gauss(focus[1], 0.2 * height), top), height - top)
             if style.snap:
                 x = min(max(round(x / width / style.snap) * style.snap * width, left), width - left)
                 y = min(max(round(y / height / style.snap) * style.snap * height, top), height - top)

@@ -66,6 +66,7 @@ class InputCode(StrEnum):
     NO_TEXT = "no_text"
     TOO_MANY_TEXTS = "too_many_texts"
     TEXT_TOO_LONG = "text_too_long"
+    LANGUAGE = "language"  # mostly in a script that the model's language does not use
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BYTES_TOO_LARGE = "image_bytes_too_large"
     IMAGE_TOO_LARGE = "image_too_large"
@@ -94,10 +95,70 @@ class ApiCode(StrEnum):
 
 
 class LineCode(StrEnum):
-    """Why a line of the command line's input is refused, beside an InputCode."""
+    """Why a row of a list, or a line of the command line's input, is refused, beside an InputCode."""
 
-    MALFORMED = "malformed"  # not a JSON object in UTF-8
+    MALFORMED = "malformed"  # not a JSON object in UTF-8, or quotes that do not match
     LINE_TOO_LONG = "line_too_long"
+    TOO_FEW_COLUMNS = "too_few_columns"
+    TOO_MANY_COLUMNS = "too_many_columns"
+
+
+class ListCode(StrEnum):
+    """Why a work list, or the archive around it, is refused as a whole."""
+
+    LIST_MISSING = "list_missing"  # no such file, or an archive or folder with neither list nor pairs
+    LIST_AMBIGUOUS = "list_ambiguous"  # an archive with several lists
+    LIST_EMPTY = "list_empty"
+    LIST_FORM = "list_form"  # not a form of list that is read
+    LIST_ENCODING = "list_encoding"
+    LIST_UNREADABLE = "list_unreadable"  # damaged
+    LIST_TOO_LARGE = "list_too_large"  # rows, cells or bytes
+    COLUMN_MISSING = "column_missing"
+    COLUMN_AMBIGUOUS = "column_ambiguous"
+    XLSX_NOT_INSTALLED = "xlsx_not_installed"
+    ARCHIVE_UNSAFE = "archive_unsafe"  # a name, link or archive inside that is not allowed
+    ARCHIVE_ENCRYPTED = "archive_encrypted"
+    ARCHIVE_TOO_LARGE = "archive_too_large"  # members or inflated bytes
+    ARCHIVE_UNREADABLE = "archive_unreadable"
+
+
+class BatchCode(StrEnum):
+    """Why the service does not take a batch, or does not return one, beside an ApiCode and a ListCode."""
+
+    BATCHES_OFF = "batches_off"  # no folder that can hold them
+    BATCH_LIMIT = "batch_limit"  # its caller has too many batches, or too many bytes of them
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    EXPIRED = "expired"
+
+
+class RowCode(StrEnum):
+    """Why a row of a served batch has no verdict, beside an InputCode and a LineCode."""
+
+    TIMEOUT = "timeout"  # twice
+    ERROR = "error"
+    CRASHED = "crashed"  # the process ended three times while it judged the row's picture
+
+
+class RunCode(StrEnum):
+    """Why a local run of a list does not start."""
+
+    OUTPUT_EXISTS = "output_exists"
+    OUTPUT_FORM = "output_form"
+    OUTPUT_UNWRITABLE = "output_unwritable"
+    RUN_IN_PROGRESS = "run_in_progress"  # another process writes the same output
+    LIST_CHANGED = "list_changed"
+    MODEL_CHANGED = "model_changed"
+    OPTIONS_CHANGED = "options_changed"
+    JOURNAL_UNREADABLE = "journal_unreadable"
+
+
+class CalibrationCode(StrEnum):
+    """Why a calibration file is ignored."""
+
+    UNREADABLE = "unreadable"
+    PERMISSIONS = "permissions"  # another user may have changed it
+    MALFORMED = "malformed"
+    OTHER_WEIGHTS = "other_weights"  # it was measured with other weights
 
 
 class RestartCause(StrEnum):

@@ -39,6 +39,10 @@ class Model(Predictor, Protocol):
     def takes_premise(self) -> bool | None:
         """Whether a premise is required (True), refused (False) or optional (None)."""
 
+    @property
+    def language(self) -> str | None:
+        """The language of its texts as ModelScope names it, such as ``en``; None if it is not known."""
+
     def side(self) -> int:
         """Return the width and height in pixels of the square picture it needs. Raises NotReady."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ofa.pair import Pair as Pair  # re-exported: the network's own question travels all the way
+from service.contract.calibration import Calibration, Decision
 from service.contract.correlation import Trace
 from service.contract.errors import NotFinite, ServiceError
 from service.contract.log_line import fields
@@ -93,6 +94,8 @@ class Verdict:
     ``reason`` and ``code`` are None exactly when the model decided; else ``code`` is the refusal behind
     ``reason: "busy"``, or repeats the reason. ``retry_after`` and ``duration`` are seconds. ``device`` and
     ``dtype`` are "" when nothing was computed. ``error`` is the cause of a missing verdict, if known.
+    ``calibrated`` scores and the ``decision`` on them are None without a calibration; label and scores do not
+    depend on it.
     """
 
     label: str
@@ -106,6 +109,8 @@ class Verdict:
     dtype: str = ""
     request_id: str = ""
     error: ServiceError | None = None
+    calibrated: Mapping[str, float] | None = None
+    decision: Decision | None = None
 
     @classmethod
     def of(
@@ -116,12 +121,17 @@ class Verdict:
         device: str,
         dtype: str = "",
         request_id: str = "",
+        calibration: Calibration | None = None,
     ) -> Verdict:
         """Return the model's verdict for probabilities keyed by LABELS. Raises NotFinite."""
         if not all(math.isfinite(scores[label]) for label in LABELS):
             raise NotFinite("The model returned scores that are not finite numbers.")
         label = max(LABELS, key=lambda name: scores[name])
         ordered = {name: float(scores[name]) for name in LABELS}
+        calibrated = decision = None
+        if calibration is not None:
+            calibrated = calibration.calibrated(ordered)
+            decision = calibration.decide(calibrated)
         return cls(
             label,
             ordered[label],
@@ -130,6 +140,8 @@ class Verdict:
             device=device,
             dtype=dtype,
             request_id=request_id,
+            calibrated=calibrated,
+            decision=decision,
         )
 
     @classmethod
@@ -157,10 +169,15 @@ class Verdict:
         )
 
     def as_dict(self) -> dict[str, object]:
-        """Return the public form: label, score, scores, reason, and ``code`` when there is no verdict."""
+        """Return the public form: label, score, scores, reason; ``code`` when there is no verdict;
+        ``calibrated`` and ``decision`` when there is a calibration."""
         scores = None if self.scores is None else dict(self.scores)
         answer = {"label": self.label, "score": self.score, "scores": scores, "reason": self.reason}
-        return answer if self.reason is None else {**answer, "code": self.code}
+        if self.reason is not None:
+            return {**answer, "code": self.code}
+        if self.calibrated is None:
+            return answer
+        return {**answer, "calibrated": dict(self.calibrated), "decision": self.decision}
 
 
 class VerdictFuture(Future[Verdict]):

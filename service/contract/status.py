@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from service.contract.causes import Refusal
+from service.contract.calibration import Calibration
+from service.contract.causes import CalibrationCode, Refusal
 
 
 class Phase(StrEnum):
@@ -91,6 +92,16 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationState:
+    """What became of the model's calibration file. ``code`` says why it is ignored; ``calibration`` is the
+    one in use."""
+
+    state: Literal["used", "ignored", "none"] = "none"
+    code: CalibrationCode | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """The reader processes. ``left`` of them are usable; ``stuck`` ones have survived SIGKILL."""
 
@@ -151,6 +162,7 @@ class Snapshot:
     reloads: int = 0
     fatal: int | None = None
     draining: bool = False
+    calibration: CalibrationState = CalibrationState()
     activity: Activity = Activity()
     evidence: Evidence = Evidence()
     reading: Reading = Reading()
@@ -210,6 +222,11 @@ class Status:
     @property
     def fatal(self) -> int | None:
         return self._snapshot.fatal
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in use."""
+        return self._snapshot.calibration.calibration
 
     def snapshot(self) -> Snapshot:
         """Return the state of this moment."""

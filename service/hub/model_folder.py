@@ -29,14 +29,19 @@ def select(has: Callable[[str], bool], folder: Path | None = None) -> tuple[list
     ``folder`` holds configuration.json and card.json once fetched: they name the answer file and the card's
     example pictures. Raises UnsupportedModel if configuration.json is not JSON.
     """
-    weights = next((name for name in WEIGHTS if has(name)), None)
-    needed = [*REQUIRED, weights or " or ".join(WEIGHTS)]
+    found = next((name for name in WEIGHTS if has(name)), None)
+    needed = [*REQUIRED, found or " or ".join(WEIGHTS)]
     extras = [CARD, *COMPANIONS]
     if folder is not None:
         needed += _answer_file(folder)
         extras += _card_pictures(folder)
     there = [name for name in dict.fromkeys([*needed, *extras]) if has(name)]
     return there, [name for name in needed if not has(name)]
+
+
+def weights(folder: Path) -> Path:
+    """Return the weights file that the loader takes; in a folder without one, the last name it tries."""
+    return next((path for path in map(folder.joinpath, WEIGHTS) if path.is_file()), folder / WEIGHTS[-1])
 
 
 def missing(folder: Path) -> list[str]:
@@ -72,8 +77,7 @@ def checked(folder: Path, name: str) -> Path:
 
 def _pointers(folder: Path) -> list[str]:
     """Files that are git-lfs pointers, as a clone without git-lfs leaves them."""
-    weights = [name for name in WEIGHTS if (folder / name).is_file()][:1]
-    return [name for name in (*REQUIRED, *weights) if _starts(folder / name, _POINTER)]
+    return [name for name in (*REQUIRED, weights(folder).name) if _starts(folder / name, _POINTER)]
 
 
 def _starts(path: Path, start: bytes) -> bool:

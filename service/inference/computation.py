@@ -24,7 +24,8 @@ class Computation:
     """What the engine thread does with a batch, with no lock held.
 
     ``measure`` is told how many requests were computed together in how many seconds, before any of them is
-    answered, or a caller that asks again would be counted twice.
+    answered, or a caller that asks again would be counted twice. ``verdict_of`` is ``Verdict.of``, with the
+    model's calibration.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Computation:
         measure: Callable[[int, float], None],
         on_success: Callable[[float], None],
         on_fatal: Callable[[ServiceError], None],
+        verdict_of: Callable[..., Verdict],
         clock: Callable[[], float],
     ) -> None:
         self._predictor = predictor
@@ -44,6 +46,7 @@ class Computation:
         self._measure = measure
         self._on_success = on_success
         self._on_fatal = on_fatal
+        self._verdict_of = verdict_of
         self._clock = clock
 
     def run(self, batch: Batch) -> None:
@@ -101,7 +104,7 @@ class Computation:
         for job, scores in zip(jobs, results, strict=True):
             age, name = job.request.age(self._clock()), job.request.id
             try:
-                verdict = Verdict.of(scores, duration=age, device=device, dtype=dtype, request_id=name)
+                verdict = self._verdict_of(scores, duration=age, device=device, dtype=dtype, request_id=name)
             except ServiceError as error:
                 self._fail([job], error)
                 continue

@@ -64,6 +64,7 @@ class Engine:
         on_success: Callable[[float], None] = lambda now: None,
         on_fatal: Callable[[ServiceError], None] = lambda error: None,
         on_hung: Callable[[Sequence[Request], float], None] = lambda requests, seconds: None,
+        verdict_of: Callable[..., Verdict] = Verdict.of,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictor = predictor
@@ -94,6 +95,7 @@ class Engine:
             measure=self._measure,
             on_success=on_success,
             on_fatal=on_fatal,
+            verdict_of=verdict_of,
             clock=clock,
         )
         self._timer = Timer(

@@ -26,6 +26,7 @@ from service.contract.status import Progress, Status
 from service.contract.times import LONGEST_PAUSE
 from service.hub.progress import Progress as HubProgress
 from service.hub.resolve import local_folder, shown_name
+from service.inference import calibrating
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -175,6 +176,8 @@ class Loader:
         except Exception as error:
             raise TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.") from error
         _log.info("MODEL_LOADED | DURATION=%.2fs | ATTEMPT=%d", time.monotonic() - began, attempt)
+        # After that line, so that the doctor takes the next one as the end of an ignored calibration.
+        self._status.update(calibration=calibrating.read(folder, self._listed, self._go_on))
 
     def _found_damaged(self, names: Sequence[str]) -> None:
         self._damaged = True

@@ -105,6 +105,11 @@ class NativePredictor:
         slots = copy[0].task.prompt_slots if copy is not None else None
         return None if slots is None else slots == 2
 
+    @property
+    def language(self) -> str | None:
+        copy = self._copies.get(self._device)
+        return copy[0].task.language if copy is not None else None
+
     def side(self) -> int:
         """The network's own input size, so that a picture is resized once and a waiting request holds less
         than a megabyte."""

@@ -6,6 +6,7 @@ converted in the caller's thread.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +35,11 @@ _REMEDIES: Final = {
 
 class Picture(NamedTuple):
     """``image`` is RGB, upright, and the square that the model sees; ``size`` is the original (width,
-    height)."""
+    height), ``upright`` the same after its orientation was applied."""
 
     image: Image.Image
     size: tuple[int, int]
+    upright: tuple[int, int]
 
 
 @contextmanager
@@ -66,7 +68,8 @@ def load(source: object, *, side: int, max_bytes: int, max_pixels: int) -> Pictu
         return converted(source, side=side, max_pixels=max_pixels)
     with opened(source, max_bytes) as file:
         header = picture.read(file.read(), max_pixels)
-        return Picture(picture.square(header.pixels(), side), header.size)
+        pixels = header.pixels()
+        return Picture(picture.square(pixels, side), header.size, pixels.size)
 
 
 def converted(image: Image.Image, *, side: int, max_pixels: int) -> Picture:
@@ -74,7 +77,17 @@ def converted(image: Image.Image, *, side: int, max_pixels: int) -> Picture:
     size = image.size
     with input_errors():
         picture.check_size(*size, max_pixels)
-        return Picture(picture.square(picture.of_image(image), side), size)
+        pixels = picture.of_image(image)
+        return Picture(picture.square(pixels, side), size, pixels.size)
+
+
+def thumbnail(read: Picture, most: int) -> bytes:
+    """Return a JPEG with the proportions of the original and ``most`` pixels on its longer side."""
+    longer = max(read.upright)
+    width, height = (max(1, round(most * side / longer)) for side in read.upright)
+    file = io.BytesIO()
+    read.image.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from service.intake import image as image_input
 from service.intake import text
 from service.intake.image import Picture
 from service.intake.readers import Readers
+from service.intake.text import Texts
 from service.settings import Settings
 
 _NO_PICTURE: Final = Image.new("RGB", (1, 1))
@@ -51,25 +52,45 @@ class Intake:
         deadline: float,
         caller: str,
         wanted: VerdictFuture,
+        any_language: bool = False,
     ) -> Prepared:
         """Prepare the input by ``deadline`` (monotonic seconds).
 
         ``caller`` identifies whose request it is, for the readers' limits; cancelling ``wanted`` stops the
-        decoding. Raises InputError, InvalidTexts, DeadlineExceeded, MemoryError, and what ``Readers.read``
-        raises.
+        decoding; ``any_language`` skips the check of the texts' scripts. Raises InputError, InvalidTexts,
+        DeadlineExceeded, MemoryError, and what ``Readers.read`` raises.
         """
-        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars)
-        self._check_premise(texts[0].premise)
-        picture = self._picture(image, deadline, caller, wanted)
+        texts = self.texts(hypotheses, premise, any_language=any_language)
+        picture = self.picture(image, deadline=deadline, caller=caller, wanted=wanted)
         pairs = [Pair(picture.image, one.hypothesis, one.premise) for one in texts]
         return Prepared(pairs, picture.size, [one.removed for one in texts])
+
+    def thumbnail(self, image: bytes, most: int, *, deadline: float, caller: str) -> bytes:
+        """Return a JPEG of a picture file with ``most`` pixels on its longer side. Raises InputError and what
+        ``Readers.read`` raises."""
+        with image_input.opened(image, self._settings.max_bytes) as file, image_input.input_errors():
+            read = self._readers.read(
+                file, side=most, max_pixels=self._settings.max_pixels, deadline=deadline, caller=caller
+            )
+        return image_input.thumbnail(read, most)
 
     @property
     def takes_premise(self) -> bool | None:
         """Whether the model requires (True), refuses (False) or allows a premise."""
         return self._model.takes_premise
 
-    def _picture(self, image: object, deadline: float, caller: str, wanted: VerdictFuture) -> Picture:
+    def texts(
+        self, hypotheses: Sequence[object], premise: object, *, any_language: bool = False
+    ) -> list[Texts]:
+        """Clean the texts. Raises InputError, InvalidTexts."""
+        checked = self._settings.language == "auto" and not any_language
+        language = self._model.language if checked else None
+        texts = text.prepare_all(hypotheses, premise, self._settings.max_chars, language)
+        self._check_premise(texts[0].premise)
+        return texts
+
+    def picture(self, image: object, *, deadline: float, caller: str, wanted: VerdictFuture) -> Picture:
+        """Convert the picture to the model's square. Raises as ``prepare`` does."""
         settings, side = self._settings, self._model.side()
         if isinstance(image, Image.Image):
             return image_input.converted(image, side=side, max_pixels=settings.max_pixels)

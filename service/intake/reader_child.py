@@ -90,8 +90,9 @@ def _read(channel: Channel, job: dict[str, Any], data: bytes) -> tuple[dict[str,
     if header.deep:
         import numpy  # noqa: F401  # before limiting the memory, since NumPy needs some
     _limit_memory(memory)
-    pixels = picture.square(header.pixels(), side).tobytes()
-    return {"size": header.size, "bytes": len(pixels)}, pixels
+    upright = header.pixels()
+    pixels = picture.square(upright, side).tobytes()
+    return {"size": header.size, "upright": upright.size, "bytes": len(pixels)}, pixels
 
 
 class Channel:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.contract.errors import InputError, InvalidTexts
+from service.intake.language import check
 
 ZERO_WIDTH: Final = frozenset("\u00ad\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff")
 KINDS: Final[Mapping[str, str]] = {
@@ -36,15 +37,17 @@ class Texts:
     removed: Mapping[str, int]
 
 
-def prepare(text: object, premise: object, max_chars: int) -> Texts:
-    """Clean both texts. A blank premise becomes None.
+def prepare(text: object, premise: object, max_chars: int, language: str | None) -> Texts:
+    """Clean both texts. A blank premise becomes None. ``language`` is the model's; None accepts any.
 
-    Raises InputError: ``no_text``, ``text_too_long``.
+    Raises InputError: ``no_text``, ``text_too_long``, ``language``.
     """
-    return prepare_all([text], premise, max_chars)[0]
+    return prepare_all([text], premise, max_chars, language)[0]
 
 
-def prepare_all(texts: Sequence[object], premise: object, max_chars: int) -> list[Texts]:
+def prepare_all(
+    texts: Sequence[object], premise: object, max_chars: int, language: str | None
+) -> list[Texts]:
     """Clean several texts with one premise.
 
     Raises InvalidTexts for all texts that cannot be judged, InputError for the premise.
@@ -53,13 +56,14 @@ def prepare_all(texts: Sequence[object], premise: object, max_chars: int) -> lis
     found: list[tuple[int, InputError]] = []
     for index, text in enumerate(texts):
         try:
-            prepared.append(_hypothesis(text, max_chars))
+            prepared.append(_hypothesis(text, max_chars, language))
         except InputError as error:
             found.append((index, error))
     if found:
         raise InvalidTexts(found)
     gone: Counter[str] = Counter()
     cleaned = _cleaned(premise, "The premise", max_chars, gone) or None
+    check(cleaned or "", language, "The premise")
     return [Texts(hypothesis, cleaned, dict(removed + gone)) for hypothesis, removed in prepared]
 
 
@@ -92,7 +96,7 @@ def _kind(char: str, category: str, marks: int) -> str | None:
     return KINDS.get(category) or ("marks" if marks > MAX_MARKS else None)
 
 
-def _hypothesis(text: object, max_chars: int) -> tuple[str, Counter[str]]:
+def _hypothesis(text: object, max_chars: int, language: str | None) -> tuple[str, Counter[str]]:
     removed: Counter[str] = Counter()
     hypothesis = _cleaned(text, "The text", max_chars, removed)
     if not hypothesis:
@@ -101,6 +105,7 @@ def _hypothesis(text: object, max_chars: int) -> tuple[str, Counter[str]]:
             code="no_text",
             remedy="Type what the picture might show, e.g. “there is a red circle”.",
         )
+    check(hypothesis, language, "The text")
     return hypothesis, removed
 
 

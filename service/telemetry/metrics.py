@@ -8,7 +8,7 @@ input errors and refused probes appear with their first event.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, Summary
@@ -26,6 +26,7 @@ from service.contract.errors import (
 )
 from service.contract.events import Listener, Stage
 from service.contract.request import Request, RequestTiming, Source, Verdict
+from service.telemetry.batch_gauges import BatchGauges, Figures
 from service.telemetry.gauges import GaugeInputs, Gauges
 from service.telemetry.http_metrics import HttpMetrics
 
@@ -45,6 +46,8 @@ class Metrics(Listener):
         self._make_request_metrics()
         self._make_model_metrics()
         self.http = HttpMetrics(self._registry)
+        self._batch_gauges = BatchGauges()
+        self._registry.register(self._batch_gauges)
         self._exposition = Summary(
             "ofa_exposition_duration_seconds",
             "Duration of a scrape; each is counted in the next.",
@@ -55,6 +58,10 @@ class Metrics(Listener):
     def set_inputs(self, inputs: GaugeInputs) -> None:
         """Set where each scrape reads the gauges. Called once, before the first scrape."""
         self._registry.register(Gauges(inputs))
+
+    def watch_batches(self, figures: Callable[[], Figures]) -> None:
+        """Read ``figures`` of served batches at each scrape."""
+        self._batch_gauges.read = figures
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

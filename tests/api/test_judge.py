@@ -7,20 +7,27 @@ import re
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.exposition import generate_latest
 
+from api.problems import TEXTS, of_input
 from service.callers import networks
-from service.contract.causes import InputCode, Refusal
+from service.contract.calibration import Calibration
+from service.contract.causes import CalibrationCode, InputCode, Refusal
 from service.contract.correlation import Trace, client_id_of
+from service.contract.errors import InputError
 from service.contract.request import Verdict
+from service.contract.status import CalibrationState
 from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, base, client, code, picture, serving
 from tests.applications import Build
 from tests.exposition import Scraped
 from tests.fakes import YES, FakePredictor, until
+from tests.heic import halves, heic
+from tests.web.application import READY, SCORES
 from tests.web.raw import request
 
 SECRET = "xylophonist"
@@ -64,6 +71,38 @@ def test_results_have_the_order_of_the_texts() -> None:
     with serving(ScriptedApplication({"second": no})) as front, client(front) as api:
         answer = api.post("/v1/judge", **form("first", "second", "third"))
     assert [one["label"] for one in answer.json()["results"]] == ["Yes", "No", "Yes"]
+
+
+def test_a_calibrated_result_keeps_its_raw_scores() -> None:
+    calibration = Calibration(2.0, 0.9, 0.6, "0" * 64)
+    verdict = Verdict.of(SCORES, duration=0.1, device="cpu", calibration=calibration)
+    with serving(ScriptedApplication({"a circle": verdict})) as front, client(front) as api:
+        calibrated, plain = api.post("/v1/judge", **form("a circle", "a square")).json()["results"]
+    assert calibrated == plain | {"calibrated": calibration.calibrated(SCORES), "decision": "review"}
+    assert plain.keys() == {"label", "score", "scores", "reason"}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (CalibrationState(), {"state": "none"}),
+        (
+            CalibrationState("ignored", CalibrationCode.OTHER_WEIGHTS),
+            {"state": "ignored", "code": "other_weights"},
+        ),
+        (
+            CalibrationState("used", calibration=Calibration(2.0, 0.9, 0.6, "0" * 64)),
+            {"state": "used", "temperature": 2.0, "accept": 0.9, "review": 0.6},
+        ),
+    ],
+    ids=["none", "ignored", "used"],
+)
+def test_the_model_says_what_became_of_its_calibration(
+    state: CalibrationState, expected: dict[str, object]
+) -> None:
+    snapshot = replace(READY, calibration=state)
+    with serving(ScriptedApplication(snapshot=snapshot)) as front, client(front) as api:
+        assert api.get("/v1/model").json()["calibration"] == expected
 
 
 def test_the_time_of_each_stage_is_sent(api: httpx.Client) -> None:
@@ -147,8 +186,23 @@ def test_real_intake_and_engine_judge_a_call_in_one_batch(make: Build) -> None:
             {"index": 1, "code": "no_text"},
             {"index": 2, "code": "text_too_long"},
         ]
+        foreign = api.post("/v1/judge", **form("a dog", "一只狗", "собака", "the word “狗”"))
+        assert code(foreign) == (422, "language")
+        assert [one["index"] for one in foreign.json()["errors"]] == [1, 2]
+        assert code(api.post("/v1/judge", **form("a dog", premise="一只狗"))) == (422, "language")
+        assert api.post("/v1/judge", **form("a dog", image=heic(halves()))).status_code == 200
+        assert code(api.post("/v1/judge", **form("a", image=heic(halves())[:90]))) == (422, "image_truncated")
         assert code(api.post("/v1/judge", **form("a", image=b"nothing"))) == (422, "not_an_image")
         assert code(api.post("/v1/judge", **form("a", image=PICTURE[:60]))) == (422, "image_truncated")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_server_without_heic_support_says_so(language: str) -> None:
+    error = InputError("…", code=InputCode.IMAGE_UNSUPPORTED, missing_heic=1)
+    problem = of_input(error)
+    assert (problem.status, problem.code) == (422, "image_unsupported")
+    assert problem.text == "image_unsupported.heic"
+    assert TEXTS[language][problem.text] != TEXTS[language][problem.code]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

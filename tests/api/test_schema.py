@@ -63,7 +63,9 @@ def test_every_code_has_its_status_and_meaning_in_the_document() -> None:
 def table() -> Iterator[tuple[str, set[str]]]:
     """Yield the rows of the table of endpoints in docs/api.md."""
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    for endpoint, codes in re.findall(r"^\| `((?:GET|POST) /v\S+)` \|[^|]*\| (.*) \|$", text, re.MULTILINE):
+    for endpoint, codes in re.findall(
+        r"^\| `((?:GET|POST|DELETE) /v\S+)` \|[^|]*\| (.*) \|$", text, re.MULTILINE
+    ):
         yield endpoint, set(re.findall(r"`(\w+)`", codes))
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from service.contract.calibration import Calibration
 from service.contract.causes import Refusal
 from service.contract.request import Verdict
-from service.contract.status import Activity, Phase
+from service.contract.status import Activity, CalibrationState, Phase
 from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, client, code, picture, serving
-from tests.web.application import READY
+from tests.web.application import READY, SCORES
 
 INFER = "/v2/models/demo/infer"
 OTHER = picture(size=(8, 8))
@@ -134,6 +135,35 @@ def test_outputs_are_raw_where_they_are_asked_for(api: httpx.Client, whole: bool
     assert struct.unpack("<3f", data["scores"]) == pytest.approx((0.9, 0.06, 0.04))
 
 
+def test_a_calibrated_model_has_two_more_outputs() -> None:
+    calibration = Calibration(2.0, 0.9, 0.6, "0" * 64)
+    snapshot = replace(READY, calibration=CalibrationState("used", calibration=calibration))
+    verdict = Verdict.of(SCORES, duration=0.1, device="cpu", calibration=calibration)
+    content: dict[str, Any] = {"inputs": [tensor("image", ENCODED), tensor("text", "a")]}
+    with serving(ScriptedApplication({"a": verdict}, snapshot)) as front, client(front) as api:
+        about = api.get("/v2/models/demo").json()["outputs"]
+        outputs = api.post(INFER, json=content).json()["outputs"]
+        one = api.post(INFER, json=content | {"outputs": [{"name": "decision"}]}).json()["outputs"]
+    assert [one["name"] for one in about] == ["label", "scores", "calibrated", "decision"]
+    assert [one["name"] for one in outputs] == ["label", "scores", "calibrated", "decision"]
+    assert [(one["datatype"], one["shape"]) for one in outputs[2:]] == [("FP32", [1, 3]), ("BYTES", [1])]
+    assert outputs[2]["data"] == list(calibration.calibrated(SCORES).values())
+    assert one == outputs[3:]
+    assert one[0]["data"] == ["review"]
+
+
+def test_without_a_calibration_its_outputs_are_unknown_and_left_out(api: httpx.Client) -> None:
+    content: dict[str, Any] = {"inputs": [tensor("image", ENCODED), tensor("text", "a")]}
+    wanted = content | {"outputs": [{"name": "decision"}]}
+    assert code(api.post(INFER, json=wanted)) == (422, "invalid_field")
+    # The model was reloaded without its calibration while it computed.
+    state = CalibrationState("used", calibration=Calibration(2.0, 0.9, 0.6, "0" * 64))
+    scripted = ScriptedApplication(snapshot=replace(READY, calibration=state))
+    with serving(scripted) as front, client(front) as calibrated:
+        outputs = calibrated.post(INFER, json=content).json()["outputs"]
+    assert [each["name"] for each in outputs] == ["label", "scores"]
+
+
 def test_one_output_may_be_asked_for_in_json(api: httpx.Client) -> None:
     more = {"parameters": {"binary_data_output": True}}
     outputs = [{"name": "label", "parameters": {"binary_data": False}}]
@@ -225,3 +255,14 @@ def test_the_pictures_that_cannot_be_judged_are_listed(make: Any) -> None:
         {"index": 1, "code": "not_an_image"},
         {"index": 2, "code": "image_truncated"},
     ]
+
+
+def test_a_text_in_another_language_is_refused(make: Any) -> None:
+    application = make()
+    application.supervisor.load()
+    name = application.snapshot().model
+    sent = raw(("image", packed(PICTURE), 1), ("text", packed(b"a dog", "一只狗".encode()), 2))
+    with serving(application) as front, client(front) as api:
+        answer = api.post(f"/v2/models/{name}/infer", **sent)
+    assert code(answer) == (422, "language")
+    assert answer.json()["errors"] == [{"index": 1, "code": "language"}]

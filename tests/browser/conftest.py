@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +28,7 @@ ARGUMENTS = [
 ]
 #: The page's texts are Chinese in other tests too; these repeat a behaviour.
 LOCALES = [("en-US", "en"), pytest.param("zh-CN", "zh", marks=pytest.mark.long)]
+QUESTION = "#answer [data-question]"
 PATIENCE = 240_000.0  # milliseconds; a bound for a broken run on a busy machine, never a measurement
 expect.set_options(timeout=PATIENCE)
 
@@ -74,24 +75,35 @@ class Visit:
         self.page.fill("#hypothesis textarea", sentence)
 
     def judge(self) -> str:
-        """Press the button and return the answer's text; the page must not show one yet."""
+        """Press the button and return the answer's text."""
+        before = self.questions()
         self.page.click("#judge")
-        return self.answer()
+        return self.answer(before)
 
-    def answer(self) -> str:
-        """Wait for the answer and return its text."""
-        answer = self.page.locator("#answer .answer:not(.answer-empty, .answer-pending)")
-        answer.wait_for()
-        return answer.inner_text()
+    def questions(self) -> list[str]:
+        """Return the ids of the questions shown, newest first."""
+        return self.page.locator(QUESTION).evaluate_all("all => all.map(one => one.dataset.question)")
+
+    def answer(self, before: Sequence[str] = ()) -> str:
+        """Wait for the answer to a question other than those of ``before`` and return its text, without the
+        question."""
+        known = "".join(f":not([data-question='{one}'])" for one in before)
+        answer = self.page.locator(f"{QUESTION}:not(.answer-pending){known}").first
+        return answer.locator(".answer-body").inner_text()
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Return a function that opens the page with the given locale and screen."""
+    """Return a function that opens the page with the given locale and screen; ``script`` runs before it."""
     contexts: list[BrowserContext] = []
 
     def open_page(
-        base: str, locale: str = "en-US", width: int = 1280, scheme: str = "light", height: int = 900
+        base: str,
+        locale: str = "en-US",
+        width: int = 1280,
+        scheme: str = "light",
+        height: int = 900,
+        script: str = "",
     ) -> Visit:
         context = browser.new_context(
             locale=locale,
@@ -100,6 +112,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
             permissions=["camera", "clipboard-read", "clipboard-write"],
         )
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(script)
         contexts.append(context)
         return Visit(context, base).open()
 

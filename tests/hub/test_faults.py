@@ -276,3 +276,13 @@ def test_a_read_only_cache_is_a_permanent_error(hub: Hub, tmp_path: Path) -> Non
             resolve(MODEL, cache_dir=disk, endpoint=hub.endpoint)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_calibration_in_the_folder_survives_fetching_a_damaged_file_again(hub: Hub, cache: Path) -> None:
+    folder = resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint)
+    (folder / "calibration.json").write_text("{}")
+    (folder / WEIGHTS).write_bytes(b"damaged")
+    hub.sent.clear()
+    assert resolve(MODEL, cache_dir=cache, endpoint=hub.endpoint) == folder
+    assert hub.sent[WEIGHTS] > 0
+    assert (folder / "calibration.json").read_text() == "{}"

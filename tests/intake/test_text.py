@@ -54,24 +54,24 @@ def test_clean_text_survives_a_second_cleaning_and_can_be_encoded() -> None:
 
 
 def test_both_texts_are_counted_together_and_a_blank_premise_is_none() -> None:
-    texts = prepare("a\u200b", " \u200b\t", 100)
+    texts = prepare("a\u200b", " \u200b\t", 100, "en")
     assert (texts.hypothesis, texts.premise, texts.removed) == ("a", None, {"zero_width": 2})
-    assert prepare("a", " men ", 100).premise == "men"
+    assert prepare("a", " men ", 100, "en").premise == "men"
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n", "\u200b\ufeff", "\ud800", 7, ["a"]])
 def test_no_readable_text_is_refused(text: object) -> None:
     with pytest.raises(InputError) as caught:
-        prepare(text, None, 100)
+        prepare(text, None, 100, "en")
     assert caught.value.code == "no_text"
     assert caught.value.remedy
 
 
 def test_a_long_text_is_refused_with_the_limit_and_without_the_text() -> None:
-    assert prepare("x" * 100, "y" * 100, 100).premise == "y" * 100
+    assert prepare("x" * 100, "y" * 100, 100, "en").premise == "y" * 100
     for text, premise in [("x" * 101, None), ("x", "y" * 101)]:
         with pytest.raises(InputError) as caught:
-            prepare(text, premise, 100)
+            prepare(text, premise, 100, "en")
         assert caught.value.code == "text_too_long"
         assert caught.value.facts == {"length": 101, "limit": 100}
         assert "101" in caught.value.message

@@ -140,6 +140,36 @@ def test_a_premise_the_model_cannot_take_is_refused_and_one_it_needs_is_asked_fo
     assert application.submit(PICTURE, "a", "men").result(PATIENCE).label == "Yes"
 
 
+@pytest.mark.parametrize(
+    ("language", "setting", "codes"),
+    [
+        ("en", "auto", [None, "language"]),
+        ("zh", "auto", ["language", None]),
+        ("xx", "auto", [None, None]),
+        (None, "auto", [None, None]),
+        ("en", "any", [None, None]),
+    ],
+)
+def test_texts_are_held_to_the_language_of_the_model(
+    make: Build, language: str | None, setting: str, codes: list[str | None]
+) -> None:
+    model = FakePredictor()
+    model.language = language
+    application = make(model, language=setting)
+    application.supervisor.load()
+
+    def code(text: str, premise: str | None) -> str | None:
+        try:
+            return application.submit(PICTURE, text, premise).result(PATIENCE).reason
+        except InputError as error:
+            return error.code
+
+    for premise in (None, "42"):
+        assert [code("a red circle", premise), code("一个红色的圆", premise)] == codes
+    assert [code("42", "a red circle"), code("42", "一个红色的圆")] == codes
+    until(lambda: application.report().healthy)  # by the probe, whatever the model's language
+
+
 def test_a_model_of_two_texts_is_probed_with_two(make: Build) -> None:
     model = FakePredictor()
     model.takes_premise = True

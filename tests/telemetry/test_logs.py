@@ -25,7 +25,8 @@ from service.contract.errors import (
 )
 from service.contract.log_line import join
 from service.contract.request import Pair, Request, RequestTiming, Verdict
-from service.telemetry.logs import LineFormatter, flush, one_line
+from service.settings import ROOT
+from service.telemetry.logs import LOGGERS, LineFormatter, flush, one_line
 from service.telemetry.request_log import LOG_SECONDS, RequestLog
 from tests.fakes import YES, Clock
 from tests.written_logs import OpenLogs, lines
@@ -251,6 +252,11 @@ def test_our_other_modules_write_to_the_same_file(open_logs: OpenLogs, tmp_path:
     logging.getLogger("service.hub.resolve").info("from the hub")
     logging.getLogger("web_app").warning("from the page")
     assert [line.split(" | ")[2] for line in lines(tmp_path)] == ["from the hub", "from the page"]
+
+
+def test_every_package_of_the_service_writes_to_the_log() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"lab", "tests", "evaluation"}
+    assert packages <= set(LOGGERS)
 
 
 def test_of_what_libraries_log_their_names_and_errors_are_written_and_never_their_words(

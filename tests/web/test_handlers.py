@@ -68,7 +68,7 @@ def test_an_unexpected_error_is_no_verdict_and_logs_no_input(
     assert SECRET not in caplog.text
 
 
-# ---- the pending card -------------------------------------------------------------------------------------
+# ---- a pending answer -------------------------------------------------------------------------------------
 
 
 class Held(FakeApplication):
@@ -86,40 +86,39 @@ class Held(FakeApplication):
         self.future.set_result(super().submit("picture.png", "a circle").result())
 
 
-READING = [pending.card(None, language, limit=15.0) for language in LANGUAGES]
+ROW = "row_1"
+READING = {"row": ROW, "state": "pending", "text": ""}
 
 
 class Conversation:
-    """A browser's call: ``shown`` returns the next HTML, ``disconnect`` closes the connection."""
+    """A browser's call: ``shown`` returns the next answer, ``disconnect`` closes the connection."""
 
     def __init__(
         self, application: FakeApplication, intake: ThreadPoolExecutor, language: str = "en"
     ) -> None:
         answering = handlers.Handlers(application, intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={"accept-language": language})
-        self._answers = answering.for_page("picture.png", "a circle", None, request)
+        self._answers = answering.for_page("picture.png", "a circle", None, ROW, request)
         self.disconnect = self._answers.aclose
 
-    async def shown(self) -> str:
-        """Return the next HTML, skipping the card shown while a busy machine reads the request."""
-        html = await asyncio.wait_for(anext(self._answers), PATIENCE)
-        return await self.shown() if html in READING else html
+    async def shown(self) -> dict[str, Any]:
+        """Return the next answer, skipping the one shown while a busy machine reads the request."""
+        answer = await self.first()
+        return await self.shown() if answer == READING else answer
 
-    async def first(self) -> str:
+    async def first(self) -> dict[str, Any]:
         return await asyncio.wait_for(anext(self._answers), PATIENCE)
 
     async def ended(self) -> bool:
         return await asyncio.wait_for(anext(self._answers, None), PATIENCE) is None
 
 
-def test_who_is_answeredmax_concurrent_is_shown_the_answer_alone(
-    intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fast_answer_is_the_only_one(intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "NOTICE_SECONDS", PATIENCE)
 
     async def conversation() -> None:
         asked = Conversation(FakeApplication(), intake)
-        assert "answer-yes" in await asked.shown()
+        assert (await asked.shown())["verdict"]["label"] == "Yes"
         assert await asked.ended()
 
     asyncio.run(conversation())
@@ -132,12 +131,12 @@ def test_a_slow_answer_is_preceded_by_queue_position_and_estimated_wait(
     async def conversation() -> None:
         application = Held(QueueEstimate(3, 6.0))
         asked = Conversation(application, intake, language)
-        card = await asked.shown()
-        assert "answer-pending" in card
-        assert say(language, "pending.ahead.many", count=3) in card
-        assert say(language, "about.seconds", s=6) in card
+        answer = await asked.shown()
+        assert (answer["row"], answer["state"]) == (ROW, "pending")
+        assert say(language, "pending.ahead.many", count=3) in answer["text"]
+        assert say(language, "about.seconds", s=6) in answer["text"]
         application.answer()
-        assert "answer-yes" in await asked.shown()
+        assert (await asked.shown())["verdict"]["label"] == "Yes"
         assert await asked.ended()
 
     asyncio.run(conversation())
@@ -147,11 +146,9 @@ def test_without_an_estimate_no_time_is_shown(intake: ThreadPoolExecutor) -> Non
     async def conversation() -> None:
         application = Held(QueueEstimate(2))
         asked = Conversation(application, intake)
-        card = await asked.shown()
-        assert say("en", "pending.ahead.many", count=2) in card
-        assert "about" not in card
+        assert (await asked.shown())["text"] == say("en", "pending.ahead.many", count=2)
         application.answer()
-        assert "answer-yes" in await asked.shown(), "no answer is late without an estimate"
+        assert (await asked.shown())["state"] == "verdict", "no answer is late without an estimate"
 
     asyncio.run(conversation())
 
@@ -164,10 +161,10 @@ def test_an_answer_later_than_estimated_is_announced(
     async def conversation() -> None:
         application = Held(QueueEstimate(0, 0.01))
         asked = Conversation(application, intake)
-        assert say("en", "about.seconds", s=1) in await asked.shown()
-        assert say("en", "pending.late", limit=15) in await asked.shown()
+        assert say("en", "about.seconds", s=1) in (await asked.shown())["text"]
+        assert say("en", "pending.late", limit=15) == (await asked.shown())["text"]
         application.answer()
-        assert "answer-yes" in await asked.shown()
+        assert (await asked.shown())["verdict"]["label"] == "Yes"
 
     asyncio.run(conversation())
 
@@ -197,7 +194,7 @@ def test_a_disconnected_browser_cancels_the_reading_of_its_picture(intake: Threa
 
     async def conversation() -> None:
         asked = Conversation(Reading(), intake)
-        assert await asked.first() in READING
+        assert await asked.first() == READING
         await asked.disconnect()
         assert handed[0].cancelled()
         go.set()
@@ -242,7 +239,7 @@ def test_there_is_one_intake_thread_per_concurrent_request() -> None:
         site.close()
 
 
-def test_an_input_error_is_shown_without_a_pending_card(
+def test_an_input_error_is_the_only_answer(
     intake: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers, "NOTICE_SECONDS", PATIENCE)
@@ -250,8 +247,7 @@ def test_an_input_error_is_shown_without_a_pending_card(
     async def conversation() -> None:
         answering = handlers.Handlers(FakeApplication(), intake=intake, limit=15.0, examples=())
         request: Any = SimpleNamespace(headers={})
-        shown = [html async for html in answering.for_page(None, "a circle", None, request)]
-        assert len(shown) == 1
-        assert say("en", "input.no_image") in shown[0]
+        (shown,) = [answer async for answer in answering.for_page(None, "a circle", None, ROW, request)]
+        assert (shown["row"], shown["state"], shown["code"]) == (ROW, "input", "no_image")
 
     asyncio.run(conversation())

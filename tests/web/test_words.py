@@ -8,12 +8,12 @@ from string import Formatter
 
 import pytest
 
-from page.words import DYNAMIC, LANGUAGES, STATIC, has, language_of, say
+from page.words import BATCH, DYNAMIC, LANGUAGES, STATIC, has, language_of, say
 from service.contract.causes import InputCode
 from service.contract.request import LABELS
 
 
-@pytest.mark.parametrize("words", [STATIC, DYNAMIC], ids=["static", "dynamic"])
+@pytest.mark.parametrize("words", [STATIC, DYNAMIC, BATCH], ids=["static", "dynamic", "batch"])
 def test_both_languages_say_the_same_things(words: Mapping[str, Mapping[str, str]]) -> None:
     assert words["en"].keys() == words["zh"].keys()
     assert [key for language in LANGUAGES for key, text in words[language].items() if not text.strip()] == []
@@ -23,10 +23,11 @@ def test_a_translation_uses_the_same_figures() -> None:
     def fields(text: str) -> set[str]:
         return {name for _, name, _, _ in Formatter().parse(text) if name}
 
-    assert [key for key in DYNAMIC["en"] if fields(DYNAMIC["en"][key]) != fields(DYNAMIC["zh"][key])] == []
+    for words in (DYNAMIC, BATCH):
+        assert [key for key in words["en"] if fields(words["en"][key]) != fields(words["zh"][key])] == []
 
 
-@pytest.mark.parametrize("words", [STATIC, DYNAMIC], ids=["static", "dynamic"])
+@pytest.mark.parametrize("words", [STATIC, DYNAMIC, BATCH], ids=["static", "dynamic", "batch"])
 def test_chinese_is_chinese(words: Mapping[str, Mapping[str, str]]) -> None:
     figures_only = {"state.progress"}
     latin = [
@@ -39,6 +40,7 @@ def test_chinese_is_chinese(words: Mapping[str, Mapping[str, str]]) -> None:
 
 def test_every_input_error_and_every_label_has_words() -> None:
     assert [code for code in InputCode if not has(f"input.{code}")] == []
+    assert [code for code in InputCode if f"row.{code}" not in BATCH["en"]] == []
     assert [label for label in LABELS if not has(f"label.{label}") or not has(f"meaning.{label}")] == []
 
 

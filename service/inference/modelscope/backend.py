@@ -79,6 +79,7 @@ class ChildPredictor:
         self._gpu: tuple[str, int, int] | None = None
         self._side = 0
         self._slots: int | None = None
+        self._language: str | None = None
 
     @property
     def device(self) -> str:
@@ -91,6 +92,10 @@ class ChildPredictor:
     @property
     def takes_premise(self) -> bool | None:
         return None if self._slots is None else self._slots > 1
+
+    @property
+    def language(self) -> str | None:
+        return self._language
 
     def side(self) -> int:
         """Picture side in pixels; ModelScope's preprocessor does not resize a picture of this size again."""
@@ -230,7 +235,7 @@ class ChildPredictor:
             self._gpu = (str(name), int(used), int(total))
 
     def _read_configuration(self) -> None:
-        """Read picture size and prompt, which this process needs. Raises UnsupportedModel."""
+        """Read picture size, prompt and language, which this process needs. Raises UnsupportedModel."""
         try:
             text = (self._folder / "configuration.json").read_text(encoding="utf-8")
             model = json.loads(text)["model"]
@@ -238,6 +243,7 @@ class ChildPredictor:
             if type(side) is not int or side < 1:
                 raise ValueError("patch_image_size")
             self._side = side
+            self._language = str(model.get("language", "en"))  # ModelScope's default
             self._slots = None if prompt is None else str(prompt).count("{}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnsupportedModel("The folder's configuration.json is missing or unusable.") from error
