@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from lab.instances.instance import ROOT, Instance
 from page.words import Language, say
 from tests.browser.conftest import Visit
+from tests.heic import heic
 
 Open = Callable[..., Visit]
 
@@ -90,3 +92,24 @@ def test_a_sentence_in_another_language_is_a_row_that_says_so(
     visitor.page.keyboard.press("Enter")
     assert visitor.answer(before).startswith(say(language, "label.Yes"))
     expect(visitor.page.locator(ROW)).to_have_count(1)
+
+
+def test_a_heic_picture_is_judged_and_asked_about_after_a_reload(
+    visit: Open, running_service: Instance, red_circle: Path
+) -> None:
+    """This browser cannot show it, and says so."""
+    visitor = visit(running_service.page)
+    with Image.open(red_circle) as picture:
+        buffer = heic(picture)
+    visitor.page.set_input_files(
+        "#picture input[type=file]", {"name": "IMG_0001.HEIC", "mimeType": "", "buffer": buffer}
+    )
+    preview = visitor.page.locator("#picture img")
+    expect(preview).to_have_attribute("alt", say("en", "rows.no_preview"))
+    visitor.write("there is a red circle")
+    assert visitor.judge().startswith(say("en", "label.Yes"))
+    visitor.page.reload()
+    visitor.page.click("#answer [data-do=use]")
+    preview.wait_for(state="attached")
+    visitor.write("there is a blue star")
+    assert visitor.judge().startswith(say("en", "label.No"))
