@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from lab.demo_training.claims import describe
-from lab.demo_training.phrases import NUMBERS, noun, qualities
+from lab.demo_training.phrases import NUMBERS, a, noun, qualities
 from lab.demo_training.wordings import AT, BETWEEN
 from lab.demo_training.world import HALVES, RELATIONS, Kind, Scene, Thing, at_place, related, select
 
@@ -119,6 +119,21 @@ def _relation(rng: random.Random, scene: Scene) -> Asked | None:
     return f"what {asked} is {words} the {noun(kind, rng)}?", getattr(hit, asked), f"what {words}"
 
 
+def _exception(rng: random.Random, scene: Scene) -> Asked | None:
+    """ "What colour is the circle that is not red?", when some circles are red and the others are alike."""
+    by_shape = rng.random() < 0.65
+    asked = "colour" if by_shape else "shape"
+    thing = rng.choice(scene.things)
+    kind = describe(thing, shape=by_shape, colour=not by_shape) if rng.random() < 0.7 else Kind()
+    found = {str(getattr(one, asked)) for one in select(scene, kind) or []}
+    usual = str(getattr(thing, asked))
+    if len(found) != 2:
+        return None
+    answer = next(iter(found - {usual}))
+    words = usual if by_shape else a(usual)
+    return f"what {asked} is the {noun(kind, rng)} that is not {words}?", answer, f"what {asked} not"
+
+
 #: Questions by the category of statements that they help.
 QUESTIONS: dict[str, Callable[[random.Random, Scene], Asked | None]] = {
     "existence": _shape,
@@ -128,6 +143,7 @@ QUESTIONS: dict[str, Callable[[random.Random, Scene], Asked | None]] = {
     "centre or corner": _spot,
     "count": _number,
     "relation": _relation,
+    "all": _exception,
 }
 
 

@@ -28,7 +28,8 @@ CATEGORIES = (
     "centre or corner",
     "relation",
     "negation",
-    "all or none",
+    "all",
+    "none",
     "conjunction",
     "maybe",
 )

@@ -79,7 +79,7 @@ def train_language(rank: int, training: Path, cache: Path, finish_minutes: float
 
 
 def start_from_weights(training: Path, stage: str) -> None:
-    """Convert the committed weights into states from which the given stage continues, at half the rate."""
+    """Convert the committed weights into states from which the given stage continues, at a lower rate."""
     tokenizer = Tokenizer.from_folder(DEMO)
     whole, small = OFA(NetworkConfig.from_folder(DEMO)), small_network(tokenizer)
     load_weights(whole, DEMO)
@@ -93,7 +93,7 @@ def start_from_weights(training: Path, stage: str) -> None:
     mean = {name: parameter.detach().clone() for name, parameter in small.named_parameters()}
     frozen = ("encoder.embed_images.", "encoder.image_proj.")
     torch.save({"network": small.state_dict(), "step": 0, "spent": 0.0, "stage_step": 0, "accuracy": {},
-                "rate": RATE / 2,
+                "rate": 0.7 * RATE,
                 "mean": {name: value for name, value in mean.items() if not name.startswith(frozen)},
                 "stage": [one.name for one in STAGES].index(stage)}, training / "language.pt")  # fmt: skip
 

@@ -238,44 +238,64 @@ def _shape_of(kind: Kind) -> tuple[bool, bool]:
     return kind.shape is not None, kind.colour is not None
 
 
-def _all_or_none(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
-    thing = (
-        rng.choice(scene.things)
-        if scene.things
-        else Thing(rng.choice(SHAPES), rng.choice(COLOURS), 0.3, 0.5, 0.5)
-    )
+def _group(rng: random.Random, scene: Scene, by_colour: bool, mixed: bool) -> tuple[Kind, Kind, bool]:
+    """Return a kind, the colour or shape of one of its things, and whether its other things differ in it.
+
+    Tries for kinds of several things, which differ (`mixed`) or not.
+    """
+    random_thing = Thing(rng.choice(SHAPES), rng.choice(COLOURS), 0.3, 0.5, 0.5)
+    for _ in range(4):
+        thing = rng.choice(scene.things or (random_thing,))
+        if by_colour:
+            kind = Kind(thing.shape) if rng.random() < 0.7 else Kind()
+        else:
+            kind = Kind(None, thing.colour) if rng.random() < 0.6 else Kind()
+        quality = Kind(None, thing.colour) if by_colour else Kind(thing.shape)
+        found = select(scene, kind) or []
+        alike = all(quality.matches(one) for one in found)
+        if len(found) > 1 and alike != mixed:
+            break
+    return kind, quality, not alike
+
+
+def _all(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
+    """Most false "all circles are red" have a red circle and one of another colour: a model that looks only
+    for a red circle would fail."""
     by_colour = rng.random() < 0.65
-    kind = (
-        (Kind(thing.shape) if rng.random() < 0.7 else Kind())
-        if by_colour
-        else (Kind(None, thing.colour) if rng.random() < 0.4 else Kind())
-    )
-    quality = Kind(None, thing.colour) if by_colour else Kind(thing.shape)
-    none = rng.random() < 0.4
-    if true == none or rng.random() < 0.15:
+    kind, quality, mixed = _group(rng, scene, by_colour, not true)
+    if rng.random() < 0.1 or (not true and (not mixed or rng.random() < 0.25)):
         quality = near_miss(rng, quality, scene)
-    one, many = noun(kind, rng), noun(kind, rng, plural=True)
-    single, group = (
-        (quality.colour, quality.colour)
-        if by_colour
-        else (a(str(quality.shape)), noun(Kind(quality.shape), rng, plural=True))
+    one, many, single, group = _plurals(rng, kind, quality)
+    text = rng.choice(
+        (
+            f"all {many} are {group}",
+            f"all the {many} are {group}",
+            f"every {one} is {single}",
+            f"all of the {many} are {group}",
+            f"each {one} is {single}",
+        )
     )
-    if none:
-        text = rng.choice(
-            (f"none of the {many} is {single}", f"none of the {many} are {group}", f"no {one} is {single}")
-        )
-    else:
-        text = rng.choice(
-            (
-                f"all {many} are {group}",
-                f"all the {many} are {group}",
-                f"every {one} is {single}",
-                f"all of the {many} are {group}",
-                f"each {one} is {single}",
-            )
-        )
-    claim = NoneIs(kind, quality) if none else Is(kind, quality, each=True)
-    return claim, text, f"{text.split()[0]} {_shape_of(kind)} {by_colour}"
+    return Is(kind, quality, each=True), text, f"{text.split()[0]} {_shape_of(kind)} {by_colour}"
+
+
+def _none(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
+    by_colour = rng.random() < 0.65
+    kind, quality, _ = _group(rng, scene, by_colour, rng.random() < 0.5)
+    if true or rng.random() < 0.15:
+        quality = near_miss(rng, quality, scene)
+    one, many, single, group = _plurals(rng, kind, quality)
+    text = rng.choice(
+        (f"none of the {many} is {single}", f"none of the {many} are {group}", f"no {one} is {single}")
+    )
+    return NoneIs(kind, quality), text, f"{text.split()[0]} {_shape_of(kind)} {by_colour}"
+
+
+def _plurals(rng: random.Random, kind: Kind, quality: Kind) -> tuple[str, str, str, str]:
+    """Return the nouns for one and several, and the quality of one ("red", "a star") and of several."""
+    one, many = noun(kind, rng), noun(kind, rng, plural=True)
+    if quality.colour:
+        return one, many, quality.colour, quality.colour
+    return one, many, a(str(quality.shape)), noun(Kind(quality.shape), rng, plural=True)
 
 
 def _conjunction(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
@@ -313,6 +333,7 @@ PROPOSERS: dict[str, Callable[[random.Random, Scene, bool, int], tuple[Claim, st
     "centre or corner": _spot,
     "relation": _relation,
     "negation": _negation,
-    "all or none": _all_or_none,
+    "all": _all,
+    "none": _none,
     "conjunction": _conjunction,
 }
