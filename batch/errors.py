@@ -14,8 +14,6 @@ STOPPING: Final = "stopping"  # the reason at the end of the process
 class BatchRefused(ServiceError):
     """The code is a BatchCode, ``stopping``, or the ApiCode ``too_large``, ``no_room`` or ``not_found``."""
 
-    default_remedy = "See docs/batches.md for the limits."
-
 
 def no_room() -> BatchRefused:
     return BatchRefused("There is no disk space for another batch.", code=ApiCode.NO_ROOM)
