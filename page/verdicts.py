@@ -54,6 +54,8 @@ def _decided(answer: Verdict, language: Language) -> dict[str, Any]:
     meta = [say(language, "took", seconds=seconds(answer.duration))]
     if answer.device:
         meta.append(say(language, "on_device", device=device_name(answer.device)))
+    if answer.decision is not None:
+        meta.append(say(language, f"decision.{answer.decision}"))
     return {
         "state": "verdict",
         "verdict": answer.as_dict(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lab.instances.instance import Instance
+from lab.instances.instance import ROOT, Instance
 from tests.batch.served import zipped
 from tests.exposition import Scraped
 from tests.fakes import PATIENCE
@@ -110,3 +112,46 @@ def test_a_stopped_process_goes_on_after_its_restart(served: Served) -> None:
     served.start()
     check_complete(served)
     assert served.judged() == ROWS - len(before)
+
+
+POISONED = """
+import os, signal, sys, threading
+from pathlib import Path
+from batch.batches import Batches
+from service.build import build
+from service.settings import Settings
+from tests.applications import Hub
+from tests.batch.served import NO_MOUNTS, finished, upload, zipped
+from tests.fakes import YES, FakePredictor
+
+def judge(pairs, cancel_point):
+    if any(pair.hypothesis == "poison" for pair in pairs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [YES for _ in pairs]
+
+settings = Settings(run_dir=Path(sys.argv[1]))
+application = build(settings, model=FakePredictor(judge), resolve=Hub())
+application.supervisor.load()
+batches = Batches(application, settings, mounts=NO_MOUNTS)
+batches.start()
+id_file = settings.run_dir / "id"
+if not id_file.exists():
+    rows = [(f"{n}.png", "poison" if n == 3 else "fine") for n in range(20)]
+    id_file.write_text(upload(batches, zipped(rows)).id)
+codes = [one.code for one in finished(batches, batches.find(id_file.read_text(), ""))]
+print(codes)
+batches.stop()
+application.supervisor.stop(0.0)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_a_row_that_kills_the_process_makes_no_restart_loop(tmp_path: Path) -> None:
+    ends = []
+    while not ends or ends[-1].returncode:
+        assert len(ends) < 5
+        command = [sys.executable, "-c", POISONED, str(tmp_path)]
+        ends.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False))
+    assert [one.returncode for one in ends] == [-9, -9, -9, 0], ends[-1].stderr
+    assert ends[-1].stdout.strip() == str([*[None] * 3, "crashed", *[None] * 16])

@@ -7,8 +7,10 @@ from collections import Counter
 
 import pytest
 
+from lab.demo_training.claims import Is
 from lab.demo_training.sentences import CATEGORIES, KNOWN_WORDS, Sentence, Writer
-from lab.demo_training.world import Scene, Thing, scenes
+from lab.demo_training.wordings import PROPOSERS
+from lab.demo_training.world import Scene, Thing, scenes, select
 from ofa.tokenizer import Tokenizer
 
 from . import DEMO
@@ -30,6 +32,18 @@ def test_yes_and_no_are_balanced_within_every_wording(category: str) -> None:
     assert tally
     for wording, counts in tally.items():
         assert abs(counts["yes"] - counts["no"]) <= 3, wording
+
+
+def test_most_false_statements_about_all_have_an_example_and_an_exception() -> None:
+    """ "All circles are red" with a red and a blue circle; else looking for a red circle would do."""
+    rng, stream, mixed = random.Random(6), scenes(6, (2, 3, 4, 5)), []
+    for _ in range(1000):
+        scene = next(stream)
+        claim, _, _ = PROPOSERS["all"](rng, scene, False, 3)
+        assert isinstance(claim, Is)
+        if claim.truth(scene) is False:
+            mixed.append(any(claim.quality.matches(thing) for thing in select(scene, claim.kind) or []))
+    assert sum(mixed) > 0.5 * len(mixed)
 
 
 def test_number_words_do_not_reveal_the_answer() -> None:
