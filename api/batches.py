@@ -32,6 +32,7 @@ from service.http.identity import Identity
 
 BODY_SECONDS: Final = 110.0  # to receive a file; the server itself allows a body 120 s
 PAGE: Final = 500  # results read from the store at once
+DECODING: Final = 4  # thumbnails made at once, fewer than there are threads
 FIELDS: Final = ("image_column", "text_column", "premise_column")
 FIELD_BYTES: Final = 1024
 #: The types of a file that is sent without a form, and the suffix by which its form is known.
@@ -198,7 +199,8 @@ def add_batches(
     async def picture(request: Request, batch_id: str, row: str) -> Response:
         """Return a JPEG."""
         position = int(row) if _NUMBER.fullmatch(row) else 0
-        made = await served.call(served.batches.thumbnail, batch_id, _owner(request.scope), position)
+        async with served.decoding:
+            made = await served.call(served.batches.thumbnail, batch_id, _owner(request.scope), position)
         if made is None:
             raise Problem(ApiCode.NOT_FOUND, "not_found.picture")
         return Response(made, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
@@ -214,6 +216,7 @@ class _Served:
         self._batches = batches
         self._threads = threads
         self._identity = identity
+        self.decoding = asyncio.Semaphore(DECODING)
 
     @property
     def batches(self) -> Batches:

@@ -130,7 +130,8 @@ def of_input(error: InputError) -> Problem:
     errors = None
     if isinstance(error, InvalidTexts):
         errors = [{"index": index, "code": str(code)} for index, code in error.errors]
-    return Problem(code, errors=errors, values=error.facts)
+    text = "image_unsupported.heic" if error.facts.get("missing_heic") else ""
+    return Problem(code, text, errors=errors, values=error.facts)
 
 
 def of_batch(error: BatchRefused) -> Problem:

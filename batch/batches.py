@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batch import folder
 from batch.accepting import Accepted, add_rows
-from batch.errors import BatchRefused, no_room, of_unusable, off
+from batch.errors import STOPPING, BatchRefused, no_room, of_unusable, off
 from batch.folder import MOUNTS, Unusable
 from batch.limits import DAY, DAYS_KEPT
 from batch.records import Batch, Result, State
@@ -95,7 +95,7 @@ class Batches:
 
     def stop(self) -> None:
         """Stop judging; what is left goes on at the next start. Takes STOP_BATCHES seconds."""
-        self._off = "stopping"
+        self._off = STOPPING
         if self._started:
             self._started = False
             self._runner.stop(STOP_BATCHES)
@@ -104,7 +104,7 @@ class Batches:
 
     def _open(self) -> None:
         """Open the store unless it is open. Raises Unusable."""
-        if self._off is None or self._off == "stopping":
+        if self._off is None or self._off == STOPPING:
             return
         folder.prepare(self._store.folder, self._mounts)
         try:

@@ -18,6 +18,7 @@ Exit status:
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from batch.local import LocalRun, Summary
 from batch.pipe import Pipe
 from batch.rows import Columns, ListError
 from service.contract.errors import ServiceError
+from service.hub import resolve as hub
 from service.inference import calibrating
 from service.settings import Settings
 
@@ -140,7 +142,8 @@ def _run(options: argparse.Namespace) -> int:
         columns = Columns(*(getattr(options, f"{name}_column") for name in _COLUMNS))
         local = LocalRun(options.input, options.output, columns, resume=options.resume)
     model, folder = load(settings)
-    calibration = calibrating.read(folder, lambda path: None, go_on).calibration
+    listed = functools.partial(hub.listed_checksum, model=settings.model)
+    calibration = calibrating.read(folder, listed, go_on).calibration
     if local is not None:
         failed = _report(local.run(model, folder, settings, calibration), options.output)
     else:

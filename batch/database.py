@@ -18,6 +18,7 @@ ASIDE: Final = "damaged.sqlite"  # the last one that could not be read
 APPLICATION: Final = 0x4F464142  # "OFAB"
 VERSION: Final = 1
 WAIT_SECONDS: Final = 10.0  # for another thread's transaction, or another process's lock
+CLOSE_SECONDS: Final = 0.2
 _JOURNAL_BYTES: Final = 16 << 20
 _FILES: Final = ("", "-wal", "-shm")
 log = logging.getLogger(__name__)
@@ -71,9 +72,9 @@ class Database:
             raise unusable(error) from error
 
     def close(self) -> None:
-        """Close it. Waits at most WAIT_SECONDS for a transaction that runs."""
+        """Close it, unless a transaction runs longer than CLOSE_SECONDS."""
         locks = (self._write_lock, self._read_lock)
-        held = [lock for lock in locks if lock.acquire(timeout=WAIT_SECONDS / 2)]
+        held = [lock for lock in locks if lock.acquire(timeout=CLOSE_SECONDS)]
         try:
             if len(held) == len(locks):
                 self._close()

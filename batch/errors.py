@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from batch.folder import Unusable
-from service.contract.causes import ApiCode, BatchCode
+from service.contract.causes import ApiCode, BatchCode, Refusal
 from service.contract.errors import ServiceError
+
+STOPPING: Final = "stopping"  # the reason at the end of the process
 
 
 class BatchRefused(ServiceError):
-    """The code is a BatchCode, or the ApiCode ``too_large``, ``no_room`` or ``not_found``."""
+    """The code is a BatchCode, ``stopping``, or the ApiCode ``too_large``, ``no_room`` or ``not_found``."""
 
 
 def no_room() -> BatchRefused:
@@ -16,7 +20,8 @@ def no_room() -> BatchRefused:
 
 
 def off(reason: str) -> BatchRefused:
-    return BatchRefused(f"Batches are off: {reason}.", code=BatchCode.BATCHES_OFF)
+    code = Refusal.STOPPING if reason == STOPPING else BatchCode.BATCHES_OFF
+    return BatchRefused(f"Batches are off: {reason}.", code=code)
 
 
 def of_unusable(error: Unusable) -> BatchRefused:

@@ -11,7 +11,7 @@ from batch.records import Batch, Outcome, Unit
 from service.contract.causes import Outcome as Ending
 from service.contract.causes import Refusal, RowCode
 from service.contract.correlation import Trace
-from service.contract.errors import DeviceLost, InputError, InvalidTexts
+from service.contract.errors import DeviceLost, InputError, InvalidTexts, NoReader
 from service.contract.request import Source, Verdict, VerdictFuture
 
 #: Answers after which a row waits again.
@@ -80,7 +80,7 @@ class Flight:
     @property
     def refused(self) -> bool:
         """Whether the application did not take it now."""
-        return any(not one.cancelled() and one.result().code in _AGAIN for one in self._futures if one.done())
+        return any(not one.cancelled() and _waits_again(one.result()) for one in self._futures if one.done())
 
     def outcomes(self) -> list[Outcome]:
         """How its rows ended, once it has landed. A row with which the device was lost has no outcome: the
@@ -116,7 +116,7 @@ class Flight:
         verdict = future.result()
         if verdict.reason is None:
             return Outcome(self.unit.batch, position, answer=verdict.as_dict())
-        if verdict.code in _AGAIN:
+        if _waits_again(verdict):
             return self._again(position)
         if isinstance(verdict.error, DeviceLost):
             return None
@@ -130,6 +130,10 @@ class Flight:
 
     def _failed(self, position: int, code: str, error: str) -> Outcome:
         return Outcome(self.unit.batch, position, code=str(code), error=error)
+
+
+def _waits_again(verdict: Verdict) -> bool:
+    return verdict.code in _AGAIN or isinstance(verdict.error, NoReader)
 
 
 def _sentence(error: InputError) -> str:

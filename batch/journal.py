@@ -20,6 +20,7 @@ from service.contract.causes import RunCode
 from service.contract.errors import ServiceError
 
 _MAGIC: Final = b'{"ofa_journal": 1, '
+_MAX_HEAD: Final = 1 << 16  # bytes of the first line
 #: What must not change between a run and its resumption.
 _CHANGED: Final = {
     "list": (RunCode.LIST_CHANGED, "The list has changed since the run began."),
@@ -116,7 +117,7 @@ class Journal:
         self._end = 0
         self._file.seek(0)
         with open(self._file.fileno(), "rb", closefd=False) as lines:
-            first = lines.readline()
+            first = lines.readline(_MAX_HEAD)
             if not _MAGIC.startswith(first[: len(_MAGIC)]):
                 raise _unreadable()
             if first.endswith(b"\n"):

@@ -13,6 +13,7 @@ from batch.tables import Record
 from service.contract.causes import ListCode
 
 MAX_CELLS: Final = 20_000_000  # empty ones within a row, and empty rows, included
+MAX_EMPTY: Final = 100_000  # rows in succession, which a few bytes declare
 #: Inflated, of all parts together; openpyxl holds the texts of a sheet, and each row, in memory.
 MAX_BYTES: Final = 128 << 20
 MAX_PARTS: Final = 10_000
@@ -52,12 +53,13 @@ def _records(openpyxl: Any, stream: BinaryIO) -> Iterator[Record]:
 
 
 def _rows(rows: Iterator[tuple[object, ...]]) -> Iterator[Record]:
-    cells = 0
+    cells = empty = 0
     for number, values in enumerate(rows, 1):
         cells += max(1, len(values))
-        if cells > MAX_CELLS:
+        empty = 0 if values else empty + 1
+        if cells > MAX_CELLS or empty > MAX_EMPTY:
             raise ListError(
-                f"The sheet has more than {MAX_CELLS} cells.",
+                "The sheet has too many cells or empty rows.",
                 code=ListCode.LIST_TOO_LARGE,
                 remedy="Delete empty rows, or save it as CSV.",
             )

@@ -35,7 +35,7 @@ class _TooLong(Exception):
 class Lines(Iterator[str]):
     """Lines of text for csv.reader, which reads a record from one or several.
 
-    Raises _TooLong, and continues after that line, when a record exceeds ``most`` characters or has more than
+    Raises _TooLong, and continues after that record, when it exceeds ``most`` characters or has more than
     MAX_COLUMNS delimiters in a line.
     """
 
@@ -44,10 +44,11 @@ class Lines(Iterator[str]):
         self._delimiter = delimiter
         self._most = most
         self._left = most
+        self._quotes = 0  # of the record; an odd number continues in the next line
         self.read = 0  # lines
 
     def begin_record(self) -> None:
-        self._left = self._most
+        self._left, self._quotes = self._most, 0
 
     def __next__(self) -> str:
         line = self._text.readline(self._left + 1)
@@ -55,13 +56,18 @@ class Lines(Iterator[str]):
             raise StopIteration
         self.read += 1
         self._left -= len(line)
-        if self._left < 0:
-            while not line.endswith(("\n", "\r")) and (line := self._text.readline(_BLOCK)):
-                pass
-            raise _TooLong
-        if line.count(self._delimiter) > MAX_COLUMNS:
+        self._quotes += line.count('"')
+        if self._left < 0 or line.count(self._delimiter) > MAX_COLUMNS:
+            self._skip(line)
             raise _TooLong
         return line
+
+    def _skip(self, line: str) -> None:
+        """Read to the end of the record, of which ``line`` is the last part read."""
+        while line and (self._quotes % 2 or not line.endswith(("\n", "\r"))):
+            self.read += line.endswith("\n")
+            line = self._text.readline(_BLOCK)
+            self._quotes += line.count('"')
 
 
 def encoding_of(stream: BinaryIO) -> str:

@@ -30,6 +30,7 @@ _CODES: Final[Mapping[Severity, tuple[str, ...]]] = {
         *("clock-jump", "standstill", "memory-creep", "gpu-memory-full", "time-on-cpu", "memory-limit"),
         *("orphaned", "reader-stuck", "killed", "ended-from-outside", "died-silently"),
         *("log-gap", "uploads-no-room", "descriptors-exhausted", "api-keys-outdated", "unforeseen"),
+        *("batches-off", "batches-paused", "batches-moved-aside", "batch-row-crashed"),
         *("degraded-now", "resources-short", "log-failing", "calibration-ignored"),
     ),
     "info": ("caller-limit", "converted-not-kept", "log-moved"),

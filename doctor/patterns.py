@@ -90,6 +90,10 @@ PATTERNS: Final = (
     # A load logs this after MODEL_LOADED: the next one without it has resolved it.
     Pattern("calibration-ignored", "app", r"CALIBRATION \| OUTCOME=ignored \|", _LOADED),
     Pattern("uploads-no-room", "app", r"UPLOAD_REFUSED \| REASON=no_room "),
+    Pattern("batches-off", "app", r"BATCHES_OFF \|", r"BATCHES_ON \|"),
+    Pattern("batches-paused", "app", r"BATCHES_PAUSED \|", r"BATCHES_(RESUMED|ON)"),
+    Pattern("batches-moved-aside", "app", r"BATCHES_MOVED_ASIDE \|"),
+    Pattern("batch-row-crashed", "app", r"BATCH_ROW_CRASHED \|"),
     Pattern("descriptors-exhausted", "app", r"DESCRIPTORS \|"),
     Pattern("log-moved", "app", r"LOG_REOPENED \|"),
     Pattern("unforeseen", "app", r"BROKEN \|"),

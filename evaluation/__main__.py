@@ -175,8 +175,8 @@ def _share(written: str) -> float:
         share = float(written)
     except ValueError:
         share = -1.0
-    if not 0.0 < share < 1.0:
-        raise argparse.ArgumentTypeError("a number between 0 and 1 is needed")
+    if not 0.0 < share <= 1.0:
+        raise argparse.ArgumentTypeError("a number from 0 to 1 is needed, not 0")
     return share
 
 

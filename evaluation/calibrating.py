@@ -22,6 +22,8 @@ from service.contract.errors import InputError
 from service.contract.request import LABELS
 
 FEWEST: Final = 100  # pairs to fit with, and held out
+#: Wrong verdicts to fit with. Without any, the likelihood is best at the lowest temperature.
+FEWEST_ERRORS: Final = 10
 
 
 def calibrate(options: argparse.Namespace) -> int:
@@ -64,7 +66,7 @@ def calibrate(options: argparse.Namespace) -> int:
 
 
 def _halves(judgement: Judgement, held_out: float) -> tuple[Sample, Sample]:
-    """Return the pairs to fit with and those held out. Raises InputError if either are too few."""
+    """Return the pairs to fit with and those held out. Raises InputError if they show too little."""
     (condition,) = judgement.answers
     if not judgement.judged:
         raise InputError(
@@ -78,6 +80,12 @@ def _halves(judgement: Judgement, held_out: float) -> tuple[Sample, Sample]:
         raise _unsuitable(
             f"There are {counts[0]} pairs to fit with and {counts[1]} held out; {FEWEST} of each are needed.",
             "Use more data.",
+        )
+    errors = int((halves[0].scores.argmax(axis=1) != halves[0].truth).sum())
+    if errors < FEWEST_ERRORS:
+        raise _unsuitable(
+            f"Only {errors} of the verdicts to fit with are wrong; {FEWEST_ERRORS} are needed.",
+            "Use more or harder data.",
         )
     return halves
 

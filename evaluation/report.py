@@ -32,9 +32,9 @@ def markdown(report: Mapping[str, Any], plots: Sequence[str]) -> str:
         "",
         *(f"- **{name}**: {BY_NAME[name].meaning}" for name in conditions),
         "",
-        *_accuracy(conditions),
+        *(_accuracy(conditions) if conditions else ["No pair was judged."]),
     ]
-    if not data["pairwise"]:
+    if conditions and not data["pairwise"]:
         lines += ["", *_calibration(conditions)]
         for name, figures in conditions.items():
             lines += ["", f"## {name}", "", *_classes(figures)]

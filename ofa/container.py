@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ofa import heif
 from ofa.bmp import reduced_bmp
 from ofa.errors import ImageError
 from ofa.tiff import orientation_of, reduced_tiff
@@ -78,6 +79,9 @@ def reduce(data: bytes) -> Reduced:
             return _tiff(data)
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
             return _webp(data)
+        if heif.is_heif(data):
+            width, height, overhead = heif.outline(data)
+            return Reduced("HEIF", data, size=(width, height), overhead=overhead)
         if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1", b"msf1"):
             return Reduced("AVIF", data, overhead=8.0)
         if head.startswith(b"BM"):

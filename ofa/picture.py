@@ -29,6 +29,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ofa import heif
 from ofa.container import Reduced, reduce, truncated, unsupported
 from ofa.errors import ImageError
 from ofa.tiff import orientation_of
@@ -75,6 +76,7 @@ _PLUGINS: Final[Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
     "AVIF": _Avif,
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
+    "HEIF": heif.opened,
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,

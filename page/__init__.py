@@ -12,11 +12,12 @@
     login          login and logout over HTTP, and the login page     → access
     operations     the operations tab                                 → login
     batch          the batch tab
-    layout         the components and their events                     → handlers, picture, card, batch
+    ask            the rows of the ask tab, drawn in the browser
+    layout         the components and their events                     → handlers, picture, card, batch, ask
     picture        the picture input: a path, not decoded
     handlers       from Gradio's call to the application and back      → pending, verdicts
-    pending        queue position and estimated wait as HTML
-    verdicts       a verdict or an error as HTML
+    pending        queue position and estimated wait as text
+    verdicts       a verdict or an error as data for the rows
     banner         the status line as HTML
     card           the model's description and examples
     words          texts in English and Chinese

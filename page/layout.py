@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import gradio as gr
 
-from page.ask.frame import SCRIPT, frame
+from page.ask.frame import SCRIPT, Access, frame
 from page.batch.frame import SCRIPT as BATCH
 from page.batch.frame import frame as batch_frame
 from page.card import Card, Example
@@ -109,7 +109,8 @@ def build(
         identity=identity,
         in_use=uploads.in_use,
     )
-    say = gr.I18n(**translations(card, keys=keys))
+    access: Access = "key" if keys else "login" if login else "open"
+    say = gr.I18n(**translations(card, access))
     with Page(
         title=STATIC[DEFAULT]["title"],  # page.js replaces it with the translated one
         analytics_enabled=False,
@@ -226,21 +227,21 @@ def _wire(
     )
 
 
-def translations(card: Card, *, keys: bool = False) -> dict[str, dict[str, str]]:
+def translations(card: Card, access: Access = "open") -> dict[str, dict[str, str]]:
     """Return all static texts by language tag, plain and as HTML."""
     found: dict[str, dict[str, str]] = {}
     for language in LANGUAGES:
-        texts = {**STATIC[language], **_html(language, card, keys)}
+        texts = {**STATIC[language], **_html(language, card, access)}
         found |= dict.fromkeys(TAGS[language], texts)
     return found
 
 
-def _html(language: Language, card: Card, keys: bool) -> dict[str, str]:
+def _html(language: Language, card: Card, access: Access) -> dict[str, str]:
     word = {key: escape(text) for key, text in STATIC[language].items()}
     knows = escape(card.knows.get(language, "")) or word["knows_unknown"]
     return {
         "header_html": f"<header>{MARK}<div><h1>{word['title']}</h1><p>{word['lead']}</p></div></header>",
-        "rows_html": frame(language, keys=keys),
+        "rows_html": frame(language, access),
         "knows_html": f"<section><h2>{word['knows']}</h2><p>{knows}</p></section>",
         "examples_html": f"<section><h2>{word['examples']}</h2><p>{word['examples_text']}</p>"
         f'<div class="cards">{_cards(card.examples, language)}</div></section>',
@@ -298,7 +299,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="#4338ca",
         button_primary_background_fill_hover="#3730a3",
         button_primary_background_fill_dark="#4f46e5",
-        button_primary_background_fill_hover_dark="#6366f1",
+        button_primary_background_fill_hover_dark="#5851ea",
         button_primary_text_color="#ffffff",
         input_background_fill="#ffffff",
         input_background_fill_dark="#0f1420",

@@ -24,7 +24,7 @@ def input_error(error: InputError, language: Language) -> dict[str, Any]:
 
 def input_error_text(error: InputError, language: Language) -> str:
     """Return an input error as plain text, for programs."""
-    key = f"input.{error.code}"
+    key = f"input.{error.code}{'.heic' if error.facts.get('missing_heic') else ''}"
     if not has(key):
         return f"{error.message} {error.remedy}".strip()
     return say(language, key, **_allowed(error, language))
@@ -54,6 +54,8 @@ def _decided(answer: Verdict, language: Language) -> dict[str, Any]:
     meta = [say(language, "took", seconds=seconds(answer.duration))]
     if answer.device:
         meta.append(say(language, "on_device", device=device_name(answer.device)))
+    if answer.decision is not None:
+        meta.append(say(language, f"decision.{answer.decision}"))
     return {
         "state": "verdict",
         "verdict": answer.as_dict(),

@@ -155,7 +155,10 @@ def _anchors(document: Path) -> list[str]:
 
 def test_troubleshooting_explains_every_event_in_the_logs() -> None:
     explained = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    sources = [(ROOT / path).read_text(encoding="utf-8") for path in tracked("service/*.py", "page/*.py")]
+    sources = [
+        (ROOT / path).read_text(encoding="utf-8")
+        for path in tracked("batch/*.py", "service/*.py", "page/*.py")
+    ]
     events = {event for source in sources for event in re.findall(r'"([A-Z][A-Z_]{3,})(?: \||%s)', source)}
     assert {event for event in events if f"`{event}" not in explained} == set()
 

@@ -81,7 +81,7 @@ def detect(path: Path) -> str:
 
 
 def _of_json(path: Path, head: bytes) -> str:
-    """Tell JSON lines from documents; a damaged line does not decide."""
+    """Tell SNLI-VE's lines, of which some may be damaged, from a list's and from the documents."""
     for line in head.splitlines()[:10]:
         try:
             entry = documents.parse(line.decode("utf-8-sig"))
@@ -89,8 +89,8 @@ def _of_json(path: Path, head: bytes) -> str:
             continue
         if isinstance(entry, dict) and "sentence2" in entry:
             return "snli-ve"
-        if isinstance(entry, dict) and {"image", "text"} & entry.keys():
-            return "list"
+    if path.suffix.lower() == ".jsonl":
+        return "list"
     document = pairwise.read(path)
     entries = list(document.values()) if isinstance(document, dict) else document
     entry = next((one for one in entries if isinstance(one, dict)), {}) if isinstance(entries, list) else {}

@@ -9,16 +9,24 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lab.demo_training import render, second_renderer, third_renderer
+from lab.demo_training import render, second_renderer
 from lab.demo_training.pictures import COUNTS
 from lab.demo_training.sentences import Sentence, Writer
 from lab.demo_training.world import PRIMARY, SECOND, THIRD, Scene, SceneStyle, scenes
 
 PER_PICTURE = 4
+
+
+def _third(scene: Scene) -> Image.Image:
+    from lab.demo_training import third_renderer  # needs matplotlib, which the GPU check does without
+
+    return third_renderer.render(scene)
+
+
 RENDERERS: dict[str, tuple[SceneStyle, Callable[[Scene], Image.Image]]] = {
     "primary": (PRIMARY, render.render),
     "second": (SECOND, second_renderer.render),
-    "third": (THIRD, third_renderer.render),
+    "third": (THIRD, _third),
 }
 HELD_OUT_SEED = 77_000_001  # training's scene seeds are 100003 times a small number, plus a shard's number
 

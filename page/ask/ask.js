@@ -3,6 +3,7 @@
 const host = element.querySelector('#rows');
 const words = JSON.parse(host.dataset.words);
 const {make, button} = drawing;
+const {access} = host.dataset;  // what a call of the API needs: nothing, a key, or a login
 
 const groups = [];  // newest first, and so are their rows
 const queue = [];  // rows that wait for their call
@@ -44,9 +45,9 @@ const draw = () => {
 
 const drawRow = (row) => {
   const focused = row.element.contains(document.activeElement);
-  drawing.row(words, row);
+  drawing.row(words, row, access);
   draw();
-  if (focused) row.element.focus({preventScroll: true});
+  if (focused && !row.element.contains(document.activeElement)) row.element.focus({preventScroll: true});
 };
 
 const activate = (row) => {
@@ -59,7 +60,7 @@ const listRow = (group, row, where) => {
   row.group = group;
   row.element = make('li', {'data-question': row.id});
   group.element.querySelector('ul')[where](row.element);
-  drawing.row(words, row);
+  drawing.row(words, row, access);
 };
 
 // ---- groups and their pictures -------------------------------------------------------------------------------
@@ -69,9 +70,9 @@ const newGroup = (group) => {
   return group;
 };
 
-const showPicture = (group) => {
-  if (group.picture) group.url = URL.createObjectURL(group.picture);
-  draw();
+const setPicture = (group, picture) => {
+  group.picture = picture;
+  if (picture) group.url = URL.createObjectURL(picture);
 };
 
 const groupOf = (picture) => {
@@ -83,8 +84,8 @@ const groupOf = (picture) => {
   group.paths.add(picture.path);
   group.file = pictures.fileOf(picture);
   group.ready = group.file.then((file) => file && pictures.reduced(file)).then((kept) => {
-    group.picture = kept;
-    showPicture(group);
+    setPicture(group, kept);
+    draw();
   });
   return group;
 };

@@ -13,9 +13,9 @@ const copying = (() => {
   const quoted = (text) =>
     `'${text.replace(/\s/g, ' ').replace(/[\p{Cc}\p{Cf}]/gu, '').replaceAll("'", "'\\''")}'`;
 
-  const curl = ({text, premise}, keys) => [
+  const curl = ({text, premise}, access) => [
     'curl -sS',
-    ...(keys ? ['-H "Authorization: Bearer $KEY"'] : []),
+    ...(access === 'key' ? ['-H "Authorization: Bearer $KEY"'] : []),
     '-F image=@PICTURE',
     `--form-string text=${quoted(text)}`,  // -F would read a file for a text that begins with @ or <
     ...(premise ? [`--form-string premise=${quoted(premise)}`] : []),

@@ -5,7 +5,7 @@ const refuse = (text) => {
   noticed.scrollIntoView({block: 'nearest'});
 };
 
-const setPicture = (path, name, group = null) => {
+const fillForm = (path, name, group = null) => {
   chosen = {path, url: pictures.address(path), orig_name: name, meta: {_type: 'gradio.FileData'}};
   window.ofa.corrected(group);
   trigger('upload');
@@ -14,7 +14,7 @@ const setPicture = (path, name, group = null) => {
 const takeFile = async (file) => {
   const typed = pictures.isUntyped(file) ? new File([file], file.name, {type: 'image/heic'}) : file;
   try {
-    setPicture(await pictures.upload(typed), file.name);
+    fillForm(await pictures.upload(typed), file.name);
   } catch (error) {
     refuse(error.message);
   }
@@ -23,7 +23,7 @@ const takeFile = async (file) => {
 const useGroup = async (group) => {
   group.path = await pictures.current(group.path, await group.file);
   group.paths.add(group.path);
-  setPicture(group.path, group.name, group);
+  fillForm(group.path, group.name, group);
   field().focus();
 };
 
@@ -65,4 +65,11 @@ document.addEventListener('paste', (event) => {
   if (file && pictures.isPicture(file)) takeFile(file);
   else if (file) refuse(words.not_an_image);
   else write(text.trim());
+}, true);
+
+// A format that the browser cannot show, such as HEIC.
+for (const kind of ['error', 'load']) document.addEventListener(kind, ({target}) => {
+  if (!target.matches?.('#picture img')) return;
+  target.toggleAttribute('data-unseen', kind === 'error');
+  if (kind === 'error') target.alt = words['rows.no_preview'];
 }, true);

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from page import verdicts
 from page.words import DYNAMIC, STATIC, Language
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
+
+Access = Literal["open", "key", "login"]
 
 FOLDER: Final = Path(__file__).resolve().parent
 FILES: Final = ("pictures", "history", "copying", "rows", "ask", "form", "keys", "restore")
@@ -22,13 +24,13 @@ WORDS: Final = ("probabilities", "none.title", "none.lead", "pending.title", "in
 STATIC_WORDS: Final = ("empty_title", "empty_text")
 
 
-def frame(language: Language, *, keys: bool) -> str:
-    """Return the HTML of the empty host. ``keys`` says whether the API needs a key."""
+def frame(language: Language, access: Access) -> str:
+    """Return the HTML of the empty host. ``access`` is what a call of the API needs."""
     words = {
         key: text for key, text in DYNAMIC[language].items() if key.startswith(DYNAMIC_WORDS) or key in WORDS
     }
     words |= {key: STATIC[language][key] for key in STATIC_WORDS}
     refused = InputError("", code=InputCode.NOT_AN_IMAGE)
     words["not_an_image"] = verdicts.input_error_text(refused, language)
-    needs_key = " data-keys" if keys else ""
-    return f'<div id="rows" data-words="{escape(json.dumps(words, ensure_ascii=False))}"{needs_key}></div>'
+    data = escape(json.dumps(words, ensure_ascii=False))
+    return f'<div id="rows" data-words="{data}" data-access="{access}"></div>'

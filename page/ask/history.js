@@ -37,10 +37,11 @@ const stored = (() => {
   const put = async ({id, name, picture}, {text, premise, answer, at, id: row}) => {
     if (!database) return;
     const [transaction, groups, rows] = write();
-    const known = groups.count(id);
-    known.onsuccess = () => { if (!known.result) groups.put({id, name, picture}); };
-    rows.put({id: row, group: id, text, premise, answer, at});
-    await ended(transaction);
+    const written = async () => {
+      if (!await request(groups.count(id))) groups.put({id, name, picture});
+      rows.put({id: row, group: id, text, premise, answer, at});
+    };
+    await Promise.all([ended(transaction), written()]);
   };
 
   const remove = async (removedGroups, removedRows) => {

@@ -52,7 +52,7 @@ const ROW = {
   cancel: (row) => endEdit(row),
   delete: (row) => removeRow(row),
   json: (row, pressed) => copied(pressed, copying.json(copying.plain(row.group, row))),
-  curl: (row, pressed) => copied(pressed, copying.curl(row, 'keys' in host.dataset)),
+  curl: (row, pressed) => copied(pressed, copying.curl(row, access)),
 };
 const GROUP = {
   use: (group) => useGroup(group),

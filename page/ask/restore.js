@@ -11,7 +11,7 @@ const restore = async () => {
         row.answer ??= unanswered();
         listRow(group, row, 'append');
       }
-      showPicture(group);
+      setPicture(group, group.picture);
     }
     note.textContent = words['rows.kept'];
   } catch (error) {

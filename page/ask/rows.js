@@ -70,11 +70,11 @@ const drawing = (() => {
 
   const style = (answer) => answer?.state === 'verdict' ? answer.verdict.label.toLowerCase() : answer?.state ?? 'pending';
 
-  const asked = (words, {text, premise}) => make('div', {class: 'answer-asked'},
+  const asked = (words, {text, premise}, access) => make('div', {class: 'answer-asked'},
     make('div', {}, make('p', {class: 'answer-sentence', dir: 'auto', text}),
       ...(premise ? [make('p', {class: 'answer-premise'}, make('b', {text: `${words['rows.premise']} `}),
         make('bdi', {text: premise}))] : [])),
-    tools(words));
+    tools(words, access));
 
   const editor = (words, row) => {
     const field = make('textarea', {rows: 2, 'aria-label': words['rows.sentence'], dir: 'auto'});
@@ -89,15 +89,18 @@ const drawing = (() => {
     made.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true">${ICONS[action]}</svg>`;
     return made;
   };
-  const tools = (words) => make('div', {class: 'answer-tools'}, ...Object.keys(ICONS).map((action) => icon(action, words)));
+  // Behind a login without keys, a command has no way to call the API.
+  const tools = (words, access) => make('div', {class: 'answer-tools'}, ...Object.keys(ICONS)
+    .filter((action) => action !== 'curl' || access !== 'login').map((action) => icon(action, words)));
 
   // Draw a row into its list item.
-  const row = (words, shown) => {
+  const row = (words, shown, access) => {
     const {element, answer} = shown;
     element.className = `answer answer-${style(answer)}`;
     if (answer?.state === 'none') element.dataset.reason = answer.verdict?.reason ?? answer.code;
     else delete element.dataset.reason;
-    element.replaceChildren(shown.editing ? editor(words, shown) : asked(words, shown), body(words, answer));
+    if (shown.editing && element.querySelector('form')) element.lastChild.replaceWith(body(words, answer));
+    else element.replaceChildren(shown.editing ? editor(words, shown) : asked(words, shown, access), body(words, answer));
   };
 
   const notice = (words, {id, answer}) => {

@@ -1,6 +1,6 @@
 // The batch tab, second part: upload, the browser's own list of batches, polling while the tab is visible.
 const API = 'v1/batches', STORED = 'ofa-batches', REMEMBERED = 100;
-const POLL_MS = 1000, LONGEST_PAUSE_MS = 30000, CALL_MS = 60000;
+const POLL_MS = 1000, LONGEST_PAUSE_MS = 30000, CALL_MS = 15000, RESULTS_MS = 120000;
 const FINAL = ['done', 'cancelled', 'failed', 'expired', 'unknown'];
 const KNOWN = ['queued', 'running', ...FINAL];
 const GONE = {404: 'unknown', 410: 'expired'};
@@ -12,8 +12,8 @@ let complete = false;  // whether all results of the selected batch are here
 let upload = null;  // {file, key, request}: running, or refused and kept for "try again"
 let pause = POLL_MS, polledAt = 0, checkedAt = 0, busy = false;
 
-const call = (path, options = {}) =>
-  fetch(`${API}/${path}`, {cache: 'no-store', signal: AbortSignal.timeout(CALL_MS), ...options});
+const call = (path, {method = 'GET', ms = CALL_MS} = {}) =>
+  fetch(`${API}/${path}`, {method, cache: 'no-store', signal: AbortSignal.timeout(ms)});
 const current = () => mine.find((batch) => batch.id === selected);
 const stateOf = (batch) => KNOWN.includes(batch.status?.state) ? batch.status.state : 'queued';
 const isFinal = (batch) => FINAL.includes(stateOf(batch));
@@ -145,7 +145,7 @@ const refresh = async (id) => {
 
 const loadResults = async (id) => {
   const over = isFinal(current()), before = results.size;
-  const answer = await call(`${id}/results?format=jsonl&after=${last}`);
+  const answer = await call(`${id}/results?format=jsonl&after=${last}`, {ms: RESULTS_MS});
   if (!answer.ok) throw new Error(answer.status);
   const text = await answer.text();
   if (id !== selected) return;

@@ -148,6 +148,10 @@ class DeadlineExceeded(ServiceError):
     default_remedy = "Try again; if it happens often, raise --timeout or use a faster device."
 
 
+class NoReader(DeadlineExceeded):
+    """The picture waited for a reader until its deadline: that says nothing about the picture."""
+
+
 class Abandoned(ServiceError):
     """The caller cancelled its request."""
 

@@ -212,6 +212,7 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "running_seconds": _rounded(activity.running_for) if activity.running else None,
             "progress_age_seconds": _rounded(activity.progress_age),
             "orphaned": activity.not_cancelling,
+            "background": activity.background,
             "seconds_per_request": _rounded(activity.service_seconds),
             "totals": dict(activity.counts),
         },

@@ -13,7 +13,8 @@ from service.contract.causes import Refusal
 from service.contract.errors import Busy, CallerBusy
 from service.contract.request import Source
 from service.inference.background import LANE_SIZE
-from service.inference.jobs import LatencyEstimator, Limits
+from service.inference.estimator import LatencyEstimator
+from service.inference.jobs import Limits
 from service.inference.queue import FairQueue
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import Final
 
 from service.contract.request import MAX_TEXTS
@@ -48,7 +47,7 @@ class Lane:
         """Take the next batch, at most ``most`` rows, and half as many for each time that the first one was
         pre-empted: a smaller batch is more likely to end before the next arrival, and when it may not be
         pre-empted any more, it delays others for a short time only."""
-        jobs = list(islice(self._jobs, max(1, most >> self._jobs[0].preemptions) if self._jobs else 0))
-        for _ in jobs:
-            self._jobs.popleft()
-        return jobs
+        if not self._jobs:
+            return []
+        most = max(1, most >> self._jobs[0].preemptions)
+        return [self._jobs.popleft() for _ in range(min(most, len(self._jobs)))]

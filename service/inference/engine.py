@@ -35,10 +35,10 @@ from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
 from service.inference.background import Lane
 from service.inference.computation import Computation
+from service.inference.estimator import LatencyEstimator
 from service.inference.jobs import (
     Batch,
     Job,
-    LatencyEstimator,
     Limits,
     expired,
     no_verdict,

@@ -27,7 +27,7 @@ from PIL import Image
 
 from ofa.errors import ImageError
 from ofa.picture import File
-from service.contract.errors import Abandoned, DeadlineExceeded, OutOfMemory, ShuttingDown
+from service.contract.errors import Abandoned, DeadlineExceeded, NoReader, OutOfMemory, ShuttingDown
 from service.contract.status import Reading
 from service.intake.image import Picture
 from service.intake.reader_process import ReaderEnded, ReaderProcess, ReaderSilent, command
@@ -226,7 +226,7 @@ class Readers:
                     if self._stopped:
                         raise ShuttingDown("The service is stopping.")
                     if left <= 0:
-                        raise DeadlineExceeded("Too many pictures are being read at once.")
+                        raise NoReader("Too many pictures are being read at once.")
                     self._drop_dead()
                     if self._next() is ticket:
                         break

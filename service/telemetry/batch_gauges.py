@@ -19,13 +19,13 @@ class Figures(NamedTuple):
 
 
 class BatchGauges(Collector):
-    """A collector for prometheus_client."""
+    """A collector for prometheus_client. ``read`` returns the figures; zeros where no batches are served."""
 
-    def __init__(self, figures: Callable[[], Figures]) -> None:
-        self._figures = figures
+    def __init__(self) -> None:
+        self.read: Callable[[], Figures] = lambda: Figures({}, 0)
 
     def collect(self) -> Iterator[Metric]:
-        figures = self._figures()
+        figures = self.read()
         batches = GaugeMetricFamily(
             "ofa_batches", "Served batches that are kept, by state.", labels=["state"]
         )

@@ -46,6 +46,8 @@ class Metrics(Listener):
         self._make_request_metrics()
         self._make_model_metrics()
         self.http = HttpMetrics(self._registry)
+        self._batch_gauges = BatchGauges()
+        self._registry.register(self._batch_gauges)
         self._exposition = Summary(
             "ofa_exposition_duration_seconds",
             "Duration of a scrape; each is counted in the next.",
@@ -58,8 +60,8 @@ class Metrics(Listener):
         self._registry.register(Gauges(inputs))
 
     def watch_batches(self, figures: Callable[[], Figures]) -> None:
-        """Read ``figures`` of served batches at each scrape. Called at most once."""
-        self._registry.register(BatchGauges(figures))
+        """Read ``figures`` of served batches at each scrape."""
+        self._batch_gauges.read = figures
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

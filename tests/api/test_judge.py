@@ -14,16 +14,19 @@ import httpx
 import pytest
 from prometheus_client.exposition import generate_latest
 
+from api.problems import TEXTS, of_input
 from service.callers import networks
 from service.contract.calibration import Calibration
 from service.contract.causes import CalibrationCode, InputCode, Refusal
 from service.contract.correlation import Trace, client_id_of
+from service.contract.errors import InputError
 from service.contract.request import Verdict
 from service.contract.status import CalibrationState
 from tests.api.serving import ENCODED, PICTURE, ScriptedApplication, base, client, code, picture, serving
 from tests.applications import Build
 from tests.exposition import Scraped
 from tests.fakes import YES, FakePredictor, until
+from tests.heic import halves, heic
 from tests.web.application import READY, SCORES
 from tests.web.raw import request
 
@@ -183,8 +186,23 @@ def test_real_intake_and_engine_judge_a_call_in_one_batch(make: Build) -> None:
             {"index": 1, "code": "no_text"},
             {"index": 2, "code": "text_too_long"},
         ]
+        foreign = api.post("/v1/judge", **form("a dog", "一只狗", "собака", "the word “狗”"))
+        assert code(foreign) == (422, "language")
+        assert [one["index"] for one in foreign.json()["errors"]] == [1, 2]
+        assert code(api.post("/v1/judge", **form("a dog", premise="一只狗"))) == (422, "language")
+        assert api.post("/v1/judge", **form("a dog", image=heic(halves()))).status_code == 200
+        assert code(api.post("/v1/judge", **form("a", image=heic(halves())[:90]))) == (422, "image_truncated")
         assert code(api.post("/v1/judge", **form("a", image=b"nothing"))) == (422, "not_an_image")
         assert code(api.post("/v1/judge", **form("a", image=PICTURE[:60]))) == (422, "image_truncated")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_server_without_heic_support_says_so(language: str) -> None:
+    error = InputError("…", code=InputCode.IMAGE_UNSUPPORTED, missing_heic=1)
+    problem = of_input(error)
+    assert (problem.status, problem.code) == (422, "image_unsupported")
+    assert problem.text == "image_unsupported.heic"
+    assert TEXTS[language][problem.text] != TEXTS[language][problem.code]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -255,3 +255,14 @@ def test_the_pictures_that_cannot_be_judged_are_listed(make: Any) -> None:
         {"index": 1, "code": "not_an_image"},
         {"index": 2, "code": "image_truncated"},
     ]
+
+
+def test_a_text_in_another_language_is_refused(make: Any) -> None:
+    application = make()
+    application.supervisor.load()
+    name = application.snapshot().model
+    sent = raw(("image", packed(PICTURE), 1), ("text", packed(b"a dog", "一只狗".encode()), 2))
+    with serving(application) as front, client(front) as api:
+        answer = api.post(f"/v2/models/{name}/infer", **sent)
+    assert code(answer) == (422, "language")
+    assert answer.json()["errors"] == [{"index": 1, "code": "language"}]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
+import sqlite3
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -82,12 +87,12 @@ def many(times: int) -> list[tuple[str, str]]:
 class Tab:
     """The batch tab of a visit."""
 
-    def __init__(self, visit: Visit, language: Language = "en") -> None:
+    def __init__(self, visit: Visit, language: Language = "en", ready: str = ".batch-drop") -> None:
         self.visit = visit
         self.page: Page = visit.page
         self.word = BATCH[language]
         self.page.get_by_role("tab", name=STATIC[language]["tab_batch"], exact=True).click()
-        self.page.locator("#batch .batch-drop").wait_for()
+        self.page.locator(f"#batch {ready}").wait_for()
 
     def upload(self, content: bytes, name: str = "products.zip") -> None:
         self.page.set_input_files(
@@ -333,6 +338,53 @@ def test_an_unknown_batch_says_so(tab: Tab, visit: Open) -> None:
     again.wait("unknown")
     expect(again.page.locator("#batch [data-text=trouble]")).to_have_text(EN["unknown_text"])
     expect(again.page.locator("#batch [data-format=csv]")).to_be_hidden()
+
+
+def test_an_expired_batch_says_so(visit: Open, restartable: Callable[[], Instance]) -> None:
+    service = restartable()
+    service.wait_healthy()
+    tab = Tab(visit(service.page))
+    tab.upload(archive(ROWS[:1]))
+    tab.wait("done")
+    service.terminate()
+    with contextlib.closing(sqlite3.connect(service.run_dir / "batches" / "batches.sqlite")) as store, store:
+        store.execute("UPDATE batches SET expires = ?", [time.time()])
+    restarted = restartable()
+    restarted.wait_for("the deletion", lambda: "BATCHES_EXPIRED" in restarted.log)
+    restarted.wait_healthy()
+    tab.page.reload()
+    again = Tab(tab.visit)
+    again.wait("expired")
+    expect(again.page.locator("#batch [data-text=trouble]")).to_have_text(EN["expired_text"])
+    expect(again.rows).to_have_count(0)
+
+
+def test_without_a_store_the_tab_says_why_and_takes_no_list(visit: Open, tmp_path: Path) -> None:
+    (tmp_path / "batches").touch()  # a file in the place of the folder
+    with Instance(tmp_path, "--model", "demo") as service:
+        service.wait_healthy()
+        tab = Tab(visit(service.page), ready=".batch-off")
+        expect(tab.page.locator("#batch [data-text=off]")).to_have_text(EN["off.folder"])
+        expect(tab.page.locator(".batch-drop")).to_be_hidden()
+
+
+def test_rows_that_a_calibrated_model_leaves_to_people_are_marked(visit: Open, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "models" / "demo", model)
+    sha256 = hashlib.sha256((model / "pytorch_model.bin").read_bytes()).hexdigest()
+    thresholds = {"format": 1, "weights_sha256": sha256, "temperature": 1.0, "accept": 0.999, "review": 0.5}
+    (model / "calibration.json").write_text(json.dumps(thresholds))
+    with Instance(tmp_path / "run", "--model", str(model)) as service:
+        service.wait_healthy()
+        tab = Tab(visit(service.page))
+        tab.upload(archive(ROWS))
+        tab.wait("done")
+        expect(tab.rows).to_have_count(len(ROWS))
+        review = [row["line"] for row in tab.judged if row.get("decision") == "review"]
+        assert 0 < len(review) < len(ROWS)
+        tab.choose("review")
+        assert tab.shown() == review
+        assert tab.page.locator(".batch-decision").all_inner_texts() == [EN["review"]] * len(review)
 
 
 def test_the_keyboard_is_enough(tab: Tab) -> None:

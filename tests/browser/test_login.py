@@ -60,6 +60,8 @@ def test_the_password_leads_to_the_page_and_the_end_of_the_session_back(
     page.fill("#hypothesis textarea", "a red circle")
     page.click("#judge")
     page.locator("#answer .answer-yes").wait_for()
+    expect(page.locator("#answer [data-do=json]")).to_have_count(1)
+    expect(page.locator("#answer [data-do=curl]")).to_have_count(0)  # a command cannot log in
     (cookie,) = (one for one in context.cookies() if one["name"].startswith("ofa_page_"))
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
 

@@ -12,6 +12,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from page.words import say
+from service import api_keys
 from tests.browser.conftest import Visit
 from tests.web import client
 from tests.web.client import serving
@@ -132,6 +133,25 @@ def test_escape_ends_an_edit_and_changes_nothing(asked: Visit) -> None:
     asked.page.keyboard.press("Escape")
     expect(row(asked.page, "two")).to_be_focused()
     assert sentences(asked.page) == ["three", "two", "one"]
+
+
+def test_an_answer_that_arrives_during_an_edit_leaves_the_edit_alone(
+    visit: Open, ready: client.Page, red_circle: Path
+) -> None:
+    visitor, other = visit(ready.base), visit(ready.base)
+    visitor.upload(red_circle)
+    visitor.write("hold")
+    visitor.page.click("#judge")
+    visitor.page.locator(ROW).press("Enter")
+    visitor.page.keyboard.type("two")
+    other.upload(red_circle)
+    other.write("release")
+    other.judge()
+    expect(visitor.page.locator(f"{ROW} .bar-value")).to_have_count(3)
+    visitor.page.keyboard.type(" more")
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.page.locator("#answer .answer-yes")).to_have_count(2)
+    assert sentences(visitor.page) == ["two more", "hold"]
 
 
 def test_arrow_keys_move_through_the_rows_and_delete_removes_one(asked: Visit) -> None:
@@ -273,6 +293,21 @@ def test_a_shell_passes_the_copied_sentence_to_curl_as_it_is(
     texts = ["--form-string", f"text={spaced}", "--form-string", f"premise={spaced}"]
     assert words == ["-sS", "-F", "image=@PICTURE", *texts, f"{ready.base}/v1/judge"]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_copied_command_names_the_key_where_a_call_needs_one(
+    visit: Open, tmp_path: Path, red_circle: Path
+) -> None:
+    keys = tmp_path / "keys"
+    api_keys.make(keys, "shop")
+    with serving(tmp_path, "--api-keys-file", str(keys), "--page", "open") as page:
+        visitor = visit(page.base)
+        visitor.upload(red_circle)
+        visitor.write("one")
+        visitor.judge()
+        command = copied(visitor, visitor.page.locator("#answer [data-do=curl]"))
+    words = words_of(f"KEY=the-key\n{command}", tmp_path)
+    assert words[1:3] == ["-H", "Authorization: Bearer the-key"]
 
 
 def test_rows_can_be_copied_where_the_browser_has_no_clipboard_for_pages(

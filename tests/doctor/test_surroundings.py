@@ -84,6 +84,10 @@ def test_a_run_directory_that_is_not_writable_is_found(tmp_path: Path) -> None:
     ("message", "code"),
     [
         ("UPLOAD_REFUSED | REASON=no_room | FROM=127.0.0.1 | MORE=0", "uploads-no-room"),
+        ("BATCHES_OFF | REASON=network | DETAIL=nfs4", "batches-off"),
+        ("BATCHES_PAUSED | REASON=disk_full", "batches-paused"),
+        ("BATCHES_MOVED_ASIDE | REASON=foreign | FILE=damaged.sqlite", "batches-moved-aside"),
+        ("BATCH_ROW_CRASHED | BATCH=00ab12cd | ROWS=2", "batch-row-crashed"),
         ("DESCRIPTORS | PORT=page | OPEN=512 | LIMIT=1024", "descriptors-exhausted"),
         ("LOG_REOPENED | FILE=web_app.log | REASON=moved", "log-moved"),
         ("CONVERTED_WEIGHTS_NOT_KEPT | ERROR=ENOSPC", "converted-not-kept"),
@@ -102,6 +106,7 @@ def test_a_line_is_a_finding(tmp_path: Path, message: str, code: str) -> None:
     [
         "UPLOAD_REFUSED | REASON=share | FROM=127.0.0.1 | MORE=0",
         "SETTLED | DURATION=0.10s",
+        "BATCHES_ON | ACTIVE=1 | WAITING=7",
         "CALIBRATION | OUTCOME=used | TEMPERATURE=1.5 | ACCEPT=0.9 | REVIEW=0.6",
         "LIBRARY | LOGGER=waitress.queue | AT=task.py:110",
         "STARTED | PID=7",

@@ -20,13 +20,13 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-def over_confident(folder: Path) -> Path:
-    """Copy the model with the logits of the answers times three: they are linear in the decoder's last
+def scaled(folder: Path, factor: float) -> Path:
+    """Copy the model with the logits of the answers multiplied: they are linear in the decoder's last
     normalisation."""
     weights = copy(folder) / "pytorch_model.bin"
     state = torch.load(weights, weights_only=True)
     for name in ("decoder.layer_norm.weight", "decoder.layer_norm.bias"):
-        state[name] = state[name] * 3
+        state[name] = state[name] * factor
     torch.save(state, weights)
     return folder
 

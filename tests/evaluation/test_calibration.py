@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,25 +86,39 @@ def test_a_calibration_must_lower_the_nll_and_not_raise_the_error(
     assert calibration.improves(checked) == improved
 
 
-@pytest.fixture
-def hard(tmp_path: Path) -> Path:
-    """Data about which the demo model is often wrong."""
-    pairs = world.pairs(400, world.HARD)
-    world.draw(tmp_path / "pictures", pairs)
-    return world.own_csv(tmp_path / "hard.csv", pairs)
+def data_of(folder: Path, wrong: Callable[[int, str], bool]) -> Path:
+    """Write 240 pairs that the demo model knows. ``wrong`` tells by position and picture whose label is
+    wrong."""
+    pairs = world.pairs(240, ("existence", "colour"))
+    world.draw(folder / "pictures", pairs)
+    data = world.own_csv(folder / "data.csv", pairs)
+    header, *lines = data.read_text().splitlines()
+    changed = [
+        turned(line) if wrong(position, line.partition(",")[0]) else line
+        for position, line in enumerate(lines)
+    ]
+    data.write_text("\n".join([header, *changed]))
+    return data
 
 
-def test_calibrating_an_over_confident_model_halves_its_error(hard: Path, tmp_path: Path) -> None:
-    folder = models.over_confident(tmp_path / "model")
-    assert main(["calibrate", str(hard), "--model", str(folder)]) == 0
+def turned(line: str) -> str:
+    """Return a row with another label."""
+    label = "No" if ",Yes," in line else "Yes"
+    return re.sub(",(Yes|No|Maybe),", f",{label},", line)
+
+
+def test_calibrating_an_over_confident_model_halves_its_error(tmp_path: Path) -> None:
+    """A fifth of the labels is wrong, whatever the weights: no model should be surer than 80 % there."""
+    data = data_of(tmp_path, lambda position, _: position % 5 == 0)
+    folder = models.scaled(tmp_path / "model", 3)
+    assert main(["calibrate", str(data), "--model", str(folder)]) == 0
     written = json.loads((folder / "calibration.json").read_text())
     assert written["ece"]["after"] < written["ece"]["before"] / 2
     assert written["nll"]["after"] < written["nll"]["before"]
-    assert written["temperature"] > 2
-    assert written["pairs"]["fitted"] + written["pairs"]["held_out"] == 400
+    assert written["pairs"]["fitted"] + written["pairs"]["held_out"] == 240
     state = calibrating.read(folder, lambda path: None, lambda: None)
     assert state.calibration is not None, state
-    assert state.calibration.temperature == written["temperature"]
+    assert state.calibration.temperature == written["temperature"] > 3
     assert not list(folder.glob("*.journal"))
     weights = folder / "pytorch_model.bin"
     weights.write_bytes(weights.read_bytes() + b" ")
@@ -112,25 +128,31 @@ def test_calibrating_an_over_confident_model_halves_its_error(hard: Path, tmp_pa
 def test_a_calibration_that_does_not_help_is_not_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The labels of the pictures held out are wrong: what is fitted to the others is worse there."""
-    pairs = world.pairs(240, ("existence", "maybe"))
-    world.draw(tmp_path / "pictures", pairs)
-    data, output = world.own_csv(tmp_path / "turned.csv", pairs), tmp_path / "calibration.json"
-    header, *lines = data.read_text().splitlines()
-    names = [line.partition(",")[0] for line in lines]
-    _, held_out = calibration.split(Sample(names, np.zeros(240), np.ones((240, 3))), 0.5)
-    turned = [
-        line.replace(",Yes,", ",?,").replace(",No,", ",Maybe,").replace(",?,", ",Maybe,")
-        if name in held_out.pictures
-        else line
-        for name, line in zip(names, lines, strict=True)
-    ]
-    data.write_text("\n".join([header, *turned]))
-    assert main(["calibrate", str(data), "--output", str(output)]) == 1
+    """An under-confident model is right about nine tenths of the pairs to fit with, and about none of those
+    held out: what is fitted makes it more confident, and is worse there."""
+
+    def wrong(position: int, picture: str) -> bool:
+        _, held_out = calibration.split(Sample([picture], np.zeros(1), np.ones((1, 3))), 0.5)
+        return bool(held_out.pictures) or position % 8 == 0
+
+    data, output = data_of(tmp_path, wrong), tmp_path / "calibration.json"
+    folder = models.scaled(tmp_path / "model", 0.1)
+    assert main(["calibrate", str(data), "--model", str(folder), "--output", str(output)]) == 1
     assert not list(tmp_path.glob("calibration.json*"))
     printed = capsys.readouterr().out
     assert "NLL: " in printed
     assert "ECE: " in printed
+
+
+def test_a_model_that_is_always_right_cannot_be_calibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = world.pairs(240, ("existence", "maybe"))
+    world.draw(tmp_path / "pictures", pairs)
+    data, output = world.own_csv(tmp_path / "data.csv", pairs), tmp_path / "calibration.json"
+    assert main(["calibrate", str(data), "--output", str(output)]) == 2
+    assert " unsuitable_data: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("calibration.json*"))
 
 
 @pytest.mark.parametrize("write", [world.own_csv, world.sugar_crepe])

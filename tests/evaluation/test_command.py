@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from evaluation.__main__ import main
+from lab.demo_training import easy_vqa
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from service.inference.native import NativePredictor
@@ -75,6 +76,14 @@ def test_the_right_caption_scores_above_the_wrong_one(
     assert (found["data"]["format"], found["data"]["judged"]) == (form, count)
     assert found["conditions"]["picture"]["right"] == count
     assert all(one["right"] == (one["yes"][0] > one["yes"][1]) for one in verdicts(tmp_path / "out"))
+
+
+def test_pictures_that_nobody_here_made_are_evaluated(tmp_path: Path) -> None:
+    easy_vqa.write(tmp_path)
+    data = tmp_path / "pairs.csv"
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:41]))
+    assert run(data, "--output", tmp_path / "out", "--conditions", "picture", "--min-accuracy", "0.9") == 0
+    assert report(tmp_path / "out")["conditions"]["picture"]["pairs"] == 40
 
 
 def test_the_figures_are_of_the_verdicts_that_are_written(tmp_path: Path, pictures: Path) -> None:

@@ -168,6 +168,13 @@ def test_damaged_rows_of_an_own_list_stay_in_the_data(tmp_path: Path) -> None:
     assert codes(read(path)) == [None, "no_text", "missing_field", "too_many_columns"]
 
 
+def test_an_own_list_may_be_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"photo": "a.jpg", "sentence": "a star", "label": "Yes"}\n{"photo": "a.jpg"\n')
+    data = read(path)
+    assert (data.form, codes(data)) == ("list", [None, "malformed"])
+
+
 def test_an_id_that_occurs_again_is_numbered(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("id,image,text,label\nx,a.jpg,a,Yes\nx,a.jpg,b,Yes\n,a.jpg,c,No\n")

@@ -10,7 +10,7 @@ import pytest
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request
 from service.inference.engine import Engine, Limits
-from service.inference.jobs import LatencyEstimator
+from service.inference.estimator import LatencyEstimator
 from tests.fakes import (
     PATIENCE,
     YES,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import doctor
 from service.application import Application
 from service.contract.calibration import Calibration
 from service.contract.errors import NotReady, ShuttingDown
@@ -110,6 +112,25 @@ def test_an_unusable_file_is_ignored_with_its_code(
     assert "calibrated" not in answer(application)
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith(f"CALIBRATION | OUTCOME=ignored | REASON={code}") for line in lines)
+
+
+def test_the_next_load_resolves_the_finding_of_an_ignored_file(
+    make: Build, folder: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, "service")
+    calibrate(folder, temperature=0)
+    application = loaded(make, folder)
+
+    def resolved() -> list[bool]:
+        lines = [f"2026-11-26 10:00:00 | INFO     | {one.getMessage()}\n" for one in caplog.records]
+        (tmp_path / "web_app.log").write_text("".join(lines))
+        return [one.resolved for one in doctor.examine(tmp_path) if one.code == "calibration-ignored"]
+
+    assert resolved() == [False]
+    calibrate(folder)
+    application.supervisor.reload()
+    until(lambda: application.snapshot().reloads == 1 and application.snapshot().phase is Phase.LOADED)
+    assert resolved() == [True]
 
 
 def test_a_reload_reads_the_file_again(make: Build, folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
 
 from service.application import PROBE_TEXT
 from service.contract.errors import InputError, InvalidTexts
+from service.hub.resolve import DEMO_FOLDER
 from service.intake.language import scripts
 from service.intake.text import prepare, prepare_all
 
@@ -123,6 +125,12 @@ def code(text: str, language: str | None, premise: str | None = None) -> str | N
 @pytest.mark.parametrize("text", ENGLISH)
 def test_a_sentence_in_latin_script_passes(text: str) -> None:
     assert code(text, "en") is None
+
+
+def test_the_sentences_of_the_demo_model_pass() -> None:
+    examples = json.loads((DEMO_FOLDER / "card.json").read_text(encoding="utf-8"))["examples"]
+    assert examples
+    assert {code(one["hypothesis"], "en") for one in examples} == {None}
 
 
 @pytest.mark.parametrize("text", FOREIGN)

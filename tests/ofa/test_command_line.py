@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from lab.instances.hub import Hub
 from lab.instances.instance import ROOT
+from ofa.checkpoint import find_weights
 from service.contract.errors import SettingsError
 from service.settings import Settings
 
@@ -130,6 +132,22 @@ def test_a_lines_trouble_is_its_own_error(random_folder: Path, picture_file: Pat
     assert [answer["id"] for answer in answers if "id" in answer] == ["4705552913.jpg#2r1n", 7]
     named = {answer["line"]: answer.get("image") for answer in answers}
     assert (named[1], named[2], named[15], named[20]) == (str(picture_file), None, "absent.png", "\ud800.png")
+
+
+def test_a_calibrated_model_adds_calibrated_scores_and_a_decision(
+    random_folder: Path, picture_file: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(random_folder, tmp_path / "calibrated"))
+    weights = hashlib.sha256(find_weights(folder).read_bytes()).hexdigest()
+    content = {"format": 1, "weights_sha256": weights, "temperature": 5.0, "accept": 1.0, "review": 0.0}
+    (folder / "calibration.json").write_text(json.dumps(content))
+    (folder / "calibration.json").chmod(0o600)
+    pair = ("--image", str(picture_file), "--text", "a circle")
+    (raw,), (calibrated,) = (answers_of(run("--model", str(one), *pair)) for one in (random_folder, folder))
+    assert calibrated["decision"] == "review"
+    assert max(calibrated.pop("calibrated").values()) < raw["score"]
+    del calibrated["decision"]
+    assert calibrated == raw
 
 
 def test_texts_in_any_language_are_judged_if_asked_for(random_folder: Path, picture_file: Path) -> None:

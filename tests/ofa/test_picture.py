@@ -177,8 +177,7 @@ def test_a_tiff_keeps_its_pixels_and_loses_its_metadata(options: dict[str, objec
 
 
 def test_unsupported_formats_are_refused() -> None:
-    heic = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(64)
-    for data in (b"", b"hello", heic, encoded(drawing(), "ICO"), encoded(drawing(), "JPEG2000")):
+    for data in (b"", b"hello", encoded(drawing(), "ICO"), encoded(drawing(), "JPEG2000")):
         assert code_of(data) == "not_an_image"
 
 

@@ -12,7 +12,7 @@ import pytest
 from service.contract.errors import DeviceLost, NotReady
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
-from service.inference.engine import Engine
+from service.inference.computation import Computation
 from tests.applications import Build
 from tests.fakes import PATIENCE, PICTURE, FakePredictor, until
 
@@ -77,7 +77,7 @@ def test_a_dead_engine_is_unhealthy_at_once_and_named(make: Build, monkeypatch: 
     def die(*_: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(Engine, "_compute", die)
+    monkeypatch.setattr(Computation, "run", die)
     assert application.submit(PICTURE, "a").result(PATIENCE).reason == "error"
     until(lambda: not application.report().live.ok)
     assert not application.report().healthy

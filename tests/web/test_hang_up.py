@@ -72,9 +72,9 @@ def held(page: Page, picture: Any, session: str = "") -> str:
     path = "/gradio_api/call/judge"
     if session:
         events = httpx.get(f"{page.base}/config").json()["dependencies"]
-        asks = next(event["id"] for event in events if event["backend_fn"])  # those before are the browser's
-        path, more = "/gradio_api/queue/join", {"fn_index": asks, "session_hash": session}
-        question |= more
+        asks = next(event["id"] for event in events if event["backend_fn"] and len(event["inputs"]) == 4)
+        path = "/gradio_api/queue/join"
+        question = {"data": [picture, "hold", None, "row"], "fn_index": asks, "session_hash": session}
     joined = httpx.post(page.base + path, json=question)
     until(lambda: page.output.count("waiting") > before)
     return str(joined.raise_for_status().json()["event_id"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from page.verdicts import input_error, input_error_text, percent, seconds, verdict
 from page.words import LANGUAGES, Language, say
+from service.contract.calibration import Decision
 from service.contract.errors import InputError
 from service.contract.request import Verdict
 
@@ -23,6 +26,13 @@ def test_a_verdict_has_its_public_form_and_all_probabilities_duration_and_device
     assert answer["shares"] == {"Yes": "92.1%", "No": "5.0%", "Maybe": "2.9%"}
     meta = say(language, "took", seconds="0.42"), say(language, "on_device", device="CUDA:0")
     assert answer["meta"] == " · ".join(meta)
+
+
+@pytest.mark.parametrize("decision", ["accept", "review", "reject"])
+def test_a_calibrated_verdict_says_its_decision(decision: Decision) -> None:
+    answer = verdict(replace(decided(), decision=decision, calibrated=SCORES), "en", limit=15)
+    assert answer["meta"].endswith(say("en", f"decision.{decision}"))
+    assert answer["verdict"]["decision"] == decision
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -70,6 +80,12 @@ def test_a_refusal_names_the_limit(
     assert input_error_text(InputError("…", code=code, limit=limit), language) == text
     without = say(language, f"input.{code}", **{f"allowed_{unit}": ""})
     assert input_error_text(InputError("…", code=code), language) == without
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_server_without_heic_support_says_so(language: Language) -> None:
+    error = InputError("…", code="image_unsupported", missing_heic=1)
+    assert input_error_text(error, language) == say(language, "input.image_unsupported.heic")
 
 
 def test_an_unknown_refusal_has_the_services_message() -> None:
