@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -34,7 +35,7 @@ _WINDOW: Final = 1024  # rows in which those of one picture are brought together
 _WINDOW_CHARS: Final = 64 << 20  # of their pictures' names, which may be ``data:`` URLs
 _MAX_GROUP: Final = 256  # texts of one picture computed together
 #: Processes that decode pictures; a thread waits for each. More would compete with the computation.
-READING: Final = 2
+READING: Final = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 _READ_SECONDS: Final = 120.0  # of waiting; the readers limit the processor time
 
 

@@ -15,7 +15,7 @@ from batch.judging import READING, Judge
 from batch.lists import WorkList, open_list
 from batch.loading import fingerprint
 from batch.outputs import CsvResults, JsonResults
-from batch.pairs import names_in
+from batch.pairs import PICTURES, names_in
 from batch.pictures import FolderPictures, Pictures, ZipPictures
 from batch.progress import Progress
 from batch.rows import Columns, ListError, Row
@@ -168,6 +168,8 @@ def _digest(source: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for name in names_in(source):
+        if not name.lower().endswith((*PICTURES, ".txt")):
+            continue  # such as the output and its journal
         status = (source / name).lstat()
         digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))
     return digest.hexdigest()

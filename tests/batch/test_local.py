@@ -235,9 +235,9 @@ def test_pictures_of_a_zip_and_of_a_folder(model: Path, folder: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert [one.get("code") for one in lines_of(folder / "zip.jsonl")] == [None, "image_elsewhere"]
     (folder / "0.txt").write_text("one\ntwo\n")
-    done = run(model, folder, folder.with_name(f"{folder.name}.csv"))
+    done = run(model, folder, folder / "pairs.csv")
     assert done.returncode == 1  # three pictures have no text
-    found = table(folder.with_name(f"{folder.name}.csv"))
+    found = table(folder / "pairs.csv")
     assert [(row["image"], row["text"], row["code"]) for row in found] == [
         *(("0.png", "one", ""), ("0.png", "two", "")),
         *((f"{number}.png", "", "no_text") for number in (1, 2, 3)),
