@@ -44,7 +44,7 @@ ROWS = (
     ("place.png", "the triangle is at the top"),
     ("spot.png", "the star is in the centre"),
     ("negation.png", "there is no square"),
-    ("none.png", "none of the stars is red"),
+    ("none.png", "none of the squares is blue"),
     ("conjunction.png", "there is a blue circle and a red star"),
     ("maybe.png", "the circle is heavy"),
     ("missing.png", "there is a green cross"),
