@@ -26,7 +26,10 @@ from service.contract.errors import InputError
 LISTS: Final = (".csv", ".tsv", ".jsonl", ".xlsx")
 _DIRECTORY_BYTES: Final = 256  # of a member in the archive's directory: its head, a name, extra fields
 _LEAST_DIRECTORY: Final = 1 << 16  # zipfile looks for the directory in blocks of this size
-_MAX_NAME: Final = 1024
+MAX_NAME: Final = (
+    1024  # characters; normalizing a long run of accents takes quadratic time, with the GIL held
+)
+_BLOCK: Final = 1 << 20
 _NESTED: Final = re.compile(r"\.(zip|jar|7z|rar|tar|tgz|gz|bz2|xz|zst|cab|iso)$", re.IGNORECASE)
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _UTF_8: Final = 0x800
@@ -82,11 +85,7 @@ class Archive:
             if isinstance(error, _TooLarge):
                 raise _too_large() from error
             if isinstance(error, (*_DAMAGE, ValueError)):  # ValueError: a name that is not in UTF-8
-                raise ListError(
-                    "The zip is damaged or not a zip.",
-                    code=ListCode.ARCHIVE_UNREADABLE,
-                    remedy="Make it again.",
-                ) from error
+                raise _damaged() from error
             raise
         self.names: Sequence[str] = sorted(self._members)
 
@@ -126,6 +125,20 @@ class Archive:
                 remedy="Make the zip again.",
             ) from error
 
+    def tags(self) -> int:
+        """Return how many "<" all parts have, those that ``names`` leaves out included; in any encoding that
+        expat reads, this byte is in each. Raises ListError."""
+        count = 0
+        for member in self._zip.infolist():
+            if member.compress_type not in _METHODS:
+                raise _unsafe("The zip uses a method other than deflate.", "Make it with the usual method.")
+            try:
+                with self._zip.open(member) as part:
+                    count += sum(block.count(b"<") for block in iter(lambda: part.read(_BLOCK), b""))
+            except _DAMAGE as error:
+                raise _damaged() from error
+        return count
+
     def close(self) -> None:
         if self._own is not None:
             self._own.close()
@@ -139,9 +152,12 @@ class Archive:
         self.close()
 
 
-def check_parts(stream: BinaryIO, limits: Limits) -> None:
-    """Check the zip that a sheet is, before a library reads it. Raises ListError."""
-    Archive(stream, limits).close()
+def check_parts(stream: BinaryIO, limits: Limits, most_tags: int | None = None) -> None:
+    """Check the zip that a sheet is, before a library reads it; ``most_tags`` bounds the tags of all parts
+    together. Raises ListError."""
+    with Archive(stream, limits) as archive:
+        if most_tags is not None and archive.tags() > most_tags:
+            raise _too_large()
     stream.seek(0, io.SEEK_SET)
 
 
@@ -175,10 +191,11 @@ def _checked(members: Iterable[zipfile.ZipInfo], limits: Limits) -> dict[str, zi
 
 def _safe_name(member: zipfile.ZipInfo) -> str:
     """The member's name in NFC. Raises ListError."""
-    name = unicodedata.normalize("NFC", _decoded(member).replace("\\", "/"))
+    decoded = _decoded(member)
+    name = unicodedata.normalize("NFC", decoded[: MAX_NAME + 1].replace("\\", "/"))
     if (
         "\0" in name
-        or len(name) > _MAX_NAME
+        or len(decoded) > MAX_NAME
         or name.startswith("/")
         or _DRIVE.match(name)
         or ".." in name.split("/")
@@ -202,6 +219,12 @@ def _decoded(member: zipfile.ZipInfo) -> str:
 
 def _unsafe(message: str, remedy: str) -> ListError:
     return ListError(message, code=ListCode.ARCHIVE_UNSAFE, remedy=remedy)
+
+
+def _damaged() -> ListError:
+    return ListError(
+        "The zip is damaged or not a zip.", code=ListCode.ARCHIVE_UNREADABLE, remedy="Make it again."
+    )
 
 
 def _too_large() -> ListError:

@@ -25,6 +25,7 @@ NAMES: Final[Mapping[str, Sequence[str]]] = {
     "id": ("id", "row_id", "pair_id", "pairid", "编号"),
 }
 _SHOWN: Final = 40  # columns named in an error
+MAX_NAME: Final = 1000  # characters of a column's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,14 @@ class Found:
 
 
 def find(names: Sequence[str], wanted: Columns) -> Found:
-    """Find the columns among ``names``. Raises ListError: ``column_missing``, ``column_ambiguous``."""
+    """Find the columns among ``names``. Raises ListError: ``column_missing``, ``column_ambiguous``, and
+    ``list_unreadable`` for a name that is too long."""
+    if any(len(name) > MAX_NAME for name in names):
+        raise ListError(
+            f"The list has a column name of more than {MAX_NAME} characters.",
+            code=ListCode.LIST_UNREADABLE,
+            remedy="Begin with the names of the columns.",
+        )
     premise, row_id = _find("premise", names, wanted.premise), _find("id", names, wanted.id)
     return Found(_needed("image", names, wanted.image), _needed("text", names, wanted.text), premise, row_id)
 

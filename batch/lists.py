@@ -23,8 +23,11 @@ from batch.tables import Record
 from service.contract.causes import InputCode, LineCode, ListCode
 from service.contract.errors import InputError
 
-FORMS: Final = (".csv", ".tsv", ".jsonl", ".xlsx", ".zip")
+TEXTS: Final = (".csv", ".tsv", ".jsonl")
+FORMS: Final = (*TEXTS, ".xlsx", ".zip")
 _MAX_KEYS: Final = 1000  # different ones in all JSON lines
+LINES: Final = 50  # of a text, for each row that is allowed; blank ones cost time, too
+_BLOCK: Final = 1 << 20
 
 
 class WorkList(Iterator[Row]):
@@ -56,7 +59,7 @@ class WorkList(Iterator[Row]):
         row = next(self._rows)
         self._count += 1
         if self._limits.rows is not None and self._count > self._limits.rows:
-            raise _too_large(f"The list has more than {self._limits.rows} rows.")
+            raise _too_many_rows(self._limits.rows)
         return row
 
     def close(self) -> None:
@@ -152,8 +155,10 @@ def _read(stream: BinaryIO, suffix: str, columns: Columns, limits: Limits) -> _C
         raise _too_large(f"The list has {size} bytes; at most {limits.list_bytes} are allowed.")
     if not size:
         raise _empty()
+    if suffix in TEXTS and limits.rows is not None and _lines(stream) > LINES * limits.rows:
+        raise _too_large(f"The list has more than {LINES * limits.rows} lines.")
     if suffix == ".jsonl":
-        return _of_lines(stream, columns, limits.line_bytes)
+        return _of_lines(stream, columns, limits)
     if suffix == ".xlsx":
         records = sheets.records(stream, limits)
         header = next(records, None)
@@ -239,10 +244,19 @@ def _problem(image: object, text: object, premise: object, row_id: object) -> In
     return None
 
 
-def _of_lines(stream: BinaryIO, columns: Columns, most: int) -> _Content:
+def _lines(stream: BinaryIO) -> int:
+    stream.seek(0)
+    blocks = iter(lambda: stream.read(_BLOCK), b"")
+    return sum(block.count(b"\n") + block.count(b"\r") for block in blocks)
+
+
+def _of_lines(stream: BinaryIO, columns: Columns, limits: Limits) -> _Content:
     """Read the keys of all lines first, then the rows."""
+    most = limits.line_bytes
     keys: dict[str, None] = {}
-    for _, fields, _ in _objects(stream, most):
+    for count, (_, fields, _) in enumerate(_objects(stream, most), 1):
+        if limits.rows is not None and count > limits.rows:
+            raise _too_many_rows(limits.rows)
         keys |= dict.fromkeys(fields)
         if len(keys) > _MAX_KEYS:
             raise _too_large(f"The JSON lines have more than {_MAX_KEYS} different keys.")
@@ -280,6 +294,10 @@ def _split_error(cells: int, names: int) -> InputError:
         code=LineCode.TOO_FEW_COLUMNS if few else LineCode.TOO_MANY_COLUMNS,
         remedy="Put cells that contain the delimiter into quotes.",
     )
+
+
+def _too_many_rows(most: int) -> ListError:
+    return _too_large(f"The list has more than {most} rows.")
 
 
 def _too_large(message: str) -> ListError:

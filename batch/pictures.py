@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Final, Protocol
 
-from batch.archive import Archive
+from batch.archive import MAX_NAME, Archive
 from service.contract.causes import InputCode
 from service.contract.errors import InputError
 
@@ -66,10 +66,10 @@ class ZipPictures:
     def open(self, image: str) -> bytes:
         if image[:5].lower() == "data:":
             return self._urls.open(image)
-        name = unicodedata.normalize("NFC", image.replace("\\", "/"))
+        name = unicodedata.normalize("NFC", image[: MAX_NAME + 1].replace("\\", "/"))
         for folder in (self._folder, ""):
             found = posixpath.normpath(posixpath.join(folder, name))
-            if found in self._names:
+            if len(image) <= MAX_NAME and found in self._names:
                 return self._archive.read(found, self._max_bytes)
         if name.startswith("/") or ".." in name.split("/") or _ADDRESS.match(name):
             raise _elsewhere("Name a picture in the zip.")

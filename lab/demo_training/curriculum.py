@@ -54,12 +54,12 @@ def share_for(category: str, accuracy: float) -> float:
 
 _FIRST = ("existence", "colour", "maybe")
 _SECOND = (*_FIRST, "size", "negation", "conjunction")
-_THIRD = (*_SECOND, "place", "all", "none")
-_WEAKEST = ("place", "all", "centre or corner", "relation")
+_THIRD = (*_SECOND, "place", "every", "none")
+_WEAKEST = ("place", "every", "centre or corner", "relation")
 # Not learnt well enough in the available time: a few are kept so that the model stays unsure about them.
 _UNKNOWN = ("count", "relation")
 _KNOWN = (*_THIRD, "centre or corner")
-_BUT_ALL = tuple(name for name in _KNOWN if name != "all")
+_BUT_EVERY = tuple(name for name in _KNOWN if name != "every")
 _REST = (*_SECOND, "none")
 _ANY = (0, 1, 2, 3, 4, 5)
 STAGES = (
@@ -80,10 +80,10 @@ STAGES = (
         rehearsal=0.25,
     ),
     Stage("weakest", _WEAKEST, _ANY, 0.2, 0.96, 350, rehearsed=(*_SECOND, "count"), rehearsal=0.2),
-    Stage("exceptions", ("all",), (2, 3), 0.35, 0.96, 700, rehearsed=_BUT_ALL, rehearsal=0.2),
+    Stage("exceptions", ("every",), (2, 3), 0.35, 0.96, 700, rehearsed=_BUT_EVERY, rehearsal=0.2),
     Stage(
         "universals",
-        ("all", "place", "centre or corner"),
+        ("every", "place", "centre or corner"),
         _ANY,
         0.15,
         0.97,

@@ -143,7 +143,7 @@ QUESTIONS: dict[str, Callable[[random.Random, Scene], Asked | None]] = {
     "centre or corner": _spot,
     "count": _number,
     "relation": _relation,
-    "all": _exception,
+    "every": _exception,
 }
 
 

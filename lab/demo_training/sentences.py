@@ -28,7 +28,7 @@ CATEGORIES = (
     "centre or corner",
     "relation",
     "negation",
-    "all",
+    "every",
     "none",
     "conjunction",
     "maybe",

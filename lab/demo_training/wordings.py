@@ -258,7 +258,7 @@ def _group(rng: random.Random, scene: Scene, by_colour: bool, mixed: bool) -> tu
     return kind, quality, not alike
 
 
-def _all(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
+def _every(rng: random.Random, scene: Scene, true: bool, most: int) -> tuple[Claim, str, str]:
     """Most false "all circles are red" have a red circle and one of another colour: a model that looks only
     for a red circle would fail."""
     by_colour = rng.random() < 0.65
@@ -333,7 +333,7 @@ PROPOSERS: dict[str, Callable[[random.Random, Scene, bool, int], tuple[Claim, st
     "centre or corner": _spot,
     "relation": _relation,
     "negation": _negation,
-    "all": _all,
+    "every": _every,
     "none": _none,
     "conjunction": _conjunction,
 }

@@ -22,7 +22,7 @@ STOP_PAGE_ANSWERS: Final = 1.0  # browsers fetch their answers
 STOP_PAGE_CLOSE: Final = 2.0  # browsers close their connections …
 STOP_PAGE_FORCED: Final = 1.0  # … or the page does
 STOP_SIDECAR: Final = 2.0  # the health API's connections and threads
-STOP_CHANNEL: Final = 2.0  # the guardian's channel
+STOP_CHANNEL: Final = 1.0  # the guardian's channel
 STOP_LOGS: Final = 1.0  # queued log lines
 
 STOP_STEPS: Final = (

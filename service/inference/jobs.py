@@ -110,7 +110,8 @@ class Job:
 class Batch:
     """Requests computed together. ``last_progress`` is when the computation last passed a cancel point;
     after ``cancelled_at`` its cancel points raise. A ``preemptible`` one is of background rows; their cancel
-    points raise also once it is ``preempted``. It was ``divided`` so often to isolate a failing request."""
+    points raise also once it is ``preempted``. ``divided`` counts how often it was halved to isolate a
+    failing request."""
 
     jobs: list[Job]
     started: float

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from batch.archive import Archive
+from batch.archive import MAX_NAME, Archive
 from batch.pictures import DataUrls, ZipPictures
 from batch.rows import LOCAL, Limits
 from service.contract.errors import InputError
@@ -165,3 +165,21 @@ def test_a_picture_is_a_member_or_a_data_url() -> None:
 )
 def test_a_list_alone_takes_data_urls_only(url: str, code: str) -> None:
     assert code_of(lambda: DataUrls(100).open(url)) == code
+
+
+ACCENTS = "a" + "\u0301\u0327" * 2_000  # to normalize a run takes quadratic time, with the GIL held
+
+
+def test_a_long_name_is_not_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def normalize(form: str, text: str) -> str:
+        lengths.append(len(text))
+        return text
+
+    monkeypatch.setattr("unicodedata.normalize", normalize)
+    assert refused(lambda: Archive(stream(zipped((ACCENTS, b"1"))))) == "archive_unsafe"
+    with Archive(stream(zipped(("a.jpg", b"1")))) as archive:
+        assert code_of(lambda: ZipPictures(archive, 100).open(ACCENTS)) == "no_image"
+    assert lengths
+    assert max(lengths) <= MAX_NAME + 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from batch import tables
+from batch import jsonlines, lists, tables
 from batch.lists import open_list
 from batch.rows import LOCAL, Columns, Limits, ListError, Row
 from tests.batch.zips import refused, stream, zipped
@@ -189,3 +190,33 @@ def test_other_forms_are_refused(name: str, code: str) -> None:
 
 def test_a_list_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert refused(lambda: open_list(tmp_path / "no.csv", "no.csv")) == "list_missing"
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.jsonl"])
+@pytest.mark.parametrize("line", ["\n", "\r", "[]\n"])
+def test_lines_without_a_row_are_bounded(name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read at 1 MB/s or less, and a zip holds 256 MB of them in 256 KB."""
+    bounded = replace(LOCAL, rows=4)
+    read: list[object] = []
+    for module, reader in ((jsonlines, "numbered"), (tables, "open_table")):
+        monkeypatch.setattr(module, reader, lambda stream, *_: read.append(stream) or iter(()))
+    assert refused(lambda: rows(line * 5 * lists.LINES, name, limits=bounded)) == "list_too_large"
+    assert read == []
+
+
+def test_lines_of_json_are_counted_before_they_are_all_parsed() -> None:
+    data = io.BytesIO(b"[]\n" * 1_000)
+    assert refused(lambda: open_list(data, "list.jsonl", limits=replace(LOCAL, rows=20))) == "list_too_large"
+    assert data.tell() < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("list.csv", "image,text,{}\na.jpg,x,y\n"),
+        ("list.jsonl", '{{"image": "a.jpg", "text": "x", "{}": 1}}'),
+    ],
+)
+def test_a_long_name_of_a_column_is_refused(name: str, data: str) -> None:
+    assert len(rows(data.format("n" * 1000), name)) == 1
+    assert refused(lambda: rows(data.format("n" * 1001), name)) == "list_unreadable"

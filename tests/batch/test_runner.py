@@ -164,8 +164,9 @@ def test_a_row_that_times_out_twice_fails(make: Build, tmp_path: Path) -> None:
             time.sleep(0.001)
         return [YES for _ in pairs]
 
-    application = loaded(make, behave, timeout=0.3, max_batch=1)
-    with serving(application, tmp_path, timeout=0.3, max_batch=1) as batches:
+    application = loaded(make, behave, timeout=1.0, max_batch=1)
+    with serving(application, tmp_path, timeout=1.0, max_batch=1) as batches:
+        until(lambda: application.snapshot().reading.idle > 0)
         results = finished(
             batches, upload(batches, zipped([("1.png", "slow"), ("1.png", "fast"), ("2.png", "also")]))
         )

@@ -96,6 +96,21 @@ def test_cells_are_bounded() -> None:
     assert refused(lambda: rows(data)) == "list_too_large"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("part", ["xl/worksheets/sheet2.xml", "xl/.hidden.xml"])
+def test_tags_of_a_served_book_are_bounded(part: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 MB of empty cells in a row take 175 MB; a part with any name can be the sheet."""
+    served, content = Limits(rows=10), book(("image", "text"), ("a.jpg", "x"))
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(part, f"<row>{'<c/>' * 5_000}</row>".encode(encoding))
+    monkeypatch.setattr(sheets, "SERVED_TAGS", 5_000)
+    assert len(rows(content, served)) == 1
+    assert refused(lambda: rows(file.getvalue(), served)) == "archive_too_large"
+    monkeypatch.setattr(sheets, "SERVED_BYTES", len(content))
+    assert refused(lambda: rows(content, served)) == "archive_too_large"
+
+
 @pytest.mark.parametrize("missing", ["openpyxl", "defusedxml"])
 def test_without_the_packages_it_says_what_to_install(missing: str) -> None:
     program = (

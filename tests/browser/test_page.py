@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,6 @@ DROP_PDF = """element => {
     element.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: held}));
   }
 }"""
-SCREENSHOT = ROOT / "docs" / "images" / "page.png"
 
 
 @pytest.fixture
@@ -57,11 +55,6 @@ def test_a_picture_and_a_sentence_get_their_verdict(
     assert shares[0] == max(shares)
     assert sum(shares[1:]) == pytest.approx(100, abs=0.5)
     assert re.fullmatch(r"\d+(\.\d+)? s · on (CPU|CUDA.*)", lines[-1])
-    if label == "Yes" and os.environ.get("SAVE_SCREENSHOT"):
-        SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-        english.page.mouse.move(0, 0)
-        english.page.wait_for_timeout(1000)  # the bars grow for half a second
-        SCREENSHOT.write_bytes(english.page.screenshot(full_page=True))
 
 
 def test_the_page_shows_the_ready_model_and_its_description(english: Visit) -> None:

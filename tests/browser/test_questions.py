@@ -20,7 +20,7 @@ from tests.heic import heic
 Open = Callable[..., Visit]
 
 EXAMPLES = ROOT / "models" / "demo" / "examples"
-SCREENSHOT = ROOT / "docs" / "images" / "rows.png"
+SCREENSHOT = ROOT / "docs" / "images" / "page.png"
 ROW = "#answer li.answer"
 ASKED = [
     ("colour.png", [("the circle is yellow", "No"), ("there is a blue circle", "Yes")]),

@@ -36,8 +36,8 @@ def asked(category: str, *things: Thing) -> dict[str, str]:
         ("count", "how many shapes are there?", "three"),
         ("relation", "is the star above or below the red circle?", "below"),
         ("relation", "is the red circle left or right of the star?", "left"),
-        ("all", "what colour is the circle that is not red?", "blue"),
-        ("all", "what shape is the shape that is not a circle?", "star"),
+        ("every", "what colour is the circle that is not red?", "blue"),
+        ("every", "what shape is the shape that is not a circle?", "star"),
     ],
 )
 def test_a_question_has_the_scene_s_answer(category: str, question: str, answer: str) -> None:
@@ -56,7 +56,7 @@ def test_ambiguous_questions_are_not_asked() -> None:
     assert asked("relation", STAR) == {}
     assert asked("count") == {}
     two_others = (RED, BLUE, Thing("circle", "green", 0.2, 0.8, 0.2))
-    assert not any("not red" in text for text in asked("all", *two_others))
+    assert not any("not red" in text for text in asked("every", *two_others))
 
 
 def test_every_answer_is_a_word_that_training_knows() -> None:

@@ -34,12 +34,12 @@ def test_yes_and_no_are_balanced_within_every_wording(category: str) -> None:
         assert abs(counts["yes"] - counts["no"]) <= 3, wording
 
 
-def test_most_false_statements_about_all_have_an_example_and_an_exception() -> None:
+def test_most_false_statements_about_every_have_an_example_and_an_exception() -> None:
     """ "All circles are red" with a red and a blue circle; else looking for a red circle would do."""
     rng, stream, mixed = random.Random(6), scenes(6, (2, 3, 4, 5)), []
     for _ in range(1000):
         scene = next(stream)
-        claim, _, _ = PROPOSERS["all"](rng, scene, False, 3)
+        claim, _, _ = PROPOSERS["every"](rng, scene, False, 3)
         assert isinstance(claim, Is)
         if claim.truth(scene) is False:
             mixed.append(any(claim.quality.matches(thing) for thing in select(scene, claim.kind) or []))

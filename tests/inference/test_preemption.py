@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,8 +18,10 @@ from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, VerdictFuture
 from service.inference.engine import Engine, Limits
 from service.settings import Settings
+from tests.applications import Build
 from tests.fakes import (
     PATIENCE,
+    PICTURE,
     YES,
     Clock,
     FakeEvents,
@@ -122,6 +125,27 @@ def test_where_stopping_costs_more_than_waiting_nothing_is_pre_empted(
     rows(engine, "ab")
     drain(engine)
     assert predictor.batches == ["ab", "X"]
+
+
+def test_modelscope_s_process_is_not_pre_empted(make: Build) -> None:
+    gate = Gate()
+
+    def judge(pairs: Sequence[Pair], cancel: CancelPoint) -> Sequence[Mapping[str, float]]:
+        if pairs[0].hypothesis == "row":
+            gate(pairs, cancel)
+            cancel()
+        return [YES] * len(pairs)
+
+    predictor = FakePredictor(judge)
+    application = make(predictor, backend="modelscope", reference_python=Path(sys.executable))
+    application.supervisor.load()
+    (row,) = application.submit_many(PICTURE, ["row"], source="batch")
+    assert gate.entered.wait(PATIENCE)
+    user = application.submit(PICTURE, "a red")
+    gate.opened.set()
+    assert row.result(PATIENCE).label == user.result(PATIENCE).label == "Yes"
+    assert [text for text in predictor.seen if text in ("row", "a red")] == ["row", "a red"]
+    assert "preempted" not in application.snapshot().activity.counts
 
 
 # ---- what others are told --------------------------------------------------------------------------------
