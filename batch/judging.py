@@ -33,7 +33,6 @@ MAX_BATCH: Final = 128
 _BATCH_SECONDS: Final = 1.0
 _WINDOW: Final = 1024  # rows in which those of one picture are brought together
 _WINDOW_CHARS: Final = 64 << 20  # of their pictures' names, which may be ``data:`` URLs
-_MAX_GROUP: Final = 256  # texts of one picture computed together
 #: Processes that decode pictures; a thread waits for each. More would compete with the computation.
 READING: Final = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 _READ_SECONDS: Final = 120.0  # of waiting; the readers limit the processor time
@@ -145,7 +144,7 @@ class Judge:
                     yield Judged(row, error=known(error))
                     continue
                 group = groups.setdefault(row.image, _Group())
-                if len(group.rows) == _MAX_GROUP:
+                if len(group.rows) >= self._most:
                     yield groups.pop(row.image)
                     group = groups[row.image] = _Group()
                 group.rows.append(row)

@@ -117,9 +117,11 @@ def test_out_of_memory_makes_batches_smaller(folder: Path, make_readers: Make) -
             return [YES for _ in pairs]
 
     model = Small()
-    found = judged([row(number) for number in range(40)], model, make_readers(count=2), folder, max_batch=8)
+    rows = [row(number, "./" * number + "0.png") for number in range(40)]
+    found = judged(rows, model, make_readers(count=2), folder, max_batch=8)
     assert set(codes(found).values()) == {None}
     assert len(found) == 40
+    assert [len(batch) for batch in model.batches] == [8, *[4] * 10]
 
 
 def test_a_lost_device_ends_the_run(folder: Path, make_readers: Make) -> None:
