@@ -32,7 +32,8 @@ from service.http.identity import Identity
 
 BODY_SECONDS: Final = 110.0  # to receive a file; the server itself allows a body 120 s
 PAGE: Final = 500  # results read from the store at once
-DECODING: Final = 4  # thumbnails made at once, fewer than there are threads
+DECODING: Final = 3  # thumbnails made at once, and
+IMPORTING: Final = 2  # files read: each takes a second or more; together fewer than there are threads
 FIELDS: Final = ("image_column", "text_column", "premise_column")
 FIELD_BYTES: Final = 1024
 #: The types of a file that is sent without a form, and the suffix by which its form is known.
@@ -217,6 +218,7 @@ class _Served:
         self._threads = threads
         self._identity = identity
         self.decoding = asyncio.Semaphore(DECODING)
+        self._importing = asyncio.Semaphore(IMPORTING)
 
     @property
     def batches(self) -> Batches:
@@ -237,9 +239,10 @@ class _Served:
             receiving = batches.receiving(caller.name, length(scope) or 0)
             incoming = await self.call(held.enter_context, receiving)
             name, columns = await self._receive(scope, receive, incoming)
-            batch = await self.call(
-                batches.create, incoming, name, owner=_owner(scope), columns=columns, idempotency=key
-            )
+            async with self._importing:
+                batch = await self.call(
+                    batches.create, incoming, name, owner=_owner(scope), columns=columns, idempotency=key
+                )
             status = await self.call(batches.status, batch.id, _owner(scope))
         return JSONResponse(status, 202, headers={"location": f"{self._root_path}/v1/batches/{batch.id}"})
 
@@ -289,10 +292,10 @@ class _Served:
     async def _pages(
         self, batch: Batch, page: list[Result], lines: Callable[[list[Result]], str]
     ) -> AsyncIterator[str]:
-        yield lines(page)
-        while len(page) == PAGE:
+        yield await self.call(lines, page)
+        while page:
             page = await self.call(self.batches.results, batch, page[-1].position, PAGE)
-            yield lines(page)
+            yield await self.call(lines, page)
 
 
 class _Form:

@@ -143,7 +143,7 @@ def of_batch(error: BatchRefused) -> Problem:
 
 def of_list(error: ListError) -> Problem:
     """Map a list, or an archive, that cannot be read."""
-    columns = [name[:MAX_COLUMN_NAME] for name in error.columns]
+    columns = [name[:MAX_COLUMN_NAME].encode("utf-8", "ignore").decode() for name in error.columns]
     return Problem(error.code, columns=columns, values=error.facts)
 
 

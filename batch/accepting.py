@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from batch.limits import BATCH_BYTES, ROW_BYTES, ROWS, THUMBNAIL_BYTES
+from batch.limits import BATCH_BYTES, ROW_BYTES, ROWS, TEXT, THUMBNAIL_BYTES
 from batch.lists import WorkList, open_list
 from batch.pictures import DataUrls
 from batch.records import Picture
 from batch.rows import Columns, Limits, ListError, Row
 from batch.store import FAILED, WAITING, Store
-from service.contract.causes import ListCode
+from service.contract.causes import InputCode, ListCode
 from service.contract.errors import InputError
 
 CHUNK: Final = 200  # rows written in one transaction,
@@ -62,7 +62,7 @@ def add_rows(
         file.flush()
         os.fsync(file.fileno())
         format = {
-            "columns": list(opened.columns),
+            "columns": [_storable(name) for name in opened.columns],
             "delimiter": opened.delimiter,
             "archive": opened.archive is not None,
             "folder": opened.folder,
@@ -104,7 +104,7 @@ class _Adding:
     def _row(self, row: Row) -> tuple[object, ...]:
         self._position += 1
         picture = self._picture(row)
-        error = row.error or self._errors.get(picture)
+        error = row.error or _too_long(row) or self._errors.get(picture)
         unit = self._units.setdefault((picture, row.premise), len(self._units))
         shown = _shown(row.image)
         fields = {key: shown if value == row.image else value for key, value in row.fields.items()}
@@ -135,6 +135,18 @@ class _Adding:
         self.stored += THUMBNAIL_BYTES
         self._new.append(Picture(number, _storable(_shown(row.image)), offset, length))
         return number
+
+
+def _too_long(row: Row) -> InputError | None:
+    """Refuse a text that no setting allows, since many rows are read at once to be judged."""
+    longest = max(len(row.text), len(row.premise or ""))
+    if longest <= TEXT:
+        return None
+    return InputError(
+        f"A text has {longest} characters.",
+        code=InputCode.TEXT_TOO_LONG,
+        remedy="Shorten it to one sentence.",
+    )
 
 
 def _shown(image: str) -> str:

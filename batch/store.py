@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch.database import Database
-from batch.limits import CRASHES, DAY, DAYS_REMEMBERED, GROUP, TIMEOUTS
+from batch.limits import CRASHES, DAY, DAYS_REMEMBERED, GROUP, PAGE_BYTES, TIMEOUTS
 from batch.records import ACTIVE, Batch, Outcome, Picture, Result, State, Unit
 from service.contract.causes import RowCode
 
@@ -246,7 +246,8 @@ class Store:
     # ---- reading -----------------------------------------------------------------------------------------
 
     def results(self, batch: Batch, after: int, most: int) -> list[Result]:
-        """Return up to ``most`` finished rows after a position, in order.
+        """Return up to ``most`` finished rows after a position, in order: fewer if they have PAGE_BYTES, and
+        none only at the end.
 
         While rows wait, only those before the first of them are listed, so that a reader who goes on after
         the last one that it got misses none."""
@@ -262,8 +263,16 @@ class Store:
                 "pictures.number = picture WHERE rows.batch = ? AND position > ? AND position < ? "
                 "AND state != 0 ORDER BY position LIMIT ?",
                 [batch.number, after, batch.total + 1 if until is None else until, most],
-            ).fetchall()
-        return [_result(row) for row in rows]
+            )
+            page: list[sqlite3.Row] = []
+            size = 0
+            for row in rows:
+                page.append(row)
+                size += len(row["text"]) + len(row["fields"]) + len(row["image"])
+                if size >= PAGE_BYTES:
+                    break
+            rows.close()
+        return [_result(row) for row in page]
 
     def picture(self, number: int, position: int) -> tuple[Picture, bytes | None] | None:
         """Return the picture of a row, and its thumbnail if it has been made."""

@@ -245,6 +245,32 @@ def test_a_cancelled_batch_keeps_its_rows(api: httpx.Client) -> None:
     assert code(api.delete("/v1/batches/" + "0" * 32)) == (404, "not_found")
 
 
+def test_results_of_many_pages_are_complete(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch.store.PAGE_BYTES", 100)
+    location = post(api, zipped(pairs(3, 5))).headers["location"]
+    done(api, location)
+    assert [line["row"] for line in lines(api.get(f"{location}/results"))] == list(range(1, 16))
+    assert len(api.get(f"{location}/results?format=csv").text.splitlines()) == 16
+
+
+def test_a_text_that_no_setting_allows_is_not_kept_to_be_judged(api: httpx.Client) -> None:
+    long = "x" * 100_001
+    accepted = post(api, zipped([("1.png", long), ("1.png", long[1:])]))
+    assert accepted.json()["rows"] == {"total": 2, "done": 0, "failed": 1}
+    done(api, accepted.headers["location"])
+    found = lines(api.get(f"{accepted.headers['location']}/results"))
+    assert [line["code"] for line in found] == ["text_too_long", "text_too_long"]
+
+
+def test_what_is_not_utf_8_is_answered(api: httpx.Client) -> None:
+    line = {"image": "a", "text": "b\ud800", "id": "\udfff", "k\udfff": "\ud83d"}
+    accepted = post(api, json.dumps(line).encode(), "list.jsonl")
+    assert (accepted.status_code, accepted.json()["columns"][-1]) == (202, "k")
+    for form in ("csv", "jsonl"):
+        assert api.get(f"{accepted.headers['location']}/results?format={form}").status_code == 200
+    assert code(post(api, json.dumps({"k\udfff": 1}).encode(), "list.jsonl")) == (422, "column_missing")
+
+
 def test_there_is_no_listing(api: httpx.Client) -> None:
     assert code(api.get("/v1/batches")) == (405, "method_not_allowed")
 

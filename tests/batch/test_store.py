@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -97,6 +98,17 @@ def test_a_reader_that_goes_on_after_its_last_row_misses_none(store: Store) -> N
     assert store.move(batch.number, State.CANCELLED)
     assert [one.position for one in store.results(found(store), 3, 99)] == [5]
     assert not store.move(batch.number, State.CANCELLED)
+
+
+def test_large_results_are_read_a_few_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch.store.PAGE_BYTES", 40)  # a row has 20
+    batch = accept(store, [0, 1, 2, 3, 4])
+    answer(store, batch, 1, 2, 3, 4, 5)
+    read: list[list[int]] = [[]]
+    while page := store.results(found(store), max([0, *read[-1]]), 99):
+        read.append([one.position for one in page])
+    assert list(itertools.chain(*read)) == [1, 2, 3, 4, 5]
+    assert max(map(len, read)) < 4
 
 
 def test_a_result_after_the_cancellation_is_dropped(store: Store) -> None:
