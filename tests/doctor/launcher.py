@@ -24,7 +24,7 @@ from service.intake.prepare import Intake  # noqa: E402  # after the path
 from service.telemetry.vitals import Vitals  # noqa: E402
 
 WORSE = Path(os.environ["OFA_RUN_DIR"]) / "worse.json"
-judge, read, set_clock = NativePredictor.judge, Intake._picture, time.time
+judge, read, set_clock = NativePredictor.judge, Intake.picture, time.time
 leaked: list[bytes] = []
 
 
@@ -46,8 +46,8 @@ def judge_worse(self: NativePredictor, pairs: Any, cancel_point: Any) -> Any:
     return judge(self, pairs, cancel_point)
 
 
-def read_worse(self: Intake, *arguments: Any) -> Any:
-    picture = read(self, *arguments)
+def read_worse(self: Intake, *arguments: Any, **more: Any) -> Any:
+    picture = read(self, *arguments, **more)
     width, height = picture.size
     time.sleep(worse("megapixel") * width * height / 1e6)
     return picture
@@ -55,7 +55,7 @@ def read_worse(self: Intake, *arguments: Any) -> Any:
 
 if __name__ == "__main__":
     NativePredictor.judge = judge_worse  # type: ignore[method-assign]
-    Intake._picture = read_worse  # type: ignore[method-assign]
+    Intake.picture = read_worse  # type: ignore[method-assign]
     time.time = lambda: set_clock() + worse("clock")
     defaults = Vitals.__init__.__kwdefaults__
     defaults |= {"period": float(os.environ.get("VITALS_PERIOD", defaults["period"])), "unix": time.time}
