@@ -14,10 +14,10 @@ STOP_TIMEOUT: Final = 30.0  # from TERM to KILL
 LONGEST_PAUSE: Final = 240.0
 
 # The steps of a stop, in order. Together they must be shorter than STOP_TIMEOUT.
-STOP_BATCHES: Final = 0.5  # rows of served batches are cancelled
+STOP_BATCHES: Final = 1.0  # rows of served batches are cancelled
 STOP_GRACE: Final = 15.0  # answering accepted requests: the default of --stop-grace and of --timeout
 STOP_ENGINE: Final = 2.0  # the running computation reaches a cancel point
-STOP_THREADS: Final = 1.5  # all other threads of the application together
+STOP_THREADS: Final = 2.0  # all other threads of the application together
 STOP_PAGE_ANSWERS: Final = 1.0  # browsers fetch their answers
 STOP_PAGE_CLOSE: Final = 2.0  # browsers close their connections …
 STOP_PAGE_FORCED: Final = 1.0  # … or the page does
