@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from batch.folder import Unusable, room
 from batch.limits import BATCH_BYTES, ROW_BYTES, ROWS, TEXT, THUMBNAIL_BYTES
 from batch.lists import WorkList, open_list
 from batch.pictures import DataUrls
@@ -58,6 +59,8 @@ def add_rows(
     ):
         adding = _Adding(opened, file, max_bytes)
         while chunk := adding.rows(CHUNK):
+            if not room(store.folder):
+                raise Unusable("disk_full")
             store.add(number, chunk, adding.pictures())
         file.flush()
         os.fsync(file.fileno())

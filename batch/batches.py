@@ -124,13 +124,19 @@ class Batches:
     # ---- upload ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def receiving(self, caller: str, size: int) -> Iterator[Incoming]:
-        """Receive a file of ``size`` bytes, 0 if unknown, inside the context. ``caller`` is who sends it."""
+    def receiving(self, caller: str, size: int, idempotency: str = "") -> Iterator[Incoming]:
+        """Receive a file of ``size`` bytes, 0 if unknown, inside the context. ``caller`` is who sends it.
+
+        ``idempotency`` identifies the upload among those of its caller: a repeated one is received even at
+        the limit of batches."""
         with self._refusing():
+            key = hashlib.sha256(f"{caller}\0{idempotency}".encode()).digest() if idempotency else None
+            repeated = key is not None and self._store.by_idempotency(key) is not None
             held = self._store.held()
-            active = [batch.caller for batch in self._store.active()]
+            active = [] if repeated else [batch.caller for batch in self._store.active()]
             path = self._store.part_of(secrets.token_hex(16))
             incoming = self._uploads.begin(path, caller, size, held=held, active=active)
+            incoming.key = key
         try:
             yield incoming
         finally:
@@ -143,19 +149,15 @@ class Batches:
         *,
         owner: str,
         columns: Columns | None = None,
-        idempotency: str = "",
     ) -> Batch:
-        """Accept a received file, whose form the suffix of ``name`` tells.
+        """Accept a received file, whose form the suffix of ``name`` tells. A repeated upload returns the
+        batch of the first one.
 
-        ``owner`` is the name of the API key it belongs to, "" for whoever knows its id. ``idempotency``
-        identifies the upload among those of its caller: a repeated one returns the first one's batch. Raises
-        ListError, too."""
-        columns = columns or Columns()
+        ``owner`` is the name of the API key it belongs to, "" for whoever knows its id. Raises ListError,
+        too."""
+        columns, key = columns or Columns(), incoming.key
         with self._refusing():
             digest = hashlib.sha256(incoming.finish() + repr((Path(name).suffix, columns)).encode()).digest()
-            key = (
-                hashlib.sha256(f"{incoming.caller}\0{idempotency}".encode()).digest() if idempotency else None
-            )
             if (first := self._repeated(key, digest)) is not None:
                 return first
             batch_id = f"{self._settings.instance:02x}{secrets.token_hex(15)}"

@@ -246,6 +246,8 @@ class Runner:
 
     def _expire(self) -> None:
         if expired := self._store.expire():
+            for batch in expired:
+                self._sources.close(batch.id)  # a thumbnail may have opened it
             log.info("BATCHES_EXPIRED | COUNT=%d", len(expired))
 
     def _pause(self, reason: str | None) -> None:

@@ -306,6 +306,30 @@ def test_limits_of_a_caller(make: Build, tmp_path: Path, monkeypatch: pytest.Mon
         assert len(batches._store.held()) == 3
 
 
+def test_a_repeated_upload_is_returned_to_a_caller_at_its_limit(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch.uploads.CALLER_BATCHES", 1)
+    with serving(make(), tmp_path) as batches:
+        first = upload(batches, zipped(pairs(1, 1)), idempotency="one")
+        assert upload(batches, zipped(pairs(1, 1)), idempotency="one").id == first.id
+        with pytest.raises(ServiceError) as refused:
+            upload(batches, zipped(pairs(1, 1)), idempotency="two")
+    assert refused.value.code == BatchCode.BATCH_LIMIT
+
+
+def test_a_list_leaves_the_reserve_of_the_disk(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch.accepting.room", lambda folder: 0)
+    with serving(make(), tmp_path) as batches:
+        with pytest.raises(ServiceError) as refused:
+            upload(batches, zipped(pairs(1, 1)))
+        assert batches._store.held() == []
+    assert refused.value.code == ApiCode.NO_ROOM
+    assert {path.suffix for path in (tmp_path / "batches").iterdir()} == {".sqlite"}
+
+
 def test_an_expired_batch_is_gone_and_known(
     make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
