@@ -281,7 +281,9 @@ class _Served:
             raise Problem(ApiCode.INVALID_FIELD, "invalid_field.results")
         batch = await self.call(self.batches.find, batch_id, _owner(request.scope))
         first = await self.call(self.batches.results, batch, int(after), PAGE)
-        lines = JsonLines() if form == "jsonl" else CsvLines(batch, first)
+        lines: JsonLines | CsvLines = JsonLines()
+        if form == "csv":
+            lines = CsvLines(batch, calibrated=await self.call(self.batches.calibrated, batch))
         headers = {"content-disposition": f'attachment; filename="results-{batch.short_id}.{form}"'}
         return StreamingResponse(
             self._pages(batch, first, lines), media_type=lines.media_type, headers=headers

@@ -249,6 +249,11 @@ class Batches:
         with self._refusing():
             return self._store.results(batch, after, most)
 
+    def calibrated(self, batch: Batch) -> bool:
+        """Return whether any row was judged with a calibration."""
+        with self._refusing():
+            return self._store.calibrated(batch.number)
+
     def cancel(self, batch_id: str, owner: str) -> None:
         """Judge no more rows of a batch. Its results stay."""
         batch = self.find(batch_id, owner)

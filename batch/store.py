@@ -274,6 +274,15 @@ class Store:
             rows.close()
         return [_result(row) for row in page]
 
+    def calibrated(self, number: int) -> bool:
+        """Whether any row was judged with a calibration."""
+        with self._database.reading() as sql:
+            found = sql.execute(
+                "SELECT 1 FROM rows WHERE batch = ? AND state = 1 AND instr(answer, 'calibrated') LIMIT 1",
+                [number],
+            ).fetchone()
+        return found is not None
+
     def picture(self, number: int, position: int) -> tuple[Picture, bytes | None] | None:
         """Return the picture of a row, and its thumbnail if it has been made."""
         with self._database.reading() as sql:
