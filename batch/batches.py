@@ -113,6 +113,8 @@ class Batches:
         except Unusable:
             self._store.close()
             raise
+        if self._off == STOPPING:
+            return  # stopped meanwhile: opening reads the whole file
         self._off = None
         log.info("BATCHES_ON | ACTIVE=%d | WAITING=%d", len(active), sum(one.left for one in active))
 

@@ -216,7 +216,7 @@ class Runner:
         end = time.monotonic() + LANDING_SECONDS
         while self._flights and time.monotonic() < end:
             self._collect()
-            self._wake.wait(0.02)
+            time.sleep(0.02)
         try:
             self._store.record(self._unwritten, [])
         except Unusable as error:

@@ -198,7 +198,7 @@ class Store:
     def next_unit(self, number: int, flying: Sequence[int] = ()) -> Unit | None:
         """Return the next rows of a batch to judge together, without the positions that are ``flying``.
 
-        Rows that timed out, or that the process has ended with, are judged alone."""
+        Rows that failed before, or that the process has ended with, are judged alone."""
         with self._database.reading() as sql:
             rows = sql.execute(
                 "SELECT unit, position, picture, premise, text, crashes, timeouts FROM rows "
@@ -314,9 +314,9 @@ def _record(sql: sqlite3.Connection, outcome: Outcome) -> None:
     where = [outcome.batch, outcome.position]
     if outcome.answer is not None:
         state = ANSWERED
-    elif outcome.code is not None and not outcome.timeout:
+    elif outcome.code is not None and not outcome.may_pass:
         state = FAILED
-    elif outcome.timeout:
+    elif outcome.may_pass:
         sql.execute(
             f"UPDATE rows SET crashes = 0, timeouts = timeouts + 1 WHERE {_THIS}",
             where,

@@ -16,7 +16,7 @@ from batch.folder import Unusable
 from batch.limits import CRASHES
 from batch.records import State
 from service.contract.causes import ApiCode, BatchCode
-from service.contract.errors import InferenceError, ServiceError
+from service.contract.errors import InferenceError, OutOfMemory, ServiceError
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from tests.applications import Build, Hub
@@ -189,6 +189,21 @@ def test_an_error_of_the_model_fails_the_row(make: Build, tmp_path: Path) -> Non
         (None, None),
         (None, None),
     ]
+
+
+def test_a_row_for_which_memory_was_short_is_judged_again_once(make: Build, tmp_path: Path) -> None:
+    asked: Counter[str] = Counter()
+
+    def behave(pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        asked.update(pair.hypothesis for pair in pairs)
+        if any(pair.hypothesis == "always" or asked["once"] == 1 for pair in pairs):
+            raise OutOfMemory("The GPU's memory is full.")
+        return [YES for _ in pairs]
+
+    with serving(loaded(make, behave, max_batch=1), tmp_path, max_batch=1) as batches:
+        results = finished(batches, upload(batches, zipped([("1.png", "once"), ("2.png", "always")])))
+    assert [one.code for one in results] == [None, "error"]
+    assert (asked["once"], asked["always"]) == (2, 2)
 
 
 def test_an_interactive_request_is_answered_while_a_batch_waits(make: Build, tmp_path: Path) -> None:
