@@ -15,7 +15,7 @@ from batch import folder
 from batch.accepting import Accepted, add_rows
 from batch.errors import STOPPING, BatchRefused, no_room, of_unusable, off
 from batch.folder import MOUNTS, Unusable
-from batch.limits import DAY, DAYS_KEPT
+from batch.limits import DAY, DAYS_KEPT, GROUP
 from batch.records import Batch, Result, State
 from batch.rows import Columns
 from batch.runner import Runner
@@ -26,6 +26,7 @@ from service.contract.causes import ApiCode, BatchCode
 from service.contract.errors import ServiceError
 from service.contract.times import STOP_BATCHES
 from service.inference import jobs
+from service.inference.background import LANE_SIZE
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Batches:
     def _window(self) -> int:
         """Return how many rows may be submitted at once."""
         most = 1 if self._settings.backend == "modelscope" else self._settings.max_batch
-        return AHEAD * jobs.Limits(max_batch=most).batch_on(self._application.snapshot().device)
+        ahead = AHEAD * jobs.Limits(max_batch=most).batch_on(self._application.snapshot().device)
+        return min(ahead, LANE_SIZE - GROUP)  # the last unit may exceed it, and the lane refuses more
 
     # ---- upload ------------------------------------------------------------------------------------------
 

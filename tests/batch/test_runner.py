@@ -206,6 +206,19 @@ def test_a_row_for_which_memory_was_short_is_judged_again_once(make: Build, tmp_
     assert (asked["once"], asked["always"]) == (2, 2)
 
 
+def test_no_more_rows_are_submitted_than_the_lane_has_room_for(make: Build, tmp_path: Path) -> None:
+    model = Recorder()
+    application = loaded(make, model, max_batch=128)
+    model.open.clear()
+    with serving(application, tmp_path, max_batch=128) as batches:
+        batch = upload(batches, zipped([("1.png", f"text {n}") for n in range(600)]))
+        until(lambda: len(batches._runner._flights) >= 3)
+        until(lambda: application.snapshot().activity.background >= 64)
+        model.open.set()
+        finished(batches, batch)
+    assert application.snapshot().activity.counts.get("rejected", 0) == 0
+
+
 def test_an_interactive_request_is_answered_while_a_batch_waits(make: Build, tmp_path: Path) -> None:
     model = Recorder()
     application = loaded(make, model, max_batch=1)
