@@ -110,7 +110,7 @@ class _Adding:
         error = row.error or _too_long(row) or self._errors.get(picture)
         unit = self._units.setdefault((picture, row.premise), len(self._units))
         shown = _shown(row.image)
-        fields = {key: shown if value == row.image else value for key, value in row.fields.items()}
+        fields = {key: shown if _is(row.image, value) else value for key, value in row.fields.items()}
         text = _storable(json.dumps(fields, ensure_ascii=False))
         self.stored += ROW_BYTES + len(text) + len(row.text)
         return (
@@ -150,6 +150,11 @@ def _too_long(row: Row) -> InputError | None:
         code=InputCode.TEXT_TOO_LONG,
         remedy="Shorten it to one sentence.",
     )
+
+
+def _is(image: str, value: object) -> bool:
+    """Whether the value of a column is the row's picture, which has no spaces around it."""
+    return isinstance(value, str) and value.strip() == image
 
 
 def _shown(image: str) -> str:

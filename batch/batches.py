@@ -114,6 +114,9 @@ class Batches:
         except Unusable:
             self._store.close()
             raise
+        except OSError as error:  # what an interrupted upload left cannot be deleted
+            self._store.close()
+            raise folder.unusable(error) from error
         if self._off == STOPPING:
             return  # stopped meanwhile: opening reads the whole file
         self._off = None

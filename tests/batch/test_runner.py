@@ -111,14 +111,14 @@ def test_without_a_zip_only_data_urls_are_pictures(make: Build, tmp_path: Path) 
     import base64
 
     url = "data:image/png;base64," + base64.b64encode(png(7)).decode()
-    lines = ["image;text", f'"{url}";one', f'"{url}";two', "/etc/hostname;three", "http://a.example/b;four"]
+    lines = ["image;text", f'"{url}";one', f'" {url} ";two', "/etc/hostname;three", "http://a.example/b;four"]
     with serving(loaded(make, None), tmp_path) as batches:
         batch = upload(batches, "\n".join(lines).encode(), "list.csv")
         results = finished(batches, batch)
         kept = {path.suffix for path in (tmp_path / "batches").iterdir() if path.stem == batch.id}
     assert [one.code for one in results] == [None, None, "image_elsewhere", "image_elsewhere"]
     assert [one.image for one in results[:2]] == ["data:image/png;base64"] * 2
-    assert results[0].fields["image"] == "data:image/png;base64"
+    assert [one.fields["image"] for one in results[:2]] == ["data:image/png;base64"] * 2
     assert kept == {".pictures"}
 
 
