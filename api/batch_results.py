@@ -51,8 +51,7 @@ class CsvLines:
     suffix = "csv"
     media_type = "text/csv; charset=utf-8"
 
-    def __init__(self, batch: Batch, first: Sequence[Result]) -> None:
-        calibrated = any("calibrated" in (one.answer or ()) for one in first)
+    def __init__(self, batch: Batch, *, calibrated: bool) -> None:
         self._csv = CsvResults(batch.columns, batch.delimiter, calibrated=calibrated)
         self._head = self._csv.header()
 

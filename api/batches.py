@@ -236,13 +236,11 @@ class _Served:
         key = _idempotency_key(scope)
         self._identity.count(caller)
         with ExitStack() as held:
-            receiving = batches.receiving(caller.name, length(scope) or 0)
+            receiving = batches.receiving(caller.name, length(scope) or 0, key)
             incoming = await self.call(held.enter_context, receiving)
             name, columns = await self._receive(scope, receive, incoming)
             async with self._importing:
-                batch = await self.call(
-                    batches.create, incoming, name, owner=_owner(scope), columns=columns, idempotency=key
-                )
+                batch = await self.call(batches.create, incoming, name, owner=_owner(scope), columns=columns)
             status = await self.call(batches.status, batch.id, _owner(scope))
         return JSONResponse(status, 202, headers={"location": f"{self._root_path}/v1/batches/{batch.id}"})
 
@@ -283,7 +281,9 @@ class _Served:
             raise Problem(ApiCode.INVALID_FIELD, "invalid_field.results")
         batch = await self.call(self.batches.find, batch_id, _owner(request.scope))
         first = await self.call(self.batches.results, batch, int(after), PAGE)
-        lines = JsonLines() if form == "jsonl" else CsvLines(batch, first)
+        lines: JsonLines | CsvLines = JsonLines()
+        if form == "csv":
+            lines = CsvLines(batch, calibrated=await self.call(self.batches.calibrated, batch))
         headers = {"content-disposition": f'attachment; filename="results-{batch.short_id}.{form}"'}
         return StreamingResponse(
             self._pages(batch, first, lines), media_type=lines.media_type, headers=headers

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from batch.folder import Unusable, room
 from batch.limits import BATCH_BYTES, ROW_BYTES, ROWS, TEXT, THUMBNAIL_BYTES
 from batch.lists import WorkList, open_list
 from batch.pictures import DataUrls
@@ -58,6 +59,8 @@ def add_rows(
     ):
         adding = _Adding(opened, file, max_bytes)
         while chunk := adding.rows(CHUNK):
+            if not room(store.folder):
+                raise Unusable("disk_full")
             store.add(number, chunk, adding.pictures())
         file.flush()
         os.fsync(file.fileno())
@@ -107,7 +110,7 @@ class _Adding:
         error = row.error or _too_long(row) or self._errors.get(picture)
         unit = self._units.setdefault((picture, row.premise), len(self._units))
         shown = _shown(row.image)
-        fields = {key: shown if value == row.image else value for key, value in row.fields.items()}
+        fields = {key: shown if _is(row.image, value) else value for key, value in row.fields.items()}
         text = _storable(json.dumps(fields, ensure_ascii=False))
         self.stored += ROW_BYTES + len(text) + len(row.text)
         return (
@@ -147,6 +150,11 @@ def _too_long(row: Row) -> InputError | None:
         code=InputCode.TEXT_TOO_LONG,
         remedy="Shorten it to one sentence.",
     )
+
+
+def _is(image: str, value: object) -> bool:
+    """Whether the value of a column is the row's picture, which has no spaces around it."""
+    return isinstance(value, str) and value.strip() == image
 
 
 def _shown(image: str) -> str:

@@ -15,7 +15,7 @@ from batch import folder
 from batch.accepting import Accepted, add_rows
 from batch.errors import STOPPING, BatchRefused, no_room, of_unusable, off
 from batch.folder import MOUNTS, Unusable
-from batch.limits import DAY, DAYS_KEPT
+from batch.limits import DAY, DAYS_KEPT, GROUP
 from batch.records import Batch, Result, State
 from batch.rows import Columns
 from batch.runner import Runner
@@ -26,6 +26,7 @@ from service.contract.causes import ApiCode, BatchCode
 from service.contract.errors import ServiceError
 from service.contract.times import STOP_BATCHES
 from service.inference import jobs
+from service.inference.background import LANE_SIZE
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,24 +119,36 @@ class Batches:
         except Unusable:
             self._store.close()
             raise
+        except OSError as error:  # what an interrupted upload left cannot be deleted
+            self._store.close()
+            raise folder.unusable(error) from error
+        if self._off == STOPPING:
+            return  # stopped meanwhile: opening reads the whole file
         self._off = None
         log.info("BATCHES_ON | ACTIVE=%d | WAITING=%d", len(active), sum(one.left for one in active))
 
     def _window(self) -> int:
         """Return how many rows may be submitted at once."""
         most = 1 if self._settings.backend == "modelscope" else self._settings.max_batch
-        return AHEAD * jobs.Limits(max_batch=most).batch_on(self._application.snapshot().device)
+        ahead = AHEAD * jobs.Limits(max_batch=most).batch_on(self._application.snapshot().device)
+        return min(ahead, LANE_SIZE - GROUP)  # the last unit may exceed it, and the lane refuses more
 
     # ---- upload ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def receiving(self, caller: str, size: int) -> Iterator[Incoming]:
-        """Receive a file of ``size`` bytes, 0 if unknown, inside the context. ``caller`` is who sends it."""
+    def receiving(self, caller: str, size: int, idempotency: str = "") -> Iterator[Incoming]:
+        """Receive a file of ``size`` bytes, 0 if unknown, inside the context. ``caller`` is who sends it.
+
+        ``idempotency`` identifies the upload among those of its caller: a repeated one is received even at
+        the limit of batches."""
         with self._refusing():
+            key = hashlib.sha256(f"{caller}\0{idempotency}".encode()).digest() if idempotency else None
+            repeated = key is not None and self._store.by_idempotency(key) is not None
             held = self._store.held()
-            active = [batch.caller for batch in self._store.active()]
+            active = [] if repeated else [batch.caller for batch in self._store.active()]
             path = self._store.part_of(secrets.token_hex(16))
             incoming = self._uploads.begin(path, caller, size, held=held, active=active)
+            incoming.key = key
         try:
             yield incoming
         finally:
@@ -148,19 +161,15 @@ class Batches:
         *,
         owner: str,
         columns: Columns | None = None,
-        idempotency: str = "",
     ) -> Batch:
-        """Accept a received file, whose form the suffix of ``name`` tells.
+        """Accept a received file, whose form the suffix of ``name`` tells. A repeated upload returns the
+        batch of the first one.
 
-        ``owner`` is the name of the API key it belongs to, "" for whoever knows its id. ``idempotency``
-        identifies the upload among those of its caller: a repeated one returns the first one's batch. Raises
-        ListError, too."""
-        columns = columns or Columns()
+        ``owner`` is the name of the API key it belongs to, "" for whoever knows its id. Raises ListError,
+        too."""
+        columns, key = columns or Columns(), incoming.key
         with self._refusing():
             digest = hashlib.sha256(incoming.finish() + repr((Path(name).suffix, columns)).encode()).digest()
-            key = (
-                hashlib.sha256(f"{incoming.caller}\0{idempotency}".encode()).digest() if idempotency else None
-            )
             if (first := self._repeated(key, digest)) is not None:
                 return first
             batch_id = f"{self._settings.instance:02x}{secrets.token_hex(15)}"
@@ -251,6 +260,11 @@ class Batches:
         """Return up to ``most`` finished rows after the position ``after``; see Store.results."""
         with self._refusing():
             return self._store.results(batch, after, most)
+
+    def calibrated(self, batch: Batch) -> bool:
+        """Return whether any row was judged with a calibration."""
+        with self._refusing():
+            return self._store.calibrated(batch.number)
 
     def cancel(self, batch_id: str, owner: str) -> None:
         """Judge no more rows of a batch. Its results stay."""

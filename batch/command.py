@@ -10,6 +10,7 @@ Exit status:
 * 0: all lines were judged
 * 1: a line was not judged, or the model cannot be loaded now
 * 2: invalid command line, or a list or output that cannot be used
+* 71: the GPU was lost; a list is continued with --resume
 * 78: the model, the device or the precision cannot be used; a retry does not help
 * 130: interrupted
 * 141: the output pipe was closed

@@ -11,7 +11,14 @@ from batch.records import Batch, Outcome, Unit
 from service.contract.causes import Outcome as Ending
 from service.contract.causes import Refusal, RowCode
 from service.contract.correlation import Trace
-from service.contract.errors import DeviceLost, InputError, InvalidTexts, NoReader
+from service.contract.errors import (
+    DeviceLost,
+    InputError,
+    InvalidTexts,
+    NoReader,
+    NotFinite,
+    OutOfMemory,
+)
 from service.contract.request import Source, Verdict, VerdictFuture
 
 #: Answers after which a row waits again.
@@ -121,9 +128,10 @@ class Flight:
         if isinstance(verdict.error, DeviceLost):
             return None
         error = "There is no verdict." if verdict.error is None else verdict.error.message
-        if verdict.reason == "timeout":
-            return Outcome(self.unit.batch, position, code=RowCode.TIMEOUT, error=error, timeout=True)
-        return self._failed(position, RowCode.ERROR, error)
+        late = verdict.reason == "timeout"
+        may_pass = late or isinstance(verdict.error, OutOfMemory | NotFinite)
+        code = RowCode.TIMEOUT if late else RowCode.ERROR
+        return Outcome(self.unit.batch, position, code=code, error=error, may_pass=may_pass)
 
     def _again(self, position: int) -> Outcome:
         return Outcome(self.unit.batch, position)

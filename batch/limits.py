@@ -22,4 +22,4 @@ DAYS_REMEMBERED: Final = 30  # how long an expired id is known as such after tha
 
 GROUP: Final = 32  # rows of one picture judged together
 CRASHES: Final = 3  # of the process while it judges a group, until its rows fail
-TIMEOUTS: Final = 2  # of a row, until it fails
+TIMEOUTS: Final = 2  # and other failures that may pass, of a row, until it fails

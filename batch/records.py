@@ -81,15 +81,15 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a submitted row ended: with an ``answer``, with the ``code`` and ``error`` of its failure, with a
-    timeout, or, if none of these, undecided: it waits again."""
+    """How a submitted row ended: with an ``answer``, with the ``code`` and ``error`` of its failure, or, if
+    neither, undecided: it waits again. So it does after the first failure that ``may_pass``."""
 
     batch: int
     position: int
     answer: Mapping[str, Any] | None = None
     code: str | None = None
     error: str | None = None
-    timeout: bool = False
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)

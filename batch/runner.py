@@ -216,7 +216,7 @@ class Runner:
         end = time.monotonic() + LANDING_SECONDS
         while self._flights and time.monotonic() < end:
             self._collect()
-            self._wake.wait(0.02)
+            time.sleep(0.02)
         try:
             self._store.record(self._unwritten, [])
         except Unusable as error:
@@ -246,6 +246,8 @@ class Runner:
 
     def _expire(self) -> None:
         if expired := self._store.expire():
+            for batch in expired:
+                self._sources.close(batch.id)  # a thumbnail may have opened it
             log.info("BATCHES_EXPIRED | COUNT=%d", len(expired))
 
     def _pause(self, reason: str | None) -> None:

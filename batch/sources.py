@@ -30,14 +30,21 @@ class Sources:
     def open(self, batch: Batch, picture: Picture) -> bytes:
         """Return a picture file. Raises InputError."""
         try:
-            if picture.offset is not None and picture.length is not None:
-                with self._store.pictures_of(batch.id).open("rb") as file:
-                    file.seek(picture.offset)
-                    return file.read(picture.length)
-            if batch.archive:
-                return self._pictures(batch).open(picture.image)
-        except (OSError, ValueError, ListError) as error:  # ValueError: closed meanwhile
+            try:
+                return self._read(batch, picture)
+            except ValueError:  # closed meanwhile, to open another
+                return self._read(batch, picture)
+        except (OSError, ValueError, ListError) as error:
             raise _gone() from error
+
+    def _read(self, batch: Batch, picture: Picture) -> bytes:
+        """Raises InputError, OSError, ValueError, ListError."""
+        if picture.offset is not None and picture.length is not None:
+            with self._store.pictures_of(batch.id).open("rb") as file:
+                file.seek(picture.offset)
+                return file.read(picture.length)
+        if batch.archive:
+            return self._pictures(batch).open(picture.image)
         raise _gone()
 
     def close(self, batch_id: str | None = None) -> None:

@@ -203,7 +203,7 @@ class Store:
     def next_unit(self, number: int, flying: Sequence[int] = ()) -> Unit | None:
         """Return the next rows of a batch to judge together, without the positions that are ``flying``.
 
-        Rows that timed out, or that the process has ended with, are judged alone."""
+        Rows that failed before, or that the process has ended with, are judged alone."""
         with self._database.reading() as sql:
             rows = sql.execute(
                 "SELECT unit, position, picture, premise, text, crashes, timeouts FROM rows "
@@ -279,6 +279,15 @@ class Store:
             rows.close()
         return [_result(row) for row in page]
 
+    def calibrated(self, number: int) -> bool:
+        """Whether any row was judged with a calibration."""
+        with self._database.reading() as sql:
+            found = sql.execute(
+                "SELECT 1 FROM rows WHERE batch = ? AND state = 1 AND instr(answer, 'calibrated') LIMIT 1",
+                [number],
+            ).fetchone()
+        return found is not None
+
     def picture(self, number: int, position: int) -> tuple[Picture, bytes | None] | None:
         """Return the picture of a row, and its thumbnail if it has been made."""
         with self._database.reading() as sql:
@@ -310,9 +319,9 @@ def _record(sql: sqlite3.Connection, outcome: Outcome) -> None:
     where = [outcome.batch, outcome.position]
     if outcome.answer is not None:
         state = ANSWERED
-    elif outcome.code is not None and not outcome.timeout:
+    elif outcome.code is not None and not outcome.may_pass:
         state = FAILED
-    elif outcome.timeout:
+    elif outcome.may_pass:
         sql.execute(
             f"UPDATE rows SET crashes = 0, timeouts = timeouts + 1 WHERE {_THIS}",
             where,

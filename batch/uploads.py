@@ -57,12 +57,14 @@ class Uploads:
 
 
 class Incoming:
-    """A file being received. Call ``discard`` at the end. ``before`` is how many bytes all batches had."""
+    """A file being received. Call ``discard`` at the end. ``before`` is how many bytes all batches had,
+    ``key`` the digest of the caller and its idempotency key, if it sent one."""
 
     def __init__(self, uploads: Uploads, path: Path, caller: str, before: int) -> None:
         self.path = path
         self.caller = caller
         self.size = 0
+        self.key: bytes | None = None
         self._uploads = uploads
         self._before = before
         self._unchecked = 0

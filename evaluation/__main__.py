@@ -10,6 +10,7 @@ Exit status:
 * 1: a row could not be judged, the accuracy is below --min-accuracy, the calibration was not written, or the
   model cannot be loaded now
 * 2: invalid command line, or data, a report or an output that cannot be used
+* 71: the GPU was lost; the same command continues
 * 78: the model, the device, the precision or a missing package; a retry does not help
 * 130: interrupted
 """

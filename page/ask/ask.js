@@ -133,9 +133,9 @@ const store = async (row) => {
 const unanswered = () => ({state: 'none', code: 'unanswered', text: words['rows.unanswered'], remedy: words['rows.unanswered.do']});
 
 const send = () => {
-  if (current || !queue.length) return;
-  current = queue.shift();
-  trigger('submit');
+  if (current) return;
+  do current = queue.shift() ?? null; while (current?.gone);
+  if (current) trigger('submit');
 };
 
 const ask = (group, text, premise) => {

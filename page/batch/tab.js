@@ -8,6 +8,7 @@ const GONE = {404: 'unknown', 410: 'expired'};
 const when = new Intl.DateTimeFormat(LANGUAGE, {dateStyle: 'medium', timeStyle: 'short'});
 let mine = [];  // newest first: {id, name, when, status}; whoever knows an id can read its batch
 let selected = '';  // an id
+let selections = 0;  // how often one was selected, since an answer may arrive after another selection
 let complete = false;  // whether all results of the selected batch are here
 let upload = null;  // {file, key, request}: running, or refused and kept for "try again"
 let pause = POLL_MS, polledAt = 0, checkedAt = 0, busy = false;
@@ -127,6 +128,7 @@ const show = () => {
 
 const select = (id) => {
   selected = id;
+  selections += 1;
   complete = false;
   polledAt = 0;
   clearResults(`${API}/${id}/pictures/`);
@@ -144,11 +146,11 @@ const refresh = async (id) => {
 };
 
 const loadResults = async (id) => {
-  const over = isFinal(current()), before = results.size;
+  const over = isFinal(current()), before = results.size, selection = selections;
   const answer = await call(`${id}/results?format=jsonl&after=${last}`, {ms: RESULTS_MS});
   if (!answer.ok) throw new Error(answer.status);
   const text = await answer.text();
-  if (id !== selected) return;
+  if (selection !== selections) return;
   text.split('\n').filter(Boolean).forEach((line) => addResult(JSON.parse(line)));
   if (results.size > before) showResults();
   complete = over && results.size === before;
@@ -223,7 +225,7 @@ const accept = (status) => {
 const answered = (request) => {
   const answer = parsed(request.responseText);
   if (request.status === 202) return accept(answer);
-  upload.key = hex();  // the server has refused this one
+  if (request.status < 500) upload.key = hex();  // refused; a proxy's error leaves open whether the file was accepted
   const columns = Array.isArray(answer.columns) ? answer.columns.map(String) : [];
   refuse(answer.detail ?? say('refused_status', {status: request.status}), columns);
 };

@@ -28,6 +28,8 @@ from batch.limits import BATCH_BYTES
 from service import api_keys
 from service.api_keys import ApiKeys
 from service.application import Application
+from service.contract.calibration import Calibration
+from service.contract.status import CalibrationState
 from service.front import Front
 from service.http.identity import Identity
 from service.listening import Connections, listen, page_limits
@@ -256,6 +258,22 @@ def test_results_of_many_pages_are_complete(api: httpx.Client, monkeypatch: pyte
     done(api, location)
     assert [line["row"] for line in lines(api.get(f"{location}/results"))] == list(range(1, 16))
     assert len(api.get(f"{location}/results?format=csv").text.splitlines()) == 16
+
+
+def test_calibrated_columns_do_not_depend_on_the_first_rows(
+    application: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.batches.PAGE", 2)
+    used = CalibrationState("used", calibration=Calibration(2.0, 0.9, 0.5, "0" * 64))
+    application._status.update(calibration=used)
+    rows = [("none.png", "a"), ("none.png", "b"), ("none.png", "c"), ("1.png", "d")]
+    with serving(application, tmp_path) as front, client(front) as api:
+        location = post(api, zipped(rows)).headers["location"]
+        done(api, location)
+        header, *found = csv.reader(io.StringIO(api.get(f"{location}/results?format=csv").text))
+    assert header[-3:] == ["decision", "code", "error"]
+    assert {len(row) for row in found} == {len(header)}
+    assert [bool(row[-3]) for row in found] == [False, False, False, True]
 
 
 def test_a_text_that_no_setting_allows_is_not_kept_to_be_judged(api: httpx.Client) -> None:

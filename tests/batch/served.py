@@ -67,9 +67,9 @@ def upload(
     owner: str = "",
     idempotency: str = "",
 ) -> Batch:
-    with batches.receiving(caller, len(content)) as incoming:
+    with batches.receiving(caller, len(content), idempotency) as incoming:
         incoming.write(content)
-        return batches.create(incoming, name, owner=owner, idempotency=idempotency)
+        return batches.create(incoming, name, owner=owner)
 
 
 def finished(batches: Batches, batch: Batch) -> list[Result]:

@@ -17,7 +17,7 @@ from batch.folder import Unusable
 from batch.limits import CRASHES
 from batch.records import State
 from service.contract.causes import ApiCode, BatchCode
-from service.contract.errors import InferenceError, ServiceError
+from service.contract.errors import InferenceError, OutOfMemory, ServiceError
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from tests.applications import Build, Hub
@@ -112,14 +112,14 @@ def test_without_a_zip_only_data_urls_are_pictures(make: Build, tmp_path: Path) 
     import base64
 
     url = "data:image/png;base64," + base64.b64encode(png(7)).decode()
-    lines = ["image;text", f'"{url}";one', f'"{url}";two', "/etc/hostname;three", "http://a.example/b;four"]
+    lines = ["image;text", f'"{url}";one', f'" {url} ";two', "/etc/hostname;three", "http://a.example/b;four"]
     with serving(loaded(make, None), tmp_path) as batches:
         batch = upload(batches, "\n".join(lines).encode(), "list.csv")
         results = finished(batches, batch)
         kept = {path.suffix for path in (tmp_path / "batches").iterdir() if path.stem == batch.id}
     assert [one.code for one in results] == [None, None, "image_elsewhere", "image_elsewhere"]
     assert [one.image for one in results[:2]] == ["data:image/png;base64"] * 2
-    assert results[0].fields["image"] == "data:image/png;base64"
+    assert [one.fields["image"] for one in results[:2]] == ["data:image/png;base64"] * 2
     assert kept == {".pictures"}
 
 
@@ -190,6 +190,34 @@ def test_an_error_of_the_model_fails_the_row(make: Build, tmp_path: Path) -> Non
         (None, None),
         (None, None),
     ]
+
+
+def test_a_row_for_which_memory_was_short_is_judged_again_once(make: Build, tmp_path: Path) -> None:
+    asked: Counter[str] = Counter()
+
+    def behave(pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        asked.update(pair.hypothesis for pair in pairs)
+        if any(pair.hypothesis == "always" or asked["once"] == 1 for pair in pairs):
+            raise OutOfMemory("The GPU's memory is full.")
+        return [YES for _ in pairs]
+
+    with serving(loaded(make, behave, max_batch=1), tmp_path, max_batch=1) as batches:
+        results = finished(batches, upload(batches, zipped([("1.png", "once"), ("2.png", "always")])))
+    assert [one.code for one in results] == [None, "error"]
+    assert (asked["once"], asked["always"]) == (2, 2)
+
+
+def test_no_more_rows_are_submitted_than_the_lane_has_room_for(make: Build, tmp_path: Path) -> None:
+    model = Recorder()
+    application = loaded(make, model, max_batch=128)
+    model.open.clear()
+    with serving(application, tmp_path, max_batch=128) as batches:
+        batch = upload(batches, zipped([("1.png", f"text {n}") for n in range(600)]))
+        until(lambda: len(batches._runner._flights) >= 3)
+        until(lambda: application.snapshot().activity.background >= 64)
+        model.open.set()
+        finished(batches, batch)
+    assert application.snapshot().activity.counts.get("rejected", 0) == 0
 
 
 def test_an_interactive_request_is_answered_while_a_batch_waits(make: Build, tmp_path: Path) -> None:
@@ -326,6 +354,30 @@ def test_limits_of_a_caller(make: Build, tmp_path: Path, monkeypatch: pytest.Mon
         assert code(lambda: upload(batches, zipped(pairs(1, 1)), caller="192.0.2.3")) == "no_room"
         assert not list((tmp_path / "batches").glob("*.part"))
         assert len(batches._store.held()) == 3
+
+
+def test_a_repeated_upload_is_returned_to_a_caller_at_its_limit(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch.uploads.CALLER_BATCHES", 1)
+    with serving(make(), tmp_path) as batches:
+        first = upload(batches, zipped(pairs(1, 1)), idempotency="one")
+        assert upload(batches, zipped(pairs(1, 1)), idempotency="one").id == first.id
+        with pytest.raises(ServiceError) as refused:
+            upload(batches, zipped(pairs(1, 1)), idempotency="two")
+    assert refused.value.code == BatchCode.BATCH_LIMIT
+
+
+def test_a_list_leaves_the_reserve_of_the_disk(
+    make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch.accepting.room", lambda folder: 0)
+    with serving(make(), tmp_path) as batches:
+        with pytest.raises(ServiceError) as refused:
+            upload(batches, zipped(pairs(1, 1)))
+        assert batches._store.held() == []
+    assert refused.value.code == ApiCode.NO_ROOM
+    assert {path.suffix for path in (tmp_path / "batches").iterdir()} == {".sqlite"}
 
 
 def test_an_expired_batch_is_gone_and_known(
