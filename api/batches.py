@@ -166,12 +166,14 @@ def add_batches(
         "/v1/batches/{batch_id}",
         status_code=202,
         response_model=Status,
-        summary="Cancel a batch",
-        responses=schema.answers(*_ADDRESSED),
+        summary="Cancel or delete a batch",
+        responses={**schema.answers(*_ADDRESSED), 204: {"description": "It had ended and is deleted"}},
     )
     async def cancel(request: Request, batch_id: str) -> Response:
-        """Judge no more of its rows. Finished ones stay readable."""
-        await served.call(served.batches.cancel, batch_id, _owner(request.scope))
+        """Judge no more of its rows; finished ones stay readable. Of a batch that has ended, delete pictures,
+        rows and results: then the answer is 204."""
+        if await served.call(served.batches.cancel, batch_id, _owner(request.scope)):
+            return Response(status_code=204)
         return JSONResponse(await served.call(served.batches.status, batch_id, _owner(request.scope)), 202)
 
     @routes.get(

@@ -62,6 +62,8 @@ def add_rows(
             if not room(store.folder):
                 raise Unusable("disk_full")
             store.add(number, chunk, adding.pictures())
+        if not adding.count:
+            raise ListError("The list has no rows.", code=ListCode.LIST_EMPTY, remedy="Add rows.")
         file.flush()
         os.fsync(file.fileno())
         format = {
@@ -74,14 +76,14 @@ def add_rows(
 
 
 class _Adding:
-    """Turns the rows of a list into those of the store. ``stored`` counts their bytes."""
+    """Turns the rows of a list into those of the store: ``count`` of them so far, of ``stored`` bytes."""
 
     def __init__(self, opened: WorkList, file: IO[bytes], max_bytes: int) -> None:
         self.stored = 0
         self._list = opened
         self._file = file
         self._urls = DataUrls(max_bytes)
-        self._position = 0
+        self.count = 0
         self._numbers: dict[bytes, int] = {}  # of pictures, by the digest of their image
         self._units: dict[tuple[int, str | None], int] = {}
         self._new: list[Picture] = []
@@ -105,7 +107,7 @@ class _Adding:
         return new
 
     def _row(self, row: Row) -> tuple[object, ...]:
-        self._position += 1
+        self.count += 1
         picture = self._picture(row)
         error = row.error or _too_long(row) or self._errors.get(picture)
         unit = self._units.setdefault((picture, row.premise), len(self._units))
@@ -114,7 +116,7 @@ class _Adding:
         text = _storable(json.dumps(fields, ensure_ascii=False))
         self.stored += ROW_BYTES + len(text) + len(row.text)
         return (
-            *(self._position, picture, unit, row.number, row.id and _storable(row.id)),
+            *(self.count, picture, unit, row.number, row.id and _storable(row.id)),
             *(_storable(row.text), row.premise and _storable(row.premise), text),
             *(WAITING if error is None else FAILED, error and str(error.code), error and _sentence(error)),
         )

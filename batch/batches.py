@@ -266,13 +266,19 @@ class Batches:
         with self._refusing():
             return self._store.calibrated(batch.number)
 
-    def cancel(self, batch_id: str, owner: str) -> None:
-        """Judge no more rows of a batch. Its results stay."""
+    def cancel(self, batch_id: str, owner: str) -> bool:
+        """Judge no more rows of a batch; its results stay. Of one that has ended, delete everything. Returns
+        whether it was deleted."""
         batch = self.find(batch_id, owner)
         with self._refusing():
             if self._store.move(batch.number, State.CANCELLED):
                 log.info("BATCH_CANCELLED | BATCH=%s", batch.short_id)
                 self._runner.wake()
+                return False
+            self._sources.close(batch.id)
+            self._store.delete(batch)
+            log.info("BATCH_DELETED | BATCH=%s", batch.short_id)
+            return True
 
     def thumbnail(self, batch_id: str, owner: str, position: int) -> bytes | None:
         """Return a small JPEG of a row's picture, None if there is no such row or it cannot be read."""

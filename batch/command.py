@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="auto refuses texts mostly in a script that the model's language does not use",
     )
     parser.add_argument("--image", metavar="FILE", help="picture file")
-    parser.add_argument("--text", help="hypothesis")
+    parser.add_argument("--text", action="append", help="hypothesis; may be given several times")
     parser.add_argument("--premise", help="premise")
     lists = parser.add_argument_group("lists")
     lists.add_argument(
@@ -148,8 +148,10 @@ def _run(options: argparse.Namespace) -> int:
     if local is not None:
         failed = _report(local.run(model, folder, settings, calibration), options.output)
     else:
-        pair = {"image": options.image, "text": options.text, "premise": options.premise}
-        failed = Pipe(model, settings, calibration).run(pair if options.image is not None else None)
+        pairs = [
+            {"image": options.image, "text": text, "premise": options.premise} for text in options.text or ()
+        ]
+        failed = Pipe(model, settings, calibration).run(pairs)
     model.keep(go_on)
     return int(failed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from tqdm import tqdm
@@ -30,17 +30,17 @@ class Pipe:
         self._settings = settings
         self._calibration = calibration
 
-    def run(self, one: dict[str, Any] | None) -> bool:
-        """Answer ``one`` pair, or each line of standard input; return whether any failed.
+    def run(self, pairs: Sequence[dict[str, Any]]) -> bool:
+        """Answer ``pairs``, or without any each line of standard input; return whether any failed.
 
         Raises OSError, DeviceLost.
         """
         lines: Iterable[tuple[int, bytes | None]] = jsonlines.numbered(sys.stdin.buffer, MAX_LINE)
-        if one is not None:
-            lines = [(1, json.dumps(one).encode())]
+        if pairs:
+            lines = [(number, json.dumps(pair).encode()) for number, pair in enumerate(pairs, 1)]
         answers = (self._answer(number, line) for number, line in lines)
         failed = False
-        quiet = one is not None or not sys.stderr.isatty()
+        quiet = bool(pairs) or not sys.stderr.isatty()
         for answer in tqdm(answers, unit=" pairs", file=sys.stderr, disable=quiet):
             failed |= "error" in answer
             # A lone surrogate in a file name cannot be encoded in UTF-8; write it as \\udcff.

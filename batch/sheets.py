@@ -20,6 +20,7 @@ MAX_PARTS: Final = 10_000
 #: The same for a list from strangers, and the tags in it: openpyxl takes up to 350 bytes and 20 µs for each.
 SERVED_BYTES: Final = 32 << 20
 SERVED_TAGS: Final = 2_000_000
+_OLD_EXCEL: Final = bytes.fromhex("d0cf11e0a1b11ae1")
 
 
 def records(stream: BinaryIO, limits: Limits) -> Iterator[Record]:
@@ -31,6 +32,14 @@ def records(stream: BinaryIO, limits: Limits) -> Iterator[Record]:
         raise _not_installed() from error
     if not DEFUSEDXML:
         raise _not_installed()
+    stream.seek(0)
+    if stream.read(len(_OLD_EXCEL)) == _OLD_EXCEL:
+        raise ListError(
+            "This is an old Excel file (.xls), or it has a password.",
+            code=ListCode.LIST_FORM,
+            remedy="Save it as .xlsx without a password, or as CSV.",
+        )
+    stream.seek(0)
     served = limits.rows is not None
     size = min(SERVED_BYTES if served else MAX_BYTES, limits.list_bytes or MAX_BYTES)
     check_parts(stream, Limits(members=MAX_PARTS, bytes=size), SERVED_TAGS if served else None)

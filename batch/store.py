@@ -120,21 +120,29 @@ class Store:
             ).fetchall()
         expired = [_batch(row) for row in rows]
         for batch in expired:
-            for path in (self.archive_of(batch.id), self.pictures_of(batch.id)):
-                path.unlink(missing_ok=True)
-            with self._database.writing() as sql:
-                _delete_rows(sql, batch.number)
-                sql.execute(
-                    "UPDATE batches SET state = 'expired', caller = '', format = '{}', idempotency = NULL, "
-                    "digest = NULL, bytes = 0 WHERE number = ?",
-                    [batch.number],
-                )
+            self._empty(batch)
         with self._database.writing() as sql:
             forgotten = now - DAYS_REMEMBERED * DAY
             sql.execute("DELETE FROM batches WHERE state = 'expired' AND expires <= ?", [forgotten])
         if expired:
             self._database.shrink()
         return expired
+
+    def delete(self, batch: Batch) -> None:
+        """Delete the content of a batch now; its id expires when it would have."""
+        self._empty(batch)
+        self._database.shrink()
+
+    def _empty(self, batch: Batch) -> None:
+        for path in (self.archive_of(batch.id), self.pictures_of(batch.id)):
+            path.unlink(missing_ok=True)
+        with self._database.writing() as sql:
+            _delete_rows(sql, batch.number)
+            sql.execute(
+                "UPDATE batches SET state = 'expired', caller = '', format = '{}', idempotency = NULL, "
+                "digest = NULL, bytes = 0 WHERE number = ?",
+                [batch.number],
+            )
 
     def _one(self, where: str, value: object) -> Batch | None:
         with self._database.reading() as sql:

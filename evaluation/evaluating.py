@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,5 +53,10 @@ def _write(folder: Path, document: Mapping[str, Any], judgement: Judgement) -> N
 def _status(document: Mapping[str, Any], min_accuracy: float | None) -> int:
     if not document["conditions"] or document["bad_rows"]:
         return 1
-    reached = next(iter(document["conditions"].values()))["accuracy"]["value"]
-    return int(min_accuracy is not None and reached < min_accuracy)
+    condition, figures = next(iter(document["conditions"].items()))
+    reached = figures["accuracy"]["value"]
+    if min_accuracy is None or reached >= min_accuracy:
+        return 0
+    message = f"The accuracy under {condition}, {reached:.4f}, is below --min-accuracy {min_accuracy:g}."
+    print(message, file=sys.stderr)
+    return 1

@@ -266,6 +266,7 @@ const cancel = async (id) => {
 
 const remove = async (batch) => {
   if (!isFinal(batch)) await cancel(batch.id);
+  await cancel(batch.id);  // of a batch that has ended, this deletes everything
   store((all) => all.filter((one) => one.id !== batch.id));
   select('');
   find('.batch-drop input').focus();

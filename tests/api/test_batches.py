@@ -149,6 +149,7 @@ def test_a_list_without_a_form_and_with_named_columns(api: httpx.Client) -> None
     ("name", "content", "expected"),
     [
         ("list.csv", b"", (422, "list_empty")),
+        ("list.csv", b"image,text\n", (422, "list_empty")),
         ("list.doc", b"x", (422, "list_form")),
         ("list.zip", b"PK\3\4nothing", (422, "archive_unreadable")),
         ("list.csv", b"image,text\n" + b"a,b\n" * 20_001, (413, "list_too_large")),
@@ -243,12 +244,17 @@ def test_an_idempotency_key_returns_the_first_batch(api: httpx.Client) -> None:
         assert code(post(api, content, **{"idempotency-key": wrong})) == (422, "invalid_id")
 
 
-def test_a_cancelled_batch_keeps_its_rows(api: httpx.Client) -> None:
+def test_a_batch_that_has_ended_is_deleted_with_everything(api: httpx.Client, tmp_path: Path) -> None:
     location = post(api, zipped(pairs(2, 1))).headers["location"]
     done(api, location)
-    answer = api.delete(location)
-    assert (answer.status_code, answer.json()["state"]) == (202, "done")
     assert len(lines(api.get(f"{location}/results"))) == 2
+    (kept,) = tmp_path.rglob(f"{location.rpartition('/')[2]}*.zip")
+    answer = api.delete(location)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert not kept.exists()
+    for path in ("", "/results", "/pictures/1"):
+        assert code(api.get(location + path)) == (410, "expired")
+    assert code(api.delete(location)) == (410, "expired")
     assert code(api.delete("/v1/batches/" + "0" * 32)) == (404, "not_found")
 
 

@@ -136,6 +136,10 @@ def test_markup_that_expat_scans_slowly_is_refused(markup: str, encoding: str) -
     assert refused(lambda: rows(file.getvalue(), served)) == "archive_unsafe"
 
 
+def test_an_old_excel_file_is_named_as_such() -> None:
+    assert refused(lambda: rows(bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600))) == "list_form"
+
+
 @pytest.mark.parametrize("missing", ["openpyxl", "defusedxml"])
 def test_without_the_packages_it_says_what_to_install(missing: str) -> None:
     program = (

@@ -301,9 +301,11 @@ def test_a_cancelled_batch_keeps_its_rows_and_can_be_removed(tab: Tab) -> None:
     tab.wait("cancelled")
     expect(tab.page.get_by_role("button", name=EN["cancel"], exact=True)).to_be_hidden()
     assert 0 < len(tab.judged) < len(rows)
+    (batch,) = tab.ids
     tab.page.get_by_role("button", name=EN["remove"]).click()
     expect(tab.page.locator(".batch-one")).to_be_hidden()
     assert tab.ids == []
+    assert tab.page.request.get(f"{tab.visit.base}/v1/batches/{batch}").status == 410
 
 
 @pytest.mark.parametrize(("locale", "language"), LOCALES)

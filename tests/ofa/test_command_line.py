@@ -71,6 +71,14 @@ def test_one_pair_gives_one_line(random_folder: Path, picture_file: Path) -> Non
     assert answer["score"] == answer["scores"][answer["label"]]
 
 
+def test_each_text_gives_one_line(random_folder: Path, picture_file: Path) -> None:
+    done = run("--model", str(random_folder), "--image", str(picture_file), "--text", "a", "--text", "b c d")
+    assert done.returncode == 0, done.stderr
+    first, second = answers_of(done)
+    assert (first["line"], second["line"]) == (1, 2)
+    assert first["scores"] != second["scores"]
+
+
 def test_a_lines_trouble_is_its_own_error(random_folder: Path, picture_file: Path) -> None:
     """A bad line or a bad file does not affect other lines."""
     good = {"image": str(picture_file), "text": "a circle"}
