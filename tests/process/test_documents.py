@@ -88,5 +88,5 @@ def test_the_readme_s_health_check_works(running_service: Instance) -> None:
 
 
 def test_the_command_line_judges_the_example() -> None:
-    script = snippet("bash", "python -m ofa --model demo").replace(".venv/bin/python", sys.executable)
+    script = snippet("bash", "python -m ofa --model demo --image").replace(".venv/bin/python", sys.executable)
     assert json.loads(run(["bash", "-euc"], script))["label"] == "Yes"
