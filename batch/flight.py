@@ -97,13 +97,13 @@ class Flight:
             # The message is that of the first text; one with another code is submitted again.
             refused = {index for index, code in error.errors if code == error.code}
             return [
-                self._failed(position, error.code, _sentence(error))
+                self._failed(position, error.code, error.sentence)
                 if index in refused
                 else self._again(position)
                 for index, position in places
             ]
         if isinstance(error, InputError):
-            return [self._failed(position, error.code, _sentence(error)) for _, position in places]
+            return [self._failed(position, error.code, error.sentence) for _, position in places]
         if error is not None:
             text = f"Unexpected {type(error).__name__}."
             return [self._failed(position, RowCode.ERROR, text) for _, position in places]
@@ -142,7 +142,3 @@ class Flight:
 
 def _waits_again(verdict: Verdict) -> bool:
     return verdict.code in _AGAIN or isinstance(verdict.error, NoReader)
-
-
-def _sentence(error: InputError) -> str:
-    return f"{error.message} {error.remedy}".strip()
