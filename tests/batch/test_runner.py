@@ -378,6 +378,9 @@ def test_an_expired_batch_is_gone_and_known(
                 return str(error.code)
 
         until(lambda: code() == "expired")
+        with pytest.raises(ServiceError) as refused:
+            batches.results(batch, 0, 10)
+        assert refused.value.code == BatchCode.EXPIRED  # a reader does not take what is left for the whole
         clock.move(30 * 86_400)
         batches._runner.wake()
         until(lambda: code() == "not_found")
