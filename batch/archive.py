@@ -14,7 +14,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, cast
@@ -34,6 +34,10 @@ _NESTED: Final = re.compile(r"\.(zip|jar|7z|rar|tar|tgz|gz|bz2|xz|zst|cab|iso)$"
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _UTF_8: Final = 0x800
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
+#: In the XML of a workbook: bytes between two "<" (a cell has at most 32,767 characters), and what may come
+#: before the first.
+_STRETCH: Final = 1 << 20
+_BEFORE_XML: Final = b"\xef\xbb\xbf\xff\xfe \t\r\n"
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates others without a bound
 _DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
@@ -127,14 +131,15 @@ class Archive:
 
     def tags(self) -> int:
         """Return how many "<" all parts have, those that ``names`` leaves out included; in any encoding that
-        expat reads, this byte is in each. Raises ListError."""
+        expat reads, this byte is in each. Raises ListError, also for markup that expat scans in quadratic
+        time: a longer stretch without "<" than a cell has, a comment, a second processing instruction."""
         count = 0
         for member in self._zip.infolist():
             if member.compress_type not in _METHODS:
                 raise _unsafe("The zip uses a method other than deflate.", "Make it with the usual method.")
             try:
                 with self._zip.open(member) as part:
-                    count += sum(block.count(b"<") for block in iter(lambda: part.read(_BLOCK), b""))
+                    count += _tags(iter(lambda: part.read(_BLOCK), b""))
             except _DAMAGE as error:
                 raise _damaged() from error
         return count
@@ -159,6 +164,28 @@ def check_parts(stream: BinaryIO, limits: Limits, most_tags: int | None = None) 
         if most_tags is not None and archive.tags() > most_tags:
             raise _too_large()
     stream.seek(0, io.SEEK_SET)
+
+
+def _tags(blocks: Iterator[bytes]) -> int:
+    """Count "<" in one part; see Archive.tags."""
+    count = instructions = stretch = 0
+    xml: bool | None = None  # else expat ends at the first byte, as with a picture
+    last = b""
+    for block in blocks:
+        count += block.count(b"<")
+        text = last + block.replace(b"\0", b"")  # UTF-16
+        if xml is None and (begin := text.lstrip(_BEFORE_XML)):
+            xml = begin.startswith(b"<")
+        if not xml:
+            continue
+        first, *others = map(len, text.split(b"<"))
+        longest = max(stretch + first, *others, 0)
+        stretch = others[-1] if others else stretch + first
+        instructions += text.count(b"<?")
+        if longest > _STRETCH or instructions > 1 or b"<!" in text:
+            raise _unsafe("A part of the workbook has unusual markup.", "Save it again, or as CSV.")
+        last = b"<" if text.endswith(b"<") else b""
+    return count
 
 
 def _checked(members: Iterable[zipfile.ZipInfo], limits: Limits) -> dict[str, zipfile.ZipInfo]:

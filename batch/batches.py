@@ -104,9 +104,14 @@ class Batches:
         self._store.close()
 
     def _open(self) -> None:
-        """Open the store unless it is open. Raises Unusable."""
-        if self._off is None or self._off == STOPPING:
+        """Open the store unless it is open, again if its files were deleted. Raises Unusable."""
+        if self._off == STOPPING or (self._off is None and not self._store.lost):
             return
+        if self._off is None:
+            log.error("BATCHES_LOST | FOLDER=%s", FOLDER)
+            self._off = "folder"
+            self._sources.close()
+            self._store.close()
         folder.prepare(self._store.folder, self._mounts)
         try:
             self._store.open()

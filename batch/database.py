@@ -47,6 +47,7 @@ class Database:
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._writer = self._reader = None
+        self._opened: tuple[int, int] | None = None  # device and inode
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
 
@@ -115,6 +116,11 @@ class Database:
             except sqlite3.Error as error:
                 raise mapped(error) from error
 
+    @property
+    def lost(self) -> bool:
+        """Whether the open file was deleted or replaced: SQLite goes on in it, and all of that is lost."""
+        return self._writer is not None and self._identity() != self._opened
+
     def shrink(self) -> None:
         """Return unused pages to the file system. Raises Unusable."""
         with _held(self._write_lock):
@@ -125,6 +131,7 @@ class Database:
 
     def _open(self) -> None:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        self._opened = self._identity()
         self._path.chmod(0o600)  # SQLite gives its other files the same mode
         self._writer = connection = self._connect()
         new = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -145,6 +152,13 @@ class Database:
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise _Foreign("quick_check")
         self._reader = self._connect()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(

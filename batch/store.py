@@ -48,6 +48,11 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
+    @property
+    def lost(self) -> bool:
+        """Whether its folder or file was deleted or replaced since it was opened."""
+        return self._database.lost
+
     def archive_of(self, batch_id: str) -> Path:
         return self.folder / f"{batch_id}.zip"
 

@@ -92,7 +92,7 @@ PATTERNS: Final = (
     Pattern("uploads-no-room", "app", r"UPLOAD_REFUSED \| REASON=no_room "),
     Pattern("batches-off", "app", r"BATCHES_OFF \|", r"BATCHES_ON \|"),
     Pattern("batches-paused", "app", r"BATCHES_PAUSED \|", r"BATCHES_(RESUMED|ON)"),
-    Pattern("batches-moved-aside", "app", r"BATCHES_MOVED_ASIDE \|"),
+    Pattern("batches-moved-aside", "app", r"BATCHES_(MOVED_ASIDE|LOST) \|"),
     Pattern("batch-row-crashed", "app", r"BATCH_ROW_CRASHED \|"),
     Pattern("descriptors-exhausted", "app", r"DESCRIPTORS \|"),
     Pattern("log-moved", "app", r"LOG_REOPENED \|"),

@@ -6,11 +6,14 @@ import csv
 import http.client
 import io
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import httpx
@@ -18,6 +21,8 @@ import pytest
 from PIL import Image
 
 from api.app import ApiSite
+from api.batches import IMPORTING
+from batch.accepting import Accepted, add_rows
 from batch.batches import Batches
 from batch.limits import BATCH_BYTES
 from service import api_keys
@@ -287,6 +292,33 @@ def test_what_is_not_utf_8_is_answered(api: httpx.Client) -> None:
     for form in ("csv", "jsonl"):
         assert api.get(f"{accepted.headers['location']}/results?format={form}").status_code == 200
     assert code(post(api, json.dumps({"k\udfff": 1}).encode(), "list.jsonl")) == (422, "column_missing")
+
+
+def test_two_files_are_read_at_once_and_others_wait(
+    api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes memory, and a thread that every other call about batches needs, too."""
+    reading: SimpleQueue[None] = SimpleQueue()
+    go_on = threading.Event()
+
+    def blocked(*arguments: Any) -> Accepted:
+        reading.put(None)
+        go_on.wait(30)
+        return add_rows(*arguments)
+
+    location = post(api, zipped(pairs(1, 1))).headers["location"]
+    done(api, location)
+    monkeypatch.setattr("batch.batches.add_rows", blocked)
+    with ThreadPoolExecutor(4) as pool:
+        uploads = [pool.submit(post, api, zipped(pairs(1, 1))) for _ in range(4)]
+        try:
+            until(lambda: len(list((tmp_path / "batches").glob("*.part"))) == 4)
+            time.sleep(0.3)  # the last one could begin to be read
+            assert api.get(location).status_code == 200
+            assert reading.qsize() == IMPORTING == 2
+        finally:
+            go_on.set()
+        assert [one.result().status_code for one in uploads] == [202] * 4
 
 
 def test_there_is_no_listing(api: httpx.Client) -> None:

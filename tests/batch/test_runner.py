@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections import Counter
@@ -309,6 +310,27 @@ def test_on_a_network_file_system_batches_are_off(
     assert refused.value.code == BatchCode.BATCHES_OFF
     assert "BATCHES_OFF | REASON=network | DETAIL=nfs4" in caplog.text
     assert not (tmp_path / "batches").exists()
+
+
+@pytest.mark.parametrize("away", ["folder", "file"])
+def test_a_store_that_is_deleted_is_made_again(
+    away: str, make: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would go on in the deleted file without an error, and every batch would end with the process."""
+    with serving(loaded(make, Recorder()), tmp_path) as batches:
+        lost = upload(batches, zipped(pairs(1, 1)))
+        finished(batches, lost)
+        if away == "folder":
+            shutil.rmtree(tmp_path / "batches")
+        else:
+            (tmp_path / "batches" / "batches.sqlite").unlink()
+        until(lambda: (tmp_path / "batches" / "batches.sqlite").exists())
+        until(lambda: batches.off is None)
+        assert "BATCHES_LOST | FOLDER=batches" in caplog.text
+        with pytest.raises(ServiceError) as refused:
+            batches.find(lost.id, "")
+        assert refused.value.code == ApiCode.NOT_FOUND
+        assert len(finished(batches, upload(batches, zipped(pairs(2, 1))))) == 2
 
 
 def test_limits_of_a_caller(make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,31 @@ def test_tags_of_a_served_book_are_bounded(part: str, encoding: str, monkeypatch
     assert refused(lambda: rows(content, served)) == "archive_too_large"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "markup",
+    [
+        f"<row {'x' * (1 << 20)}='1'/>",
+        f"<row>{' ' * (1 << 20)}y</row>",
+        f"{' ' * (1 << 20)}<row/><!-- -->",
+        f"{'<c/>' * (1 << 18)}<!-- -->",
+        "<?one?><?two?><row/>",
+    ],
+    ids=["tag", "text", "comment", "late comment", "instructions"],
+)
+def test_markup_that_expat_scans_slowly_is_refused(markup: str, encoding: str) -> None:
+    """The time grows with the square of a token's length: 8 MB of attributes in one tag took 37 s."""
+    served, content = Limits(rows=10), book(("image", "text"), ("a.jpg", "x" * 32_767))
+    assert len(rows(content, served)) == 1
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/media/image1.png", b"\x89PNG" + b"<!-- " + b" " * (1 << 21))
+    assert len(rows(file.getvalue(), served)) == 1, "a picture is not XML"
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet2.xml", markup.encode(encoding))
+    assert refused(lambda: rows(file.getvalue(), served)) == "archive_unsafe"
+
+
 @pytest.mark.parametrize("missing", ["openpyxl", "defusedxml"])
 def test_without_the_packages_it_says_what_to_install(missing: str) -> None:
     program = (

@@ -86,6 +86,7 @@ def test_a_run_directory_that_is_not_writable_is_found(tmp_path: Path) -> None:
         ("UPLOAD_REFUSED | REASON=no_room | FROM=127.0.0.1 | MORE=0", "uploads-no-room"),
         ("BATCHES_OFF | REASON=network | DETAIL=nfs4", "batches-off"),
         ("BATCHES_PAUSED | REASON=disk_full", "batches-paused"),
+        ("BATCHES_LOST | FOLDER=batches", "batches-moved-aside"),
         ("BATCHES_MOVED_ASIDE | REASON=foreign | FILE=damaged.sqlite", "batches-moved-aside"),
         ("BATCH_ROW_CRASHED | BATCH=00ab12cd | ROWS=2", "batch-row-crashed"),
         ("DESCRIPTORS | PORT=page | OPEN=512 | LIMIT=1024", "descriptors-exhausted"),
