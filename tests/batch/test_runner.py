@@ -269,13 +269,13 @@ def test_a_full_disk_pauses_and_nothing_is_judged_twice(
 ) -> None:
     monkeypatch.setattr("batch.runner.PAUSE_SECONDS", 0.02)
     caplog.set_level(logging.INFO, "batch")
-    model, full = Recorder(), threading.Event()
+    model, full, reasons = Recorder(), threading.Event(), ["disk_full"]
     with serving(loaded(make, model), tmp_path) as batches:
         record = batches._store.record
 
         def fail(*arguments: Any) -> None:
             if full.is_set():
-                raise Unusable("disk_full")
+                raise Unusable(reasons[-1], "SQLITE")
             record(*arguments)
 
         monkeypatch.setattr(batches._store, "record", fail)
@@ -283,7 +283,9 @@ def test_a_full_disk_pauses_and_nothing_is_judged_twice(
         batch = upload(batches, zipped(pairs(40, 1)))
         until(lambda: batches.find(batch.id, "").done >= 5)
         full.set()
-        until(lambda: "BATCHES_PAUSED | REASON=disk_full" in caplog.text)
+        until(lambda: "BATCHES_PAUSED | REASON=disk_full | DETAIL=SQLITE" in caplog.text)
+        reasons.append("error")
+        until(lambda: "BATCHES_PAUSED | REASON=error" in caplog.text)
         with pytest.raises(ServiceError) as refused:
             upload(batches, zipped(pairs(1, 1)))
         assert refused.value.code == ApiCode.NO_ROOM
