@@ -363,10 +363,11 @@ def test_a_repeated_upload_is_returned_to_a_caller_at_its_limit(
 ) -> None:
     monkeypatch.setattr("batch.uploads.CALLER_BATCHES", 1)
     with serving(make(), tmp_path) as batches:
-        first = upload(batches, zipped(pairs(1, 1)), idempotency="one")
-        assert upload(batches, zipped(pairs(1, 1)), idempotency="one").id == first.id
+        content = zipped(pairs(1, 1))  # once, as a zip has the time in it
+        first = upload(batches, content, idempotency="one")
+        assert upload(batches, content, idempotency="one").id == first.id
         with pytest.raises(ServiceError) as refused:
-            upload(batches, zipped(pairs(1, 1)), idempotency="two")
+            upload(batches, content, idempotency="two")
     assert refused.value.code == BatchCode.BATCH_LIMIT
 
 
