@@ -86,8 +86,9 @@ class Flight:
 
     @property
     def refused(self) -> bool:
-        """Whether the application did not take it now."""
-        return any(not one.cancelled() and _waits_again(one.result()) for one in self._futures if one.done())
+        """Whether the application did not take it now, or lost the device with it."""
+        verdicts = [one.result() for one in self._futures if one.done() and not one.cancelled()]
+        return any(_waits_again(one) or isinstance(one.error, DeviceLost) for one in verdicts)
 
     def outcomes(self) -> list[Outcome]:
         """How its rows ended, once it has landed. A row with which the device was lost has no outcome: the

@@ -17,7 +17,7 @@ from batch.folder import Unusable
 from batch.limits import CRASHES
 from batch.records import State
 from service.contract.causes import ApiCode, BatchCode
-from service.contract.errors import InferenceError, OutOfMemory, ServiceError
+from service.contract.errors import DeviceLost, InferenceError, OutOfMemory, ServiceError
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from tests.applications import Build, Hub
@@ -205,6 +205,25 @@ def test_a_row_for_which_memory_was_short_is_judged_again_once(make: Build, tmp_
         results = finished(batches, upload(batches, zipped([("1.png", "once"), ("2.png", "always")])))
     assert [one.code for one in results] == [None, "error"]
     assert (asked["once"], asked["always"]) == (2, 2)
+
+
+def test_a_lost_device_is_one_crash(make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        if pairs[0].hypothesis == "a photo":
+            return [YES for _ in pairs]
+        raise DeviceLost("The GPU is gone.")
+
+    application = loaded(make, lost)
+    fatal = threading.Event()
+    monkeypatch.setattr(application._engine._computation, "_on_fatal", lambda error: fatal.wait(1))
+    with serving(application, tmp_path) as batches:
+        batch = upload(batches, zipped([("1.png", "text")]))
+        until(lambda: application.snapshot().activity.counts.get("error", 0) > 0)
+        fatal.wait(0.2)  # the runner knows it now, the lifecycle does not yet
+        unit = batches._store.next_unit(batch.number)
+        fatal.set()
+    assert unit is not None
+    assert unit.crashes == 1
 
 
 def test_no_more_rows_are_submitted_than_the_lane_has_room_for(make: Build, tmp_path: Path) -> None:
