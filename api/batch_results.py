@@ -24,7 +24,6 @@ def answer_of(result: Result) -> Mapping[str, Any]:
 class JsonLines:
     """Makes JSON lines, the verdict's members beside those that identify the row."""
 
-    suffix = "jsonl"
     media_type = "application/x-ndjson"
 
     def __call__(self, results: Sequence[Result]) -> str:
@@ -48,7 +47,6 @@ class JsonLines:
 class CsvLines:
     """Makes lines of CSV in the form of the list, the head before the first."""
 
-    suffix = "csv"
     media_type = "text/csv; charset=utf-8"
 
     def __init__(self, batch: Batch, *, calibrated: bool) -> None:

@@ -237,13 +237,16 @@ class _Served:
         caller, batches = context_of(scope).caller, self.batches
         key = _idempotency_key(scope)
         self._identity.count(caller)
-        with ExitStack() as held:
+        held = ExitStack()
+        try:
             receiving = batches.receiving(caller.name, length(scope) or 0, key)
             incoming = await self.call(held.enter_context, receiving)
             name, columns = await self._receive(scope, receive, incoming)
             async with self._importing:
                 batch = await self.call(batches.create, incoming, name, owner=_owner(scope), columns=columns)
             status = await self.call(batches.status, batch.id, _owner(scope))
+        finally:
+            await self.call(held.close)  # in a thread, as it deletes a large file
         return JSONResponse(status, 202, headers={"location": f"{self._root_path}/v1/batches/{batch.id}"})
 
     async def _receive(self, scope: Scope, receive: Receive, incoming: Incoming) -> tuple[str, Columns]:

@@ -118,7 +118,7 @@ class _Adding:
         return (
             *(self.count, picture, unit, row.number, row.id and _storable(row.id)),
             *(_storable(row.text), row.premise and _storable(row.premise), text),
-            *(WAITING if error is None else FAILED, error and str(error.code), error and _sentence(error)),
+            *(WAITING if error is None else FAILED, error and str(error.code), error and error.sentence),
         )
 
     def _picture(self, row: Row) -> int:
@@ -167,10 +167,6 @@ def _shown(image: str) -> str:
 def _storable(text: str) -> str:
     """Return ``text`` without lone surrogates, which SQLite does not store."""
     return text.encode("utf-8", "ignore").decode()
-
-
-def _sentence(error: InputError) -> str:
-    return f"{error.message} {error.remedy}".strip()
 
 
 @contextmanager

@@ -259,7 +259,10 @@ class Batches:
     def results(self, batch: Batch, after: int, most: int) -> list[Result]:
         """Return up to ``most`` finished rows after the position ``after``; see Store.results."""
         with self._refusing():
-            return self._store.results(batch, after, most)
+            found = self._store.results(batch, after, most)
+        if not found:
+            self.find(batch.id, batch.owner)  # none are left of a batch that has expired meanwhile
+        return found
 
     def calibrated(self, batch: Batch) -> bool:
         """Return whether any row was judged with a calibration."""

@@ -50,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options)
     except (ListError, RunError) as error:
-        _say(f"{error.code}: {_sentence(error)}")
+        _say(f"{error.code}: {error.sentence}")
         if isinstance(error, ListError) and error.columns:
             _say(f"The list has these columns: {', '.join(error.columns)}")
         return _USAGE
     except ServiceError as error:
-        _say(_sentence(error))
+        _say(error.sentence)
         _say_how_to_resume(options)
         return error.exit_code
     except BrokenPipeError:
@@ -179,10 +179,6 @@ def _say_how_to_resume(options: argparse.Namespace) -> None:
 
 def _say(text: str) -> None:
     print(f"python -m ofa: {text}", file=sys.stderr)
-
-
-def _sentence(error: ServiceError) -> str:
-    return f"{error.message} {error.remedy}".strip()
 
 
 def _drop_output() -> None:

@@ -86,8 +86,9 @@ class Flight:
 
     @property
     def refused(self) -> bool:
-        """Whether the application did not take it now."""
-        return any(not one.cancelled() and _waits_again(one.result()) for one in self._futures if one.done())
+        """Whether the application did not take it now, or lost the device with it."""
+        verdicts = [one.result() for one in self._futures if one.done() and not one.cancelled()]
+        return any(_waits_again(one) or isinstance(one.error, DeviceLost) for one in verdicts)
 
     def outcomes(self) -> list[Outcome]:
         """How its rows ended, once it has landed. A row with which the device was lost has no outcome: the
@@ -97,13 +98,13 @@ class Flight:
             # The message is that of the first text; one with another code is submitted again.
             refused = {index for index, code in error.errors if code == error.code}
             return [
-                self._failed(position, error.code, _sentence(error))
+                self._failed(position, error.code, error.sentence)
                 if index in refused
                 else self._again(position)
                 for index, position in places
             ]
         if isinstance(error, InputError):
-            return [self._failed(position, error.code, _sentence(error)) for _, position in places]
+            return [self._failed(position, error.code, error.sentence) for _, position in places]
         if error is not None:
             text = f"Unexpected {type(error).__name__}."
             return [self._failed(position, RowCode.ERROR, text) for _, position in places]
@@ -142,7 +143,3 @@ class Flight:
 
 def _waits_again(verdict: Verdict) -> bool:
     return verdict.code in _AGAIN or isinstance(verdict.error, NoReader)
-
-
-def _sentence(error: InputError) -> str:
-    return f"{error.message} {error.remedy}".strip()

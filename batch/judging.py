@@ -59,7 +59,7 @@ def refusal(error: ServiceError) -> dict[str, Any]:
     return {
         "reason": str(reason),
         "code": str(error.code),
-        "error": f"{error.message} {error.remedy}".strip(),
+        "error": error.sentence,
     }
 
 

@@ -68,7 +68,7 @@ class Runner:
         self._turn = 0
         self._not_before = 0.0  # monotonic; no submission before, after a refusal
         self._sweep_at = 0.0
-        self._paused = False
+        self._paused: str | None = None  # why
         self._known: dict[int, Batch] = {}
         self._rates: dict[int, Rate] = {}
 
@@ -109,7 +109,7 @@ class Runner:
                 wait = self._step()
                 self._pause(None)
             except Unusable as error:
-                self._pause(error.reason)
+                self._pause(error)
                 wait = PAUSE_SECONDS
             except Exception as error:  # a bug must not end the service, which restarts with the same batches
                 log.error(
@@ -220,7 +220,7 @@ class Runner:
         try:
             self._store.record(self._unwritten, [])
         except Unusable as error:
-            log.warning("BATCHES_PAUSED | REASON=%s", error.reason)
+            log.warning("BATCHES_PAUSED | REASON=%s | DETAIL=%s", error.reason, error.detail)
 
     # ---- what is known -----------------------------------------------------------------------------------
 
@@ -250,13 +250,14 @@ class Runner:
                 self._sources.close(batch.id)  # a thumbnail may have opened it
             log.info("BATCHES_EXPIRED | COUNT=%d", len(expired))
 
-    def _pause(self, reason: str | None) -> None:
-        """Log that nothing can be written, and later that it can."""
-        if (reason is not None) == self._paused:
+    def _pause(self, error: Unusable | None) -> None:
+        """Log why nothing can be written, and later that it can."""
+        reason = None if error is None else error.reason
+        if reason == self._paused:
             return
-        self._paused = reason is not None
-        if reason is not None:
-            log.error("BATCHES_PAUSED | REASON=%s", reason)
+        self._paused = reason
+        if error is not None:
+            log.error("BATCHES_PAUSED | REASON=%s | DETAIL=%s", error.reason, error.detail)
         else:
             log.info("BATCHES_RESUMED")
 

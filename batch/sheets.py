@@ -17,7 +17,7 @@ MAX_EMPTY: Final = 100_000  # rows in succession, which a few bytes declare
 #: Inflated, of all parts together; openpyxl holds the texts of a sheet, and each row, in memory.
 MAX_BYTES: Final = 128 << 20
 MAX_PARTS: Final = 10_000
-#: The same for a list from strangers, and the tags in it: openpyxl takes up to 350 bytes and 20 µs for each.
+#: The same for a served list, and the tags in it: openpyxl takes up to 350 bytes and 20 µs for each.
 SERVED_BYTES: Final = 32 << 20
 SERVED_TAGS: Final = 2_000_000
 _OLD_EXCEL: Final = bytes.fromhex("d0cf11e0a1b11ae1")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _calibrate(given[1:])
         return _evaluate(given)
     except ServiceError as error:
-        message = f"{error.message} {error.remedy}".strip()
+        message = error.sentence
         print(f"python -m evaluation: {error.code}: {message}", file=sys.stderr)
         return 2 if isinstance(error, InputError | RunError) else error.exit_code
     except BrokenPipeError:

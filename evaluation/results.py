@@ -108,7 +108,7 @@ class Judgement:
 def _problem(position: int, example: Example, answers: Mapping[Condition, Answers]) -> dict[str, str] | None:
     """Return code and message of what prevents a verdict under some condition."""
     if (error := example.row.error) is not None:
-        return {"code": str(error.code), "error": f"{error.message} {error.remedy}".strip()}
+        return {"code": str(error.code), "error": error.sentence}
     numbers = [2 * position] if example.foil is None else [2 * position, 2 * position + 1]
     for found in answers.values():
         for number in numbers:

@@ -26,7 +26,7 @@ def input_error_text(error: InputError, language: Language) -> str:
     """Return an input error as plain text, for programs."""
     key = f"input.{error.code}{'.heic' if error.facts.get('missing_heic') else ''}"
     if not has(key):
-        return f"{error.message} {error.remedy}".strip()
+        return error.sentence
     return say(language, key, **_allowed(error, language))
 
 

@@ -39,11 +39,11 @@ const removeRow = (row) => {
   if (next) activate(next); else field().focus();
 };
 
-const clearAll = (told = true) => {
+const clearAll = (here = true) => {
   groups.flatMap((group) => [...group.rows]).flatMap(forget);
   queue.length = 0;
   window.ofa.corrected();
-  if (told) stored.clear().catch(unstored);
+  if (here) stored.clear().catch(unstored);
 };
 
 const ROW = {

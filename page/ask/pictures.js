@@ -17,7 +17,8 @@ const pictures = (() => {
 
   window.fetch = async (target, options) => {
     const answer = await send(target, options);
-    if (String(target?.url ?? target).split('?')[0].endsWith(UPLOAD) && answer.ok) {
+    const isUpload = String(target?.url ?? target).split('?')[0].endsWith(UPLOAD);
+    if (isUpload && answer.ok && options?.body instanceof FormData) {
       remember((await answer.clone().json())[0], options.body.get('files'));
     }
     return answer;

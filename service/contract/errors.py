@@ -71,6 +71,11 @@ class ServiceError(Exception):
         if code is not None:
             self.code = code
 
+    @property
+    def sentence(self) -> str:
+        """What happened, and what to do."""
+        return f"{self.message} {self.remedy}".strip()
+
 
 class InputError(ServiceError):
     """The input cannot be judged; its code is an InputCode."""

@@ -23,8 +23,8 @@ class End(Protocol):
 class Computation:
     """What the engine thread does with a batch, with no lock held.
 
-    ``measure`` is told how many requests were computed together in how many seconds, before any of them is
-    answered, or a caller that asks again would be counted twice. ``verdict_of`` is ``Verdict.of``, with the
+    ``measure`` gets how many requests were computed together in how many seconds, before any of them is
+    answered: else a caller that asks again would be counted twice. ``verdict_of`` is ``Verdict.of``, with the
     model's calibration.
     """
 

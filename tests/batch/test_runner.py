@@ -17,7 +17,7 @@ from batch.folder import Unusable
 from batch.limits import CRASHES
 from batch.records import State
 from service.contract.causes import ApiCode, BatchCode
-from service.contract.errors import InferenceError, OutOfMemory, ServiceError
+from service.contract.errors import DeviceLost, InferenceError, OutOfMemory, ServiceError
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from tests.applications import Build, Hub
@@ -207,6 +207,25 @@ def test_a_row_for_which_memory_was_short_is_judged_again_once(make: Build, tmp_
     assert (asked["once"], asked["always"]) == (2, 2)
 
 
+def test_a_lost_device_is_one_crash(make: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+        if pairs[0].hypothesis == "a photo":
+            return [YES for _ in pairs]
+        raise DeviceLost("The GPU is gone.")
+
+    application = loaded(make, lost)
+    fatal = threading.Event()
+    monkeypatch.setattr(application._engine._computation, "_on_fatal", lambda error: fatal.wait(1))
+    with serving(application, tmp_path) as batches:
+        batch = upload(batches, zipped([("1.png", "text")]))
+        until(lambda: application.snapshot().activity.counts.get("error", 0) > 0)
+        fatal.wait(0.2)  # the runner knows it now, the lifecycle does not yet
+        unit = batches._store.next_unit(batch.number)
+        fatal.set()
+    assert unit is not None
+    assert unit.crashes == 1
+
+
 def test_no_more_rows_are_submitted_than_the_lane_has_room_for(make: Build, tmp_path: Path) -> None:
     model = Recorder()
     application = loaded(make, model, max_batch=128)
@@ -269,13 +288,13 @@ def test_a_full_disk_pauses_and_nothing_is_judged_twice(
 ) -> None:
     monkeypatch.setattr("batch.runner.PAUSE_SECONDS", 0.02)
     caplog.set_level(logging.INFO, "batch")
-    model, full = Recorder(), threading.Event()
+    model, full, reasons = Recorder(), threading.Event(), ["disk_full"]
     with serving(loaded(make, model), tmp_path) as batches:
         record = batches._store.record
 
         def fail(*arguments: Any) -> None:
             if full.is_set():
-                raise Unusable("disk_full")
+                raise Unusable(reasons[-1], "SQLITE")
             record(*arguments)
 
         monkeypatch.setattr(batches._store, "record", fail)
@@ -283,7 +302,9 @@ def test_a_full_disk_pauses_and_nothing_is_judged_twice(
         batch = upload(batches, zipped(pairs(40, 1)))
         until(lambda: batches.find(batch.id, "").done >= 5)
         full.set()
-        until(lambda: "BATCHES_PAUSED | REASON=disk_full" in caplog.text)
+        until(lambda: "BATCHES_PAUSED | REASON=disk_full | DETAIL=SQLITE" in caplog.text)
+        reasons.append("error")
+        until(lambda: "BATCHES_PAUSED | REASON=error" in caplog.text)
         with pytest.raises(ServiceError) as refused:
             upload(batches, zipped(pairs(1, 1)))
         assert refused.value.code == ApiCode.NO_ROOM
@@ -361,10 +382,11 @@ def test_a_repeated_upload_is_returned_to_a_caller_at_its_limit(
 ) -> None:
     monkeypatch.setattr("batch.uploads.CALLER_BATCHES", 1)
     with serving(make(), tmp_path) as batches:
-        first = upload(batches, zipped(pairs(1, 1)), idempotency="one")
-        assert upload(batches, zipped(pairs(1, 1)), idempotency="one").id == first.id
+        content = zipped(pairs(1, 1))  # once, as a zip has the time in it
+        first = upload(batches, content, idempotency="one")
+        assert upload(batches, content, idempotency="one").id == first.id
         with pytest.raises(ServiceError) as refused:
-            upload(batches, zipped(pairs(1, 1)), idempotency="two")
+            upload(batches, content, idempotency="two")
     assert refused.value.code == BatchCode.BATCH_LIMIT
 
 
@@ -400,6 +422,9 @@ def test_an_expired_batch_is_gone_and_known(
                 return str(error.code)
 
         until(lambda: code() == "expired")
+        with pytest.raises(ServiceError) as refused:
+            batches.results(batch, 0, 10)
+        assert refused.value.code == BatchCode.EXPIRED  # a reader does not take what is left for the whole
         clock.move(30 * 86_400)
         batches._runner.wake()
         until(lambda: code() == "not_found")
