@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from api import problems
 from api.bodies import Limits
@@ -19,9 +19,9 @@ from api.context import Context
 from api.problems import Problem
 from api.question import Question
 from service.contract.causes import Refusal
-from service.contract.correlation import Trace
 from service.contract.errors import InputError
-from service.contract.request import Source, Verdict, VerdictFuture
+from service.contract.protocols import Submits
+from service.contract.request import Verdict, VerdictFuture
 from service.contract.status import Snapshot
 from service.http.bodies import ClientDisconnected, Receive
 from service.http.identity import Identity
@@ -45,22 +45,8 @@ class Judged(NamedTuple):
     computed: float
 
 
-class Application(Protocol):
+class Application(Submits, Protocol):
     """The part of the application that the API uses."""
-
-    def submit_many(
-        self,
-        image: Any,
-        hypotheses: Sequence[str | None],
-        premise: str | None = None,
-        *,
-        source: Source = "api",
-        arrived: float | None = None,
-        caller: str = "",
-        client_id: str = "",
-        trace: Trace | None = None,
-        futures: Sequence[VerdictFuture] | None = None,
-    ) -> list[VerdictFuture]: ...
 
     def snapshot(self) -> Snapshot: ...
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
 
 from batch.records import Batch, Outcome, Unit
 from service.contract.causes import Outcome as Ending
 from service.contract.causes import Refusal, RowCode
-from service.contract.correlation import Trace
 from service.contract.errors import (
     DeviceLost,
     InputError,
@@ -19,28 +17,11 @@ from service.contract.errors import (
     NotFinite,
     OutOfMemory,
 )
-from service.contract.request import Source, Verdict, VerdictFuture
+from service.contract.protocols import Submits
+from service.contract.request import Verdict, VerdictFuture
 
 #: Answers after which a row waits again.
 _AGAIN = frozenset({*Refusal, Ending.ABANDONED})
-
-
-class Submits(Protocol):
-    """The part of the application that judges rows."""
-
-    def submit_many(
-        self,
-        image: Any,
-        hypotheses: Sequence[str | None],
-        premise: str | None = None,
-        *,
-        source: Source = "api",
-        arrived: float | None = None,
-        caller: str = "",
-        client_id: str = "",
-        trace: Trace | None = None,
-        futures: Sequence[VerdictFuture] | None = None,
-    ) -> list[VerdictFuture]: ...
 
 
 class Flight:

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Final, Protocol
 
-from batch.flight import Flight, Submits
+from batch.flight import Flight
 from batch.folder import Unusable
 from batch.records import Batch, Outcome, State, Unit
 from batch.sources import Sources
 from batch.store import Store, crashed
+from service.contract.protocols import Submits
 from service.contract.status import Phase, Snapshot
 from service.telemetry.batch_gauges import Figures
 

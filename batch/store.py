@@ -152,7 +152,7 @@ class Store:
     # ---- accepting ---------------------------------------------------------------------------------------
 
     def begin(self, batch_id: str, *, owner: str, caller: str, expires: float) -> int:
-        """Begin a batch that nobody can see yet, and return its number."""
+        """Begin a batch that is invisible until ``accept``, and return its number."""
         with self._database.writing() as sql:
             made = sql.execute(
                 "INSERT INTO batches (id, owner, caller, state, form, format, total, done, failed, bytes, "

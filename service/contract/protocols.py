@@ -1,18 +1,38 @@
-"""What the engine and the supervisor need of a model, so that they know neither torch nor ModelScope."""
+"""What the engine and the supervisor need of a model, so that they know neither torch nor ModelScope; and
+what servers and batches need of the application."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from service.contract.request import Pair
+from service.contract.correlation import Trace
+from service.contract.request import Pair, Source, VerdictFuture
 
 CancelPoint = Callable[[], None]
 
 Listed = Callable[[Path], str | None]
 """Returns the SHA-256 that a fetched file had when it was last checked, None if its size or time have changed
 since or it was not fetched."""
+
+
+class Submits(Protocol):
+    """The part of the application that judges pairs."""
+
+    def submit_many(
+        self,
+        image: Any,
+        hypotheses: Sequence[str | None],
+        premise: str | None = None,
+        *,
+        source: Source = "api",
+        arrived: float | None = None,
+        caller: str = "",
+        client_id: str = "",
+        trace: Trace | None = None,
+        futures: Sequence[VerdictFuture] | None = None,
+    ) -> list[VerdictFuture]: ...
 
 
 class Predictor(Protocol):
