@@ -63,7 +63,7 @@ describe() {
       state=suspended
     elif ask; then
       state=${phase:-$model}
-      [[ $live == yes ]] || state=not-live
+      [[ $live == yes ]] || state=not-live healthy=no
       [[ $ready ]] || ask_readiness
     fi
   fi
