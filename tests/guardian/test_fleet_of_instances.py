@@ -55,6 +55,7 @@ class Load:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._turns = itertools.count()
+        self._lock = threading.Lock()  # guards results
         self.enough = threading.Event()
         self.results: Counter[str] = Counter()
 
@@ -70,7 +71,8 @@ class Load:
                 result = str(judge(self._fleet.port + number, red_circle(), "there is a red circle").status)
             except (OSError, HTTPException) as error:
                 result = type(error).__name__
-            self.results[result] += 1
+            with self._lock:
+                self.results[result] += 1
 
     def _ready(self, number: int) -> bool:
         try:
