@@ -58,6 +58,7 @@ describe() {
   read_clock
   if read_pid_file; then
     instance=$file_pid since=$file_start asked_at=$file_url launched_at=$((file_start * 10)) state=silent
+    [[ -e $HEALTH_SOCKET || -e $HEARTBEAT ]] || state=starting
     read_stat "$instance"
     if [[ ${stat[0]:-} == T ]]; then
       state=suspended
@@ -232,9 +233,12 @@ fleet_restart() {
   for number in "${broken[@]}"; do restart_one "$number"; done
   for number in "${serving[@]}"; do
     for other in "${numbers[@]}"; do
+      ((other != number)) || continue
+      poll "$other"
+      [[ $ready == yes ]] && continue
       read_clock
       deadline=$((now + START_TIMEOUT_MS))
-      ((other == number)) || wait_ready "$other" || stop_rolling "instance $other is not ready"
+      wait_ready "$other" || stop_rolling "instance $other is not ready"
     done
     restart_one "$number"
   done

@@ -22,7 +22,7 @@ read_fleet() {
   while [[ $# -gt 0 && $1 != -- ]]; do
     case $1 in
       --instances) wanted=${2:-none}; [[ $# -eq 1 ]] || shift ;;
-      --instances=*) wanted=${1#*=} ;;
+      --instances=*) wanted=${1#*=} wanted=${wanted:-none} ;;
       --per-gpu) gpus=yes ;;
       *) usage_error "unexpected argument '$1'; arguments of web_app.py go after --" ;;
     esac

@@ -166,7 +166,7 @@ def test_a_start_fails_when_an_instance_does_not_become_ready(fleet: Fleet) -> N
     fleet.plan(1, {"loading": True})
     fleet.plan(2, {"exit": 78})
     assert fleet.command("start", "--instances", "3", START_STALL=1, START_TIMEOUT=2)[0] == 1
-    assert [row["READY"] for row in fleet.rows()] == ["no", "no", "yes"]
+    fleet.wait("the third", lambda: [row["READY"] for row in fleet.rows()] == ["no", "no", "yes"])
     assert len(fleet.launches(2)) == 1
     fleet.order(1, loading=False)
     fleet.plan(2, {})
@@ -196,6 +196,7 @@ def test_one_instance_per_gpu(fleet: Fleet, tmp_path: Path) -> None:
         (("bogus",), {}),
         (("start",), {}),
         (("start", "--instances"), {}),
+        (("start", "--instances="), {}),
         (("start", "--instances", "0"), {}),
         (("start", "--instances", "256"), {}),
         (("start", "--instances", "2; touch owned"), {}),
