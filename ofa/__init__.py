@@ -22,5 +22,6 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.pair`        an image and a hypothesis, the input of the model
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
+* :mod:`ofa.processor`   the kind of processor, by its instruction sets
 * :mod:`ofa.precision`   reduced precisions with close calls decided by the next one
 """
