@@ -90,12 +90,20 @@ class Supervisor:
 
     # ---- start and load ----------------------------------------------------------------------------------
 
-    def start(self, *, pictures: bool = True) -> None:
-        """Start all threads and begin to load the model. Without ``pictures`` the reader processes are
-        started by the first picture file."""
+    def start_threads(self, *, pictures: bool = True) -> None:
+        """Start all threads but the loader. Without ``pictures`` the reader processes are started by the
+        first picture file."""
         if pictures:
             self._parts.readers.start()
         self._start_threads()
+
+    def start(self, *, pictures: bool = True) -> None:
+        """Start all threads and begin to load the model."""
+        self.start_threads(pictures=pictures)
+        self.start_loading()
+
+    def start_loading(self) -> None:
+        """Begin to load the model, in a thread."""
         self._loader_thread.start()
 
     def load(self) -> bool:
