@@ -22,5 +22,7 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.pair`        an image and a hypothesis, the input of the model
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
+* :mod:`ofa.padded`      texts of different length in one batch, for a GPU
+* :mod:`ofa.graphs`      computations recorded by shape and replayed (CUDA graphs)
 * :mod:`ofa.precision`   bf16 and fp16 with close calls decided in fp32
 """

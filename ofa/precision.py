@@ -108,5 +108,10 @@ class GuardedModel:
         for model in self._models():
             model.keep(cancel_point, checksums)
 
+    def release_graphs(self) -> None:
+        """As :meth:`EntailmentModel.release_graphs`, for the loaded models."""
+        for model in self._models():
+            model.release_graphs()
+
     def _models(self) -> list[EntailmentModel]:
         return [self.fast] if self._exact is None else [self.fast, self._exact]
