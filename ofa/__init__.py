@@ -24,5 +24,5 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
 * :mod:`ofa.padded`      texts of different length in one batch, for a GPU
 * :mod:`ofa.graphs`      computations recorded by shape and replayed (CUDA graphs)
-* :mod:`ofa.precision`   bf16 and fp16 with close calls decided in fp32
+* :mod:`ofa.precision`   reduced precisions with close calls decided by the next one
 """

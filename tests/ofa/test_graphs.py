@@ -20,7 +20,7 @@ from ofa import graphs
 from ofa.graphs import BATCHES, CudaGraphs, Graphs, Recording
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import GuardedModel
+from ofa.precision import GuardedModel, Step
 from ofa.vision import CancelPoint
 
 
@@ -331,7 +331,8 @@ def test_a_guarded_model_releases_the_graphs_of_both(random_folder: Path, tape: 
     low, exact = (EntailmentModel.load(random_folder, dtype=d) for d in (torch.bfloat16, torch.float32))
     for one in (low, exact):
         one.accelerate(tape)
-    guarded = GuardedModel(low, lambda: exact, closer_than=100.0)  # everything is a close call
+    # Everything is a close call.
+    guarded = GuardedModel([Step("bf16", 100.0, lambda: low), Step("fp32", 0.0, lambda: exact)])
     pair = Pair(Image.new("RGB", (50, 40), "red"), "a circle")
     for _ in range(3):
         guarded.judge([pair])
