@@ -165,7 +165,7 @@ class CudaGraphs:
     def record(self, function: Callable[[CancelPoint], Tensor]) -> Recording:
         current = torch.cuda.current_stream(self._device)
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(current)
         graphs: list[torch.cuda.CUDAGraph] = []
         with torch.cuda.stream(self._stream):
@@ -182,7 +182,7 @@ class CudaGraphs:
         return Recording([graph.replay for graph in graphs], output)
 
     def mark(self) -> Callable[[], None]:
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event.synchronize
 

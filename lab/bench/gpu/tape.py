@@ -54,11 +54,11 @@ class Tape:
         return lambda: None
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Appends each operation to the last part."""
 
     def __init__(self, parts: Sequence[list[Callable[[], None]]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._parts = parts
 
     def __torch_dispatch__(
