@@ -184,7 +184,9 @@ class NativePredictor:
         self.empty_cache()
 
     def empty_cache(self) -> None:
-        """Also returns memory reserved by Python and the C library."""
+        """Also releases recorded computations, and memory reserved by Python and the C library."""
+        for model, _ in list(self._copies.values()):
+            model.release_graphs()
         gc.collect()
         with suppress(OSError, AttributeError):  # glibc only
             ctypes.CDLL(None).malloc_trim(0)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.bench.gpu.tape import Tape
 from lab.parity.folders import SMALL, write_folder
 from ofa.errors import CheckpointError, Misfit, TextError, UnsupportedConfig
 from ofa.model import EntailmentModel
@@ -157,6 +158,20 @@ def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: loaded.append("empty cache"))
     return loaded
+
+
+def test_emptying_the_cache_releases_recorded_computations(folder: Path, pretended: list[str]) -> None:
+    predictor = NativePredictor(dtype="fp32")
+    predictor.load(folder)
+    model = predictor._copies["cuda:0"][0]
+    assert isinstance(model, EntailmentModel)
+    model.accelerate(Tape())
+    assert model._padded is not None
+    for _ in range(3):
+        predictor.judge([Pair(seen(predictor, noise(20, 20)), "a")], go_on)
+    assert any(model._padded.graphs._kept.values())
+    predictor.empty_cache()
+    assert not model._padded.graphs._kept
 
 
 def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretended: list[str]) -> None:
