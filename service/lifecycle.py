@@ -25,6 +25,7 @@ from service.health.prober import Prober
 from service.health.resources import Sampler
 from service.inference.converting import Converter
 from service.inference.engine import Engine
+from service.inference.late_loading import LateLoader
 from service.inference.loader import Loader, error_fields
 from service.inference.memory_fallback import Fallback
 from service.intake.readers import Readers
@@ -51,6 +52,7 @@ class Parts:
     engine: Engine
     fallback: Fallback
     loader: Loader
+    late_loader: LateLoader
     converter: Converter
     prober: Prober
     sampler: Sampler
@@ -333,7 +335,7 @@ class Supervisor:
         parts = self._parts
         stops: list[Callable[[float], bool | None]] = [
             *(parts.prober.stop, parts.sampler.stop, parts.history.stop, parts.converter.stop),
-            *(parts.fallback.stop, parts.readers.stop, self._join_loader),
+            *(parts.fallback.stop, parts.readers.stop, parts.late_loader.stop, self._join_loader),
             *(one.stop for one in parts.traces),
         ]
         for stop in stops:
