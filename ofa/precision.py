@@ -170,6 +170,11 @@ class GuardedModel:
         for model in self.loaded():
             model.keep(cancel_point, checksums)
 
+    def release_graphs(self) -> None:
+        """As :meth:`EntailmentModel.release_graphs`, for the loaded models."""
+        for model in self.loaded():
+            model.release_graphs()
+
     def _judge(
         self,
         pairs: Sequence[Pair],
