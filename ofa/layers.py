@@ -61,6 +61,8 @@ class Attention(nn.Module):
         else:
             projected = (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
         q, k, v = (_split(x, self.heads) for x in projected)
+        if onednn.attends(q):
+            return self._mix(onednn.attention(q, k, v, bias, self.scale))
         return self._mix(functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale))
 
     def absorbs(self, length: int) -> bool:
