@@ -12,7 +12,7 @@ _SCALE = 0.125
 
 
 def _inputs(batch: int, length: int, context: int) -> tuple[torch.Tensor, ...]:
-    """q, k and v as views of one projection, and a leading slice of a longer bias whose last key is masked."""
+    """q, k and v as views of one projection, and a slice of a longer bias, the last key masked."""
     generator = torch.Generator().manual_seed(length)
     projected = torch.randn(batch, max(length, context), 3 * 2 * 32, generator=generator)
     q, k, v = (part.view(batch, -1, 2, 32).transpose(1, 2) for part in projected.bfloat16().chunk(3, dim=-1))
