@@ -11,11 +11,12 @@ from typing import Any, Final
 from PIL import Image
 
 from lab.bench.cases import photograph, sentence
-from lab.bench.machine import card_memory, matrix_peaks, name_of
+from lab.bench.machine import card_memory, matrix_peaks
 from lab.bench.sides import PICTURES, Judge, Subject
 from lab.bench.stages import count_operations
 from lab.bench.timing import Spread, ratio
 from ofa.model import EntailmentModel
+from ofa.precision import name_of
 from service.contract.events import NO_EVENTS
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, Verdict

@@ -354,17 +354,15 @@ def _choose_device(wanted: str) -> str:
 def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
     """Return the precision's name and torch's dtype. As a ``fallback`` for fp16 the CPU uses its best
     dtype."""
-    import torch
 
-    from ofa.precision import best_dtype
+    from ofa.precision import DTYPES, best_dtype, name_of
 
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     if wanted == "auto" or (fallback and wanted == "fp16"):
         dtype = best_dtype(device)
-        return names[dtype], dtype
+        return name_of(dtype), dtype
     if wanted == "fp16" and device == "cpu":
         raise UnsupportedModel("--dtype fp16 needs a GPU.", remedy="Use --dtype bf16 or fp32 on a CPU.")
-    return wanted, {name: dtype for dtype, name in names.items()}[wanted]
+    return wanted, DTYPES[wanted]
 
 
 @contextmanager
