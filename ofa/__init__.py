@@ -24,5 +24,6 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
 * :mod:`ofa.padded`      texts of different length in one batch, for a GPU
 * :mod:`ofa.graphs`      computations recorded by shape and replayed (CUDA graphs)
+* :mod:`ofa.processor`   the kind of processor, by its instruction sets
 * :mod:`ofa.precision`   reduced precisions with close calls decided by the next one
 """

@@ -25,7 +25,7 @@ from ofa.config import TaskConfig
 from ofa.int8_file import Check, Int8File
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import MARGINS, SMALL_LEAD, moved
+from ofa.precision import MARGINS, SMALL_LEAD, best_dtype, moved
 from ofa.quantize import int8_state
 from ofa.samples import mixed_pairs, sentence
 

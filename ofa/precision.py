@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ofa import processor
 from ofa.config import TaskConfig
 from ofa.converted import Checksums
 from ofa.model import EntailmentModel
@@ -39,8 +40,7 @@ def best_dtype(device: str) -> torch.dtype:
         if capability >= (8, 0):
             return torch.bfloat16
         return torch.float16 if capability >= (7, 0) else torch.float32
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if has.get("amx_bf16") or has.get("avx512_bf16") else torch.float32
+    return torch.bfloat16 if processor.kind() in processor.BF16 else torch.float32
 
 
 def name_of(dtype: torch.dtype) -> str:

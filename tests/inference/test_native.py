@@ -33,7 +33,8 @@ from service.contract.errors import (
 )
 from service.contract.protocols import Converting, MultiDevice
 from service.contract.request import LABELS, Pair
-from service.inference.native import NativePredictor, _inference_errors, _load_errors
+from service.inference.native import NativePredictor
+from service.inference.torch_errors import inference_errors, load_errors
 from service.intake.image import converted
 from tests.fakes import go_on
 
@@ -364,7 +365,7 @@ def test_a_missing_configuration_is_permanent(folder: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
-    with pytest.raises(ServiceError) as caught, _load_errors():
+    with pytest.raises(ServiceError) as caught, load_errors():
         raise foreign
     assert type(caught.value) is ours
     assert caught.value.__cause__ is foreign
@@ -392,7 +393,7 @@ def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, 
     ],
 )
 def test_what_goes_wrong_in_judging_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
-    with pytest.raises(ServiceError) as caught, _inference_errors():
+    with pytest.raises(ServiceError) as caught, inference_errors():
         raise foreign
     assert type(caught.value) is ours
     assert caught.value.__cause__ is foreign
