@@ -21,6 +21,7 @@ from lab.bench.sides import Subject
 #: Values of oneDNN's variable.
 LIMITS: Final = ("AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2")
 _VARIABLE = "ONEDNN_MAX_CPU_ISA"
+_CLEARED = (_VARIABLE, "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 def kinds(subject: Subject) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _row(subject: Subject, limit: str | None) -> dict[str, Any]:
 
 
 def _environment(limit: str | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != _VARIABLE}
+    kept = {name: value for name, value in os.environ.items() if name not in _CLEARED}
     return kept if limit is None else {**kept, _VARIABLE: limit}
 
 
