@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab.bench.cases import photograph, random_sentence
 from lab.bench.gpu.tape import Tape
 from lab.parity.folders import SMALL, write_folder
 from ofa import graphs
@@ -21,6 +20,7 @@ from ofa.graphs import BATCHES, CudaGraphs, Graphs, Recording
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
 from ofa.precision import GuardedModel, Step
+from ofa.samples import photograph, random_sentence
 from ofa.vision import CancelPoint
 
 
@@ -286,6 +286,18 @@ def test_texts_of_different_length_share_one_call(tmp_path: Path, tape: Watched)
     fast.judge([Pair(Image.new("RGB", (50, 40), "red"), text) for text in texts])
     hook.remove()
     assert batches == [4]
+
+
+def test_a_longer_bias_is_other_memory_and_recorded_again(random_folder: Path, tape: Watched) -> None:
+    fast, picture = accelerated(EntailmentModel.load(random_folder), tape), photograph(1, 60, 50)
+    short, long = Pair(picture, "a"), Pair(picture, "a circle " * 20)
+    for _ in range(2):
+        fast.judge([short])
+    assert tape.recordings == 2, "picture and text"
+    fast.judge([long])
+    for _ in range(2):
+        fast.judge([short])
+    assert tape.recordings == 3, "the text"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
