@@ -4,7 +4,7 @@
 
 readonly FLEET_MOST=255    # the highest --instance
 readonly FLEET_POLL_MS=300 # between two polls of an instance that is to become ready
-readonly FLEET_ABSENT=10   # polls without a guardian after which it counts as gone: it may be starting
+readonly FLEET_ABSENT=5    # polls without a guardian after which it counts as gone: it may be starting
 
 # The fleet's settings, kept in the file fleet.settings for later commands.
 instances='' per_gpu='' first_port=7860 first_health_port=8000
