@@ -76,7 +76,7 @@ def test_the_guardian_uses_the_flags_of_the_instance(folder: Callable[..., Guard
 
 
 def test_status_requests_health_at_the_address_that_flags_set(guarded: Guarded) -> None:
-    guarded.guard("--", f"--health-port={guarded.health_port}")
+    guarded.guard("--", f"--health-port={guarded.health_port}", CHECK_INTERVAL=600)
     first = guarded.wait_healthy()
     guarded.environment["OFA_HEALTH_PORT"] = "1"
     status = guarded.command("status")
