@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ofa.model import EntailmentModel
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+NICE: Final = 19  # the lowest priority
 _POLL: Final = 0.2  # seconds between cancel points
+_BUSY: Final = 75  # as in int8_child, which imports torch
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +95,7 @@ class Int8Weights:
         return check
 
     def _make(self, pairs: int, cancel_point: CancelPoint) -> None:
-        arguments = (str(self._folder), str(self._cache), str(pairs), str(os.getpid()))
+        arguments = (str(self._folder), str(self._cache), str(pairs), str(NICE), str(os.getpid()))
         process = subprocess.Popen(
             [sys.executable, "-m", "service.inference.int8_child", *arguments],
             stdin=subprocess.DEVNULL,
@@ -113,5 +115,7 @@ class Int8Weights:
         finally:
             process.kill()
             process.wait()
+        if code == _BUSY and pairs:
+            return  # the next start uses its result
         if code:
             raise TransientLoadError(f"The int8 weights could not be made (the process ended with {code}).")

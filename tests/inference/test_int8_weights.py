@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Load the demo model as if it were worth converting; the check takes few pairs."""
     monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
     monkeypatch.setattr("ofa.int8_check.PAIRS", 8)
+    monkeypatch.setattr("service.inference.int8_weights.NICE", 0)  # other tests run beside this one
     loaded: list[NativePredictor] = []
 
     def load(dtype: str = "auto", guard: bool = True, cache: Path | None = tmp_path) -> NativePredictor:
@@ -113,6 +115,15 @@ def test_a_check_that_ends_without_a_result_leaves_the_format(
         predictor.keep_converted(kill_it, unlisted)
     assert predictor.dtype == before
     assert len(predictor.judge(QUESTION, go_on)) == 1
+
+
+def test_instances_that_share_the_cache_check_once(load: Load, tmp_path: Path) -> None:
+    predictor = load()
+    with (tmp_path / "int8.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the check of another instance
+        predictor.keep_converted(go_on, unlisted)
+        assert predictor.dtype != "int8"
+        assert not list(tmp_path.glob("*-int8*"))
 
 
 @pytest.mark.parametrize("guard", [True, False])
