@@ -25,7 +25,7 @@ def post(url: str, key: str, file: tuple[str, bytes], **fields: str) -> tuple[in
     """Post a form with a file, given by its field's name and its content; return status and body."""
     mark = b"--a-boundary-of-the-tests"
     head = 'Content-Disposition: form-data; name="{}"{}\r\n\r\n'
-    parts = [head.format(file[0], '; filename="file"').encode() + file[1]]
+    parts = [head.format(file[0], '; filename="list.zip"').encode() + file[1]]
     parts += [(head.format(name, "") + text).encode() for name, text in fields.items()]
     body = b"".join(mark + b"\r\n" + part + b"\r\n" for part in parts) + mark + b"--\r\n"
     headers = {

@@ -1,7 +1,7 @@
 """The faults of docs/fault-measurements.md in the pod of deploy/kubernetes, under a simulated kubelet.
 
-Periods and thresholds are the manifest's own. The container is restarted exactly where the guardian restarts its
-instance.
+Periods and thresholds are the manifest's own. The container is restarted exactly where the guardian restarts
+its instance.
 """
 
 from __future__ import annotations
