@@ -21,6 +21,7 @@ from lab.faults.users import Users, red_circle
 from lab.instances.client import judge
 from lab.instances.guarded import wait_for
 from lab.kubernetes.container import environment
+from lab.kubernetes.kubelet import Event
 from service.contract import times
 from tests.marks import as_root
 from tests.pods import Pod, pod_spec
@@ -72,7 +73,7 @@ def test_it_restarts_where_the_table_says_so(name: str, tmp_path: Path) -> None:
     try:
         with fault.scene(tmp_path) as scene, Pod(scene) as pod:
             wait_for("readiness", lambda: pod.kubelet.ready, pod.seen)
-            before = len(pod.kubelet.events)
+            before, began = len(pod.kubelet.events), time.monotonic()
             with Users(pod.page, fault.users, fault.pause) as users:
                 inject(fault, pod, scene, restarts=bool(expected.codes))
                 wait_for("readiness", lambda: pod.kubelet.ready, pod.seen)
@@ -88,8 +89,15 @@ def test_it_restarts_where_the_table_says_so(name: str, tmp_path: Path) -> None:
             assert ("KILL" in since_fault) == expected.killed, pod.seen()
             assert ("not ready" in since_fault) == expected.unready, pod.seen()
             check_order(pod)
+            print(f"{name}: {timing(pod.kubelet.events[before:], began)}")
     except Missing as missing:
         pytest.skip(str(missing))
+
+
+def timing(events: list[Event], began: float) -> str:
+    """When what happened to the pod, in seconds since the fault; `-rP` shows it (docs/scaling.md)."""
+    shown = ("exited", "not ready", "ready", "started", "TERM", "KILL")
+    return ", ".join(f"{e.what} {e.detail} {e.at - began:.1f}" for e in events if e.what in shown)
 
 
 def inject(fault: Fault, pod: Any, scene: Any, *, restarts: bool) -> None:
