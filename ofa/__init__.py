@@ -22,5 +22,5 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.pair`        an image and a hypothesis, the input of the model
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
-* :mod:`ofa.precision`   bf16 and fp16 with close calls decided in fp32
+* :mod:`ofa.precision`   reduced precisions with close calls decided by the next one
 """

@@ -98,14 +98,20 @@ class Conversion:
         """Whether the source is large enough for a converted file."""
         return self._stamp.size >= WORTHWHILE
 
+    @property
+    def current(self) -> bool:
+        """Whether there is a converted file of this source, by sizes and times."""
+        record = self._read_record()
+        try:
+            return record is not None and asdict(Stamp.of(self.path)) == record["file"]
+        except (OSError, KeyError):
+            return False
+
     def read(self, config: NetworkConfig) -> OFA | None:
         """Map the converted file as a network; None if there is no valid one."""
-        record = self._read_record()
-        if record is None:
+        if not self.current:
             return None
         try:
-            if asdict(Stamp.of(self.path)) != record["file"]:
-                return None
             with safe_open(self.path, framework="pt") as file:
                 names = [name for name in file.keys() if not name.startswith(_GAP)]  # noqa: SIM118
                 state = {name: _loaded(file.get_tensor(name)) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ofa.converted import Checksums, Conversion
 from ofa.errors import UnsupportedConfig
 from ofa.fold import fold
 from ofa.image import to_pixels
+from ofa.int8 import Int8State, int8_network
 from ofa.memory import keep_freed_tensors
 from ofa.network import OFA, EncoderOutput, blank
 from ofa.pair import Pair
@@ -52,6 +54,7 @@ class EntailmentModel:
         answers = [tokenizer.encode(" " + answer)[: task.max_src_length] for answer in task.answers]
         self.scorer = AnswerScorer(answers, tokenizer.eos)
         self.mapped = False
+        self._alone = False  # one picture and one text at a time
         self._bias = BiasCache(network, image_grid(task.patch_image_size), self.scorer.forced)
 
     @classmethod
@@ -104,6 +107,13 @@ class EntailmentModel:
         """
         if self.conversion is not None and not self.mapped and self.conversion.worthwhile:
             self.conversion.write(self.network, cancel_point, checksums)
+
+    def in_int8(self, state: Int8State) -> EntailmentModel:
+        """The same model with int8 products. It shares the rest with this one, so that one thread at a time
+        may judge with either."""
+        model = copy.copy(self)
+        model.network, model.conversion, model._alone = int8_network(self.network, state), None, True
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -168,6 +178,8 @@ class EntailmentModel:
 
     def _at_once(self, size: int, most: int) -> int:
         """Number of items of ``size`` numbers per channel to compute at once: on a CPU ``most`` bytes."""
+        if self._alone:
+            return 1
         return max(1, most // (size * self.dtype.itemsize)) if self.device.type == "cpu" else 1 << 30
 
     def _score(

@@ -214,7 +214,8 @@ def _fallback(model: Model, sampler: Sampler, supervisor: Supervisor, events: Ev
         return None if card is None else (card.used, card.total)
 
     def sample() -> Pair:
-        return Pair(PROBE_PICTURE, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
+        premise = PROBE_TEXT if model.takes_premise else None
+        return Pair(PROBE_PICTURE, PROBE_TEXT, premise, guarded=False)
 
     return MemoryFallback(
         model,

@@ -29,7 +29,7 @@ from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
 from lab.bench.lists import batch
 from lab.bench.load import batches, load
-from lab.bench.machine import describe
+from lab.bench.machine import describe, name_of
 from lab.bench.margin import margin
 from lab.bench.overhead import overhead
 from lab.bench.plot import draw
@@ -154,7 +154,7 @@ def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
         python=options.reference.absolute() if options.reference else None,
         pairs=options.pairs or (40 if options.quick else 1000),
         rounds=options.rounds or (3 if options.quick else 9),
-        closer_than=options.closer_than or MARGINS[best_dtype(options.device)],
+        closer_than=options.closer_than or MARGINS[name_of(best_dtype(options.device))],
     )
 
 

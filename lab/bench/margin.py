@@ -25,7 +25,7 @@ from ofa.model import EntailmentModel
 from ofa.pair import Pair
 from ofa.precision import MARGINS
 
-FORMATS: Final = tuple(dtype for dtype in MARGINS if dtype != torch.float32)
+FORMATS: Final = (torch.bfloat16, torch.float16)
 CANDIDATES: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 SEEDS: Final = 3  # seeds of the weights per small configuration
 PAIRS: Final = 100  # pairs per seed
@@ -74,7 +74,9 @@ def margin(subject: Subject) -> dict[str, Any]:
         for dtype, by_name in found.items():
             low = answers(folder, subject.device, dtype, pairs)
             by_name.setdefault(name, []).extend(map(moved, exact, low))
-    formats = {name_of(dtype): summed_up(by_name, MARGINS[dtype]) for dtype, by_name in found.items()}
+    formats = {
+        name_of(dtype): summed_up(by_name, MARGINS[name_of(dtype)]) for dtype, by_name in found.items()
+    }
     return {"small_lead": SMALL_LEAD, "formats": formats}
 
 

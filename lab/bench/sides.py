@@ -17,7 +17,7 @@ from lab.parity.folders import SPECS, write_folder
 from lab.reference.process import ReferenceProcess
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import GuardedModel, best_dtype
+from ofa.precision import MARGINS, GuardedModel, Step, best_dtype
 from ofa.vision import CancelPoint
 
 REFERENCE: Final = "ModelScope"
@@ -113,7 +113,8 @@ class Subject:
 
     @cached_property
     def guarded(self) -> GuardedModel:
-        return GuardedModel(self.fast, lambda: self.exact, self.closer_than)
+        fast = Step(self.low_name, self.closer_than, lambda: self.fast)
+        return GuardedModel([fast, Step(FP32, MARGINS[FP32], lambda: self.exact)])
 
     def ours(self) -> dict[str, Judge]:
         """Return our sides by name: fp32, and a faster format without and with its guard."""

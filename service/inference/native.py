@@ -12,6 +12,7 @@ import gc
 import logging
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -201,13 +202,16 @@ class NativePredictor:
         free, total = torch.cuda.mem_get_info(self._home)
         return torch.cuda.get_device_name(self._home), total - free, total
 
-    def guard_counts(self) -> tuple[int, int] | None:
-        """Return the pairs judged in reduced precision and those recomputed in fp32; None without a guard."""
+    def guard_counts(self) -> tuple[int, dict[str, int]] | None:
+        """Return the pairs judged by the precision guard, and by number format those recomputed in it; None
+        without a guard."""
         counts = self._counts
-        return None if counts is None else (counts.judged, counts.recomputed)
+        return None if counts is None else (counts.judged, dict(counts.recomputed))
 
     def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
-        from ofa.converted import Checksums
+        import torch
+
+        from ofa.converted import Checksums, Conversion
         from ofa.precision import GuardedModel
 
         class AsListed(Checksums):
@@ -219,11 +223,18 @@ class NativePredictor:
                     raise DamagedFile(f"{path.name} is not what was fetched: its checksum is wrong.")
                 return found
 
-        model = self._current()
-        if isinstance(model, GuardedModel):
-            with _load_errors():
-                model.prepare()
-        model.keep(cancel_point, AsListed())
+        model, checksums = self._current(), AsListed()
+        model.keep(cancel_point, checksums)
+        if not isinstance(model, GuardedModel) or self._cache is None:
+            return
+        with _load_errors():
+            exact = Conversion(self._folder, self._cache, torch.float32)
+            if not exact.worthwhile or exact.current:
+                return
+            last = model.steps[-1].load()
+        last.keep(cancel_point, checksums)
+        del last  # if no close call has needed it yet, it need not stay in memory
+        self.empty_cache()
 
     def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
         if self._cache is None:
@@ -279,7 +290,7 @@ class NativePredictor:
         import torch
 
         from ofa.model import EntailmentModel
-        from ofa.precision import MARGINS, GuardCounts, GuardedModel
+        from ofa.precision import MARGINS, GuardCounts, GuardedModel, Step
 
         fallback = device == "cpu" and self._home.startswith("cuda")
         name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
@@ -289,8 +300,9 @@ class NativePredictor:
             return model, name
         if self._counts is None:
             self._counts = GuardCounts()
-        exact = _Once(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
-        return GuardedModel(model, exact, MARGINS[dtype], self._counts), name
+        exact = _Shared(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
+        steps = [Step(name, MARGINS[name], lambda: model), Step("fp32", MARGINS["fp32"], exact)]
+        return GuardedModel(steps, self._counts), name
 
     def _keep(self, device: str, copy: tuple[Judge, str], life: int) -> None:
         with self._lock:
@@ -298,19 +310,21 @@ class NativePredictor:
                 self._copies[device] = copy
 
 
-class _Once:
-    """The guard's fp32 model, loaded once by the first thread that needs it."""
+class _Shared:
+    """A load whose model is shared by all threads that need it at the same time, and freed after the last."""
 
     def __init__(self, load: Callable[[], EntailmentModel]) -> None:
         self._load = load
         self._lock = threading.Lock()  # held while loading
-        self._model: EntailmentModel | None = None
+        self._model: Callable[[], EntailmentModel | None] = lambda: None
 
     def __call__(self) -> EntailmentModel:
         with self._lock:
-            if self._model is None:
-                self._model = self._load()
-            return self._model
+            model = self._model()
+            if model is None:
+                model = self._load()
+                self._model = weakref.ref(model)
+            return model
 
 
 def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:

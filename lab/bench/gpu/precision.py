@@ -11,6 +11,7 @@ import torch
 
 from lab.bench.agreement import DEMO, demo_pairs
 from lab.bench.cases import random_pairs
+from lab.bench.machine import name_of
 from lab.bench.margin import SEED, Moved, answers, moved, summed_up
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
@@ -48,7 +49,9 @@ def precision(subject: Subject) -> Iterator[dict[str, Any]]:
             with _rounding(MODES[mode]):
                 low = answers(folder, subject.device, MODES[mode].dtype, pairs)
             by_name[name] = list(map(moved, exact, low))
-        yield {mode: summed_up(by_name, MARGINS[MODES[mode].dtype]) for mode, by_name in found.items()}
+        yield {
+            mode: summed_up(by_name, MARGINS[name_of(MODES[mode].dtype)]) for mode, by_name in found.items()
+        }
 
 
 def _sets(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
