@@ -32,6 +32,14 @@ def image_environment() -> dict[str, str]:
     return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
 
 
+def image_home() -> str:
+    """Return the home of the user that the Dockerfile creates, which a runtime reads from /etc/passwd."""
+    (name,) = re.findall(
+        r"useradd --create-home .*?(\w+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return f"/home/{name}"
+
+
 def image_folder() -> str:
     """Return the working directory that the Dockerfile sets."""
     (folder,) = re.findall(r"^WORKDIR (\S+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -74,6 +82,7 @@ class Container:
         self._output = folder / "output.txt"
         self._volumes = volumes
         merged = {
+            "HOME": image_home(),
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             **image_environment(),
             **environment(self._spec),
@@ -129,10 +138,12 @@ class Container:
 
     def _script(self) -> str:
         root, context = self._root, self._pod["securityContext"]
+        user, group, home = context["runAsUser"], context["runAsGroup"], self._environment["HOME"]
         lines = [
             f"mount -t tmpfs -o mode=755 none {root}",
             f"cp -a /etc {root}",
-            f"mkdir {root}/proc {root}/dev",
+            f"echo service:x:{user}:{group}::{home}:/bin/sh >> {root}/etc/passwd",
+            f"mkdir -p {root}/proc {root}/dev {root}{home}",
         ]
         lines += [f"mount --rbind /{name} {root}/{name}" for name in ("proc", "dev")]
         lines += [_system(root, path) for path in SYSTEM if os.path.exists(path)]
@@ -145,8 +156,8 @@ class Container:
         if self._spec["securityContext"]["readOnlyRootFilesystem"]:
             lines.append(f"mount -o remount,ro {root}")
         drop = [
-            *("chroot", str(root), "setpriv", f"--reuid={context['runAsUser']}"),
-            *(f"--regid={context['runAsGroup']}", f"--groups={context['fsGroup']}"),
+            *("chroot", str(root), "setpriv", f"--reuid={user}"),
+            *(f"--regid={group}", f"--groups={context['fsGroup']}"),
             *("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"),
             *("env", "-i", "-C", image_folder(), *(f"{n}={v}" for n, v in self._environment.items())),
         ]
