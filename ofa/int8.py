@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ofa import processor
 from ofa.layers import EncoderLayer
 from ofa.network import OFA
 from ofa.vision import Bottleneck
@@ -38,10 +39,8 @@ _SMALLEST = 1e-30  # keeps a step from being zero
 @cache
 def supported() -> bool:
     """Whether the processor multiplies int8 exactly and this torch has the operations."""
-    has = torch.cpu.get_capabilities()
     names = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv2d_pointwise")
-    multiplies = any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-    return multiplies and all(hasattr(torch.ops.onednn, name) for name in names)
+    return processor.kind() in processor.INT8 and all(hasattr(torch.ops.onednn, name) for name in names)
 
 
 def int8_network(network: OFA, state: Int8State) -> OFA:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ofa import processor
 from ofa.config import TaskConfig
 from ofa.converted import Checksums
 from ofa.model import EntailmentModel
@@ -25,6 +26,13 @@ from ofa.vision import CancelPoint
 MARGINS: Mapping[str, float] = {"fp32": 0.0, "bf16": 0.25, "fp16": 0.05, "int8": 0.5}
 
 
+#: The number formats of whole networks by name; int8 computes some products of one (:mod:`ofa.int8`).
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: Larger leads stay larger whatever the error.
+SMALL_LEAD = 1.0
+_LEAST = 1e-300
+
+
 def best_dtype(device: str) -> torch.dtype:
     """The fastest format with hardware support: bf16, fp16 on older GPUs, or fp32."""
     if device.startswith("cuda"):
@@ -32,8 +40,12 @@ def best_dtype(device: str) -> torch.dtype:
         if capability >= (8, 0):
             return torch.bfloat16
         return torch.float16 if capability >= (7, 0) else torch.float32
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if has.get("amx_bf16") or has.get("avx512_bf16") else torch.float32
+    return torch.bfloat16 if processor.kind() in processor.BF16 else torch.float32
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The number format's name."""
+    return {dtype: name for name, dtype in DTYPES.items()}[dtype]
 
 
 def margin(scores: Mapping[str, float]) -> float:
@@ -42,6 +54,35 @@ def margin(scores: Mapping[str, float]) -> float:
         return math.nan
     second, best = sorted(scores.values())[-2:]
     return math.inf if second <= 0.0 else math.log(best / second)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One pair in low precision against fp32.
+
+    Attributes:
+        lead: best minus second answer in low precision.
+        error: largest excess of a lead over the same lead in fp32.
+        differs: whether fp32 has another best answer.
+    """
+
+    lead: float
+    error: float
+    differs: bool
+
+
+def moved(exact: Mapping[str, float], low: Mapping[str, float]) -> Moved | None:
+    """Return None where scores are not finite: the guard then computes in fp32 whatever its margin."""
+    lead = margin(low)
+    if math.isnan(lead):
+        return None
+    best = max(low, key=lambda name: low[name])
+    errors = [_lead(low, best, name) - _lead(exact, best, name) for name in low if name != best]
+    return Moved(lead, max(errors), best != max(exact, key=lambda name: exact[name]))
+
+
+def _lead(scores: Mapping[str, float], first: str, second: str) -> float:
+    return math.log(max(scores[first], _LEAST)) - math.log(max(scores[second], _LEAST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +169,11 @@ class GuardedModel:
         """As :meth:`EntailmentModel.keep`, for the loaded models."""
         for model in self.loaded():
             model.keep(cancel_point, checksums)
+
+    def release_graphs(self) -> None:
+        """As :meth:`EntailmentModel.release_graphs`, for the loaded models."""
+        for model in self.loaded():
+            model.release_graphs()
 
     def _judge(
         self,

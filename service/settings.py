@@ -103,8 +103,9 @@ class Settings:
     device: str = _option("auto", DEVICE, "compute device; auto uses CUDA if available")
     dtype: str = _option(
         "auto",
-        choice("auto", "fp32", "bf16", "fp16"),
-        "precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
+        choice("auto", "fp32", "bf16", "fp16", "int8"),
+        "precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs), "
+        "and on a CPU int8 once its check on the model's weights has passed",
     )
     precision_guard: str = _option("on", SWITCH, "decide close calls of a precision below fp32 in fp32")
     converted_cache: str = _option(

@@ -29,7 +29,7 @@ from lab.bench.fairness import fair, retry
 from lab.bench.latency import latency, pictures, together
 from lab.bench.lists import batch
 from lab.bench.load import batches, load
-from lab.bench.machine import describe, name_of
+from lab.bench.machine import describe
 from lab.bench.margin import margin
 from lab.bench.overhead import overhead
 from lab.bench.plot import draw
@@ -39,7 +39,7 @@ from lab.bench.report import kind_of, markdown, merge, read, write
 from lab.bench.sides import Subject, published
 from lab.bench.stages import stages
 from lab.bench.start import start
-from ofa.precision import MARGINS, best_dtype
+from ofa.precision import MARGINS, best_dtype, name_of
 
 SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "latency": latency,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.bench.gpu.tape import Tape
 from lab.parity.folders import SMALL, write_folder
 from ofa.errors import CheckpointError, Misfit, TextError, UnsupportedConfig
 from ofa.model import EntailmentModel
@@ -32,7 +33,8 @@ from service.contract.errors import (
 )
 from service.contract.protocols import Converting, MultiDevice
 from service.contract.request import LABELS, Pair
-from service.inference.native import NativePredictor, _inference_errors, _load_errors
+from service.inference.native import NativePredictor
+from service.inference.torch_errors import inference_errors, load_errors
 from service.intake.image import converted
 from tests.fakes import go_on
 
@@ -156,6 +158,20 @@ def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a pretended GPU")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: loaded.append("empty cache"))
     return loaded
+
+
+def test_emptying_the_cache_releases_recorded_computations(folder: Path, pretended: list[str]) -> None:
+    predictor = NativePredictor(dtype="fp32")
+    predictor.load(folder)
+    model = predictor._copies["cuda:0"][0]
+    assert isinstance(model, EntailmentModel)
+    model.accelerate(Tape())
+    assert model._padded is not None
+    for _ in range(3):
+        predictor.judge([Pair(seen(predictor, noise(20, 20)), "a")], go_on)
+    assert any(model._padded.graphs._kept.values())
+    predictor.empty_cache()
+    assert not model._padded.graphs._kept
 
 
 def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretended: list[str]) -> None:
@@ -349,7 +365,7 @@ def test_a_missing_configuration_is_permanent(folder: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
-    with pytest.raises(ServiceError) as caught, _load_errors():
+    with pytest.raises(ServiceError) as caught, load_errors():
         raise foreign
     assert type(caught.value) is ours
     assert caught.value.__cause__ is foreign
@@ -377,7 +393,7 @@ def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, 
     ],
 )
 def test_what_goes_wrong_in_judging_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
-    with pytest.raises(ServiceError) as caught, _inference_errors():
+    with pytest.raises(ServiceError) as caught, inference_errors():
         raise foreign
     assert type(caught.value) is ours
     assert caught.value.__cause__ is foreign

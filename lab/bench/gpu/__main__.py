@@ -30,9 +30,9 @@ from lab import ROOT
 from lab.bench.gpu.faults import faults
 from lab.bench.gpu.precision import precision
 from lab.bench.gpu.speed import speed
-from lab.bench.machine import describe, name_of
+from lab.bench.machine import describe
 from lab.bench.sides import Subject, published
-from ofa.precision import MARGINS, best_dtype
+from ofa.precision import MARGINS, best_dtype, name_of
 
 Figures = dict[str, Any]
 
