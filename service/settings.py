@@ -111,7 +111,7 @@ class Settings:
     converted_cache: str = _option(
         "on", SWITCH, "cache large weights in a form that loads faster, beside the fetched models"
     )
-    threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 uses torch's default")
+    threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 follows cores and CPU quota")
     host: str = _option("0.0.0.0", HOST, "address the page and the API listen on")
     port: int = _option(7860, PORT, "port of the page and the API; 0 picks a free one")
     health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")

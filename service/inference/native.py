@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.cgroups import core_limit
 from service.contract.errors import (
     DamagedFile,
     MissingDependency,
@@ -44,7 +45,7 @@ class NativePredictor:
     Args:
         device: ``auto``, or a device's name.
         dtype: ``auto``, fp32, bf16 or fp16.
-        threads: CPU threads; 0 leaves them to torch.
+        threads: CPU threads; 0 for torch's default, or fewer where a cgroup allows less processor time.
         guard: recompute close calls of a reduced precision in fp32.
         cache: the folder of converted weights; None for none.
     """
@@ -110,8 +111,8 @@ class NativePredictor:
         with load_errors():
             import torch
 
-            if self._threads:
-                torch.set_num_threads(self._threads)
+            if threads := self._threads or core_limit():
+                torch.set_num_threads(threads)
             home = device = _choose_device(self._wanted_device)
             with self._lock:
                 self._folder, self._home, life = folder, home, self._life
