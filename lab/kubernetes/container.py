@@ -37,7 +37,7 @@ def image_home() -> str:
     (name,) = re.findall(
         r"useradd --create-home .*?(\w+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE
     )
-    return f"/home/{name}"
+    return str(Path("/home", name))
 
 
 def image_folder() -> str:
