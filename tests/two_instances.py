@@ -50,16 +50,17 @@ class Call(NamedTuple):
 
     asked: float
     ended: float
+    size: int  # of the picture
     result: str
     label: str
 
 
 class Load:
-    """Clients in a closed loop while the context lasts, and their calls."""
+    """Clients in a closed loop while the context lasts, and their calls; each has one of ``pictures``."""
 
-    def __init__(self, port: int, picture: bytes) -> None:
+    def __init__(self, port: int, *pictures: bytes) -> None:
         self._port = port
-        self._picture = picture
+        self._pictures = pictures
         self._lock = threading.Lock()  # guards the two below
         self._calls: list[Call] = []
         self._in_flight: dict[int, float] = {}
@@ -97,16 +98,17 @@ class Load:
         wait_for(f"{count} calls", lambda: len(self.calls) >= enough, lambda: self.lost)
 
     def _run(self, number: int) -> None:
+        picture = self._pictures[number % len(self._pictures)]
         while not self._enough.is_set():
             asked, label = time.monotonic(), ""
             with self._lock:
                 self._in_flight[number] = asked
             try:
-                answer = judge(self._port, self._picture, "there is a red circle")
+                answer = judge(self._port, picture, "there is a red circle")
                 result = str(answer.body.get("code", answer.status))
                 label = answer.body["results"][0]["label"] if result == VERDICT else ""
             except (OSError, HTTPException) as error:
                 result = type(error).__name__
             with self._lock:
                 del self._in_flight[number]
-                self._calls.append(Call(asked, time.monotonic(), result, label))
+                self._calls.append(Call(asked, time.monotonic(), len(picture), result, label))

@@ -41,7 +41,7 @@ def large_picture() -> bytes:
     return file.getvalue()
 
 
-PICTURES = {"small": red_circle, "4 MB": large_picture}
+PICTURES = (red_circle(), large_picture())
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,6 @@ def nginx(instances: list[Service], tmp_path_factory: pytest.TempPathFactory) ->
 def front(request: pytest.FixtureRequest) -> Balancer:
     balancer: Balancer = request.getfixturevalue(request.param)
     return balancer
-
-
-@pytest.fixture(params=PICTURES)
-def picture(request: pytest.FixtureRequest) -> bytes:
-    return PICTURES[request.param]()
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +105,7 @@ def fault(
     load.more(SOME)
     print(
         f"{name}: found after {found - began:.1f} s, healed after {healed - began:.1f} s, "
-        f"{len(load.calls)} calls, lost {[call.result for call in load.lost]}"
+        f"{len(load.calls)} calls, lost {[(call.result, call.size) for call in load.lost]}"
     )
 
 
@@ -121,35 +116,33 @@ def test_no_call_is_lost_when_an_instance_ends(
     instances: list[Service],
     haproxy: Balancer,
     front: Balancer,
-    picture: bytes,
     inject: Callable[[Service], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    with Load(front.port, picture) as load:
+    with Load(front.port, *PICTURES) as load:
         for instance in instances:  # one after the other: for `restart`, a rolling restart
             with fault(request.node.name, inject, instance, haproxy, load):
                 pass
     assert not load.lost
-    assert len({call.label for call in load.calls}) == 1
+    assert len({(call.size, call.label) for call in load.calls}) == len(PICTURES)
 
 
 def test_a_stopped_process_loses_only_what_was_in_flight(
     instances: list[Service],
     haproxy: Balancer,
     front: Balancer,
-    picture: bytes,
     request: pytest.FixtureRequest,
 ) -> None:
     """The guardian restarts it. nginx, which has no health check, may let a call try it now and then."""
-    stopped, in_flight = 0.0, 0
+    in_flight = 0
 
     def stop(instance: Service) -> None:
-        nonlocal stopped, in_flight
+        nonlocal in_flight
         os.kill(instance.pid, signal.SIGSTOP)
-        stopped, in_flight = time.monotonic(), load.in_flight
+        in_flight = load.in_flight
 
     with (
-        Load(front.port, picture) as load,
+        Load(front.port, *PICTURES) as load,
         fault(request.node.name, stop, instances[0], haproxy, load) as found,
     ):
         load.more(SOME)
@@ -162,7 +155,7 @@ def test_a_stopped_process_loses_only_what_was_in_flight(
 def test_calls_are_answered_while_no_instance_is_ready(instances: list[Service], haproxy: Balancer) -> None:
     """Both drain: each still answers, and HAProxy has no server that is ready."""
     pids = [instance.pid for instance in instances]
-    with Load(haproxy.port, red_circle()) as load:
+    with Load(haproxy.port, *PICTURES) as load:
         load.more(SOME)
         began = time.monotonic()
         for instance in instances:
