@@ -22,5 +22,11 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.pair`        an image and a hypothesis, the input of the model
 * :mod:`ofa.scoring`     the probabilities of the allowed answers
 * :mod:`ofa.model`       the complete model: :class:`~ofa.model.EntailmentModel`
-* :mod:`ofa.precision`   bf16 and fp16 with close calls decided in fp32
+* :mod:`ofa.processor`   the kind of processor, by its instruction sets
+* :mod:`ofa.padded`      texts of different length in one batch, for a GPU
+* :mod:`ofa.graphs`      computations recorded by shape and replayed (CUDA graphs)
+* :mod:`ofa.int8`        products in int8; :mod:`ofa.quantize` makes the weights, :mod:`ofa.int8_check` compares
+  their answers with fp32, :mod:`ofa.int8_file` keeps both
+* :mod:`ofa.samples`     seeded pictures and sentences
+* :mod:`ofa.precision`   reduced precisions with close calls decided by the next one
 """

@@ -16,7 +16,8 @@ from torch import Tensor
 from ofa.config import MAX_BUCKET_POSITIONS
 from ofa.network import OFA, DecoderBias, LayerBias
 
-#: Text lengths are rounded up to a multiple of this when the bias is computed, to compute it rarely.
+#: When the bias is computed, its rows are lengthened to a multiple of this many keys: to compute it rarely,
+#: and because GPU kernels copy a bias whose rows do not begin at a multiple of 16 bytes.
 _STEP = 32
 #: Sequences are padded to a multiple of this many tokens,
 _BLOCK = 32
@@ -45,6 +46,9 @@ class BiasCache:
     Args:
         grid: the image has grid² tokens.
         forced: maximum number of tokens the decoder reads after the prompt.
+
+    Attributes:
+        computed: how often the bias was computed; each time replaces the tensors of all earlier views.
     """
 
     def __init__(self, network: OFA, grid: int, forced: int) -> None:
@@ -53,6 +57,7 @@ class BiasCache:
         self._forced = forced
         self._longest = min(network.config.max_position_embeddings + 2, MAX_BUCKET_POSITIONS)
         self._length = 0  # text length of the cached bias
+        self.computed = 0
         self._encoder: LayerBias = []
         self._decoder = DecoderBias([], torch.empty(0))
         self._hidden = (0, 0)
@@ -77,7 +82,7 @@ class BiasCache:
 
     def _compute(self, length: int) -> None:
         self._encoder, self._beneath, self._hidden = [], [], (0, 0)  # freed before allocating longer ones
-        length = max(length, min(-(-length // _STEP) * _STEP, self._longest))
+        length = max(length, min(length + -(self._grid**2 + length) % _STEP, self._longest))
         encoder, decoder = self._network.encoder, self._network.decoder
         dtype = encoder.embed_tokens.weight.dtype
         self._encoder = self._encoder_bias(length, dtype)
@@ -85,6 +90,12 @@ class BiasCache:
         positions = encoder.positions(self._grid, length)
         self._decoder = decoder.attention_bias(prompt, positions).cut(prompt, dtype)
         self._length = length
+        self.computed += 1
+
+    def block_of(self, length: int) -> int:
+        """The text length that ends the block of 32 tokens in which a text of ``length`` tokens ends, at
+        most the longest: :meth:`of` pads and masks nothing there."""
+        return min(length + -(self._grid**2 + length) % _BLOCK, self._longest)
 
     def _encoder_bias(self, length: int, dtype: torch.dtype) -> LayerBias:
         """:meth:`Encoder.attention_bias` in ``dtype``, computed layer by layer in one buffer."""

@@ -33,7 +33,7 @@ WORTHWHILE = 64 << 20
 _BLOCK = 4 << 20  # bytes hashed between cancel points
 _ALIGNMENT = 64  # bytes, as torch's allocator
 _GAP = "_gap."  # prefix of the padding entries
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +72,25 @@ class Checksums:
         return self._read[path][1]
 
 
-class Conversion:
-    """The converted weights of one model folder in one number format.
+class ConvertedFile:
+    """Tensors made from the weights of one model folder, in one number format.
 
     Args:
         folder: a model folder. Its weights are identified now, so create this before reading them.
         cache: the folder of converted files; created on writing.
+        name: of the number format.
 
     Raises:
         CheckpointError: the folder has no weights.
         OSError: a file cannot be accessed.
     """
 
-    def __init__(self, folder: Path, cache: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, cache: Path, name: str) -> None:
         self.source = find_weights(folder)
         self._stamp = Stamp.of(self.source)
         self._configuration = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-        self._dtype = dtype
         place = hashlib.sha256(os.fsencode(self.source.resolve())).hexdigest()[:16]
-        self.path = cache / f"{place}-{str(dtype).removeprefix('torch.')}.safetensors"
+        self.path = cache / f"{place}-{name}.safetensors"
         self._record = self.path.with_suffix(".json")
 
     @property
@@ -98,34 +98,34 @@ class Conversion:
         """Whether the source is large enough for a converted file."""
         return self._stamp.size >= WORTHWHILE
 
-    def read(self, config: NetworkConfig) -> OFA | None:
-        """Map the converted file as a network; None if there is no valid one."""
-        record = self._read_record()
-        if record is None:
+    @property
+    def current(self) -> bool:
+        """Whether there is a converted file of this source, by sizes and times."""
+        record = self.record()
+        try:
+            return record is not None and asdict(Stamp.of(self.path)) == record["file"]
+        except (OSError, KeyError):
+            return False
+
+    def read_state(self) -> dict[str, Tensor] | None:
+        """Map the tensors; None if there is no valid file."""
+        if not self.current:
             return None
         try:
-            if asdict(Stamp.of(self.path)) != record["file"]:
-                return None
             with safe_open(self.path, framework="pt") as file:
                 names = [name for name in file.keys() if not name.startswith(_GAP)]  # noqa: SIM118
-                state = {name: _loaded(file.get_tensor(name)) for name in names}
-        except (OSError, SafetensorError, KeyError):
+                return {name: _loaded(file.get_tensor(name)) for name in names}
+        except (OSError, SafetensorError):
             return None
-        network = _skeleton(config, self._dtype)
-        for name in _copies(config):
-            if "encoder.embed_tokens.weight" in state:
-                state[name] = state["encoder.embed_tokens.weight"]
-        expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
-        if expected != {name: (value.shape, value.dtype) for name, value in state.items()}:
-            return None
-        network.load_state_dict(state, strict=True, assign=True)
-        network.tie_embeddings()
-        return network
 
-    def write(
-        self, network: OFA, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None
+    def write_state(
+        self,
+        state: Mapping[str, Tensor],
+        cancel_point: CancelPoint | None = None,
+        checksums: Checksums | None = None,
+        more: Mapping[str, object] | None = None,
     ) -> bool:
-        """Write a network that was read from the source, folded and cast, atomically. False if the source
+        """Write what was made from the source, with ``more`` in the record, atomically. False if the source
         has changed since.
 
         Raises:
@@ -134,16 +134,14 @@ class Conversion:
         source_sha256 = (checksums or Checksums()).of(self.source, cancel_point)
         if Stamp.of(self.source) != self._stamp:
             return False
-        copies = _copies(network.config)
-        state = {name: _stored(one) for name, one in network.state_dict().items() if name not in copies}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part, record_part = (
             path.with_name(f"{path.name}.{os.getpid()}.part") for path in (self.path, self._record)
         )
         try:
-            _write_aligned(state, part)
+            _write_aligned({name: _stored(one) for name, one in state.items()}, part)
             sums = {"source_sha256": source_sha256, "file_sha256": _sha256(part, cancel_point)}
-            record = {**self._made_from(), **sums, "file": asdict(Stamp.of(part))}
+            record = {**self._made_from(), **(more or {}), **sums, "file": asdict(Stamp.of(part))}
             record_part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             self._record.unlink(missing_ok=True)  # no record may refer to the wrong file meanwhile
             part.replace(self.path)
@@ -155,7 +153,7 @@ class Conversion:
 
     def verify(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> bool:
         """Hash source and converted file; remove the latter if either has changed."""
-        record = self._read_record()
+        record = self.record()
         try:
             good = (
                 record is not None
@@ -176,7 +174,7 @@ class Conversion:
     def _made_from(self) -> dict[str, object]:
         return {"version": VERSION, "source": asdict(self._stamp), "configuration": self._configuration}
 
-    def _read_record(self) -> dict[str, object] | None:
+    def record(self) -> dict[str, object] | None:
         """The record, if it matches this source and this code."""
         try:
             record = json.loads(self._record.read_text("utf-8"))
@@ -184,6 +182,38 @@ class Conversion:
         except (OSError, ValueError, LookupError, TypeError):
             return None
         return record if made_from == self._made_from() else None
+
+
+class Conversion(ConvertedFile):
+    """The converted network in ``dtype``."""
+
+    def __init__(self, folder: Path, cache: Path, dtype: torch.dtype) -> None:
+        super().__init__(folder, cache, str(dtype).removeprefix("torch."))
+        self._dtype = dtype
+
+    def read(self, config: NetworkConfig) -> OFA | None:
+        """Map the converted file as a network; None if there is no valid one."""
+        state = self.read_state()
+        if state is None:
+            return None
+        network = _skeleton(config, self._dtype)
+        for name in _copies(config):
+            if "encoder.embed_tokens.weight" in state:
+                state[name] = state["encoder.embed_tokens.weight"]
+        expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+        if expected != {name: (value.shape, value.dtype) for name, value in state.items()}:
+            return None
+        network.load_state_dict(state, strict=True, assign=True)
+        network.tie_embeddings()
+        return network
+
+    def write(
+        self, network: OFA, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None
+    ) -> bool:
+        """As :meth:`write_state`, of a network that was read from the source, folded and cast."""
+        copies = _copies(network.config)
+        state = {name: one for name, one in network.state_dict().items() if name not in copies}
+        return self.write_state(state, cancel_point, checksums)
 
 
 def _skeleton(config: NetworkConfig, dtype: torch.dtype) -> OFA:

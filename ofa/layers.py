@@ -23,6 +23,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
 }
 
+#: The first appended component of a padded key, before scaling; within fp16's range.
+_HIDDEN = -(2.0**14)
+
 
 class Attention(nn.Module):
     """Multi-head attention with a logit bias and per-head scales ``c_attn``.
@@ -45,13 +48,14 @@ class Attention(nn.Module):
         self.c_attn = nn.Parameter(torch.ones(heads))
         self.qkv: nn.Linear | None = None
 
-    def forward(self, queries: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, context: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Attend from ``queries`` to ``context``.
 
         Args:
             queries: (batch, length, width).
             context: (batch, context, width); the queries themselves in self-attention.
             bias: added to the logits, broadcastable to (batch, heads, length, context).
+            hidden: :func:`hidden_keys` of the context; None without padding.
 
         Returns:
             (batch, length, width)
@@ -61,6 +65,9 @@ class Attention(nn.Module):
         else:
             projected = (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
         q, k, v = (_split(x, self.heads) for x in projected)
+        if hidden is not None:
+            q = functional.pad(q, (0, hidden.shape[-1]), value=1.0)
+            k = torch.cat([k, hidden.expand(-1, self.heads, -1, -1)], dim=-1)
         return self._mix(functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale))
 
     def absorbs(self, length: int) -> bool:
@@ -132,10 +139,10 @@ class EncoderLayer(FeedForward):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.self_attn_mid_layer_norm = nn.LayerNorm(width) if config.normformer else None
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """``x``: (batch, length, width); ``bias``: broadcastable to (batch, heads, length, length)."""
+    def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """``x``: (batch, length, width); ``bias`` and ``hidden`` as for :meth:`Attention.forward`."""
         normed = _norm(self.self_attn_layer_norm if self.pre_norm else None, x)
-        x = x + _norm(self.self_attn_mid_layer_norm, self.self_attn(normed, normed, bias))
+        x = x + _norm(self.self_attn_mid_layer_norm, self.self_attn(normed, normed, bias, hidden))
         x = _norm(None if self.pre_norm else self.self_attn_layer_norm, x)
         x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
         return _norm(None if self.pre_norm else self.final_layer_norm, x)
@@ -174,6 +181,17 @@ class DecoderLayer(FeedForward):
         x = _norm(None if self.pre_norm else self.cross_attn_layer_norm, x)
         x = x + self.feed_forward(_norm(self.final_layer_norm if self.pre_norm else None, x))
         return _norm(None if self.pre_norm else self.final_layer_norm, x)
+
+
+def hidden_keys(padding: Tensor, dtype: torch.dtype) -> Tensor:
+    """Components to append to every key so that padded ones get no attention: (batch, keys) bool →
+    (batch, 1, keys, 8).
+
+    A query's own appended components are 1, so a padded key's logit falls by several hundred at least, while
+    the bias stays shared by the batch: one for each text would be as large as all logits. Eight components,
+    since GPU kernels need head widths that are multiples of eight.
+    """
+    return functional.pad((padding * _HIDDEN)[:, None, :, None], (0, 7)).to(dtype)
 
 
 def position_logits(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ofa import graphs
 from ofa.bias import BiasCache
 from ofa.checkpoint import load_weights
 from ofa.config import NetworkConfig, TaskConfig, check_together, image_grid
@@ -17,8 +19,10 @@ from ofa.converted import Checksums, Conversion
 from ofa.errors import UnsupportedConfig
 from ofa.fold import fold
 from ofa.image import to_pixels
+from ofa.int8 import Int8State, int8_network
 from ofa.memory import keep_freed_tensors
 from ofa.network import OFA, EncoderOutput, blank
+from ofa.padded import PaddedBatches
 from ofa.pair import Pair
 from ofa.scoring import AnswerScorer
 from ofa.tokenizer import Tokenizer, build_source
@@ -52,7 +56,9 @@ class EntailmentModel:
         answers = [tokenizer.encode(" " + answer)[: task.max_src_length] for answer in task.answers]
         self.scorer = AnswerScorer(answers, tokenizer.eos)
         self.mapped = False
+        self._alone = False  # one picture and one text at a time
         self._bias = BiasCache(network, image_grid(task.patch_image_size), self.scorer.forced)
+        self._padded: PaddedBatches | None = None
 
     @classmethod
     def load(
@@ -92,6 +98,8 @@ class EntailmentModel:
             network.cast(dtype)
         model = cls(network.to(device).eval(), tokenizer, task, conversion)
         model.mapped = mapped
+        if graphs.ENABLED and model.device.type == "cuda":
+            model.accelerate(graphs.CudaGraphs(model.device))
         return model
 
     def keep(self, cancel_point: CancelPoint | None = None, checksums: Checksums | None = None) -> None:
@@ -104,6 +112,25 @@ class EntailmentModel:
         """
         if self.conversion is not None and not self.mapped and self.conversion.worthwhile:
             self.conversion.write(self.network, cancel_point, checksums)
+
+    def accelerate(self, backend: graphs.Backend) -> None:
+        """From now on compute texts of different length in padded batches and replay recorded computations.
+
+        For a GPU; see :mod:`ofa.padded`. Models whose answers need several decoder passes are not affected.
+        """
+        self._padded = PaddedBatches(self.network, self._bias, self.scorer, self.tokenizer.pad, backend)
+
+    def release_graphs(self) -> None:
+        """Free the memory of recorded computations. Another thread may judge meanwhile."""
+        if self._padded is not None:
+            self._padded.graphs.release()
+
+    def in_int8(self, state: Int8State) -> EntailmentModel:
+        """The same model with int8 products. It shares the rest with this one, so that one thread at a time
+        may judge with either."""
+        model = copy.copy(self)
+        model.network, model.conversion, model._alone = int8_network(self.network, state), None, True
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -139,15 +166,22 @@ class EntailmentModel:
                 results[index] = dict(zip(self.task.labels, probabilities, strict=True))
         return results
 
+    @property
+    def _accelerated(self) -> PaddedBatches | None:
+        return self._padded if self.scorer.single_pass else None
+
     def _decoded_together(self, sources: Sequence[list[int]]) -> Iterator[list[int]]:
         """Group the texts by decoder batch, by index. Texts of different length are padded to one length
         within :data:`_MAX_PADDING` if scoring takes a single pass and all are short enough for
         :meth:`Attention.absorbed`."""
-        absorbs = self.network.decoder.absorbs
+        absorbs, padded = self.network.decoder.absorbs, self._accelerated
         together: list[int] = []
         for index in sorted(range(len(sources)), key=lambda index: len(sources[index])):
             length, shortest = len(sources[index]), len(sources[together[0]]) if together else 0
-            mixes = self.scorer.single_pass and absorbs(length) and length <= _MAX_PADDING * shortest
+            if padded is not None:
+                mixes = padded.mixes(shortest, length)
+            else:
+                mixes = self.scorer.single_pass and absorbs(length) and length <= _MAX_PADDING * shortest
             if together and length != shortest and not mixes:
                 yield together
                 together = []
@@ -163,21 +197,26 @@ class EntailmentModel:
         ).to(self.device, self.dtype)
         size = self._at_once(side * side, _PICTURES)
         parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
-        features = torch.cat([self.network.encoder.see(part, cancel_point) for part in parts])
+        see = self.network.encoder.see if self._padded is None else self._padded.see
+        features = torch.cat([see(part, cancel_point) for part in parts])
         return dict(zip(distinct, features, strict=True))
 
     def _at_once(self, size: int, most: int) -> int:
         """Number of items of ``size`` numbers per channel to compute at once: on a CPU ``most`` bytes."""
+        if self._alone:
+            return 1
         return max(1, most // (size * self.dtype.itemsize)) if self.device.type == "cpu" else 1 << 30
 
     def _score(
         self, sources: Sequence[list[int]], features: Sequence[Tensor], cancel_point: CancelPoint | None
     ) -> list[list[float]]:
         """Probabilities in the order of the answers, for one decoder batch."""
-        states = self._encode(sources, features, cancel_point)
         prompts = [
             source[:-1] if self.task.prompt_type == "prev_output" else source[:1] for source in sources
         ]
+        if (padded := self._accelerated) is not None:
+            return _probabilities(padded.log_scores(sources, prompts, features, cancel_point))
+        states = self._encode(sources, features, cancel_point)
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
         filled = [[*prompt, *[self.tokenizer.pad] * (longest - len(prompt))] for prompt in prompts]
@@ -189,8 +228,7 @@ class EntailmentModel:
             cancel_point,
             lengths=None if min(lengths) == longest else torch.tensor(lengths, device=self.device),
         )
-        probabilities: list[list[float]] = torch.softmax(scores.double(), dim=-1).tolist()
-        return probabilities
+        return _probabilities(scores)
 
     def _encode(
         self, sources: Sequence[list[int]], features: Sequence[Tensor], cancel_point: CancelPoint | None
@@ -219,3 +257,8 @@ class EntailmentModel:
             states[group, :end] = part[:, :end]
             padding[group, :end] = False
         return EncoderOutput(states, None, padding)
+
+
+def _probabilities(log_scores: Tensor) -> list[list[float]]:
+    probabilities: list[list[float]] = torch.softmax(log_scores.double(), dim=-1).tolist()
+    return probabilities

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ofa.config import RESNET_BLOCKS, NetworkConfig
-from ofa.layers import DecoderLayer, EncoderLayer, position_logits
+from ofa.layers import DecoderLayer, EncoderLayer, hidden_keys, position_logits
 from ofa.positions import image_bucket_count, image_buckets, image_position_ids, token_buckets
 from ofa.vision import WIDTH, CancelPoint, ResNet
 
@@ -131,14 +131,15 @@ class Encoder(nn.Module):
             positions = self.positions(grid, tokens.shape[1])
             bias = self.attention_bias(grid, tokens.shape[1])
         x = self._embed(tokens, features, grid)
+        hidden = None
         if padding is not None:
             padding = functional.pad(padding, (features.shape[1], 0))  # image tokens are never padded
             x = x.masked_fill(padding[:, :, None], 0.0)
-            bias = _mask_keys(bias, padding)
+            hidden = hidden_keys(padding, x.dtype)
         for layer, layer_bias in zip(self.layers, bias, strict=True):
             if cancel_point is not None:
                 cancel_point()
-            x = layer(x, layer_bias)
+            x = layer(x, layer_bias, hidden)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return EncoderOutput(x, positions, padding)
@@ -280,7 +281,7 @@ class Decoder(nn.Module):
                 raise ValueError("the decoder needs a bias if the encoder was given one")
             bias = self.attention_bias(length, source.positions)
         bias = bias.cut(length, source.states.dtype)
-        cross_bias = bias.cross if source.padding is None else _mask_keys([bias.cross], source.padding)[0]
+        cross_bias = bias.cross if source.padding is None else _mask_keys(bias.cross, source.padding)
         x = self.embed_scale * self.embed_tokens(tokens)
         if self.config.entangle_position_embedding and not self.config.disable_entangle:
             x = x + self.embed_positions.weight[:length].to(x.dtype)
@@ -359,9 +360,9 @@ def blank(config: NetworkConfig) -> OFA:
         return OFA(config)
 
 
-def _mask_keys(bias: LayerBias, padding: Tensor) -> LayerBias:
+def _mask_keys(bias: Tensor, padding: Tensor) -> Tensor:
     """Mask padded keys: (1, heads, queries, keys) and (batch, keys) → (batch, heads, queries, keys)."""
-    return [one.masked_fill(padding[:, None, None, :], torch.finfo(one.dtype).min) for one in bias]
+    return bias.masked_fill(padding[:, None, None, :], torch.finfo(bias.dtype).min)
 
 
 def _looked_up(buckets: Tensor, table: nn.Module, out: Tensor | None = None) -> Tensor:

@@ -9,8 +9,10 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An RGB image and a hypothesis to judge, with an optional premise."""
+    """An RGB image and a hypothesis to judge, with an optional premise. If it is not ``guarded``, a close
+    call stands as the fastest precision decided it."""
 
     image: Image.Image
     hypothesis: str
     premise: str | None = None
+    guarded: bool = True

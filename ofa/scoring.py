@@ -57,15 +57,16 @@ class AnswerScorer:
         """
         if self.single_pass:
             states = decoder(prompt, source, bias, cancel_point)
-            if lengths is None:
-                last = states[:, -1]
-            else:
-                last = states.take_along_dim((lengths - 1)[:, None, None], dim=1)[:, 0]
-            return torch.log_softmax(_logits(decoder, last, [answer[0] for answer in self.answers]), dim=-1)
+            return self.scores_after(decoder, last_states(states, lengths))
         scores = [
             self._traverse(decoder, source, prompt, answer, bias, cancel_point) for answer in self.answers
         ]
         return torch.stack(scores, dim=-1)
+
+    def scores_after(self, decoder: Decoder, last: Tensor) -> Tensor:
+        """As :meth:`log_scores`, from the states of each prompt's last token, if :attr:`single_pass`:
+        (batch, width) → (batch, answers), fp32."""
+        return torch.log_softmax(_logits(decoder, last, [answer[0] for answer in self.answers]), dim=-1)
 
     def _traverse(
         self,
@@ -95,6 +96,13 @@ class AnswerScorer:
             if len(answer) > len(prefix) and answer[: len(prefix)] == prefix
         ]
         return sorted(set(following))
+
+
+def last_states(states: Tensor, lengths: Tensor | None) -> Tensor:
+    """The state of each prompt's last token: (batch, length, width) → (batch, width)."""
+    if lengths is None:
+        return states[:, -1]
+    return states.take_along_dim((lengths - 1)[:, None, None], dim=1)[:, 0]
 
 
 def _logits(decoder: Decoder, states: Tensor, tokens: list[int]) -> Tensor:

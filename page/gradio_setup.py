@@ -11,9 +11,11 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -76,6 +78,30 @@ def without_stub_files() -> Iterator[None]:
         yield
     finally:
         inspect.getfile = getfile
+
+
+class _LazyPandas:
+    """Finds pandas as a module that is executed at its first use."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        if name != "pandas":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def without_pandas() -> Iterator[None]:
+    """Keep Gradio, imported in this context, from executing pandas, which only its tables and plots use:
+    330 modules, 0.13 s of processor time."""
+    sys.meta_path.insert(0, _LazyPandas)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_LazyPandas)
 
 
 # ---- logging -----------------------------------------------------------------------------------------------

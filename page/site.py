@@ -135,7 +135,7 @@ class PageSite:
         """Return the page and the ASGI application that serves it."""
         from fastapi import FastAPI
 
-        with gradio_setup.without_stub_files():
+        with gradio_setup.without_stub_files(), gradio_setup.without_pandas():
             import gradio as gr
 
             from page import layout

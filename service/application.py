@@ -155,7 +155,7 @@ class Application:
                 deadline=deadline,
                 caller=caller,
                 wanted=wanted,
-                any_language=source == "probe",
+                probe=source == "probe",
             )
             if wanted.cancelled():
                 raise Abandoned

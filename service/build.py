@@ -13,7 +13,7 @@ import doctor
 from service.api_keys import ApiKeys
 from service.application import PROBE_PICTURE, PROBE_TEXT, Application
 from service.contract.events import Events
-from service.contract.protocols import Listed, Model, MultiDevice
+from service.contract.protocols import Deferring, Listed, Model, MultiDevice
 from service.contract.request import Pair, Verdict
 from service.contract.status import DeviceState, Snapshot, Status
 from service.health.memory_limit import MemoryLimit
@@ -22,6 +22,7 @@ from service.health.resources import Sampler
 from service.hub import resolve as hub
 from service.inference.converting import Converter
 from service.inference.engine import Engine, Limits
+from service.inference.late_loading import LateLoader
 from service.inference.loader import Loader, Resolve
 from service.inference.memory_fallback import Fallback, MemoryFallback, Pauses
 from service.intake.prepare import Intake
@@ -91,6 +92,9 @@ def build(
         on_hung=supervisor.hung,
         verdict_of=lambda scores, **known: Verdict.of(scores, calibration=status.calibration, **known),
     )
+    late_loader = LateLoader(engine.retry_deferred)
+    if isinstance(model, Deferring):
+        model.defer(late_loader.begin)
     reporter = Reporter(status, sampler, settings.evidence_ttl)
     operations = Operations(
         reporter=reporter,
@@ -138,6 +142,7 @@ def build(
             engine=engine,
             fallback=fallback,
             loader=Loader(settings, model, status, resolve, events, listed, pause=LOAD_PAUSE),
+            late_loader=late_loader,
             converter=Converter(model, listed, on_damaged=supervisor.reload),
             prober=prober,
             sampler=sampler,
@@ -214,7 +219,8 @@ def _fallback(model: Model, sampler: Sampler, supervisor: Supervisor, events: Ev
         return None if card is None else (card.used, card.total)
 
     def sample() -> Pair:
-        return Pair(PROBE_PICTURE, PROBE_TEXT, PROBE_TEXT if model.takes_premise else None)
+        premise = PROBE_TEXT if model.takes_premise else None
+        return Pair(PROBE_PICTURE, PROBE_TEXT, premise, guarded=False)
 
     return MemoryFallback(
         model,

@@ -25,6 +25,7 @@ from service.health.prober import Prober
 from service.health.resources import Sampler
 from service.inference.converting import Converter
 from service.inference.engine import Engine
+from service.inference.late_loading import LateLoader
 from service.inference.loader import Loader, error_fields
 from service.inference.memory_fallback import Fallback
 from service.intake.readers import Readers
@@ -51,6 +52,7 @@ class Parts:
     engine: Engine
     fallback: Fallback
     loader: Loader
+    late_loader: LateLoader
     converter: Converter
     prober: Prober
     sampler: Sampler
@@ -88,12 +90,20 @@ class Supervisor:
 
     # ---- start and load ----------------------------------------------------------------------------------
 
-    def start(self, *, pictures: bool = True) -> None:
-        """Start all threads and begin to load the model. Without ``pictures`` the reader processes are
-        started by the first picture file."""
+    def start_threads(self, *, pictures: bool = True) -> None:
+        """Start all threads but the loader. Without ``pictures`` the reader processes are started by the
+        first picture file."""
         if pictures:
             self._parts.readers.start()
         self._start_threads()
+
+    def start(self, *, pictures: bool = True) -> None:
+        """Start all threads and begin to load the model."""
+        self.start_threads(pictures=pictures)
+        self.start_loading()
+
+    def start_loading(self) -> None:
+        """Begin to load the model, in a thread."""
         self._loader_thread.start()
 
     def load(self) -> bool:
@@ -325,7 +335,7 @@ class Supervisor:
         parts = self._parts
         stops: list[Callable[[float], bool | None]] = [
             *(parts.prober.stop, parts.sampler.stop, parts.history.stop, parts.converter.stop),
-            *(parts.fallback.stop, parts.readers.stop, self._join_loader),
+            *(parts.fallback.stop, parts.readers.stop, parts.late_loader.stop, self._join_loader),
             *(one.stop for one in parts.traces),
         ]
         for stop in stops:

@@ -39,7 +39,7 @@ from lab.bench.report import kind_of, markdown, merge, read, write
 from lab.bench.sides import Subject, published
 from lab.bench.stages import stages
 from lab.bench.start import start
-from ofa.precision import MARGINS, best_dtype
+from ofa.precision import MARGINS, best_dtype, name_of
 
 SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "latency": latency,
@@ -154,7 +154,7 @@ def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
         python=options.reference.absolute() if options.reference else None,
         pairs=options.pairs or (40 if options.quick else 1000),
         rounds=options.rounds or (3 if options.quick else 9),
-        closer_than=options.closer_than or MARGINS[best_dtype(options.device)],
+        closer_than=options.closer_than or MARGINS[name_of(best_dtype(options.device))],
     )
 
 

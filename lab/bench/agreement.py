@@ -9,12 +9,12 @@ import torch
 
 from lab import ROOT
 from lab.bench.cases import random_pairs
-from lab.bench.sides import Subject
+from lab.bench.sides import FP32, Subject
 from lab.demo_training.pairs import held_out
 from lab.demo_training.sentences import CATEGORIES
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import GuardedModel
+from ofa.precision import MARGINS, GuardedModel, Step
 from ofa.vision import CancelPoint
 
 DEMO: Final = ROOT / "models" / "demo"
@@ -61,7 +61,8 @@ def demo_pairs(count: int) -> list[Pair]:
 def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, Any]:
     exact_model = EntailmentModel.load(folder, subject.device, torch.float32)
     fast = Remembering(EntailmentModel.load(folder, subject.device, subject.low))
-    guard = GuardedModel(fast, lambda: exact_model, subject.closer_than)  # type: ignore[arg-type]  # only `judge` is used
+    low = Step(subject.low_name, subject.closer_than, lambda: fast)  # type: ignore[arg-type,return-value]  # only `judge` is used
+    guard = GuardedModel([low, Step(FP32, MARGINS[FP32], lambda: exact_model)])
     exact: list[Scores] = []
     guarded: list[Scores] = []
     for start in range(0, len(pairs), BATCH):
@@ -74,7 +75,7 @@ def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, 
         "labels": {name: sum(_label(one) == name for one in exact) for name in ("Yes", "No", "Maybe")},
         "differing_without_guard": _differing(exact, fast.answers),
         "differing_with_guard": _differing(exact, guarded),
-        "recomputed_share": round(guard.counts.recomputed / guard.counts.judged, 4),
+        "recomputed_share": round(guard.counts.recomputed[FP32] / guard.counts.judged, 4),
         "largest_difference": round(
             max(abs(a[name] - b[name]) for a, b in zip(exact, fast.answers, strict=True) for name in a), 5
         ),

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from lab.bench.cases import photograph, sentence
 from lab.bench.load import LONG, Adapter
-from lab.bench.machine import name_of
 from lab.bench.sides import Subject
 from lab.bench.timing import Spread, ratio, timed
+from ofa.precision import name_of
 from service.contract.events import NO_EVENTS
 from service.contract.request import Pair, Request, Source, VerdictFuture
 from service.inference.engine import Engine

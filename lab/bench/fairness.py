@@ -11,11 +11,11 @@ from typing import Any, Final
 from lab import ROOT
 from lab.bench.cases import photograph, sentence
 from lab.bench.load import LONG, Adapter
-from lab.bench.machine import name_of
 from lab.bench.processes import running, wait_for
 from lab.bench.sides import Subject
 from lab.bench.timing import Spread
 from lab.instances.ports import free_ports
+from ofa.precision import name_of
 from service.contract.events import NO_EVENTS
 from service.contract.request import Pair, Request, VerdictFuture
 from service.inference.engine import Engine

@@ -38,7 +38,7 @@ def latency(subject: Subject, others: Mapping[str, Judge] | None = None) -> dict
         }
     counts = subject.guarded.counts
     if counts.judged:
-        result["recomputed_share"] = round(counts.recomputed / counts.judged, 4)
+        result["recomputed_share"] = round(counts.recomputed[FP32] / counts.judged, 4)
     return result
 
 

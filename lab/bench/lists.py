@@ -33,7 +33,7 @@ class _Recorded(NativePredictor):
 
     batches: list[Sequence[Pair]]
 
-    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[dict[str, float] | None]:
         self.batches.append(pairs)
         return super().judge(pairs, cancel_point)
 

@@ -11,10 +11,12 @@ from typing import Any, Final
 from PIL import Image
 
 from lab.bench.cases import photograph, sentence
-from lab.bench.machine import card_memory, matrix_peaks, name_of
+from lab.bench.machine import card_memory, matrix_peaks
 from lab.bench.sides import PICTURES, Judge, Subject
 from lab.bench.stages import count_operations
 from lab.bench.timing import Spread, ratio
+from ofa.model import EntailmentModel
+from ofa.precision import name_of
 from service.contract.events import NO_EVENTS
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair, Request, Verdict
@@ -40,11 +42,13 @@ class Adapter:
         return self._model.judge(pairs, cancel_point)
 
 
-def load(subject: Subject, numbers: Sequence[int] | None = None) -> dict[str, Any]:
+def load(
+    subject: Subject, numbers: Sequence[int] | None = None, model: EntailmentModel | None = None
+) -> dict[str, Any]:
     """Measure each number of callers with the engine's own batch sizes, and ModelScope one by one, since its
-    batches fail."""
+    batches fail. ``model``: instead of the subject's fast one."""
     numbers = numbers or (CALLERS[:3] if subject.quick else CALLERS)
-    levels = [_level(subject, callers, _requests(subject, callers)) for callers in numbers]
+    levels = [_level(subject, callers, _requests(subject, callers), model) for callers in numbers]
     peak = matrix_peaks(subject.device, subject.quick)[subject.low_name]
     operations = count_operations(subject.fast)["whole"]
     result: dict[str, Any] = {
@@ -92,9 +96,11 @@ def _requests(subject: Subject, callers: int) -> int:
     return max(6 if subject.quick else 12, callers * (1 if callers > 16 else 2))
 
 
-def _level(subject: Subject, callers: int, requests: int, **limits: int) -> dict[str, Any]:
+def _level(
+    subject: Subject, callers: int, requests: int, model: EntailmentModel | None = None, **limits: int
+) -> dict[str, Any]:
     """Let ``callers`` share ``requests``, with pictures in the model's size, as in the engine's queue."""
-    adapter = Adapter(subject.fast, subject.device, name_of(subject.fast.dtype))
+    adapter = Adapter(model or subject.fast, subject.device, name_of(subject.fast.dtype))
     engine = Engine(adapter, NO_EVENTS, Limits(queue_size=10_000, **limits))
     side = subject.fast.task.patch_image_size
     pictures = [photograph(seed, side, side) for seed in range(8)]

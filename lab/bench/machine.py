@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lab.bench.timing import timed
-from ofa.precision import best_dtype
+from ofa.precision import best_dtype, name_of
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
@@ -73,10 +73,6 @@ def card_memory(device: str) -> Iterator[dict[str, int]]:
     if card:
         peak["card_allocated_mb"] = torch.cuda.max_memory_allocated(device) // 10**6
         peak["card_reserved_mb"] = torch.cuda.max_memory_reserved(device) // 10**6
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
 def _peak(device: str, dtype: torch.dtype, side: int, runs: int) -> float:

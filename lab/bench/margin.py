@@ -7,75 +7,40 @@ leads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
-import ofa.precision
-from lab.bench.cases import random_pairs, sentence
-from lab.bench.machine import name_of
-from lab.bench.sides import Subject
+from lab.bench.cases import random_pairs
+from lab.bench.sides import Subject, load
 from lab.parity.folders import SMALL, write_folder
-from ofa.config import TaskConfig
-from ofa.model import EntailmentModel
+from ofa import int8
+from ofa.int8_check import fitting
 from ofa.pair import Pair
-from ofa.precision import MARGINS
+from ofa.precision import MARGINS, SMALL_LEAD, Moved, moved
 
-FORMATS: Final = tuple(dtype for dtype in MARGINS if dtype != torch.float32)
+FORMATS: Final = ("bf16", "fp16", "int8")
 CANDIDATES: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 SEEDS: Final = 3  # seeds of the weights per small configuration
 PAIRS: Final = 100  # pairs per seed
 PUBLISHED_PAIRS: Final = {"small": 100, "folder": 24}  # pairs of the two published sizes, which take longest
-SMALL_LEAD: Final = 1.0  # larger leads stay larger whatever the error
 BATCH: Final = 8
 SEED: Final = 20_261_123
-_LEAST: Final = 1e-300
-Scores = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """One pair in low precision against fp32.
-
-    Attributes:
-        lead: best minus second answer in low precision.
-        error: largest excess of a lead over the same lead in fp32.
-        differs: whether fp32 has another best answer.
-    """
-
-    lead: float
-    error: float
-    differs: bool
-
-
-def moved(exact: Scores, low: Scores) -> Moved | None:
-    """Return None where scores are not finite: the guard then computes in fp32 whatever its margin."""
-    lead = ofa.precision.margin(low)
-    if math.isnan(lead):
-        return None
-    best = max(low, key=lambda name: low[name])
-    errors = [_lead(low, best, name) - _lead(exact, best, name) for name in low if name != best]
-    return Moved(lead, max(errors), best != max(exact, key=lambda name: exact[name]))
-
-
-def _lead(scores: Scores, first: str, second: str) -> float:
-    return math.log(max(scores[first], _LEAST)) - math.log(max(scores[second], _LEAST))
 
 
 def margin(subject: Subject) -> dict[str, Any]:
     """Measure every format that has a margin, over every configuration."""
-    found: dict[torch.dtype, dict[str, list[Moved | None]]] = {dtype: {} for dtype in FORMATS}
+    computes_int8 = subject.device == "cpu" and int8.supported()
+    formats = [one for one in FORMATS if one != "int8" or computes_int8]
+    found: dict[str, dict[str, list[Moved | None]]] = {one: {} for one in formats}
     for name, folder, pairs in _configurations(subject):
-        exact = answers(folder, subject.device, torch.float32, pairs)
-        for dtype, by_name in found.items():
-            low = answers(folder, subject.device, dtype, pairs)
+        exact = answers(folder, subject.device, "fp32", pairs)
+        for one, by_name in found.items():
+            low = answers(folder, subject.device, one, pairs)
             by_name.setdefault(name, []).extend(map(moved, exact, low))
-    formats = {name_of(dtype): summed_up(by_name, MARGINS[dtype]) for dtype, by_name in found.items()}
-    return {"small_lead": SMALL_LEAD, "formats": formats}
+    summaries = {one: summed_up(by_name, MARGINS[one]) for one, by_name in found.items()}
+    return {"small_lead": SMALL_LEAD, "formats": summaries}
 
 
 def summed_up(by_name: Mapping[str, Sequence[Moved | None]], guard: float) -> dict[str, Any]:
@@ -103,19 +68,12 @@ def _configurations(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:
             yield folder.name, folder, random_pairs(count, SEED)
 
 
-def answers(folder: Path, device: str, dtype: torch.dtype, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+def answers(folder: Path, device: str, number_format: str, pairs: Sequence[Pair]) -> list[dict[str, float]]:
     """Load a folder's model and return its scores for ``pairs``."""
-    model = EntailmentModel.load(folder, device, dtype)
-    asked = [_fitting(pair, index, model.task) for index, pair in enumerate(pairs)]
+    model = load(folder, device, number_format)
+    asked = fitting(pairs, model.task)
     batches = [asked[start : start + BATCH] for start in range(0, len(asked), BATCH)]
     return [scores for batch in batches for scores in model.judge(batch)]
-
-
-def _fitting(pair: Pair, index: int, task: TaskConfig) -> Pair:
-    """Add a premise where the configured prompt has two slots, drop it where it has one."""
-    if task.prompt_slots is None:
-        return pair
-    return replace(pair, premise=(pair.premise or sentence(index)) if task.prompt_slots == 2 else None)
 
 
 def _summary(seen: Sequence[Moved | None]) -> dict[str, Any]:

@@ -12,16 +12,18 @@ from typing import Final, Protocol
 import torch
 
 from lab.bench.cases import write_photograph
-from lab.bench.machine import name_of
 from lab.parity.folders import SPECS, write_folder
 from lab.reference.process import ReferenceProcess
+from ofa import int8
+from ofa.int8_check import quantized
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import GuardedModel, best_dtype
+from ofa.precision import DTYPES, MARGINS, GuardedModel, Step, best_dtype, name_of
 from ofa.vision import CancelPoint
 
 REFERENCE: Final = "ModelScope"
 FP32: Final = "fp32"
+INT8: Final = "int8"
 PICTURES: Final = 4
 
 
@@ -33,6 +35,14 @@ def published(name: str, work: Path) -> Path:
         write_folder(folder, SPECS[name])
         (folder / "complete").touch()
     return folder
+
+
+def load(folder: Path, device: str, number_format: str) -> EntailmentModel:
+    """Load a folder's model in a number format, int8 included."""
+    if number_format != INT8:
+        return EntailmentModel.load(folder, device, DTYPES[number_format])
+    exact = EntailmentModel.load(folder, device, torch.float32)
+    return EntailmentModel.load(folder, device, best_dtype(device)).in_int8(quantized(exact))
 
 
 class Judge(Protocol):
@@ -111,13 +121,32 @@ class Subject:
             return self.exact
         return EntailmentModel.load(self.folder, self.device, self.low)
 
+    @property
+    def computes_int8(self) -> bool:
+        return self.device == "cpu" and int8.supported()
+
+    @cached_property
+    def int8(self) -> EntailmentModel:
+        return self.fast.in_int8(quantized(self.exact))
+
+    @cached_property
+    def guarded_int8(self) -> GuardedModel:
+        """As the service uses checked int8 weights."""
+        steps = [Step(INT8, MARGINS[INT8], lambda: self.int8)]
+        if self.low != torch.float32:
+            steps.append(Step(self.low_name, MARGINS[self.low_name], lambda: self.fast))
+        return GuardedModel([*steps, Step(FP32, MARGINS[FP32], lambda: self.exact)])
+
     @cached_property
     def guarded(self) -> GuardedModel:
-        return GuardedModel(self.fast, lambda: self.exact, self.closer_than)
+        fast = Step(self.low_name, self.closer_than, lambda: self.fast)
+        return GuardedModel([fast, Step(FP32, MARGINS[FP32], lambda: self.exact)])
 
     def ours(self) -> dict[str, Judge]:
         """Return our sides by name: fp32, and a faster format without and with its guard."""
         sides: dict[str, Judge] = {FP32: self.exact}
         if self.low != torch.float32:
             sides |= {self.low_name: self.fast, self.guarded_name: self.guarded}
+        if self.computes_int8:
+            sides |= {INT8: self.int8, f"{INT8}, guard on": self.guarded_int8}
         return sides

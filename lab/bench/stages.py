@@ -16,13 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab.bench.cases import photograph, sentence
-from lab.bench.machine import matrix_peaks, name_of
+from lab.bench.machine import matrix_peaks
 from lab.bench.sides import Subject
 from lab.bench.timing import synchronize
 from ofa import onednn
 from ofa.image import open_picture, to_rgb
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
+from ofa.precision import name_of
 
 PARTS: Final = ("features", "encoder", "decoder")
 

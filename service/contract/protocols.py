@@ -17,6 +17,14 @@ Listed = Callable[[Path], str | None]
 since or it was not fetched."""
 
 
+class LoadLater(Protocol):
+    """Runs loads in another thread."""
+
+    def __call__(self, model: object, name: str, load: Callable[[], object]) -> None:
+        """Run ``load`` of ``model``'s weights ``name``, unless it runs already. Raises the InferenceError of
+        a load that has failed shortly before."""
+
+
 class Submits(Protocol):
     """The part of the application that judges pairs."""
 
@@ -46,8 +54,8 @@ class Predictor(Protocol):
     def dtype(self) -> str:
         """The precision, e.g. ``fp32``."""
 
-    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
-        """Return the probabilities of Yes, No and Maybe for each pair, in order.
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[Mapping[str, float] | None]:
+        """Return the probabilities of Yes, No and Maybe for each pair, in order; see Deferring about None.
 
         Calls ``cancel_point`` often and passes on what it raises. All other errors are ServiceErrors."""
 
@@ -103,6 +111,15 @@ class MultiDevice(Model, Protocol):
 
     def reserved(self) -> tuple[int, int]:
         """Return the bytes of GPU memory reserved by this process, and those in use, without the driver."""
+
+
+@runtime_checkable
+class Deferring(Model, Protocol):
+    """A model that can load weights that few pairs need while it judges others."""
+
+    def defer(self, load_later: LoadLater) -> None:
+        """From now on ``judge`` does not wait for such weights: it passes their load to ``load_later``, and
+        returns None for the pairs that need them."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from service.contract.causes import Refusal
 from service.contract.errors import Busy, CallerBusy
 from service.contract.request import Source
 from service.inference.background import LANE_SIZE
+from service.inference.deferred import Deferred
 from service.inference.estimator import LatencyEstimator
 from service.inference.jobs import Limits
 from service.inference.queue import FairQueue
@@ -23,7 +24,7 @@ class Load:
     """The engine's load as one caller meets it.
 
     Attributes:
-        waiting: requests of all callers that wait.
+        waiting: requests of all callers that wait, deferred ones included.
         ahead: requests ahead of the caller's next one, those being computed included.
         hung_in: seconds until a computation that ignores its cancellation counts as hung, if any.
         own: the waiting requests that count towards the caller's limit.
@@ -42,16 +43,22 @@ class Load:
 
     @classmethod
     def of(
-        cls, caller: str, queue: FairQueue, computing: int, hung_in: float | None, background: int
+        cls,
+        caller: str,
+        queue: FairQueue,
+        deferred: Deferred,
+        computing: int,
+        hung_in: float | None,
+        background: int,
     ) -> Load:
         return cls(
-            waiting=len(queue),
+            waiting=len(queue) + deferred.places(),
             ahead=queue.ahead_of(caller) + computing,
             hung_in=hung_in,
-            own=queue.of(caller) if caller else 0,
+            own=queue.of(caller) + deferred.places(caller) if caller else 0,
             ahead_of_new=queue.ahead_of("") + computing,
-            probe_waits=queue.probe is not None,
-            background=background,
+            probe_waits=queue.probe is not None or deferred.probe,
+            background=background + deferred.rows,
         )
 
 

@@ -33,9 +33,7 @@ class Lane:
         self._jobs.extend(jobs)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
-        """Queue pre-empted rows ahead of all others, in their order."""
-        for job in jobs:
-            job.preempt()
+        """Queue rows that were computed without an answer ahead of all others, in their order."""
         self._jobs.extendleft(reversed(jobs))
 
     def remove(self, job: Job) -> None:

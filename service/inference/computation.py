@@ -24,8 +24,8 @@ class Computation:
     """What the engine thread does with a batch, with no lock held.
 
     ``measure`` gets how many requests were computed together in how many seconds, before any of them is
-    answered: else a caller that asks again would be counted twice. ``verdict_of`` is ``Verdict.of``, with the
-    model's calibration.
+    answered: else a caller that asks again would be counted twice. ``defer`` takes a request whose answer
+    needs weights that are being loaded. ``verdict_of`` is ``Verdict.of``, with the model's calibration.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Computation:
         events: Listener,
         *,
         end: End,
+        defer: Callable[[Job], None],
         measure: Callable[[int, float], None],
         on_success: Callable[[float], None],
         on_fatal: Callable[[ServiceError], None],
@@ -43,6 +44,7 @@ class Computation:
         self._predictor = predictor
         self._events = events
         self._end = end
+        self._defer = defer
         self._measure = measure
         self._on_success = on_success
         self._on_fatal = on_fatal
@@ -86,7 +88,7 @@ class Computation:
                 self._end(job, Outcome.TIMEOUT, no_verdict(expired(job), job.request, now), "waiting")
         return [job for job in jobs if not job.ended]
 
-    def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float]]:
+    def _judge(self, jobs: Sequence[Job], cancel_point: CancelPoint) -> Sequence[Mapping[str, float] | None]:
         self._events.batched([job.request for job in jobs])
         results = self._predictor.judge([job.request.pair for job in jobs], cancel_point)
         if len(results) != len(jobs):
@@ -98,10 +100,13 @@ class Computation:
         if not batch.background:
             self._measure(count, self._clock() - began)
 
-    def _answer(self, jobs: Sequence[Job], results: Sequence[Mapping[str, float]]) -> None:
+    def _answer(self, jobs: Sequence[Job], results: Sequence[Mapping[str, float] | None]) -> None:
         now = self._clock()
         device, dtype = self._predictor.device, self._predictor.dtype
         for job, scores in zip(jobs, results, strict=True):
+            if scores is None:
+                self._defer(job)
+                continue
             age, name = job.request.age(self._clock()), job.request.id
             try:
                 verdict = self._verdict_of(scores, duration=age, device=device, dtype=dtype, request_id=name)

@@ -9,6 +9,9 @@ refused at once, and after another ``hang_limit`` seconds the timer calls ``on_h
 Background rows wait in a lane of their own and are computed while nothing else waits. Any other request that
 arrives meanwhile pre-empts them: the next cancel point raises and they go back to the front of the lane.
 
+A request whose answer needs weights that are not loaded is deferred: others are computed until the load has
+ended, then it is computed again, ahead of them.
+
 Every accepted request ends once: ``_end`` is the only exit, the first call wins, later results are logged.
 """
 
@@ -35,6 +38,7 @@ from service.contract.times import STOP_ENGINE
 from service.inference.admission import Admission, Load
 from service.inference.background import Lane
 from service.inference.computation import Computation
+from service.inference.deferred import Deferred
 from service.inference.estimator import LatencyEstimator
 from service.inference.jobs import (
     Batch,
@@ -78,6 +82,7 @@ class Engine:
         self._idle = threading.Condition(self._lock)
         self._waiting = FairQueue()
         self._background = Lane()
+        self._deferred = Deferred()
         self._batch: Batch | None = None
         self._refusing = False
         self._paused = False
@@ -92,6 +97,7 @@ class Engine:
             predictor,
             events,
             end=self._end,
+            defer=self._defer,
             measure=self._measure,
             on_success=on_success,
             on_fatal=on_fatal,
@@ -178,6 +184,13 @@ class Engine:
             self._paused = False
             self._work.notify_all()
 
+    def retry_deferred(self) -> None:
+        """A load has ended: compute the deferred requests again. Any thread may call it."""
+        with self._lock:
+            if self._batch is not None:
+                self._batch.outdated = True
+            self._put_back(self._deferred.take())
+
     def keep_heartbeat(self, beat: Callable[[], None]) -> None:
         """Call ``beat`` every second from the timer thread, with no lock held."""
         self._timer.keep_heartbeat(beat)
@@ -258,9 +271,11 @@ class Engine:
         """The computation has ended. What a pre-emption left unanswered goes back to its lane."""
         with self._lock:
             self._batch = None
-            left = [job for job in batch.jobs if batch.preempted and not job.ended]
+            left = [job for job in batch.jobs if batch.preempted and job.computing and not job.ended]
             if left:
-                self._background.put_back(left)
+                self._put_back(left)
+                for job in left:
+                    job.preemptions += 1
                 self._count["preempted"] += len(left)
             if batch.divided:
                 self._count["divided"] += batch.divided
@@ -271,6 +286,25 @@ class Engine:
             self._timer.changed.notify()
         if left:
             self._events.preempted([job.request for job in left])
+
+    def _defer(self, job: Job) -> None:
+        with self._lock:
+            batch = self._batch
+            if job.ended or batch is None:
+                return
+            if batch.outdated:  # the load ended while the batch was computed
+                self._put_back([job])
+            else:
+                job.computing = False
+                self._deferred.append(job)
+
+    def _put_back(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs that were computed without an answer ahead of all others. Needs the lock."""
+        for job in jobs:
+            job.wait_again()
+        self._background.put_back([job for job in jobs if job.background])
+        self._waiting.put_back([job for job in jobs if not job.background])
+        self._work.notify()
 
     def _await_work(self) -> None:
         """Return when there is work, or the engine is closed. Needs the lock.
@@ -361,8 +395,9 @@ class Engine:
             job.ended = True
             self._count[outcome] += 1
             (self._background if job.background else self._waiting).remove(job)
+            self._deferred.remove(job)
             batch = self._batch
-            if batch is not None and batch.cancelled_at is None and all(one.ended for one in batch.jobs):
+            if batch is not None and batch.cancelled_at is None and not batch.left:
                 batch.cancelled_at = self._clock()  # from now on its cancel points raise
                 self._timer.changed.notify()
             self._admission.relieve(self._load())
@@ -393,9 +428,10 @@ class Engine:
         batch = self._batch
         hung_in = batch.hung_in(self._clock(), self._limits) if batch else None
         computing = batch.left if batch and not batch.preemptible else 0
-        return Load.of(caller, self._waiting, computing, hung_in, len(self._background))
+        return Load.of(caller, self._waiting, self._deferred, computing, hung_in, len(self._background))
 
     def _pending(self) -> list[Job]:
         """Accepted requests that have not ended. Needs the lock."""
-        jobs = [*self._waiting, *self._background, *(self._batch.jobs if self._batch else ())]
-        return [job for job in jobs if not job.ended]
+        computing = self._batch.jobs if self._batch else ()
+        jobs = [*self._waiting, *self._background, *self._deferred, *computing]
+        return [job for job in dict.fromkeys(jobs) if not job.ended]

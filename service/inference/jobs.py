@@ -94,10 +94,11 @@ class Job:
         if self.background:
             self.deadline, self.limit = now + timeout, timeout
 
-    def preempt(self) -> None:
-        """It waits again."""
-        self.computing, self.began, self.deadline = False, None, math.inf
-        self.preemptions += 1
+    def wait_again(self) -> None:
+        """It was computed without an answer and is queued again."""
+        self.computing, self.began = False, None
+        if self.background:
+            self.deadline = math.inf
 
     def timing(self, now: float) -> RequestTiming:
         """Where its time went until ``now``."""
@@ -111,13 +112,15 @@ class Batch:
     """Requests computed together. ``last_progress`` is when the computation last passed a cancel point;
     after ``cancelled_at`` its cancel points raise. A ``preemptible`` one is of background rows; their cancel
     points raise also once it is ``preempted``. ``divided`` counts how often it was halved to isolate a
-    failing request."""
+    failing request. A deferred request is no longer ``computing``, though it is in ``jobs``; if the load that
+    it needs ends before the batch does, the batch is ``outdated``."""
 
     jobs: list[Job]
     started: float
     last_progress: float
     preemptible: bool
     preempted: bool = False
+    outdated: bool = False
     divided: int = 0
     cancelled_at: float | None = None
     not_cancelling: bool = False
@@ -145,8 +148,8 @@ class Batch:
 
     @property
     def left(self) -> int:
-        """How many of its requests have no answer yet."""
-        return sum(not job.ended for job in self.jobs)
+        """How many of its requests are still computed."""
+        return sum(job.computing and not job.ended for job in self.jobs)
 
     def check(self, now: float, limits: Limits) -> tuple[bool, bool]:
         """Whether it begins to count as not cancelling, and as hung, at this moment."""

@@ -24,7 +24,7 @@ from service.contract.events import NO_EVENTS, Listener
 from service.contract.protocols import CancelPoint, MultiDevice
 from service.contract.request import Pair
 
-Scores = Mapping[str, float]
+Scores = Mapping[str, float] | None
 _log = logging.getLogger(__name__)
 
 

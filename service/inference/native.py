@@ -1,37 +1,30 @@
-"""The native OFA network as a model of the engine; the only module of the service that uses torch.
-
-torch and ofa are imported when the model is loaded, after page and health API have started. Foreign errors
-are mapped here to ServiceErrors, with the original as the cause.
+"""The native OFA network as a model of the engine. With torch_errors the only module of the service that uses
+torch, which is imported when the model is loaded, after page and health API have started.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import gc
 import logging
-import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from service.contract.errors import (
     DamagedFile,
-    DeviceLost,
-    DiskFull,
-    InferenceError,
-    InputError,
     MissingDependency,
     NotReady,
-    OutOfMemory,
-    ServiceError,
-    TransientLoadError,
     UnsupportedModel,
 )
-from service.contract.protocols import CancelPoint, Listed
+from service.contract.protocols import CancelPoint, Listed, LoadLater
 from service.contract.request import Pair
+from service.inference.late_loading import Shared
+from service.inference.torch_errors import inference_errors, is_out_of_memory, load_errors
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +34,6 @@ if TYPE_CHECKING:
 
     Judge = EntailmentModel | GuardedModel
 
-# After these errors the CUDA context is lost: every later call fails the same way.
-_LOST: Final = re.compile(
-    r"device-side assert|illegal memory access|illegal instruction|illegal address|misaligned address"
-    r"|unspecified launch failure|launch timed out|uncorrectable|hardware stack error"
-    r"|devices? is unavailable"
-    r"|context is destroyed|invalid program counter|GPU (has fallen|is lost)"
-    r"|(CUDNN|CUBLAS)_STATUS_EXECUTION_FAILED",
-    re.IGNORECASE,
-)
-_MEMORY: Final = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|cannot allocate memory",
-    re.IGNORECASE,
-)
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +63,7 @@ class NativePredictor:
         self._guard = guard
         self._cache = cache
         self._counts: GuardCounts | None = None
+        self._load_later: LoadLater | None = None
         self._lock = threading.Lock()  # guards everything below; never held while computing or loading
         self._folder = Path()
         self._copies: dict[str, tuple[Judge, str]] = {}
@@ -125,7 +106,7 @@ class NativePredictor:
         Raises DamagedFile, DiskFull and other TransientLoadErrors, UnsupportedModel, MissingDependency.
         """
         self.close()
-        with _load_errors():
+        with load_errors():
             import torch
 
             if self._threads:
@@ -136,7 +117,7 @@ class NativePredictor:
             try:
                 copy = self._read(device)
             except RuntimeError as error:
-                if home == "cpu" or not _is_out_of_memory(error):
+                if home == "cpu" or not is_out_of_memory(error):
                     raise
                 device = "cpu"
             if device != home:  # only here is the failed attempt's memory free
@@ -154,9 +135,35 @@ class NativePredictor:
             f" | GPU={gpu}" if gpu else "",
         )
 
-    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
+    def defer(self, load_later: LoadLater) -> None:
+        self._load_later = load_later
+
+    def judge(self, pairs: Sequence[Pair], cancel_point: CancelPoint) -> Sequence[dict[str, float] | None]:
         """Raises OutOfMemory, DeviceLost, InputError for a premise the prompt cannot take, InferenceError."""
-        return _judge(self._current(), pairs, cancel_point)
+        from ofa.precision import GuardedModel
+
+        model = self._current()
+        if self._load_later is None or not isinstance(model, GuardedModel):
+            return _judge(model, pairs, cancel_point)
+        with inference_errors():
+            answers, missing = model.judge_loaded(pairs, cancel_point)
+            if missing is not None:
+                load = functools.partial(self._load_step, model, missing)
+                self._load_later(model, model.steps[missing].name, load)
+        return answers
+
+    def _load_step(self, model: GuardedModel, index: int) -> None:
+        """Raises OutOfMemory, DeviceLost, InferenceError."""
+        with inference_errors():
+            try:
+                model.load(index)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return
+            self.empty_cache()
+            model.load(index)
 
     def move(self, device: str) -> None:
         """Raises OutOfMemory, DeviceLost and what ``load`` raises."""
@@ -177,7 +184,9 @@ class NativePredictor:
         self.empty_cache()
 
     def empty_cache(self) -> None:
-        """Also returns memory reserved by Python and the C library."""
+        """Also releases recorded computations, and memory reserved by Python and the C library."""
+        for model, _ in list(self._copies.values()):
+            model.release_graphs()
         gc.collect()
         with suppress(OSError, AttributeError):  # glibc only
             ctypes.CDLL(None).malloc_trim(0)
@@ -201,13 +210,16 @@ class NativePredictor:
         free, total = torch.cuda.mem_get_info(self._home)
         return torch.cuda.get_device_name(self._home), total - free, total
 
-    def guard_counts(self) -> tuple[int, int] | None:
-        """Return the pairs judged in reduced precision and those recomputed in fp32; None without a guard."""
+    def guard_counts(self) -> tuple[int, dict[str, int]] | None:
+        """Return the pairs judged by the precision guard, and by number format those recomputed in it; None
+        without a guard."""
         counts = self._counts
-        return None if counts is None else (counts.judged, counts.recomputed)
+        return None if counts is None else (counts.judged, dict(counts.recomputed))
 
     def keep_converted(self, cancel_point: CancelPoint, listed: Listed) -> None:
-        from ofa.converted import Checksums
+        import torch
+
+        from ofa.converted import Checksums, Conversion
         from ofa.precision import GuardedModel
 
         class AsListed(Checksums):
@@ -219,11 +231,18 @@ class NativePredictor:
                     raise DamagedFile(f"{path.name} is not what was fetched: its checksum is wrong.")
                 return found
 
-        model = self._current()
-        if isinstance(model, GuardedModel):
-            with _load_errors():
-                model.prepare()
-        model.keep(cancel_point, AsListed())
+        model, checksums = self._current(), AsListed()
+        model.keep(cancel_point, checksums)
+        if not isinstance(model, GuardedModel) or self._cache is None:
+            return
+        with load_errors():
+            exact = Conversion(self._folder, self._cache, torch.float32)
+            if not exact.worthwhile or exact.current:
+                return
+            last = model.steps[-1].load()
+        last.keep(cancel_point, checksums)
+        del last  # if no close call has needed it yet, it need not stay in memory
+        self.empty_cache()
 
     def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
         if self._cache is None:
@@ -234,7 +253,7 @@ class NativePredictor:
 
         checksums, sound = Checksums(listed), True
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            with _load_errors():
+            with load_errors():
                 kept = Conversion(folder, self._cache, dtype)
                 if kept.path.exists():
                     sound &= kept.verify(cancel_point, checksums)
@@ -270,7 +289,7 @@ class NativePredictor:
             if not self._copies:
                 raise NotReady("The model is not loaded.")
         if copy is None:
-            with _inference_errors():
+            with inference_errors():
                 copy = self._read(device)
             self._keep(device, copy, life)
         return copy[0]
@@ -279,7 +298,7 @@ class NativePredictor:
         import torch
 
         from ofa.model import EntailmentModel
-        from ofa.precision import MARGINS, GuardCounts, GuardedModel
+        from ofa.precision import MARGINS, GuardCounts, GuardedModel, Step
 
         fallback = device == "cpu" and self._home.startswith("cuda")
         name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
@@ -289,8 +308,9 @@ class NativePredictor:
             return model, name
         if self._counts is None:
             self._counts = GuardCounts()
-        exact = _Once(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
-        return GuardedModel(model, exact, MARGINS[dtype], self._counts), name
+        exact = Shared(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
+        steps = [Step(name, MARGINS[name], lambda: model), Step("fp32", MARGINS["fp32"], exact)]
+        return GuardedModel(steps, self._counts), name
 
     def _keep(self, device: str, copy: tuple[Judge, str], life: int) -> None:
         with self._lock:
@@ -298,23 +318,8 @@ class NativePredictor:
                 self._copies[device] = copy
 
 
-class _Once:
-    """The guard's fp32 model, loaded once by the first thread that needs it."""
-
-    def __init__(self, load: Callable[[], EntailmentModel]) -> None:
-        self._load = load
-        self._lock = threading.Lock()  # held while loading
-        self._model: EntailmentModel | None = None
-
-    def __call__(self) -> EntailmentModel:
-        with self._lock:
-            if self._model is None:
-                self._model = self._load()
-            return self._model
-
-
 def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
-    with _inference_errors():
+    with inference_errors():
         return model.judge(pairs, cancel_point)
 
 
@@ -338,87 +343,11 @@ def _choose_device(wanted: str) -> str:
 def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
     """Return the precision's name and torch's dtype. As a ``fallback`` for fp16 the CPU uses its best
     dtype."""
-    import torch
+    from ofa.precision import DTYPES, best_dtype, name_of
 
-    from ofa.precision import best_dtype
-
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     if wanted == "auto" or (fallback and wanted == "fp16"):
         dtype = best_dtype(device)
-        return names[dtype], dtype
+        return name_of(dtype), dtype
     if wanted == "fp16" and device == "cpu":
         raise UnsupportedModel("--dtype fp16 needs a GPU.", remedy="Use --dtype bf16 or fp32 on a CPU.")
-    return wanted, {name: dtype for dtype, name in names.items()}[wanted]
-
-
-@contextmanager
-def _load_errors() -> Iterator[None]:
-    try:
-        yield
-    except ServiceError:
-        raise
-    except ImportError as error:
-        raise MissingDependency(f"The package {error.name or 'torch'} is missing or broken.") from error
-    except Exception as error:
-        raise _load_error(error) from error
-
-
-def _load_error(error: Exception) -> ServiceError:
-    from ofa.errors import CheckpointError, Misfit, OFAError, UnsupportedConfig
-
-    # The messages of ofa name configuration fields and weights, never user input.
-    if isinstance(error, UnsupportedConfig):
-        return UnsupportedModel(f"{error}.")
-    if isinstance(error, Misfit):  # the file is intact, so another attempt would not help
-        return UnsupportedModel(f"{error}.")
-    if isinstance(error, CheckpointError):
-        return DamagedFile(f"{error}.")
-    if isinstance(error, OFAError):
-        return UnsupportedModel(f"{error}.")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return DiskFull("No disk space left while loading the model.")
-    if isinstance(error, FileNotFoundError):
-        return DamagedFile("A file of the model is missing.")
-    if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
-        return TransientLoadError(
-            "There is not enough memory for the model.", remedy="Free memory, or use a smaller model or bf16."
-        )
-    return TransientLoadError(f"Unexpected {type(error).__name__} while loading the model.")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
-    )
-
-
-@contextmanager
-def _inference_errors() -> Iterator[None]:
-    try:
-        yield
-    except ServiceError:  # raised by the cancel point
-        raise
-    except Exception as error:
-        raise _inference_error(error) from error
-
-
-def _inference_error(error: Exception) -> ServiceError:
-    import torch
-
-    from ofa.errors import TextError
-
-    text = str(error)
-    if isinstance(error, TextError):
-        return InputError(
-            "The model cannot judge these texts.",
-            code=error.code,
-            remedy="Check whether it takes a premise.",
-        )
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return OutOfMemory("The GPU's memory is full.")
-    if isinstance(error, RuntimeError) and _LOST.search(text):
-        return DeviceLost("The CUDA context is lost.")
-    if _is_out_of_memory(error):
-        where = "GPU's" if "CUDA" in text or "CUBLAS" in text or "CUDNN" in text else "machine's"
-        return OutOfMemory(f"The {where} memory is full.")
-    return InferenceError(f"Unexpected {type(error).__name__} in the model.")
+    return wanted, DTYPES[wanted]

@@ -60,6 +60,15 @@ class FairQueue:
             self._groups = {**self._groups, caller: [], **served}
         self._groups.setdefault(caller, []).append([*jobs])
 
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs that were computed without an answer ahead of all others, in their order."""
+        for job in reversed(jobs):
+            if job.request.source == "probe":
+                self.probe = job
+                continue
+            caller = job.request.caller
+            self._groups = {caller: [[job], *self._groups.pop(caller, [])], **self._groups}
+
     def remove(self, job: Job) -> None:
         """Remove a job if it waits."""
         if job is self.probe:

@@ -52,17 +52,17 @@ class Intake:
         deadline: float,
         caller: str,
         wanted: VerdictFuture,
-        any_language: bool = False,
+        probe: bool = False,
     ) -> Prepared:
         """Prepare the input by ``deadline`` (monotonic seconds).
 
         ``caller`` identifies whose request it is, for the readers' limits; cancelling ``wanted`` stops the
-        decoding; ``any_language`` skips the check of the texts' scripts. Raises InputError, InvalidTexts,
+        decoding; a ``probe`` may be in any language and is not guarded. Raises InputError, InvalidTexts,
         DeadlineExceeded, MemoryError, and what ``Readers.read`` raises.
         """
-        texts = self.texts(hypotheses, premise, any_language=any_language)
+        texts = self.texts(hypotheses, premise, any_language=probe)
         picture = self.picture(image, deadline=deadline, caller=caller, wanted=wanted)
-        pairs = [Pair(picture.image, one.hypothesis, one.premise) for one in texts]
+        pairs = [Pair(picture.image, one.hypothesis, one.premise, guarded=not probe) for one in texts]
         return Prepared(pairs, picture.size, [one.removed for one in texts])
 
     def thumbnail(self, image: bytes, most: int, *, deadline: float, caller: str) -> bytes:

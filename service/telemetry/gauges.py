@@ -38,7 +38,8 @@ CHECKS: Final[Mapping[str, tuple[str, ...]]] = {
 @dataclass(frozen=True, kw_only=True)
 class GaugeInputs:
     """Where the values come from. ``reserved`` returns the bytes of GPU memory reserved by this process,
-    ``guard`` the answers judged by the precision guard and those recomputed in fp32, None without a guard."""
+    ``guard`` the answers judged by the precision guard and, by number format, those recomputed in it; None
+    without a guard."""
 
     report: Callable[[], Report]
     snapshot: Callable[[], Snapshot]
@@ -46,7 +47,7 @@ class GaugeInputs:
     lost_lines: Callable[[], int]
     restarts: Path
     reserved: Callable[[], int] = lambda: 0
-    guard: Callable[[], tuple[int, int] | None] = lambda: None
+    guard: Callable[[], tuple[int, Mapping[str, int]] | None] = lambda: None
     connections: Sequence[Connections] = ()
     api_keys_outdated: Callable[[], bool] = lambda: False
 
@@ -189,14 +190,17 @@ def _memory(resources: Resources, reserved: Callable[[], int]) -> Iterator[Metri
     yield _gauge("ofa_resource_sample_age_seconds", "Age of the last sample of memory, disk and GPU.", age)
 
 
-def _guard(counts: tuple[int, int] | None) -> Iterator[Metric]:
-    judged, recomputed = counts or (0, 0)
+def _guard(counts: tuple[int, Mapping[str, int]] | None) -> Iterator[Metric]:
+    judged, recomputed = counts or (0, {})
     yield _counter("ofa_precision_guard_judged", "Answers checked by the precision guard.", judged)
-    yield _counter(
+    again = CounterMetricFamily(
         "ofa_precision_guard_recomputed",
-        "Answers recomputed in fp32 because reduced precision was too close to call.",
-        recomputed,
+        "Answers recomputed in this number format because a faster one was too close to call.",
+        labels=["format"],
     )
+    for name, count in {"fp32": 0, **recomputed}.items():
+        again.add_metric([name], count)
+    yield again
 
 
 def _connections(servers: Sequence[Connections]) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from PIL import Image
@@ -20,9 +21,10 @@ from PIL import Image
 from lab import ROOT
 from lab.bench.gpu import __main__ as command_line
 from lab.bench.gpu.__main__ import STEPS, main
+from lab.bench.gpu.accelerated import ACCELERATED, accelerated, agreement
 from lab.bench.gpu.faults import _ended
 from lab.bench.gpu.precision import MODES
-from lab.bench.gpu.speed import EMULATED, modelscopes_way
+from lab.bench.gpu.speed import EMULATED, TARGETS, modelscopes_way
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
@@ -59,7 +61,10 @@ def test_every_step_writes_its_figures_before_the_next(tiny: Path, tmp_path: Pat
     sets = ["defaults-resnet18", "demo", "large shape"]
     assert [list(results["precision"][mode]["configurations"]) for mode in MODES] == [sets] * len(MODES)
     assert [level["callers"] for level in results["speed"]["levels"]] == [1, 8, 64]
-    assert EMULATED in results["speed"]["latency"]["sides"]
+    assert results["speed"]["latency"]["sides"].keys() >= {EMULATED, ACCELERATED}
+    assert [level["callers"] for level in results["speed"]["accelerated_levels"]] == [1, 8, 64]
+    assert results["speed"]["agreement"]["as_promised"]
+    assert results["speed"]["targets"][ACCELERATED].keys() == TARGETS.keys()
     faults = results["faults"]
     assert faults["request"]["first"]["answers"][0][1] == "cpu"
     assert (faults["stopped"]["exit_code"], faults["stopped"]["as_promised"]) == (0, True)
@@ -81,6 +86,25 @@ def test_a_failed_or_late_step_keeps_its_figures_and_the_others_run(
     assert list(results["precision"]["bf16"]["configurations"]) == ["defaults-resnet18", "demo"]
     assert results["precision"]["error"]
     assert [results["faults"][part]["as_promised"] for part in ("request", "stopped")] == [False, False]
+
+
+def subject_on_cpu(folder: Path, scratch: Path) -> Subject:
+    return Subject(folder, folder, scratch, "cpu", True, scratch, None, pairs=8, rounds=1, closer_than=0.0)
+
+
+def test_the_agreement_fails_without_recordings_or_with_other_answers(tiny: Path, tmp_path: Path) -> None:
+    subject = subject_on_cpu(tiny, tmp_path)
+    model, backend = accelerated(subject)
+    found = agreement(subject, model, backend)
+    assert found["as_promised"], found
+    assert found["recordings"] > 0
+    backend.recordings = 0
+    assert not agreement(subject, subject.fast, backend)["as_promised"]
+    backend.recordings = 1
+    other = EntailmentModel.load(tiny)
+    with torch.no_grad():
+        other.network.decoder.layer_norm.weight.neg_()
+    assert not agreement(subject, other, backend)["as_promised"]
 
 
 def test_the_emulation_answers_the_same_in_three_passes(tiny: Path) -> None:

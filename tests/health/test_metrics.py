@@ -44,7 +44,7 @@ def test_every_series_that_can_rise_is_there_before_anything_happened(make: Buil
         "ofa_restarts_total": {"cause": "hung"},
         "ofa_orphanings_total": {},
         "ofa_preemptions_total": {},
-        "ofa_precision_guard_recomputed_total": {},
+        "ofa_precision_guard_recomputed_total": {"format": "fp32"},
     }.items():
         assert told(name, **labels) == 0
     assert not told.has("ofa_last_success_timestamp_seconds")  # 0 would be a time: 1970
@@ -206,10 +206,11 @@ def test_each_health_check_has_exactly_one_state(make: Build) -> None:
 
 def test_the_precision_guard_is_read_where_the_model_has_one(make: Build) -> None:
     model = FakePredictor()
-    model.guard_counts = lambda: (7, 2)  # type: ignore[attr-defined]
+    model.guard_counts = lambda: (7, {"bf16": 3, "fp32": 2})  # type: ignore[attr-defined]
     told = scrape(make(model))
     assert told("ofa_precision_guard_judged_total") == 7
-    assert told("ofa_precision_guard_recomputed_total") == 2
+    assert told("ofa_precision_guard_recomputed_total", format="bf16") == 3
+    assert told("ofa_precision_guard_recomputed_total", format="fp32") == 2
 
 
 def test_restarts_are_what_the_guardian_wrote(make: Build, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.bench.gpu.tape import Tape
 from lab.parity.folders import SMALL, write_folder
 from ofa.errors import CheckpointError, Misfit, TextError, UnsupportedConfig
 from ofa.model import EntailmentModel
@@ -32,7 +33,8 @@ from service.contract.errors import (
 )
 from service.contract.protocols import Converting, MultiDevice
 from service.contract.request import LABELS, Pair
-from service.inference.native import NativePredictor, _inference_errors, _load_errors
+from service.inference.native import NativePredictor
+from service.inference.torch_errors import inference_errors, load_errors
 from service.intake.image import converted
 from tests.fakes import go_on
 
@@ -158,6 +160,20 @@ def pretended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return loaded
 
 
+def test_emptying_the_cache_releases_recorded_computations(folder: Path, pretended: list[str]) -> None:
+    predictor = NativePredictor(dtype="fp32")
+    predictor.load(folder)
+    model = predictor._copies["cuda:0"][0]
+    assert isinstance(model, EntailmentModel)
+    model.accelerate(Tape())
+    assert model._padded is not None
+    for _ in range(3):
+        predictor.judge([Pair(seen(predictor, noise(20, 20)), "a")], go_on)
+    assert any(model._padded.graphs._kept.values())
+    predictor.empty_cache()
+    assert not model._padded.graphs._kept
+
+
 def test_it_moves_to_the_cpu_and_back_and_answers_the_same(folder: Path, pretended: list[str]) -> None:
     predictor = NativePredictor(dtype="fp32")
     assert isinstance(predictor, MultiDevice)
@@ -225,16 +241,16 @@ def test_the_guard_decides_close_calls_in_fp32_and_counts_them(
     exact = predictor.judge(pairs, go_on)
     free, guarded = (NativePredictor(device="cpu", dtype="bf16", guard=guard) for guard in (False, True))
     # Random weights lead by little: with this margin every verdict of theirs is a close call.
-    monkeypatch.setattr("ofa.precision.MARGINS", {torch.bfloat16: 1e9})
+    monkeypatch.setattr("ofa.precision.MARGINS", {"bf16": 1e9, "fp32": 0.0})
     for one in (free, guarded):
         one.load(folder)
     assert free.judge(pairs, go_on) != exact
     assert free.guard_counts() is None
     assert guarded.judge(pairs, go_on) == exact
-    assert guarded.guard_counts() == (2, 2)
+    assert guarded.guard_counts() == (2, {"fp32": 2})
     guarded.load(folder)
     guarded.judge(pairs, go_on)
-    assert guarded.guard_counts() == (4, 4), "it goes on counting over a reload"
+    assert guarded.guard_counts() == (4, {"fp32": 4}), "it goes on counting over a reload"
     for one in (free, guarded):
         one.close()
 
@@ -349,7 +365,7 @@ def test_a_missing_configuration_is_permanent(folder: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
-    with pytest.raises(ServiceError) as caught, _load_errors():
+    with pytest.raises(ServiceError) as caught, load_errors():
         raise foreign
     assert type(caught.value) is ours
     assert caught.value.__cause__ is foreign
@@ -377,7 +393,7 @@ def test_what_goes_wrong_in_loading_has_a_place_in_our_tree(foreign: Exception, 
     ],
 )
 def test_what_goes_wrong_in_judging_has_a_place_in_our_tree(foreign: Exception, ours: type) -> None:
-    with pytest.raises(ServiceError) as caught, _inference_errors():
+    with pytest.raises(ServiceError) as caught, inference_errors():
         raise foreign
     assert type(caught.value) is ours
     assert caught.value.__cause__ is foreign

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from PIL import Image
 
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import GuardedModel, margin
+from ofa.precision import GuardedModel, Step, margin
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +36,118 @@ def test_nan_scores_have_no_margin() -> None:
     assert math.isnan(margin({"Yes": math.nan, "No": 0.0, "Maybe": 0.0}))
 
 
-def exact_loader(model: EntailmentModel) -> tuple[list[int], Callable[[], EntailmentModel]]:
-    loads: list[int] = []
+class Loading:
+    """Loads ``model``; counts how often, and raises ``error`` while there is one."""
 
-    def load() -> EntailmentModel:
-        loads.append(1)
-        return model
+    def __init__(self, model: EntailmentModel) -> None:
+        self.model = model
+        self.times = 0
+        self.error: Exception | None = None
 
-    return loads, load
+    def __call__(self) -> EntailmentModel:
+        self.times += 1
+        if self.error is not None:
+            raise self.error
+        return self.model
+
+
+PAIRS = ("a circle", "there is a red square", "nothing at all", "x")
+
+
+def asked(picture: Image.Image) -> list[Pair]:
+    return [Pair(picture, text) for text in PAIRS]
+
+
+def halfway(scores: Sequence[Mapping[str, float]]) -> float:
+    """A margin that half of the answers reach."""
+    leads = sorted(map(margin, scores))
+    return (leads[1] + leads[2]) / 2
 
 
 def test_only_close_calls_are_recomputed(
     fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
 ) -> None:
-    pairs = [Pair(picture, text) for text in ("a circle", "there is a red square", "nothing at all", "x")]
-    alone = fast.judge(pairs)
-    leads = sorted(margin(scores) for scores in alone)
-    loads, load = exact_loader(model)
-    guarded = GuardedModel(fast, load, closer_than=(leads[1] + leads[2]) / 2)
-    answers = guarded.judge(pairs)
-    exact = model.judge(pairs)
+    alone, load = fast.judge(asked(picture)), Loading(model)
+    wide = halfway(alone)
+    guarded = GuardedModel([Step("bf16", wide, Loading(fast)), Step("fp32", 0.0, load)])
+    answers, exact = guarded.judge(asked(picture)), model.judge(asked(picture))
     for low, answer, high in zip(alone, answers, exact, strict=True):
-        assert answer == pytest.approx(high if margin(low) < guarded.closer_than else low, abs=1e-5)
-    assert (guarded.counts.judged, guarded.counts.recomputed, len(loads)) == (4, 2, 1)
+        assert answer == pytest.approx(high if margin(low) < wide else low, abs=1e-5)
+    assert (guarded.counts.judged, guarded.counts.recomputed, load.times) == (4, {"fp32": 2}, 1)
+
+
+def test_each_step_passes_on_only_its_own_close_calls(
+    fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
+) -> None:
+    """Three formats; the first has a margin that nothing reaches, the second one that half of all reach."""
+    wide = halfway(fast.judge(asked(picture)))
+    steps = [
+        Step("int8", math.inf, Loading(model)),
+        Step("bf16", wide, Loading(fast)),
+        Step("fp32", 0.0, Loading(model)),
+    ]
+    guarded = GuardedModel(steps)
+    alone, exact = fast.judge(asked(picture)), model.judge(asked(picture))
+    for low, answer, high in zip(alone, guarded.judge(asked(picture)), exact, strict=True):
+        assert answer == pytest.approx(high if margin(low) < wide else low, abs=1e-5)
+    assert (guarded.counts.judged, guarded.counts.recomputed) == (4, {"bf16": 4, "fp32": 2})
 
 
 def test_a_guard_that_never_trips_never_loads_the_exact_model(
     fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
 ) -> None:
-    loads, load = exact_loader(model)
-    guarded = GuardedModel(fast, load, closer_than=0.0)
+    load = Loading(model)
+    guarded = GuardedModel([Step("bf16", 0.0, Loading(fast)), Step("fp32", 0.0, load)])
     guarded.judge([Pair(picture, "a circle")])
-    assert (guarded.counts.recomputed, loads) == (0, [])
+    assert (guarded.counts.recomputed, load.times) == ({"fp32": 0}, 0)
+
+
+def test_what_needs_a_missing_step_has_no_answer_until_it_is_loaded(
+    fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
+) -> None:
+    wide, load = halfway(fast.judge(asked(picture))), Loading(model)
+    guarded = GuardedModel([Step("bf16", wide, Loading(fast)), Step("fp32", 0.0, load)])
+    answers, missing = guarded.judge_loaded(asked(picture))
+    assert [answer is None for answer in answers] == [
+        margin(low) < wide for low in fast.judge(asked(picture))
+    ]
+    assert (missing, guarded.counts.judged, load.times) == (1, 2, 0)
+    guarded.load(1)
+    answers, missing = guarded.judge_loaded(asked(picture))
+    assert (answers, missing) == (guarded.judge(asked(picture)), None)
+    assert load.times == 1
+
+
+def test_a_load_that_failed_is_tried_again(
+    fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
+) -> None:
+    load = Loading(model)
+    guarded = GuardedModel([Step("bf16", math.inf, Loading(fast)), Step("fp32", 0.0, load)])
+    load.error = MemoryError()
+    with pytest.raises(MemoryError):
+        guarded.judge(asked(picture))
+    load.error = None
+    assert guarded.judge(asked(picture)) == model.judge(asked(picture))
+
+
+def test_an_unguarded_pair_is_answered_by_the_first_step_alone(
+    fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
+) -> None:
+    load = Loading(model)
+    guarded = GuardedModel([Step("bf16", math.inf, Loading(fast)), Step("fp32", 0.0, load)])
+    pair = Pair(picture, "a circle", guarded=False)
+    assert guarded.judge([pair]) == fast.judge([pair])
+    assert load.times == 0
+
+
+def test_scores_that_are_not_finite_go_on_even_unguarded(
+    model: EntailmentModel, picture: Image.Image
+) -> None:
+    class Overflowing:
+        def judge(self, pairs: Sequence[Pair], cancel_point: object) -> list[dict[str, float]]:
+            return [{"Yes": math.nan, "No": math.nan, "Maybe": math.nan} for _ in pairs]
+
+    overflowing = Loading(Overflowing())  # type: ignore[arg-type]  # only `judge` is used
+    guarded = GuardedModel([Step("fp16", 0.0, overflowing), Step("fp32", 0.0, Loading(model))])
+    pair = Pair(picture, "a circle", guarded=False)
+    assert guarded.judge([pair]) == model.judge([pair])

@@ -32,7 +32,7 @@ from lab.bench.gpu.precision import precision
 from lab.bench.gpu.speed import speed
 from lab.bench.machine import describe
 from lab.bench.sides import Subject, published
-from ofa.precision import MARGINS, best_dtype
+from ofa.precision import MARGINS, best_dtype, name_of
 
 Figures = dict[str, Any]
 
@@ -139,7 +139,7 @@ def _subject(options: argparse.Namespace, scratch: Path) -> Subject:
         python=None,
         pairs=4,  # per set when quick
         rounds=2 if options.quick else 30,
-        closer_than=MARGINS[best_dtype(options.device)],
+        closer_than=MARGINS[name_of(best_dtype(options.device))],
     )
 
 

@@ -11,11 +11,11 @@ import torch
 
 from lab.bench.agreement import DEMO, demo_pairs
 from lab.bench.cases import random_pairs
-from lab.bench.margin import SEED, Moved, answers, moved, summed_up
+from lab.bench.margin import SEED, answers, summed_up
 from lab.bench.sides import Subject
 from lab.parity.folders import SMALL, write_folder
 from ofa.pair import Pair
-from ofa.precision import MARGINS
+from ofa.precision import MARGINS, Moved, moved, name_of
 
 SMALL_PAIRS: Final = 50
 DEMO_PAIRS: Final = 500  # per renderer
@@ -43,12 +43,14 @@ def precision(subject: Subject) -> Iterator[dict[str, Any]]:
     """Yield the figures of all modes after each set of pairs."""
     found: dict[str, dict[str, list[Moved | None]]] = {mode: {} for mode in MODES}
     for name, folder, pairs in _sets(subject):
-        exact = answers(folder, "cpu", torch.float32, pairs)
+        exact = answers(folder, "cpu", "fp32", pairs)
         for mode, by_name in found.items():
             with _rounding(MODES[mode]):
-                low = answers(folder, subject.device, MODES[mode].dtype, pairs)
+                low = answers(folder, subject.device, name_of(MODES[mode].dtype), pairs)
             by_name[name] = list(map(moved, exact, low))
-        yield {mode: summed_up(by_name, MARGINS[MODES[mode].dtype]) for mode, by_name in found.items()}
+        yield {
+            mode: summed_up(by_name, MARGINS[name_of(MODES[mode].dtype)]) for mode, by_name in found.items()
+        }
 
 
 def _sets(subject: Subject) -> Iterator[tuple[str, Path, list[Pair]]]:

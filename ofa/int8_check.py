@@ -1,0 +1,109 @@
+"""Make a model folder's int8 weights and compare their answers with fp32: ``python -m ofa.int8_check``.
+
+A process of its own, because it takes minutes and gigabytes at the large size: it runs with the lowest
+priority, is the first to end when memory is short, and ends with its parent. Its result is the record beside
+the weights (:class:`ofa.int8_file.Int8File`). Exit status 0: done, whatever the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ofa.config import TaskConfig
+from ofa.int8_file import Check, Int8File
+from ofa.model import EntailmentModel
+from ofa.pair import Pair
+from ofa.precision import MARGINS, SMALL_LEAD, best_dtype, moved
+from ofa.quantize import int8_state
+from ofa.samples import mixed_pairs, sentence
+
+PAIRS = 200
+_RANGING = 8  # further pairs, which show the range of the activations
+_SEED = 20_261_126
+_PR_SET_PDEATHSIG = 1  # prctl.h
+_LOWEST_PRIORITY, _FIRST_TO_DIE = 19, "1000"
+
+
+def make(folder: Path, cache: Path, pairs: int = PAIRS) -> Check | None:
+    """Write the int8 weights of ``folder`` and their check on ``pairs`` pairs. None if the weights changed
+    meanwhile.
+
+    Raises:
+        OFAError: the folder cannot be used.
+        OSError: a file cannot be read or written.
+    """
+    file = Int8File(folder, cache)
+    exact = EntailmentModel.load(folder, "cpu", torch.float32, cache)
+    state = quantized(exact)
+    low = EntailmentModel.load(folder, "cpu", best_dtype("cpu"), cache).in_int8(state)
+    check = compare(exact, low, fitting(mixed_pairs(pairs, _SEED + 1), exact.task))
+    return check if file.write_state(state, more={"check": asdict(check)}) else None
+
+
+def quantized(exact: EntailmentModel) -> dict[str, Tensor]:
+    """The int8 weights of a model in fp32, ranged on a few pairs."""
+    return int8_state(exact, fitting(mixed_pairs(_RANGING, _SEED, per_picture=2), exact.task))
+
+
+def compare(exact: EntailmentModel, low: EntailmentModel, pairs: list[Pair]) -> Check:
+    """Judge ``pairs`` with both. Pairs that follow each other about one picture share its features."""
+    margin, changed, largest = MARGINS["int8"], 0, 0.0
+    for _, group in itertools.groupby(pairs, key=lambda pair: id(pair.image)):
+        together = list(group)
+        for one in map(moved, exact.judge(together), low.judge(together)):
+            if one is None:  # not finite, which the guard recomputes
+                continue
+            changed += one.differs and one.lead >= margin
+            largest = max(largest, one.error if one.lead < SMALL_LEAD else 0.0)
+    return Check(len(pairs), changed, largest, margin)
+
+
+def fitting(pairs: Iterable[Pair], task: TaskConfig) -> list[Pair]:
+    """Add a premise where the configured prompt needs one, drop it where it takes none."""
+    if task.prompt_slots is None:
+        return list(pairs)
+    if task.prompt_slots == 1:
+        return [replace(pair, premise=None) for pair in pairs]
+    return [replace(pair, premise=pair.premise or sentence(index)) for index, pair in enumerate(pairs)]
+
+
+def _settle(parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent exited before prctl
+        sys.exit(1)
+    with suppress(OSError):
+        os.nice(_LOWEST_PRIORITY)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_DIE)
+
+
+def main() -> int:
+    """Entry of the child."""
+    parser = argparse.ArgumentParser(prog="python -m ofa.int8_check", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--parent", type=int, help="process id; without it, priority and lifetime are normal")
+    options = parser.parse_args()
+    if options.parent is not None:
+        _settle(options.parent)
+    return 0 if make(options.folder, options.cache, options.pairs) is not None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
