@@ -21,6 +21,7 @@ from lab.instances import balancers
 from lab.instances.balancers import HAPROXY, NGINX, Balancer
 from service.settings import Settings
 from tests.deploy.stand_in_instance import RETRY_AFTER, StandIn
+from tests.fakes import until
 
 JUDGE = "/v1/judge"
 PICTURE = b"x" * 5_700_000  # a picture of 4.3 MB in base64
@@ -288,3 +289,19 @@ def test_one_address_cannot_hold_all_calls(haproxy: Front) -> None:
         assert haproxy.call("GET", "/").status == 200
         assert haproxy.judge(address="127.0.0.2").status == 200
     assert haproxy.hits() == 2
+
+
+def test_calls_whose_bodies_arrive_slowly_are_bounded(haproxy: Front) -> None:
+    """They wait in HAProxy's memory, and occupy no instance."""
+    head = b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
+    with ExitStack() as held:
+        for number in range(128):
+            source = (f"127.0.0.{2 + number % 2}", 0)
+            address = ("127.0.0.1", haproxy.balancer.port)
+            held.enter_context(socket.create_connection(address, source_address=source)).sendall(head)
+        until(lambda: haproxy.judge().status == 503)
+        refused = haproxy.judge()
+        assert (refused.status, refused.body["code"]) == (503, "queue_full")
+        assert "Retry-After" in refused.headers
+        assert haproxy.call("GET", "/").status == 200
+    assert not any(hit.size == 10 for instance in haproxy.instances for hit in instance.hits)
