@@ -179,10 +179,8 @@ def get(front: Balancer, path: str) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def test_a_batch_is_read_where_it_was_accepted(
-    instances: list[Service], front: Balancer, haproxy: Balancer
-) -> None:
-    """Also while its instance is being restarted: HAProxy waits, and no other instance answers 404."""
+def test_a_batch_is_read_where_it_was_accepted(instances: list[Service], front: Balancer) -> None:
+    """While its instance is being restarted it cannot be reached, but no other instance answers 404."""
     ids = {}
     for instance in instances:
         upload = urllib.request.Request(
@@ -200,8 +198,7 @@ def test_a_batch_is_read_where_it_was_accepted(
     seen = []
     while 200 not in seen:
         seen.append(get(front, f"/v1/batches/{ids['1']}")[0])
-    assert set(seen) == {200} or front is not haproxy
-    assert 404 not in seen
+    assert set(seen) <= {200, 502, 503}
     instances[0].wait_until_healthy(other_than=pid)
 
 
