@@ -25,8 +25,10 @@ No threads, no HTTP, no settings.
 * :mod:`ofa.processor`   the kind of processor, by its instruction sets
 * :mod:`ofa.padded`      texts of different length in one batch, for a GPU
 * :mod:`ofa.graphs`      computations recorded by shape and replayed (CUDA graphs)
-* :mod:`ofa.int8`        products in int8; :mod:`ofa.quantize` makes the weights, :mod:`ofa.int8_check` compares
-  their answers with fp32, :mod:`ofa.int8_file` keeps both
+* :mod:`ofa.int8`        products in int8
+* :mod:`ofa.quantize`    makes int8 weights
+* :mod:`ofa.int8_check`  compares their answers with fp32
+* :mod:`ofa.int8_file`   caches them with the result
 * :mod:`ofa.samples`     seeded pictures and sentences
 * :mod:`ofa.precision`   reduced precisions with close calls decided by the next one
 """

@@ -4,6 +4,9 @@ The bias for a text is a leading slice of the bias for a longer text, so the lon
 (330 MB in bf16 at the large size) and requests use views of it. On a CPU, attention is faster if the number
 of keys is a multiple of 32; long sequences are therefore padded, and the bias of the padded keys is set to
 the lowest finite value, in place, until a request of another length comes.
+
+Softmax is unchanged by a constant added to all logits of a query. In reduced precision the largest bias of
+each query is therefore subtracted before rounding: the keys with the most weight are then rounded least.
 """
 
 from __future__ import annotations
@@ -98,7 +101,10 @@ class BiasCache:
         return min(length + -(self._grid**2 + length) % _BLOCK, self._longest)
 
     def _encoder_bias(self, length: int, dtype: torch.dtype) -> LayerBias:
-        """:meth:`Encoder.attention_bias` in ``dtype``, computed layer by layer in one buffer."""
+        """:meth:`Encoder.attention_bias` in ``dtype``, computed layer by layer in one buffer.
+
+        In reduced precision, less the largest value of each query.
+        """
         encoder, image = self._network.encoder, self._grid**2
         absolute = encoder.absolute_bias(self._grid, length)
         buffer, scratch = torch.empty_like(absolute), absolute.new_empty(len(absolute), image * image)
@@ -107,6 +113,8 @@ class BiasCache:
             buffer.copy_(absolute)
             buffer[:, :image, :image] += near
             buffer[:, image:, image:] += text
+            if dtype is not torch.float32:
+                buffer -= buffer.amax(-1, keepdim=True)
             biases.append(buffer[None].to(dtype, copy=True))
         return biases * len(encoder.layers) if encoder.config.share_attn_bias else biases
 

@@ -1,20 +1,12 @@
-"""Make a model folder's int8 weights and compare their answers with fp32: ``python -m ofa.int8_check``.
+"""Make a model folder's int8 weights and compare their answers with fp32.
 
-A process of its own, because it takes minutes and gigabytes at the large size: it runs with the lowest
-priority, is the first to end when memory is short, and ends with its parent. Its result is the record beside
-the weights (:class:`ofa.int8_file.Int8File`). Exit status 0: done, whatever the result.
+This takes minutes and gigabytes at the large size; the service does it in a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import itertools
-import os
-import signal
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,8 +24,6 @@ from ofa.samples import mixed_pairs, sentence
 PAIRS = 200
 _RANGING = 8  # further pairs, which show the range of the activations
 _SEED = 20_261_126
-_PR_SET_PDEATHSIG = 1  # prctl.h
-_LOWEST_PRIORITY, _FIRST_TO_DIE = 19, "1000"
 
 
 def make(folder: Path, cache: Path, pairs: int = PAIRS) -> Check | None:
@@ -77,33 +67,3 @@ def fitting(pairs: Iterable[Pair], task: TaskConfig) -> list[Pair]:
     if task.prompt_slots == 1:
         return [replace(pair, premise=None) for pair in pairs]
     return [replace(pair, premise=pair.premise or sentence(index)) for index, pair in enumerate(pairs)]
-
-
-def _settle(parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent exited before prctl
-        sys.exit(1)
-    with suppress(OSError):
-        os.nice(_LOWEST_PRIORITY)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_DIE)
-
-
-def main() -> int:
-    """Entry of the child."""
-    parser = argparse.ArgumentParser(prog="python -m ofa.int8_check", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--parent", type=int, help="process id; without it, priority and lifetime are normal")
-    options = parser.parse_args()
-    if options.parent is not None:
-        _settle(options.parent)
-    return 0 if make(options.folder, options.cache, options.pairs) is not None else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

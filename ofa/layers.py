@@ -68,6 +68,8 @@ class Attention(nn.Module):
         if hidden is not None:
             q = functional.pad(q, (0, hidden.shape[-1]), value=1.0)
             k = torch.cat([k, hidden.expand(-1, self.heads, -1, -1)], dim=-1)
+        elif onednn.attends(q):
+            return self._mix(onednn.attention(q, k, v, bias, self.scale))
         return self._mix(functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale))
 
     def absorbs(self, length: int) -> bool:

@@ -1,7 +1,8 @@
 """Fused oneDNN operations: a product or convolution with the following GELU, ReLU or addition in one pass.
 
 torch's compiler uses these operations; calling them directly avoids compilation and its pauses. They are
-private to torch, so :func:`fuses` checks for them and callers have a fallback.
+private to torch, so :func:`fuses` checks for them and callers have a fallback. :func:`attention` does the
+opposite: it replaces a fused kernel of torch, whose products do not use oneDNN.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+#: Shortest sequence for :func:`attention`: at 64 tokens torch's kernel is faster, at 128 slower.
+_LONG = 128
 
 
 def fuses(x: Tensor) -> bool:
@@ -50,6 +54,43 @@ def conv_add_relu(x: Tensor, conv: nn.Conv2d, shortcut: Tensor) -> Tensor:
         x, shortcut, conv.weight, conv.bias, *_geometry(conv), "add", None, "relu", [], ""
     )
     return result
+
+
+def attends(queries: Tensor) -> bool:
+    """Whether :func:`attention` is faster than torch's kernel for (…, length, head width).
+
+    It is for long sequences in bf16, where torch multiplies with MKL; not measured on a processor with AMX.
+    """
+    long = queries.dtype is torch.bfloat16 and queries.shape[-2] >= _LONG
+    return long and fuses(queries) and _has_bf16_without_amx()
+
+
+@cache
+def _has_bf16_without_amx() -> bool:
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ + bias) v by separate products.
+
+    The logits are rounded to the format of ``q``, so those that matter should be near zero (:mod:`ofa.bias`).
+    One batch entry at a time, to bound their memory.
+
+    Args:
+        q: (batch, heads, length, head width); ``k`` and ``v``: (batch, heads, context, head width).
+        bias: broadcastable to (batch, heads, length, context).
+
+    Returns:
+        As ``q``, stored as (batch, length, heads, head width).
+    """
+    mixed = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+    inputs = (q.contiguous(), k.contiguous(), v.contiguous(), bias.expand(len(q), -1, -1, -1), mixed)
+    for queries, keys, values, added, out in zip(*inputs, strict=True):
+        logits = torch.baddbmm(added, queries, keys.transpose(1, 2), alpha=scale)
+        torch.softmax(logits, -1, out=logits)
+        out.copy_(torch.bmm(logits, values))
+    return mixed
 
 
 def _geometry(conv: nn.Conv2d) -> tuple[object, ...]:

@@ -11,13 +11,14 @@ import inspect
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from service.http.errors import log_error
@@ -80,28 +81,51 @@ def without_stub_files() -> Iterator[None]:
         inspect.getfile = getfile
 
 
-class _LazyPandas:
-    """Finds pandas as a module that is executed at its first use."""
+class _Unexecuted(ModuleType):
+    """A module that is executed when a name that it lacks is read. Its file and path are set before, so that
+    ``inspect`` can list modules without executing it."""
 
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        if name != "pandas":
-            return None
-        spec = PathFinder.find_spec(name, path, target)
+    _lock = threading.RLock()  # held while the module is executed; guards _begun
+    _begun = False
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if not _Unexecuted._begun:
+                _Unexecuted._begun = True
+                loader: Any = self.__loader__
+                loader.exec_module(self)
+                object.__setattr__(self, "__class__", ModuleType)
+        return ModuleType.__getattribute__(self, name)
+
+
+class _LazyPandas(Loader):
+    """Finds pandas without executing it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == "pandas" else None
         if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
+            self._loader, spec.loader = spec.loader, self
         return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None  # as other modules are made
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._loader
+        module.__class__ = _Unexecuted
 
 
 @contextmanager
 def without_pandas() -> Iterator[None]:
     """Keep Gradio, imported in this context, from executing pandas, which only its tables and plots use:
     330 modules, 0.13 s of processor time."""
-    sys.meta_path.insert(0, _LazyPandas)
+    finder = _LazyPandas()
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(_LazyPandas)
+        sys.meta_path.remove(finder)
 
 
 # ---- logging -----------------------------------------------------------------------------------------------

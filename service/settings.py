@@ -103,14 +103,15 @@ class Settings:
     device: str = _option("auto", DEVICE, "compute device; auto uses CUDA if available")
     dtype: str = _option(
         "auto",
-        choice("auto", "fp32", "bf16", "fp16"),
-        "precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
+        choice("auto", "fp32", "bf16", "fp16", "int8"),
+        "precision; auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs), "
+        "and on a CPU int8 once its check on the model's weights has passed",
     )
     precision_guard: str = _option("on", SWITCH, "decide close calls of a precision below fp32 in fp32")
     converted_cache: str = _option(
         "on", SWITCH, "cache large weights in a form that loads faster, beside the fetched models"
     )
-    threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 uses torch's default")
+    threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 follows cores and CPU quota")
     host: str = _option("0.0.0.0", HOST, "address the page and the API listen on")
     port: int = _option(7860, PORT, "port of the page and the API; 0 picks a free one")
     health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import psutil
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+from service.cgroups import CGROUPS, OWN_CGROUPS, groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,29 +169,14 @@ def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, s
 
 def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
     """Use and limit of our cgroups and all visible ancestors."""
-    try:
-        lines = own.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            names = ("memory.current", "memory.max", "inactive_file")
-            base = cgroups / "unified" if (cgroups / "unified").is_dir() else cgroups
-        elif "memory" in controllers.split(","):
-            names = ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
-            base = cgroups / "memory"
-        else:
-            continue
-        # In a container the path may be the host's, which is not mounted; the root is then our own group.
-        folder = base / path.lstrip("/")
-        while True:
-            if (use := _cgroup_use(folder, *names)) is not None:
-                yield use
-            if folder == base or base not in folder.parents:
-                break
-            folder = folder.parent
+    for folder, unified in groups("memory", cgroups, own):
+        names = (
+            ("memory.current", "memory.max", "inactive_file")
+            if unified
+            else ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
+        )
+        if (use := _cgroup_use(folder, *names)) is not None:
+            yield use
 
 
 def _cgroup_use(folder: Path, current: str, limit: str, reclaimable: str) -> Use | None:

@@ -10,11 +10,12 @@ import functools
 import gc
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.cgroups import core_limit
 from service.contract.errors import (
     DamagedFile,
     MissingDependency,
@@ -23,6 +24,7 @@ from service.contract.errors import (
 )
 from service.contract.protocols import CancelPoint, Listed, LoadLater
 from service.contract.request import Pair
+from service.inference.int8_weights import Int8Weights
 from service.inference.late_loading import Shared
 from service.inference.torch_errors import inference_errors, is_out_of_memory, load_errors
 
@@ -43,7 +45,7 @@ class NativePredictor:
     Args:
         device: ``auto``, or a device's name.
         dtype: ``auto``, fp32, bf16 or fp16.
-        threads: CPU threads; 0 leaves them to torch.
+        threads: CPU threads; 0 for torch's default, or fewer where a cgroup allows less processor time.
         guard: recompute close calls of a reduced precision in fp32.
         cache: the folder of converted weights; None for none.
     """
@@ -109,8 +111,8 @@ class NativePredictor:
         with load_errors():
             import torch
 
-            if self._threads:
-                torch.set_num_threads(self._threads)
+            if threads := self._threads or core_limit():
+                torch.set_num_threads(threads)
             home = device = _choose_device(self._wanted_device)
             with self._lock:
                 self._folder, self._home, life = folder, home, self._life
@@ -237,24 +239,33 @@ class NativePredictor:
             return
         with load_errors():
             exact = Conversion(self._folder, self._cache, torch.float32)
-            if not exact.worthwhile or exact.current:
-                return
-            last = model.steps[-1].load()
-        last.keep(cancel_point, checksums)
-        del last  # if no close call has needed it yet, it need not stay in memory
-        self.empty_cache()
+            if exact.worthwhile and not exact.current:
+                last = model.steps[-1].load()
+                last.keep(cancel_point, checksums)
+                del last  # if no close call has needed it yet, it need not stay in memory
+                self.empty_cache()
+            self._check_int8(model, cancel_point)
+
+    def _check_int8(self, model: GuardedModel, cancel_point: CancelPoint) -> None:
+        """Check int8 on these weights once, and use it from now on if it passed."""
+        with self._lock:
+            life, device = self._life, self._device
+        if device != "cpu" or device != self._home:
+            return
+        check = self._int8().check(cancel_point)
+        if check is not None and check.passed and model is self._current():
+            self._keep(device, self._read(device), life)
 
     def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
         if self._cache is None:
             return True
-        import torch
-
-        from ofa.converted import Checksums, Conversion
+        from ofa.converted import Checksums, ConvertedFile
+        from ofa.precision import DTYPES
 
         checksums, sound = Checksums(listed), True
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for name in (*DTYPES, "int8"):
             with load_errors():
-                kept = Conversion(folder, self._cache, dtype)
+                kept = ConvertedFile(folder, self._cache, name)
                 if kept.path.exists():
                     sound &= kept.verify(cancel_point, checksums)
         return sound
@@ -304,18 +315,33 @@ class NativePredictor:
         name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
         folder, cache = self._folder, self._cache
         model = EntailmentModel.load(folder, device, dtype, cache)
+        in_int8 = self._int8().applied(model) if device == self._home == "cpu" else None
+        formats = [(name, model)] if in_int8 is None else [("int8", in_int8), (name, model)]
+        name, first = formats[0]
         if not self._guard or name == "fp32":
-            return model, name
+            return first, name
         if self._counts is None:
             self._counts = GuardCounts()
         exact = Shared(lambda: EntailmentModel.load(folder, device, torch.float32, cache))
-        steps = [Step(name, MARGINS[name], lambda: model), Step("fp32", MARGINS["fp32"], exact)]
-        return GuardedModel(steps, self._counts), name
+        steps = [Step(one, MARGINS[one], _at_hand(copy)) for one, copy in formats]
+        if steps[-1].name != "fp32":
+            steps.append(Step("fp32", MARGINS["fp32"], exact))
+        guarded = GuardedModel(steps, self._counts)
+        for index in range(1, len(formats)):
+            guarded.load(index)
+        return guarded, name
+
+    def _int8(self) -> Int8Weights:
+        return Int8Weights(self._folder, self._cache, self._wanted_dtype, self._guard)
 
     def _keep(self, device: str, copy: tuple[Judge, str], life: int) -> None:
         with self._lock:
             if life == self._life:
                 self._copies[device] = copy
+
+
+def _at_hand(model: EntailmentModel) -> Callable[[], EntailmentModel]:
+    return lambda: model
 
 
 def _judge(model: Judge, pairs: Sequence[Pair], cancel_point: CancelPoint) -> list[dict[str, float]]:
@@ -341,11 +367,11 @@ def _choose_device(wanted: str) -> str:
 
 
 def _choose_dtype(wanted: str, device: str, fallback: bool) -> tuple[str, torch.dtype]:
-    """Return the precision's name and torch's dtype. As a ``fallback`` for fp16 the CPU uses its best
-    dtype."""
+    """Return the precision's name and torch's dtype; those of what is not int8. As a ``fallback`` for fp16
+    the CPU uses its best dtype."""
     from ofa.precision import DTYPES, best_dtype, name_of
 
-    if wanted == "auto" or (fallback and wanted == "fp16"):
+    if wanted in ("auto", "int8") or (fallback and wanted == "fp16"):
         dtype = best_dtype(device)
         return name_of(dtype), dtype
     if wanted == "fp16" and device == "cpu":

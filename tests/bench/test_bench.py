@@ -15,7 +15,6 @@ import torch
 
 from lab.bench import __main__ as command_line
 from lab.bench.__main__ import SECTIONS, main
-from lab.bench.margin import Moved, moved
 from lab.bench.processes import MemoryWatch, cpu_seconds
 from lab.bench.report import TABLES, markdown, merge
 from lab.bench.sides import Subject
@@ -23,6 +22,7 @@ from lab.bench.stages import PARTS, count_operations
 from lab.bench.timing import Spread, alternate, bounds
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
+from ofa.precision import Moved, moved
 
 #: Figures that each section must have, as dotted paths.
 FIGURES = {

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab.bench.cases import photograph, random_sentence
 from lab.bench.gpu.tape import Tape
 from lab.parity.folders import SMALL, write_folder
 from ofa import graphs
@@ -21,6 +20,7 @@ from ofa.graphs import BATCHES, CudaGraphs, Graphs, Recording
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
 from ofa.precision import GuardedModel, Step
+from ofa.samples import photograph, random_sentence
 from ofa.vision import CancelPoint
 
 

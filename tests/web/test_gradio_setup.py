@@ -125,3 +125,22 @@ def test_gradios_import_writes_no_stub_files(stubs: str, printed: str) -> None:
     assert subprocess.check_output([sys.executable, "-c", STUBS, stubs], cwd=ROOT, text=True).split() == [
         printed
     ]
+
+
+PANDAS = """
+import sys, threading
+from page.gradio_setup import without_pandas
+with without_pandas():
+    import pandas
+print(pandas.__file__ is not None, "pandas.core" in sys.modules)
+tables = []
+threads = [threading.Thread(target=lambda: tables.append(pandas.DataFrame({"a": [1]}))) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(tables), hasattr(pandas, "no_such_name"), type(pandas).__name__)
+"""
+
+
+def test_pandas_is_executed_once_at_its_first_use_whichever_thread_that_is_in() -> None:
+    output = subprocess.check_output([sys.executable, "-c", PANDAS], cwd=ROOT, text=True)
+    assert output.splitlines() == ["True False", "4 False module"]

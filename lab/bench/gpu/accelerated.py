@@ -12,14 +12,14 @@ from torch.nn.attention import SDPBackend
 
 from lab.bench.cases import mixed, random_pairs
 from lab.bench.gpu.tape import Tape
-from lab.bench.margin import SEED, moved, summed_up
+from lab.bench.margin import SEED, summed_up
 from lab.bench.sides import Subject
 from lab.bench.timing import Side, alternate, timed
 from ofa.graphs import BATCHES, Backend, CudaGraphs, Recording
 from ofa.layers import hidden_keys
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
-from ofa.precision import MARGINS
+from ofa.precision import MARGINS, moved
 from ofa.vision import CancelPoint
 
 EAGER: Final = "eager"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from service.cgroups import core_limit
 from service.contract.errors import (
     InferenceError,
     InputError,
@@ -47,7 +48,8 @@ class ChildPredictor:
         python: Python of the environment of requirements-modelscope.txt.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto`` or ``fp32``, the only one of ModelScope's pipeline.
-        threads: CPU threads of the child; 0 uses torch's default.
+        threads: CPU threads of the child; 0 for torch's default, or fewer where a cgroup allows less
+            processor time.
         child: the program; tests pass another.
         load_seconds: time limit of a load, including the start of the child.
     """
@@ -189,7 +191,7 @@ class ChildPredictor:
             child = ChildProcess([str(self._python), "-I", str(self._program)], folder=self._program.parent)
         except OSError as error:
             raise MissingDependency(f"Cannot run {self._python}.", remedy=_REMEDY) from error
-        device, threads = self._requested_device, self._threads
+        device, threads = self._requested_device, self._threads or core_limit()
         child.send({"op": "load", "folder": str(self._folder), "device": device, "threads": threads})
         with self._lock:
             self._child, self._loading = child, True
