@@ -28,7 +28,7 @@ class StandIn:
     """Answers on both ports of ``place``.
 
     ``order`` is ``verdict``, ``dies`` (closes the connection without an answer) or the code of a refusal;
-    ``is_ready`` is what /readyz says.
+    ``is_ready`` is what /readyz says, ``is_started`` what /startupz does.
     """
 
     def __init__(self, number: int) -> None:
@@ -36,6 +36,7 @@ class StandIn:
         self.place = Place(*free_ports(2))
         self.order = "verdict"
         self.is_ready = True
+        self.is_started = True
         self.hits: list[Hit] = []
         self._servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
         self.start()
@@ -72,7 +73,8 @@ def _handler(instance: StandIn) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             if self.server.server_address[1] == instance.health_port:
-                self._answer(200 if instance.is_ready else 503, {})
+                good = instance.is_started if self.path == "/startupz" else instance.is_ready
+                self._answer(200 if good else 503, {})
                 return
             size = int(self.headers.get("Content-Length") or 0)
             received = len(self.rfile.read(size))

@@ -244,7 +244,8 @@ def test_only_ready_instances_get_new_callers(haproxy: Front) -> None:
     assert [*pages, *(haproxy.judge().body for _ in range(CALLS))] == [{"instance": 2}] * (28 + CALLS)
 
 
-def test_a_browser_stays_until_its_instance_is_gone(haproxy: Front) -> None:
+@pytest.mark.parametrize("end", ["gone", "loading"])
+def test_a_browser_stays_until_its_instance_is_gone_or_loads(haproxy: Front, end: str) -> None:
     """It stays while its instance is not ready: its upload is there."""
     first = haproxy.call("GET", "/")
     (cookie,) = re.findall(r"^instance=\d", first.headers["Set-Cookie"])
@@ -262,8 +263,17 @@ def test_a_browser_stays_until_its_instance_is_gone(haproxy: Front) -> None:
     own.is_ready = False
     haproxy.balancer.wait_ready(str(other.number))
     assert visited() == {own.number}
-    own.stop()
+    if end == "gone":
+        own.stop()
+    else:
+        own.is_started = False
+        until(lambda: not haproxy.balancer.servers("page")[f"unready{own.number}"].up)
     assert visited() == {other.number}
+    if end == "loading":  # all of them: the page says so
+        other.is_started = other.is_ready = False
+        haproxy.balancer.wait_ready()
+        until(lambda: not haproxy.balancer.servers("page")[f"unready{other.number}"].up)
+        assert haproxy.call("GET", "/", Cookie=cookie).status == 200
 
 
 def test_a_program_without_cookies_stays_by_its_address(front: Front) -> None:
