@@ -88,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype",
         default="auto",
-        metavar="auto|fp32|bf16|fp16",
-        help="auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs)",
+        metavar="auto|fp32|bf16|fp16|int8",
+        help="auto is bf16 where the hardware multiplies it, else fp32 (fp16 on older GPUs), and on a CPU "
+        "int8 if the service has checked it on the model's weights",
     )
     parser.add_argument(
         "--precision-guard",

@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from ofa import processor
+
 #: Shortest sequence for :func:`attention`: at 64 tokens torch's kernel is faster, at 128 slower.
 _LONG = 128
 
@@ -62,13 +64,12 @@ def attends(queries: Tensor) -> bool:
     It is for long sequences in bf16, where torch multiplies with MKL; not measured on a processor with AMX.
     """
     long = queries.dtype is torch.bfloat16 and queries.shape[-2] >= _LONG
-    return long and fuses(queries) and _has_bf16_without_amx()
+    return long and queries.device.type == "cpu" and not torch.is_grad_enabled() and _has_bf16_without_amx()
 
 
 @cache
 def _has_bf16_without_amx() -> bool:
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
+    return processor.kind() == "avx512_bf16"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -82,10 +83,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Te
         bias: broadcastable to (batch, heads, length, context).
 
     Returns:
-        As ``q``, stored as (batch, length, heads, head width).
+        (batch, heads, length, head width), stored as (batch, length, heads, head width).
     """
-    mixed = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-    inputs = (q.contiguous(), k.contiguous(), v.contiguous(), bias.expand(len(q), -1, -1, -1), mixed)
+    batch, heads, length, _ = q.shape
+    mixed = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
+    inputs = (q.contiguous(), k.contiguous(), v.contiguous(), bias.expand(batch, -1, -1, -1), mixed)
     for queries, keys, values, added, out in zip(*inputs, strict=True):
         logits = torch.baddbmm(added, queries, keys.transpose(1, 2), alpha=scale)
         torch.softmax(logits, -1, out=logits)

@@ -26,6 +26,7 @@ from lab.bench.ablation import ablation
 from lab.bench.agreement import agreement
 from lab.bench.background import background
 from lab.bench.fairness import fair, retry
+from lab.bench.kinds import kinds
 from lab.bench.latency import latency, pictures, together
 from lab.bench.lists import batch
 from lab.bench.load import batches, load
@@ -59,6 +60,7 @@ SECTIONS: Final[Mapping[str, Callable[[Subject], dict[str, Any]]]] = {
     "agreement": agreement,
     "margin": margin,
     "ablation": ablation,
+    "kinds": kinds,
 }
 WORK: Final = ROOT / "build" / "bench"
 KEPT: Final = ROOT / "lab" / "bench"

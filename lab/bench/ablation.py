@@ -74,6 +74,7 @@ STEPS: Final[Mapping[str, tuple[Mapping[tuple[Any, str], Any], Change]]] = {
     "q, k, v as one product": ({(ofa.fold, "_fuse_projections"): _nothing}, _nothing),
     "channels-last": ({}, _row_major),
     "GELU and ReLU within products": ({(onednn, "fuses"): _fuses_nothing}, _nothing),
+    "attention by oneDNN": ({(onednn, "attends"): _fuses_nothing}, _nothing),
     "cross-attention absorbed": ({(Attention, "absorbed"): Attention.forward}, _nothing),
     "bias kept": ({}, no_cache),
     "length filled up to 32": ({(ofa.bias, "_BLOCK"): 1}, _nothing),

@@ -13,6 +13,7 @@ import torch
 
 from lab.bench.timing import timed
 from ofa.precision import best_dtype, name_of
+from ofa.processor import kind
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
@@ -23,6 +24,7 @@ def describe(device: str) -> dict[str, Any]:
     machine: dict[str, Any] = {
         "processor": model,
         "cpus": len(os.sched_getaffinity(0)),
+        "kind": kind(),
         "instructions": [flag for flag in FLAGS if flag in flags],
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "threads": torch.get_num_threads(),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from lab.bench.sides import FP32, REFERENCE
+from lab.bench.sides import FP32, INT8, REFERENCE
 
 Section = Mapping[str, Any]
 Results = dict[str, Any]
@@ -27,8 +27,12 @@ def read(path: Path) -> Results:
 
 
 def merge(results: Results, device: str, section: str, data: Section, machine: Section) -> None:
-    """Replace one section's figures and add when and where they were measured."""
-    results.setdefault(kind_of(device), {})[section] = {
+    """Replace one section's figures and add when and where they were measured. Of ``kinds``, rows of other
+    processors are kept."""
+    sections = results.setdefault(kind_of(device), {})
+    if section == "kinds":
+        data = {**data, "rows": {**sections.get(section, {}).get("rows", {}), **data["rows"]}}
+    sections[section] = {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": dict(machine),
         **data,
@@ -347,6 +351,25 @@ def _ablation(section: Section) -> list[str]:
     return [title, "", *table(("step", "with", "without", "gain"), rows)]
 
 
+def _kinds(section: Section) -> list[str]:
+    names = (REFERENCE, FP32, "bf16", INT8)
+    rows = []
+    for one in section["rows"].values():
+        sides = {name: one["sides"][name] for name in names if name in one["sides"]}
+        slow, fast = sides.get(REFERENCE), min(sides, key=sides.__getitem__)
+        rows.append(
+            (
+                one["processor"],
+                one["kind"] + (" (forced)" if one["forced"] else ""),
+                one["threads"],
+                *(f"{sides[name]:.3f} s" if name in sides else None for name in names),
+                None if slow is None else f"{fast}, {_times(slow / sides[fast])}",
+            )
+        )
+    head = ("processor", "kind", "threads", *names, f"fastest, against {REFERENCE}")
+    return ["### By kind of processor, median of one request without the guard", "", *table(head, rows)]
+
+
 TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "latency": _latency,
     "pictures": _pictures,
@@ -365,4 +388,5 @@ TABLES: Final[Mapping[str, Callable[[Section], list[str]]]] = {
     "agreement": _agreement,
     "margin": _margin,
     "ablation": _ablation,
+    "kinds": _kinds,
 }

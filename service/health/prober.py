@@ -2,7 +2,8 @@
 
 A finite answer to a user is evidence. A probe runs when the latest evidence is older than the interval, and
 regularly even under traffic, since only a probe's label can be compared: the first label on each device and
-dtype is the baseline, and a different label later means ``unstable``. One probe runs at a time.
+dtype is the baseline, and a different label later means ``unstable``. One probe runs at a time. It is not
+guarded: the dtype that it names has decided it, and the weights of a more precise one need not be loaded.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
@@ -85,7 +84,9 @@ class LateLoader:
         try:
             load()
         except Exception as error:
-            failure = error if isinstance(error, InferenceError) else unexpected(error)
+            known = error if isinstance(error, InferenceError) else unexpected(error)
+            # Without its traceback, whose frames hold the memory that may be missing.
+            failure = type(known)(known.message)
             _log.error(
                 "WEIGHTS_NOT_LOADED | NAME=%s | ERROR=%s | MSG=%s | AGAIN_IN=%gs",
                 name,
@@ -94,7 +95,7 @@ class LateLoader:
                 RETRY,
                 exc_info=True,
             )
-            traceback.clear_frames(error.__traceback__)  # they hold the memory that may be missing
+            del known
         else:
             _log.info("WEIGHTS_LOADED | NAME=%s | DURATION=%.2fs", name, time.monotonic() - began)
         with self._lock:

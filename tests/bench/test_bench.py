@@ -15,6 +15,7 @@ import torch
 
 from lab.bench import __main__ as command_line
 from lab.bench.__main__ import SECTIONS, main
+from lab.bench.kinds import kinds
 from lab.bench.processes import MemoryWatch, cpu_seconds
 from lab.bench.report import TABLES, markdown, merge
 from lab.bench.sides import Subject
@@ -23,6 +24,7 @@ from lab.bench.timing import Spread, alternate, bounds
 from lab.parity.folders import SMALL, write_folder
 from ofa.model import EntailmentModel
 from ofa.precision import Moved, moved
+from ofa.processor import kind
 
 #: Figures that each section must have, as dotted paths.
 FIGURES = {
@@ -48,6 +50,7 @@ FIGURES = {
     "agreement": ["side"],
     "margin": ["formats.bf16.all.largest_error", "formats.fp16.configurations.defaults-resnet18.differing"],
     "ablation": ["steps.BatchNorm folded.gain", "steps.bias kept.without"],
+    "kinds": ["rows"],
 }
 
 
@@ -67,7 +70,7 @@ def test_every_section_is_tested_and_has_its_table() -> None:
 
 
 #: Sections that start processes or load the model many times.
-SLOW = ("start", "polling", "ablation")
+SLOW = ("start", "polling", "ablation", "kinds")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,48 @@ def test_figures_of_two_devices_stand_side_by_side() -> None:
 
 
 # ---- measuring -------------------------------------------------------------------------------------------
+
+
+def test_rows_of_other_processors_are_kept() -> None:
+    def row(seconds: float, forced: bool = False) -> dict[str, Any]:
+        sides = {"ModelScope": 4.0, "fp32": 2.0, "bf16": seconds}
+        return {"processor": "one", "kind": "amx", "forced": forced, "threads": 2, "sides": sides}
+
+    machine = {"load_average": 0.0}
+    results: dict[str, Any] = {}
+    merge(results, "cpu", "kinds", {"rows": {"here": row(0.5), "there": row(0.8, forced=True)}}, machine)
+    merge(results, "cpu", "kinds", {"rows": {"here": row(0.4)}}, machine)
+    assert {name: one["sides"]["bf16"] for name, one in results["cpu"]["kinds"]["rows"].items()} == {
+        "here": 0.4,
+        "there": 0.8,
+    }
+    text = markdown(results)
+    assert "10.00×" in text
+    assert "(forced)" in text
+
+
+def test_each_kind_is_measured_in_a_process_that_is_limited_to_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = dict.fromkeys(("scratch", "cache"), tmp_path)
+    subject = Subject(
+        folder=tiny,
+        small=tiny,
+        device="cpu",
+        quick=True,
+        python=None,
+        pairs=4,
+        rounds=1,
+        closer_than=0.0,
+        **folders,
+    )
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "SSE41")  # not this processor's own kind
+    rows = list(kinds(subject)["rows"].values())
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA")
+    assert rows[0]["kind"] == kind()
+    assert not rows[0]["forced"]
+    forced = [(row["kind"], set(row["sides"])) for row in rows[1:]]
+    assert forced == ([("avx2", {"fp32"})] if kind() not in ("avx2", "other") else [])
 
 
 def test_sides_alternate_with_the_same_questions() -> None:

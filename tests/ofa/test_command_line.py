@@ -268,7 +268,7 @@ def test_a_damaged_file_of_a_fetched_model_is_fetched_again(
     assert answers_of(again) == answers_of(first)
 
 
-@pytest.mark.parametrize("arguments", [("--device", "tpu"), ("--device", "cuda:x"), ("--dtype", "int8")])
+@pytest.mark.parametrize("arguments", [("--device", "tpu"), ("--device", "cuda:x"), ("--dtype", "int4")])
 def test_a_wrong_value_is_refused_as_the_service_refuses_it(arguments: tuple[str, str]) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_args(arguments, {})

@@ -288,6 +288,18 @@ def test_texts_of_different_length_share_one_call(tmp_path: Path, tape: Watched)
     assert batches == [4]
 
 
+def test_a_longer_bias_is_other_memory_and_recorded_again(random_folder: Path, tape: Watched) -> None:
+    fast, picture = accelerated(EntailmentModel.load(random_folder), tape), photograph(1, 60, 50)
+    short, long = Pair(picture, "a"), Pair(picture, "a circle " * 20)
+    for _ in range(2):
+        fast.judge([short])
+    assert tape.recordings == 2, "picture and text"
+    fast.judge([long])
+    for _ in range(2):
+        fast.judge([short])
+    assert tape.recordings == 3, "the text"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_reduced_precision_stays_finite_and_close(
     random_folder: Path, tape: Watched, dtype: torch.dtype

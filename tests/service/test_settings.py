@@ -81,7 +81,7 @@ def test_no_two_options_share_a_variable() -> None:
         (["--max-gpu-memory", "-1"], "bytes, or a number with K, M, G or T"),
         (["--timeout", "0"], "a number from 0.01 to 3600 seconds"),
         (["--device", "gpu"], "auto, cpu, cuda, cuda:N"),
-        (["--dtype", "int8"], "auto, fp32, bf16, fp16"),
+        (["--dtype", "int4"], "auto, fp32, bf16, fp16, int8"),
         (["--backend", "onnx"], "native, modelscope"),
         (["--queue-size", "0"], "a whole number from 1 to 100000"),
         (["--host", "a b"], "a host name or an address"),
