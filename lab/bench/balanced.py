@@ -54,11 +54,14 @@ def closed_loop(port: int, picture: bytes, clients: int, seconds: float) -> list
     return spent
 
 
-def instance(held: ExitStack, scratch: Path, threads: int) -> Place:
-    """Start an instance of the demo model and wait until it is ready; 0 threads are torch's default."""
+def instance(held: ExitStack, scratch: Path) -> Place:
+    """Start an instance of the demo model and wait until it is ready.
+
+    With one thread, since two wait for each other where the callers take processors of the same machine.
+    """
     place = Place(*free_ports(2))
     command = [
-        *(sys.executable, "web_app.py", "--model", "demo", "--device", "cpu", "--threads", str(threads)),
+        *(sys.executable, "web_app.py", "--model", "demo", "--device", "cpu", "--threads", "1"),
         *("--host", "127.0.0.1", "--port", str(place.port), "--trusted-proxies", "127.0.0.1"),
         *("--health-host", "127.0.0.1", "--health-port", str(place.health_port), "--page", "off"),
         *("--run-dir", str(scratch / f"run{place.port}")),
@@ -72,11 +75,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         scratch = Path(folder)
         ports: dict[str, int] = {}
-        alone = instance(held, scratch, 0)
+        alone = instance(held, scratch)
         ports["one instance"] = alone.port
         places = {
             "HAProxy, one instance": [alone, alone],
-            "HAProxy, two instances of one thread": [instance(held, scratch, 1) for _ in range(2)],
+            "HAProxy, two instances": [instance(held, scratch) for _ in range(2)],
         }
         for side, pair in places.items():
             (own := scratch / str(len(ports))).mkdir()
