@@ -11,12 +11,15 @@
 #   status   show what runs and its health
 #   logs     show the last lines of every log; follow them on a terminal
 #   doctor   find problems in the logs: since when, why, and how to fix them; -- --json for programs
+#   fleet start|status|stop|restart [--instances N] [--per-gpu]
+#            several instances on this machine, each with a guardian of its own; restart: one after the other
 #   help     show this text
 #
 # Exit status: 0 stopped on request (status: healthy), 1 gave up (status: unhealthy, or without a guardian),
 # 2 wrong usage, 3 another guardian watches this folder (status: nothing runs), 69 a port is already in use at the
 # first start, 78 halted: the configuration of instance or guardian is wrong and a restart cannot fix it.
 # doctor: 0 no problem, 1 warnings, 2 critical, 64 no logs.
+# fleet: 0 all ready, all stopped or (status) all healthy; 1 not all; 3 another fleet command works (status: nothing runs).
 #
 # One guardian watches one instance, identified by OFA_RUN_DIR and the ports. A new guardian adopts the running
 # instance of one that was killed. An instance that exits is restarted whatever its exit code, except 78, 126 and 127;
@@ -43,7 +46,7 @@ set +o posix
 # Not `set -e`: a failing helper or a full disk must not end the watchdog. Failures are handled where they occur.
 set -uo pipefail
 
-declare -ra COMMANDS=(run start stop restart status logs doctor help)
+declare -ra COMMANDS=(run start stop restart status logs doctor fleet help)
 SELF=$(readlink -f -- "${BASH_SOURCE[0]}")
 readonly SELF ROOT=${SELF%/*}
 readonly WEB_APP=$ROOT/web_app.py
@@ -79,6 +82,10 @@ source "$ROOT/guardian/instance.sh"
 source "$ROOT/guardian/watch.sh"
 # shellcheck source=guardian/commands.sh
 source "$ROOT/guardian/commands.sh"
+# shellcheck source=guardian/fleet.sh
+source "$ROOT/guardian/fleet.sh"
+# shellcheck source=guardian/fleet_settings.sh
+source "$ROOT/guardian/fleet_settings.sh"
 
 # --- settings ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +167,11 @@ main() {
     *) command=$1; shift ;;
   esac
   [[ " ${COMMANDS[*]} " == *" $command "* ]] || usage_error "unknown command '$command'; arguments of web_app.py go after --"
+  exec 8<> <(:)
+  if [[ $command == fleet ]]; then
+    command_fleet "$@"
+    return
+  fi
   if [[ $# -gt 0 ]]; then
     [[ $1 == -- ]] || usage_error "unexpected argument '$1'; arguments of web_app.py go after --"
     shift
@@ -167,7 +179,6 @@ main() {
   ARGUMENTS=("$@")
   readonly ARGUMENTS
   if [[ $command != help ]]; then read_limits; read_addresses; read_paths; fi
-  exec 8<> <(:)
   "command_$command"
 }
 

@@ -10,13 +10,17 @@ check_interpreter() {
   exit "$EXIT_CONFIGURATION"
 }
 
-command_run() {
+check_programs() {
   local program
   for program in curl flock head setsid stat tail timeout; do
     command -v -- "$program" >/dev/null && continue
     echo "guardian.sh: $program is not installed. Install it first." >&2
     exit "$EXIT_CONFIGURATION"
   done
+}
+
+command_run() {
+  check_programs
   check_interpreter
   take_lock
   # Before write_lock_owner: commands send signals to the process named there.

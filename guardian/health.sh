@@ -27,9 +27,10 @@ use_socket() {
 }
 
 # Requests the health of the instance. Sets live, started and healthy (yes or no), model, progress, leaving (the exit
-# code that it has announced) and reason. Fails without a complete answer.
+# code that it has announced) and reason; over the socket also ready, phase, queue, evidence_age and device. Fails without
+# a complete answer.
 ask() {
-  live=no started=no healthy=no model='' progress='' leaving='' reason=''
+  live=no started=no healthy=no model='' progress='' leaving='' reason='' ready='' phase='' queue='' evidence_age='' device=''
   if use_socket; then
     ask_socket && return
     # Nothing listens on the socket: an earlier process left it, and the disk has become read-only.
@@ -57,6 +58,11 @@ ask_socket() {
       PROGRESS) progress=$value ;;
       LEAVING) leaving=$value ;;
       REASON) reason=$value ;;
+      READY) ready=$value ;;
+      PHASE) phase=$value ;;
+      QUEUE) queue=$value ;;
+      EVIDENCE_AGE) evidence_age=$value ;;
+      DEVICE) device=$value ;;
       END) complete=yes ;;
     esac
   done <<<"$answer"

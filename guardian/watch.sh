@@ -100,6 +100,10 @@ take_lock() {
 }
 
 exit_held() {
+  if [[ $LOCK_FILE == */fleet.lock ]]; then
+    echo "guardian.sh: another fleet command (process ${guardian:-unknown}) works on $RUN_DIR: wait for it, or end it" >&2
+    exit "$HELD"
+  fi
   echo "guardian.sh: another guardian (process ${guardian:-unknown}) watches $RUN_DIR; see: guardian.sh status" >&2
   exit "$HELD"
 }

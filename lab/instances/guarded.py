@@ -61,6 +61,22 @@ def wait_for(what: str, happened: Callable[[], Any], seen: Callable[[], object] 
         time.sleep(0.02)
 
 
+def kill_all(run_dir: Path) -> None:
+    """Kill all processes that were started for this run directory."""
+    mark = f"OFA_RUN_DIR={run_dir}".encode()
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def read_launches(run_dir: Path) -> list[Launch]:
+    """The launches that the stand-in of the tests has noted."""
+    file = run_dir / "launches"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [Launch(*json.loads(line)) for line in lines]
+
+
 class Guarded:
     """One run directory with its guardians and instances, all killed when the context ends."""
 
@@ -94,19 +110,7 @@ class Guarded:
             guardian.wait()
             if guardian.stdout:
                 guardian.stdout.close()
-        for pid in self._left():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def _left(self) -> list[int]:
-        """Return the PIDs of all processes started for this run directory."""
-        mark = f"OFA_RUN_DIR={self.run_dir}".encode()
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                    found.append(process.pid)
-        return found
+        kill_all(self.run_dir)
 
     def order(self, **orders: object) -> None:
         """Replace the orders for the stand-in instances."""
@@ -172,7 +176,7 @@ class Guarded:
 
     @property
     def launches(self) -> list[Launch]:
-        return [Launch(*json.loads(line)) for line in self.text("launches").splitlines()]
+        return read_launches(self.run_dir)
 
     @property
     def instance(self) -> Launch:

@@ -34,6 +34,21 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def free_range(count: int) -> int:
+    """Return the first of ``count`` ports in a row on 127.0.0.1, free now and not returned before."""
+    candidates = set(_candidates())
+    for first in random.SystemRandom().sample(sorted(candidates), k=len(candidates)):
+        wanted = range(first, first + count)
+        if not candidates.issuperset(wanted):
+            continue
+        with ExitStack() as held, suppress(OSError):
+            for port in wanted:
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            _given.update(wanted)
+            return first
+    raise AssertionError("no range of ports is free")
+
+
 def _candidates() -> list[int]:
     try:
         first = int(EPHEMERAL.read_text().split()[0])

@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from flask import Flask, Response
 
+from service.contract.causes import Refusal
+from service.contract.status import Phase
 from service.contract.times import STOP_CHANNEL
 from service.health.report import Report
 from service.health.wsgi import ServerThread
@@ -42,7 +44,11 @@ def create_app(report: Callable[[], Report]) -> Flask:
 
 
 def lines(report: Report) -> str:
-    """The guardian's input. LEAVING is the announced exit code."""
+    """The guardian's input. LEAVING is the announced exit code; EVIDENCE_AGE is in seconds. READY and the
+    following ones are for its tables."""
+    more: Any = report.more
+    evidence_age = more["evidence"]["age_seconds"]
+    stopping = report.ready.reason == Refusal.STOPPING
     fields = {
         "LIVE": _word(report.live.ok),
         "STARTED": _word(report.startup.ok),
@@ -52,6 +58,11 @@ def lines(report: Report) -> str:
         "PROGRESS": "" if report.startup.ok else report.startup.reason,
         "LEAVING": "" if report.leaving is None else str(report.leaving),
         "REASON": report.live.reason,
+        "READY": _word(report.ready.ok),
+        "PHASE": Phase.STOPPING if stopping else report.details["model"],
+        "QUEUE": str(more["queue"]["waiting"]),
+        "EVIDENCE_AGE": "" if evidence_age is None else f"{evidence_age:.0f}",
+        "DEVICE": more["model"]["device"] or "",
         "END": "yes",
     }
     return "".join(f"{key}={' '.join(value.split())}\n" for key, value in fields.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from service.process.systemd import Systemd
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "visual-entailment.service"
+TEMPLATE = UNIT.with_name("visual-entailment@.service")
 
 LOADING = Report(
     healthy=False,
@@ -88,17 +90,38 @@ def test_a_missing_socket_is_no_error(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("unit", "name"), [(UNIT, UNIT.name), (TEMPLATE, "visual-entailment@2.service")])
+def test_systemd_accepts_the_unit(tmp_path: Path, unit: Path, name: str) -> None:
     """With the paths of this checkout, as systemd-analyze requires that the programs exist."""
-    text = UNIT.read_text().replace("/opt/visual-entailment/.venv/bin/python", sys.executable)
-    unit = tmp_path / UNIT.name
-    unit.write_text(text.replace("/opt/visual-entailment", str(ROOT)))
+    text = unit.read_text().replace("/opt/visual-entailment/.venv/bin/python", sys.executable)
+    (tmp_path / name).write_text(text.replace("/opt/visual-entailment", str(ROOT)))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit],
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / name],
         capture_output=True,
         text=True,
         check=False,
     )
-    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    complaints = [line for line in done.stderr.splitlines() if "visual-entailment" in line]
     assert not complaints
     assert done.returncode == 0, done.stderr
+
+
+def settings_of(unit: Path) -> set[str]:
+    lines = unit.read_text().replace("\\\n", "").splitlines()
+    return {line for line in lines if "=" in line and not line.startswith("#")}
+
+
+def test_the_template_differs_from_the_unit_only_in_what_each_instance_has_of_its_own() -> None:
+    differing = settings_of(UNIT) ^ settings_of(TEMPLATE)
+    names = {"Description", "StateDirectory", "Environment", "EnvironmentFile", "ExecStart"}
+    assert {line.partition("=")[0] for line in differing} == names
+
+
+def test_the_template_gives_each_instance_its_own_ports() -> None:
+    """Its command line, run as systemd would for instance 3, with a program that prints its arguments."""
+    (command,) = (line.partition("=")[2] for line in settings_of(TEMPLATE) if line.startswith("ExecStart="))
+    command = command.replace("/opt/visual-entailment/.venv/bin/python", "echo")
+    words = shlex.split(command.replace("%i", "3").replace("$$", "$"))
+    environment = {"OFA_PORT": "7860", "OFA_HEALTH_PORT": "8000"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1:] == ["--port", "7862", "--health-port", "8002"]

@@ -110,6 +110,11 @@ class Handler(BaseHTTPRequestHandler):
             "PROGRESS": f"loading: {moved}" if loading else "",
             "LEAVING": self.orders.get("leaving") or "",
             "REASON": self.orders.get("says", "ok"),
+            "READY": "no" if loading or self.orders.get("readyz", 200) != 200 else "yes",
+            "PHASE": "loading" if loading else model,
+            "QUEUE": "0",
+            "EVIDENCE_AGE": "1",
+            "DEVICE": "cpu",
             "END": "yes",
         }
         return "".join(f"{key}={value}\n" for key, value in told.items())

@@ -24,13 +24,19 @@ def test_the_socket_is_private_and_answers_the_guardian(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     told = ask(running_service.run_dir)
     assert list(told)[-1] == "END"
-    assert {key: told[key] for key in ("LIVE", "STARTED", "HEALTHY", "MODEL", "LEAVING")} == {
+    expected = {
         "LIVE": "yes",
         "STARTED": "yes",
         "HEALTHY": "yes",
         "MODEL": "loaded",
         "LEAVING": "",
+        "READY": "yes",
+        "PHASE": "loaded",
+        "QUEUE": "0",
+        "DEVICE": "cpu",
     }
+    assert {key: told[key] for key in expected} == expected
+    assert told["EVIDENCE_AGE"].isdigit()
 
 
 @pytest.mark.parametrize("port", ["page", "health"])
