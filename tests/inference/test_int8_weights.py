@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -132,6 +133,20 @@ def test_int8_on_request_needs_no_check(load: Load, guard: bool) -> None:
     assert predictor.dtype == "int8"
     assert len(predictor.judge(QUESTION, go_on)) == 1
     predictor.keep_converted(go_on, unlisted)
+
+
+def test_weights_made_on_request_are_checked_for_auto(load: Load, tmp_path: Path) -> None:
+    load("int8")
+    predictor = load()
+    assert predictor.dtype != "int8", "nothing was checked"
+    predictor.keep_converted(go_on, unlisted)
+    assert predictor.dtype == "int8"
+
+
+def test_a_relative_folder_is_found(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DEMO.parent)
+    monkeypatch.setattr(sys.modules[__name__], "DEMO", Path("demo"))
+    assert load("int8").dtype == "int8"
 
 
 def test_int8_on_request_needs_a_cache(load: Load) -> None:
