@@ -71,7 +71,7 @@ help:
 	@echo 'make setup   create the environment only, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, including a real browser (ARGS="-k name" selects some)'
 	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions'
-	@echo 'make lint    ruff, mypy, import-linter, shellcheck'
+	@echo 'make lint    ruff, mypy, import-linter, shellcheck, Kubernetes manifests'
 	@echo 'make format  format the code'
 	@echo 'make evaluate   accuracy and calibration on labelled data (DATA=file, MODEL=demo, ARGS="--pictures folder")'
 	@echo "make parity  compare with ModelScope's own pipeline (MODEL=hub id for real weights)"
@@ -107,6 +107,7 @@ lint: $(DEV)
 	@rm -f page/*.pyi # Gradio writes these on import, and mypy would read them instead of the code
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m lab.kubernetes
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 
 format: $(DEV)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,8 +136,10 @@ class ConvertedFile:
         if Stamp.of(self.source) != self._stamp:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Not by PID: containers that share the folder have equal ones.
+        token = secrets.token_hex(8)
         part, record_part = (
-            path.with_name(f"{path.name}.{os.getpid()}.part") for path in (self.path, self._record)
+            path.with_name(f"{path.name}.{token}.part") for path in (self.path, self._record)
         )
         try:
             _write_aligned({name: _stored(one) for name, one in state.items()}, part)

@@ -6,6 +6,7 @@ This takes minutes and gigabytes at the large size; the service does it in a pro
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,7 +54,8 @@ def compare(exact: EntailmentModel, low: EntailmentModel, pairs: list[Pair]) -> 
     for _, group in itertools.groupby(pairs, key=lambda pair: id(pair.image)):
         together = list(group)
         for one in map(moved, exact.judge(together), low.judge(together)):
-            if one is None:  # not finite, which the guard recomputes
+            if one is None:  # not finite: the guard would recompute it, each time
+                largest = math.inf
                 continue
             changed += one.differs and one.lead >= margin
             largest = max(largest, one.error if one.lead < SMALL_LEAD else 0.0)

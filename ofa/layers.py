@@ -88,9 +88,12 @@ class Attention(nn.Module):
         wide = (q @ self.k_proj.weight.view(by_head)).reshape(batch, 1, self.heads * length, width)
         keys = context[:, None]  # one wide head
         flat_bias = bias.expand(-1, self.heads, length, -1).reshape(bias.shape[0], 1, self.heads * length, -1)
-        mixed = functional.scaled_dot_product_attention(
-            wide, keys, keys, attn_mask=flat_bias, scale=self.scale
-        )
+        if onednn.attends(wide):
+            mixed = onednn.attention(wide, keys, keys, flat_bias, self.scale)
+        else:
+            mixed = functional.scaled_dot_product_attention(
+                wide, keys, keys, attn_mask=flat_bias, scale=self.scale
+            )
         mixed = mixed.view(batch, self.heads, length, width)
         attended = mixed @ self.v_proj.weight.view(by_head).transpose(1, 2)
         return self._mix(attended + self.v_proj.bias.view(self.heads, 1, -1))

@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 import threading
 import time
@@ -239,7 +238,8 @@ class Uploads:
                 os.close(self._folder_lock)
                 self._folder_lock = lock
             else:
-                if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+                # Without the set-group-ID bit, which a volume of Kubernetes with fsGroup hands down.
+                if found.st_uid != os.getuid() or found.st_mode & 0o777 != 0o700:
                     raise PermissionError(errno.EPERM, "another user created a folder with this name")
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir(0o700)

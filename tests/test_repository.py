@@ -21,6 +21,7 @@ NOT_NEEDED = ("transformers", "fairseq", "torchvision", "torchaudio", "decord")
 # Allowed hosts: this machine, the licence, SVG, papers.
 KNOWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "[::1]", "www.apache.org", "www.w3.org", "arxiv.org"}
 KNOWN_HOSTS |= {"prometheus"}  # the service of that name in deploy/compose.yaml
+KNOWN_HOSTS |= {"visual_entailment_api;", "visual_entailment_page;"}  # upstreams of deploy/nginx
 KNOWN_HOSTS |= {"git-lfs.github.com"}  # in the first line of a Git LFS pointer
 URL = re.compile(r"https?://(\[[0-9a-f:]+\]|[^\s/:\"'`<>()\[\]{}|,\\]+)")
 # Built from parts, so that this file does not match.

@@ -9,7 +9,7 @@ import torch
 
 from lab import ROOT
 from lab.bench.cases import random_pairs
-from lab.bench.sides import FP32, Subject
+from lab.bench.sides import FP32, INT8, Subject, load
 from lab.demo_training.pairs import held_out
 from lab.demo_training.sentences import CATEGORIES
 from ofa.model import EntailmentModel
@@ -38,14 +38,20 @@ class Remembering:
 
 
 def agreement(subject: Subject) -> dict[str, Any]:
-    """Compare random pairs on random weights, and the demo model's held-out pairs."""
-    if subject.low == torch.float32:
-        return {"side": "fp32", "skipped": "nothing faster than fp32 here"}
+    """Compare random pairs on random weights, and held-out pairs of the demo model, in each format."""
+    formats = [] if subject.low == torch.float32 else [subject.low_name]
+    formats = [INT8, *formats] if subject.computes_int8 else formats
+    if not formats:
+        return {"skipped": "nothing faster than fp32 here"}
+    random, demo = random_pairs(subject.pairs, SEED), demo_pairs(10 if subject.quick else DEMO_PAIRS)
     return {
-        "side": subject.low_name,
-        "closer_than": subject.closer_than,
-        "random": _compare(subject, subject.small, random_pairs(subject.pairs, SEED)),
-        "demo": _compare(subject, DEMO, demo_pairs(10 if subject.quick else DEMO_PAIRS)),
+        "sides": {
+            formats[index]: {
+                "random": _compare(subject, subject.small, random, formats[index:]),
+                "demo": _compare(subject, DEMO, demo, formats[index:]),
+            }
+            for index in range(len(formats))
+        }
     }
 
 
@@ -58,11 +64,14 @@ def demo_pairs(count: int) -> list[Pair]:
     ]
 
 
-def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair], formats: Sequence[str]) -> dict[str, Any]:
+    """``formats``: those before fp32, as the guard takes them."""
     exact_model = EntailmentModel.load(folder, subject.device, torch.float32)
-    fast = Remembering(EntailmentModel.load(folder, subject.device, subject.low))
-    low = Step(subject.low_name, subject.closer_than, lambda: fast)  # type: ignore[arg-type,return-value]  # only `judge` is used
-    guard = GuardedModel([low, Step(FP32, MARGINS[FP32], lambda: exact_model)])
+    models = [load(folder, subject.device, name) for name in formats]
+    fast = Remembering(models[0])
+    first = Step(formats[0], MARGINS[formats[0]], lambda: fast)  # type: ignore[arg-type,return-value]  # only `judge` is used
+    between = [Step(name, MARGINS[name], lambda: models[1]) for name in formats[1:]]
+    guard = GuardedModel([first, *between, Step(FP32, MARGINS[FP32], lambda: exact_model)])
     exact: list[Scores] = []
     guarded: list[Scores] = []
     for start in range(0, len(pairs), BATCH):
@@ -75,7 +84,9 @@ def _compare(subject: Subject, folder: Any, pairs: Sequence[Pair]) -> dict[str, 
         "labels": {name: sum(_label(one) == name for one in exact) for name in ("Yes", "No", "Maybe")},
         "differing_without_guard": _differing(exact, fast.answers),
         "differing_with_guard": _differing(exact, guarded),
-        "recomputed_share": round(guard.counts.recomputed[FP32] / guard.counts.judged, 4),
+        "recomputed_share": {
+            name: round(count / guard.counts.judged, 4) for name, count in guard.counts.recomputed.items()
+        },
         "largest_difference": round(
             max(abs(a[name] - b[name]) for a, b in zip(exact, fast.answers, strict=True) for name in a), 5
         ),

@@ -301,17 +301,19 @@ def _agreement(section: Section) -> list[str]:
         return ["### Agreement with fp32", "", f"Not measured: {section['skipped']}."]
     rows = [
         (
+            side,
             f"{name} ({one['folder']})",
             one["pairs"],
             one["differing_without_guard"],
             one["differing_with_guard"],
-            f"{one['recomputed_share']:.1%}",
+            ", ".join(f"{share:.1%} in {step}" for step, share in one["recomputed_share"].items()),
             one["largest_difference"],
         )
-        for name, one in ((key, section[key]) for key in ("random", "demo"))
+        for side, by_pairs in section["sides"].items()
+        for name, one in by_pairs.items()
     ]
-    head = ("pairs", "number", "labels differ, no guard", "with guard", "recomputed", "largest difference")
-    return [f"### Agreement of {section['side']} with {FP32}", "", *table(head, rows)]
+    head = ("format", "pairs", "number", "labels differ, no guard", "with guard", "recomputed")
+    return [f"### Agreement with {FP32}", "", *table((*head, "largest difference"), rows)]
 
 
 def _margin(section: Section) -> list[str]:

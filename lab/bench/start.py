@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from lab.bench.processes import MemoryWatch, running, wait_for, warm
-from lab.bench.sides import FP32, REFERENCE, Subject
+from lab.bench.sides import FP32, INT8, REFERENCE, Subject
 from lab.bench.timing import Spread
 from lab.instances.ports import free_ports
 from lab.reference.process import ReferenceProcess
@@ -25,6 +25,8 @@ def start(subject: Subject) -> dict[str, Any]:
         low = ["--dtype", subject.low_name, "--precision-guard"]
         fast = {subject.low_name: [*low, "off"]}
         sides = fast if subject.quick else {**sides, **fast, subject.guarded_name: [*low, "on"]}
+    if subject.computes_int8 and not subject.quick:
+        sides[f"{INT8}, guard on"] = ["--dtype", INT8]
     first: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     web: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     references: list[dict[str, Any]] = []

@@ -1,4 +1,7 @@
-"""uvicorn on an existing listening socket, with the connection limits of ``service.listening``."""
+"""uvicorn on an existing listening socket, with the connection limits of ``service.listening``.
+
+A short answer is sent in one piece.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from service.http.errors import on_loop_error
 from service.listening import NO_DESCRIPTOR, Connections, Phase, Watch
 
 _SWEEP_TICKS: Final = 10  # of uvicorn's main loop, 0.1 s each
+_JOINED_BYTES: Final = 65_536
 
 
 class Server(uvicorn.Server):
@@ -41,6 +45,43 @@ class Server(uvicorn.Server):
             on_loop_error(loop, context)
 
 
+class JoinedWrites:
+    """The transport of a connection; a short answer is written in one piece.
+
+    uvicorn writes head and body separately. A process killed in between leaves a truncated answer,
+    after which a load balancer cannot repeat the call on another instance, as it can when there is no answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._held = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if len(self._held) + len(data) > _JOINED_BYTES:
+            self._flush()
+            self._transport.write(data)
+            return
+        if data and not self._held:
+            self._loop.call_soon(self._flush)
+        self._held += data
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._held) + self._transport.get_write_buffer_size()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, bytearray()
+        if held:
+            self._transport.write(held)
+
+
 def protocol_of(connections: Connections) -> type[H11Protocol]:
     """Return uvicorn's h11 protocol with every connection registered, for ``uvicorn.Config(http=…)``."""
 
@@ -49,6 +90,7 @@ def protocol_of(connections: Connections) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
             super().connection_made(transport)
+            self.transport = JoinedWrites(transport)  # type: ignore[assignment]
             self.watch = Watch(self.client[0] if self.client else "", time.monotonic())
             if not connections.admit(self):
                 transport.abort()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write to ``path`` atomically."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with temporary.open("w", encoding="utf-8") as stream:
                 json.dump({"format": FORMAT, **asdict(self)}, stream, indent=1)

@@ -1,12 +1,14 @@
-"""The process that makes and checks int8 weights; its arguments are folder, cache, pairs and its parent.
+"""The process that makes and checks int8 weights. Arguments: folder, cache, pairs, niceness, parent.
 
 It has the lowest priority, is the first to be killed when memory is short, and ends with its parent. Its
-result is the record beside the weights. Exit status 0: done, whatever the result.
+result is the record beside the weights. Exit status 0: done, whatever the result; BUSY: another process
+makes them now, for an instance that shares the cache.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
@@ -17,10 +19,11 @@ from typing import Final
 from ofa.int8_check import make
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl.h
-_LOWEST_PRIORITY, _FIRST_TO_DIE = 19, "1000"
+_FIRST_TO_DIE: Final = "1000"
+BUSY: Final = 75  # EX_TEMPFAIL
 
 
-def _settle(parent: int) -> None:
+def _settle(niceness: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     with suppress(OSError, AttributeError):
@@ -28,12 +31,22 @@ def _settle(parent: int) -> None:
     if os.getppid() != parent:  # the parent exited before prctl
         os._exit(1)
     with suppress(OSError):
-        os.nice(_LOWEST_PRIORITY)
+        os.nice(niceness)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_DIE)
 
 
+def _main(folder: Path, cache: Path, pairs: int) -> int:
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "int8.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return BUSY
+        return 0 if make(folder, cache, pairs) is not None else 1
+
+
 if __name__ == "__main__":
-    _folder, _cache, _pairs, _parent = sys.argv[1:]
-    _settle(int(_parent))
-    sys.exit(0 if make(Path(_folder), Path(_cache), int(_pairs)) is not None else 1)
+    _folder, _cache, _pairs, _niceness, _parent = sys.argv[1:]
+    _settle(int(_niceness), int(_parent))
+    sys.exit(_main(Path(_folder), Path(_cache), int(_pairs)))

@@ -9,9 +9,11 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from service.contract.errors import TransientLoadError, UnsupportedModel
 from service.contract.protocols import CancelPoint
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from ofa.model import EntailmentModel
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+NICE: Final = 19  # the lowest priority
 _POLL: Final = 0.2  # seconds between cancel points
+_LAST: Final = 300  # bytes of the child's errors
+_BUSY: Final = 75  # as in int8_child, which imports torch
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +80,8 @@ class Int8Weights:
         if self._forced or not self._used or not int8.supported() or self._cache is None:
             return None
         file = Int8File(self._folder, self._cache)
-        if not file.worthwhile or file.check() is not None:
+        known = file.check()
+        if not file.worthwhile or (known is not None and known.pairs):  # without pairs: made for --dtype int8
             return None
         began = time.monotonic()
         self._make(PAIRS, cancel_point)
@@ -93,25 +99,43 @@ class Int8Weights:
         return check
 
     def _make(self, pairs: int, cancel_point: CancelPoint) -> None:
-        arguments = (str(self._folder), str(self._cache), str(pairs), str(os.getpid()))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service.inference.int8_child", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=_ROOT,
-            process_group=0,  # shields it from Ctrl-C; in a session of its own, its priority would not count
-        )
-        try:
-            while True:
-                cancel_point()
-                try:
-                    code = process.wait(_POLL)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            process.kill()
-            process.wait()
-        if code:
-            raise TransientLoadError(f"The int8 weights could not be made (the process ended with {code}).")
+        """Run the child to its end. Raises TransientLoadError, OSError, and what ``cancel_point`` raises."""
+        assert self._cache is not None
+        places = (str(self._folder.absolute()), str(self._cache.absolute()))
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "service.inference.int8_child"),
+                    *(*places, str(pairs), str(NICE), str(os.getpid())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                cwd=_ROOT,
+                process_group=0,  # shields it from Ctrl-C; in its own session its priority would not count
+            )
+            try:
+                code = _wait(process, cancel_point)
+            finally:
+                process.kill()
+                process.wait()
+            if code == _BUSY and pairs:
+                return  # the next start uses the result
+            if code:
+                raise TransientLoadError(
+                    f"The int8 weights could not be made: the process ended with {code}: {_last_line(errors)}"
+                )
+
+
+def _wait(process: subprocess.Popen[bytes], cancel_point: CancelPoint) -> int:
+    while True:
+        cancel_point()
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_POLL)
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    """The error of the child: it judges bundled pairs only, so there is no user's text in it."""
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - _LAST))
+    return (errors.read().decode(errors="replace").splitlines() or ["no message"])[-1]

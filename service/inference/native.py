@@ -259,15 +259,16 @@ class NativePredictor:
     def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
         if self._cache is None:
             return True
-        from ofa.converted import Checksums, ConvertedFile
+        from ofa.converted import Checksums, Conversion, ConvertedFile
+        from ofa.int8_file import Int8File
         from ofa.precision import DTYPES
 
         checksums, sound = Checksums(listed), True
-        for name in (*DTYPES, "int8"):
-            with load_errors():
-                kept = ConvertedFile(folder, self._cache, name)
-                if kept.path.exists():
-                    sound &= kept.verify(cancel_point, checksums)
+        with load_errors():
+            kept: list[ConvertedFile] = [Conversion(folder, self._cache, dtype) for dtype in DTYPES.values()]
+            for file in (*kept, Int8File(folder, self._cache)):
+                if file.path.exists():
+                    sound &= file.verify(cancel_point, checksums)
         return sound
 
     def keep(self, cancel_point: CancelPoint) -> None:

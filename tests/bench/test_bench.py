@@ -47,7 +47,7 @@ FIGURES = {
     "reading": ["sides.reader.p50", "cost_ms"],
     "overhead": ["picture", "cost_ms"],
     "batch": ["rows", "lists.drawings.share", "lists.photographs.alone_per_second"],
-    "agreement": ["side"],
+    "agreement": ["sides"],
     "margin": ["formats.bf16.all.largest_error", "formats.fp16.configurations.defaults-resnet18.differing"],
     "ablation": ["steps.BatchNorm folded.gain", "steps.bias kept.without"],
     "kinds": ["rows"],

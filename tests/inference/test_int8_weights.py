@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Load the demo model as if it were worth converting; the check takes few pairs."""
     monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
     monkeypatch.setattr("ofa.int8_check.PAIRS", 8)
+    monkeypatch.setattr("service.inference.int8_weights.NICE", 0)  # other tests run beside this one
     loaded: list[NativePredictor] = []
 
     def load(dtype: str = "auto", guard: bool = True, cache: Path | None = tmp_path) -> NativePredictor:
@@ -115,12 +118,35 @@ def test_a_check_that_ends_without_a_result_leaves_the_format(
     assert len(predictor.judge(QUESTION, go_on)) == 1
 
 
+def test_instances_that_share_the_cache_check_once(load: Load, tmp_path: Path) -> None:
+    predictor = load()
+    with (tmp_path / "int8.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the check of another instance
+        predictor.keep_converted(go_on, unlisted)
+        assert predictor.dtype != "int8"
+        assert not list(tmp_path.glob("*-int8*"))
+
+
 @pytest.mark.parametrize("guard", [True, False])
 def test_int8_on_request_needs_no_check(load: Load, guard: bool) -> None:
     predictor = load("int8", guard)
     assert predictor.dtype == "int8"
     assert len(predictor.judge(QUESTION, go_on)) == 1
     predictor.keep_converted(go_on, unlisted)
+
+
+def test_weights_made_on_request_are_checked_for_auto(load: Load, tmp_path: Path) -> None:
+    load("int8")
+    predictor = load()
+    assert predictor.dtype != "int8", "nothing was checked"
+    predictor.keep_converted(go_on, unlisted)
+    assert predictor.dtype == "int8"
+
+
+def test_a_relative_folder_is_found(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DEMO.parent)
+    monkeypatch.setattr(sys.modules[__name__], "DEMO", Path("demo"))
+    assert load("int8").dtype == "int8"
 
 
 def test_int8_on_request_needs_a_cache(load: Load) -> None:

@@ -148,6 +148,24 @@ def test_weights_that_changed_while_they_were_read_are_not_kept(folder_copy: Pat
     assert not (tmp_path / "cache").exists()
 
 
+def test_two_containers_that_share_the_cache_and_have_one_pid_keep_the_same(
+    folder_copy: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    first, second = (EntailmentModel.load(folder_copy, cache=cache) for _ in range(2))
+    between: list[bool] = []
+
+    def while_the_first_writes() -> None:
+        if not between and cache.exists() and list(cache.glob("*.part")):
+            between.append(True)
+            second.keep()
+
+    first.keep(while_the_first_writes)
+    assert between
+    assert list(cache.glob("*.part")) == []
+    assert Conversion(folder_copy, cache, torch.float32).verify()
+
+
 def test_a_full_disk_leaves_nothing_behind(folder_copy: Path, tmp_path: Path) -> None:
     """A file size limit stands in for a full disk: the same writes fail, with another errno."""
     program = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def test_the_largest_values_do_not_wrap(largest: float) -> None:
 @torch.inference_mode()
 def test_zeros_stay_zeros() -> None:
     assert not product(torch.randn(3, 8), torch.zeros(3))(torch.zeros(2, 8)).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@torch.inference_mode()
+def test_values_that_are_not_finite_stay_so(value: float) -> None:
+    """A finite number in their place would hide broken weights from the health probe."""
+    x = torch.ones(2, 3, 8)
+    x[1, 2, 3] = value
+    assert not product(torch.randn(3, 8), torch.zeros(3))(x)[1, 2].isfinite().any()
+
+
+def test_weights_that_are_not_finite_do_not_pass(base: EntailmentModel, state: dict[str, Tensor]) -> None:
+    broken = {**state, "encoder.layers.0.fc1.step": state["encoder.layers.0.fc1.step"] * float("nan")}
+    low = base.in_int8(broken)
+    pairs = fitting(mixed_pairs(4, 11), base.task)
+    assert all(math.isnan(value) for scores in low.judge(pairs) for value in scores.values())
+    assert not compare(base, low, pairs).passed
 
 
 def test_what_is_not_int8_is_shared(base: EntailmentModel, state: dict[str, Tensor]) -> None:

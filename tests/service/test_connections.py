@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from asyncio import selector_events
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -269,3 +270,22 @@ def test_a_tick_leaves_the_loops_handler_alone_also_when_the_count_begins_again(
         raise AssertionError(context)
 
     assert asyncio.run(handler_after_two_first_ticks()) is handler
+
+
+def test_a_short_answer_leaves_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed sends all of an answer or nothing."""
+    written: list[bytes] = []
+    transport = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    write = transport.write
+
+    def recorded(self: asyncio.Transport, data: bytes) -> None:
+        written.append(bytes(data))
+        write(self, data)
+
+    monkeypatch.setattr(transport, "write", recorded)
+    connections = Connections("test", QUICK)
+    with ExitStack() as held:
+        assert Running(serve_asgi(connections, held), connections).status() == 200
+    (answer,) = (data for data in written if data)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"ok" in answer

@@ -244,6 +244,15 @@ def test_a_folder_created_by_another_user_is_not_used(uploads: Uploads) -> None:
         uploads.create("a")
 
 
+def test_the_temporary_folder_may_hand_its_group_down(tmp_path: Path) -> None:
+    """As Kubernetes mounts a volume with fsGroup."""
+    tmp_path.chmod(0o2777)
+    uploads = Uploads(PORT)
+    put(uploads)
+    assert uploads.folder.stat().st_mode & 0o7777 == 0o2700
+    uploads.stop()
+
+
 def test_two_instances_with_one_port_keep_their_folders() -> None:
     """On two addresses, or in two containers that share a temporary folder."""
     first = Uploads(PORT)

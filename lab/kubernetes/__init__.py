@@ -1,0 +1,1 @@
+"""Check the Kubernetes manifests offline, and simulate the kubelet that runs their pod."""
