@@ -99,6 +99,10 @@ class ConvertedFile:
         """Whether the source is large enough for a converted file."""
         return self._stamp.size >= WORTHWHILE
 
+    def of_same_source(self, other: ConvertedFile) -> bool:
+        """Whether both were created for the same version of the weights."""
+        return self._stamp == other._stamp
+
     @property
     def current(self) -> bool:
         """Whether there is a converted file of this source, by sizes and times."""

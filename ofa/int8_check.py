@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ofa import processor
 from ofa.config import TaskConfig
 from ofa.int8_file import Check, Int8File
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
 from ofa.precision import MARGINS, SMALL_LEAD, best_dtype, moved
+from ofa.precision import margin as margin_of
 from ofa.quantize import int8_state
 from ofa.samples import mixed_pairs, sentence
 
@@ -27,14 +29,19 @@ _RANGING = 8  # further pairs, which show the range of the activations
 _SEED = 20_261_126
 
 
-def make(folder: Path, cache: Path, pairs: int = PAIRS) -> Check | None:
+def make(folder: Path, cache: Path, pairs: int = PAIRS, threads: int = 0) -> Check | None:
     """Write the int8 weights of ``folder`` and their check on ``pairs`` pairs. None if the weights changed
     meanwhile.
+
+    Args:
+        threads: CPU threads; 0 leaves them to torch.
 
     Raises:
         OFAError: the folder cannot be used.
         OSError: a file cannot be read or written.
     """
+    if threads:
+        torch.set_num_threads(threads)
     file = Int8File(folder, cache)
     exact = EntailmentModel.load(folder, "cpu", torch.float32, cache)
     state = quantized(exact)
@@ -50,16 +57,18 @@ def quantized(exact: EntailmentModel) -> dict[str, Tensor]:
 
 def compare(exact: EntailmentModel, low: EntailmentModel, pairs: list[Pair]) -> Check:
     """Judge ``pairs`` with both. Pairs that follow each other about one picture share its features."""
-    margin, changed, largest = MARGINS["int8"], 0, 0.0
+    margin, changed, small, largest = MARGINS["int8"], 0, 0, 0.0
     for _, group in itertools.groupby(pairs, key=lambda pair: id(pair.image)):
         together = list(group)
-        for one in map(moved, exact.judge(together), low.judge(together)):
-            if one is None:  # not finite: the guard would recompute it, each time
+        for right, found in zip(exact.judge(together), low.judge(together), strict=True):
+            one, lead = moved(right, found), margin_of(right)
+            if one is None or math.isnan(lead):  # int8 would be of no use, or nothing is known of it
                 largest = math.inf
                 continue
             changed += one.differs and one.lead >= margin
-            largest = max(largest, one.error if one.lead < SMALL_LEAD else 0.0)
-    return Check(len(pairs), changed, largest, margin)
+            if min(one.lead, lead) < SMALL_LEAD:
+                small, largest = small + 1, max(largest, one.error)
+    return Check(len(pairs), changed, small, largest, margin, processor.kind())
 
 
 def fitting(pairs: Iterable[Pair], task: TaskConfig) -> list[Pair]:

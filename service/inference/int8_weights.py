@@ -26,7 +26,8 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 NICE: Final = 19  # the lowest priority
 _POLL: Final = 0.2  # seconds between cancel points
 _LAST: Final = 300  # bytes of the child's errors
-_BUSY: Final = 75  # as in int8_child, which imports torch
+#: Seconds after which a process that makes weights is given up: with their check, and without it.
+_LONGEST, _LONGEST_FORCED = 7200.0, 240.0
 _log = logging.getLogger(__name__)
 
 
@@ -35,11 +36,12 @@ class Int8Weights:
 
     Args:
         dtype: as set by the user: only ``auto`` and ``int8`` use them.
+        threads: CPU threads of the process that makes them.
         guard: whether the precision guard is on, without which ``auto`` does not use int8.
     """
 
-    def __init__(self, folder: Path, cache: Path | None, dtype: str, guard: bool) -> None:
-        self._folder, self._cache = folder, cache
+    def __init__(self, folder: Path, cache: Path | None, dtype: str, guard: bool, threads: int) -> None:
+        self._folder, self._cache, self._threads = folder, cache, threads
         self._forced = dtype == "int8"
         self._used = self._forced or (dtype == "auto" and guard and cache is not None)
 
@@ -65,6 +67,8 @@ class Int8Weights:
         check = file.check()
         if check is None or not (self._forced or check.passed):
             return None
+        if model.conversion is None or not model.conversion.of_same_source(file):
+            return None  # the weights have been replaced since the model was read
         state = file.read_state()
         return None if state is None else model.in_int8(state)
 
@@ -88,9 +92,11 @@ class Int8Weights:
         check = file.check()
         if check is not None:
             _log.info(
-                "INT8_CHECKED | PASSED=%s | PAIRS=%d | CHANGED=%d | ERROR=%.3f | MARGIN=%g | DURATION=%.0fs",
+                "INT8_CHECKED | PASSED=%s | PAIRS=%d | SMALL=%d | CHANGED=%d | ERROR=%.3f | MARGIN=%g | "
+                "DURATION=%.0fs",
                 "yes" if check.passed else "no",
                 check.pairs,
+                check.small,
                 check.changed,
                 check.largest_error,
                 check.margin,
@@ -106,7 +112,7 @@ class Int8Weights:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "service.inference.int8_child"),
-                    *(*places, str(pairs), str(NICE), str(os.getpid())),
+                    *(*places, str(pairs), str(self._threads), str(NICE if pairs else 0), str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -115,23 +121,23 @@ class Int8Weights:
                 process_group=0,  # shields it from Ctrl-C; in its own session its priority would not count
             )
             try:
-                code = _wait(process, cancel_point)
+                code = _wait(process, cancel_point, _LONGEST if pairs else _LONGEST_FORCED)
             finally:
                 process.kill()
                 process.wait()
-            if code == _BUSY and pairs:
-                return  # the next start uses the result
             if code:
                 raise TransientLoadError(
                     f"The int8 weights could not be made: the process ended with {code}: {_last_line(errors)}"
                 )
 
 
-def _wait(process: subprocess.Popen[bytes], cancel_point: CancelPoint) -> int:
-    while True:
+def _wait(process: subprocess.Popen[bytes], cancel_point: CancelPoint, seconds: float) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         cancel_point()
         with suppress(subprocess.TimeoutExpired):
             return process.wait(_POLL)
+    raise TransientLoadError(f"The int8 weights were not made within {seconds:g} s.")
 
 
 def _last_line(errors: IO[bytes]) -> str:

@@ -64,10 +64,11 @@ class LateLoader:
             error, again_at = self._failures.get(model, (None, 0.0))
             if error is not None and self._clock() < again_at:
                 raise type(error)(error.message)
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(model, name, load), name="late-loader", daemon=True
             )
-            self._thread.start()
+            thread.start()  # first, since it may fail
+            self._thread = thread
 
     def stop(self, wait: float) -> bool:
         """Start no further load, and wait up to ``wait`` seconds. False if one still runs."""

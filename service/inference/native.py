@@ -71,6 +71,7 @@ class NativePredictor:
         self._copies: dict[str, tuple[Judge, str]] = {}
         self._home = ""
         self._device = ""
+        self._next: tuple[Judge, str] | None = None  # replaces the copy in use before the next computation
         self._life = 0  # counts loads and closes: a copy read in one is useless in the next
 
     @property
@@ -144,6 +145,9 @@ class NativePredictor:
         """Raises OutOfMemory, DeviceLost, InputError for a premise the prompt cannot take, InferenceError."""
         from ofa.precision import GuardedModel
 
+        with self._lock:
+            if self._next is not None:
+                self._copies[self._device], self._next = self._next, None
         model = self._current()
         if self._load_later is None or not isinstance(model, GuardedModel):
             return _judge(model, pairs, cancel_point)
@@ -235,26 +239,34 @@ class NativePredictor:
 
         model, checksums = self._current(), AsListed()
         model.keep(cancel_point, checksums)
-        if not isinstance(model, GuardedModel) or self._cache is None:
+        if self._cache is None:
             return
         with load_errors():
             exact = Conversion(self._folder, self._cache, torch.float32)
-            if exact.worthwhile and not exact.current:
+            if isinstance(model, GuardedModel) and exact.worthwhile and not exact.current:
                 last = model.steps[-1].load()
                 last.keep(cancel_point, checksums)
                 del last  # if no close call has needed it yet, it need not stay in memory
                 self.empty_cache()
-            self._check_int8(model, cancel_point)
+            self._check_int8(cancel_point)
 
-    def _check_int8(self, model: GuardedModel, cancel_point: CancelPoint) -> None:
-        """Check int8 on these weights once, and use it from now on if it passed."""
+    def _check_int8(self, cancel_point: CancelPoint) -> None:
+        """Check int8 on these weights once, and use it from the next computation on if it passed."""
+        from ofa.precision import GuardedModel
+
         with self._lock:
-            life, device = self._life, self._device
-        if device != "cpu" or device != self._home:
+            device = self._device
+            copy = self._copies.get(device)
+        if copy is None or device != "cpu" or device != self._home:
             return
         check = self._int8().check(cancel_point)
-        if check is not None and check.passed and model is self._current():
-            self._keep(device, self._read(device), life)
+        if check is None or not check.passed:
+            return
+        model, name = copy
+        following = self._in_steps(device, name, model.first if isinstance(model, GuardedModel) else model)
+        with self._lock:
+            if self._copies.get(device) is copy:  # not reloaded meanwhile
+                self._next = following
 
     def verify_converted(self, folder: Path, cancel_point: CancelPoint, listed: Listed) -> bool:
         if self._cache is None:
@@ -284,6 +296,7 @@ class NativePredictor:
         """Drop the model and its cached memory."""
         with self._lock:
             self._copies.clear()
+            self._next = None
             self._device = ""
             self._life += 1
         self.empty_cache()
@@ -307,15 +320,20 @@ class NativePredictor:
         return copy[0]
 
     def _read(self, device: str) -> tuple[Judge, str]:
+        from ofa.model import EntailmentModel
+
+        fallback = device == "cpu" and self._home.startswith("cuda")
+        name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
+        return self._in_steps(device, name, EntailmentModel.load(self._folder, device, dtype, self._cache))
+
+    def _in_steps(self, device: str, name: str, model: EntailmentModel) -> tuple[Judge, str]:
+        """The model in the format ``name`` with int8 before and fp32 after it, as far as they are used."""
         import torch
 
         from ofa.model import EntailmentModel
         from ofa.precision import MARGINS, GuardCounts, GuardedModel, Step
 
-        fallback = device == "cpu" and self._home.startswith("cuda")
-        name, dtype = _choose_dtype(self._wanted_dtype, device, fallback)
         folder, cache = self._folder, self._cache
-        model = EntailmentModel.load(folder, device, dtype, cache)
         in_int8 = self._int8().applied(model) if device == self._home == "cpu" else None
         formats = [(name, model)] if in_int8 is None else [("int8", in_int8), (name, model)]
         name, first = formats[0]
@@ -333,7 +351,10 @@ class NativePredictor:
         return guarded, name
 
     def _int8(self) -> Int8Weights:
-        return Int8Weights(self._folder, self._cache, self._wanted_dtype, self._guard)
+        import torch
+
+        threads = torch.get_num_threads()
+        return Int8Weights(self._folder, self._cache, self._wanted_dtype, self._guard, threads)
 
     def _keep(self, device: str, copy: tuple[Judge, str], life: int) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 
 from page.words import say
 from tests.browser.conftest import Visit
@@ -79,7 +79,11 @@ def wait_for_rows(page: Page, *texts: str) -> None:
 
 
 def reload(visitor: Visit) -> None:
-    visitor.page.reload()
+    try:
+        visitor.page.reload()
+    except Error as error:  # Gradio reloads the page when its server is back, which aborts ours
+        if "ERR_ABORTED" not in error.message:
+            raise
     visitor.page.locator("#judge").wait_for()
     expect(visitor.page.locator("#answer .rows-note")).not_to_be_empty()
 

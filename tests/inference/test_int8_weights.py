@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Load the demo model as if it were worth converting; the check takes few pairs."""
     monkeypatch.setattr("ofa.converted.WORTHWHILE", 1)
     monkeypatch.setattr("ofa.int8_check.PAIRS", 8)
+    monkeypatch.setattr("ofa.int8_file._ENOUGH", 0)
     monkeypatch.setattr("service.inference.int8_weights.NICE", 0)  # other tests run beside this one
     loaded: list[NativePredictor] = []
 
@@ -56,9 +59,11 @@ def record(cache: Path) -> Path:
 def test_a_passed_check_is_used_at_once_and_at_the_next_start(load: Load, tmp_path: Path) -> None:
     predictor = load()
     assert predictor.dtype != "int8", "not checked yet"
+    before = predictor.dtype
     predictor.keep_converted(go_on, unlisted)
-    assert predictor.dtype == "int8"
+    assert predictor.dtype == before, "the format of the last answer"
     assert len(predictor.judge(QUESTION, go_on)) == 1
+    assert predictor.dtype == "int8"
     written = record(tmp_path).stat().st_mtime_ns
     again = load()
     assert again.dtype == "int8"
@@ -120,11 +125,35 @@ def test_a_check_that_ends_without_a_result_leaves_the_format(
 
 def test_instances_that_share_the_cache_check_once(load: Load, tmp_path: Path) -> None:
     predictor = load()
-    with (tmp_path / "int8.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as the check of another instance
-        predictor.keep_converted(go_on, unlisted)
-        assert predictor.dtype != "int8"
-        assert not list(tmp_path.glob("*-int8*"))
+    predictor.keep_converted(go_on, unlisted)
+    found, stamp = record(tmp_path), record(tmp_path).stat().st_mtime_ns
+    kept = found.rename(found.with_suffix(".kept"))  # as if the other instance had not finished yet
+    with found.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def finish() -> None:
+            if any("int8_child" in " ".join(one.cmdline()) for one in psutil.Process().children()):
+                if kept.exists():
+                    kept.rename(found)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+        other = load()
+        other.keep_converted(finish, unlisted)
+    other.judge(QUESTION, go_on)
+    assert other.dtype == "int8"
+    assert found.stat().st_mtime_ns == stamp
+
+
+def test_weights_replaced_since_the_load_are_not_mixed_in(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    monkeypatch.setattr(sys.modules[__name__], "DEMO", folder)
+    predictor = load()
+    os.utime(folder / "pytorch_model.bin", (1, 1))
+    predictor.keep_converted(go_on, unlisted)
+    predictor.judge(QUESTION, go_on)
+    assert predictor.dtype != "int8"
 
 
 @pytest.mark.parametrize("guard", [True, False])
@@ -135,11 +164,14 @@ def test_int8_on_request_needs_no_check(load: Load, guard: bool) -> None:
     predictor.keep_converted(go_on, unlisted)
 
 
-def test_weights_made_on_request_are_checked_for_auto(load: Load, tmp_path: Path) -> None:
+def test_weights_made_on_request_are_checked_for_auto(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofa.int8_file._ENOUGH", 1)
     load("int8")
     predictor = load()
     assert predictor.dtype != "int8", "nothing was checked"
+    monkeypatch.setattr("ofa.int8_file._ENOUGH", 0)
     predictor.keep_converted(go_on, unlisted)
+    predictor.judge(QUESTION, go_on)
     assert predictor.dtype == "int8"
 
 

@@ -111,7 +111,7 @@ def test_the_guard_keeps_the_labels_of_every_configuration(name: str, tmp_path: 
     steps = [Step("int8", MARGINS["int8"], lambda: low), Step("fp32", 0.0, lambda: exact)]
     guarded = [max(one, key=lambda label: one[label]) for one in GuardedModel(steps).judge(pairs)]
     assert guarded == [max(one, key=lambda label: one[label]) for one in exact.judge(pairs)]
-    assert compare(exact, low, pairs).passed
+    assert not compare(exact, low, pairs).changed
 
 
 def test_channels_with_large_values_do_not_cost_precision(base: EntailmentModel) -> None:
@@ -140,7 +140,7 @@ def test_channels_with_large_values_do_not_cost_precision(base: EntailmentModel)
 
 
 def test_weights_are_kept_with_their_check(tmp_path: Path, base: EntailmentModel) -> None:
-    check = make(DEMO, tmp_path, pairs=16)
+    check = make(DEMO, tmp_path, pairs=200)
     assert check is not None
     assert check.passed
     file = Int8File(DEMO, tmp_path)
@@ -162,11 +162,25 @@ def test_broken_weights_do_not_pass(
 @pytest.mark.parametrize(
     ("check", "passed"),
     [
-        (Check(200, 0, 0.2, 0.5), True),
-        (Check(200, 1, 0.2, 0.5), False),
-        (Check(200, 0, 0.6, 0.5), False),
-        (Check(0, 0, 0.0, 0.5), False),
+        (Check(200, 0, 3, 0.2, 0.5, "amx"), True),
+        (Check(200, 1, 3, 0.2, 0.5, "amx"), False),
+        (Check(200, 0, 3, 0.3, 0.5, "amx"), False),  # no factor to spare
+        (Check(200, 0, 2, 0.2, 0.5, "amx"), False),  # too little evidence
+        (Check(0, 0, 0, 0.0, 0.5, "amx"), False),
     ],
 )
 def test_what_passes(check: Check, passed: bool) -> None:
     assert check.passed is passed
+
+
+def test_a_check_of_another_processor_or_margin_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(DEMO, tmp_path, pairs=0)
+    file = Int8File(DEMO, tmp_path)
+    assert file.check() is not None
+    with monkeypatch.context() as other:
+        other.setattr("ofa.processor.kind", lambda: "another")
+        assert file.check() is None
+    monkeypatch.setattr("ofa.int8_file.MARGINS", {"int8": 0.1})
+    assert file.check() is None
