@@ -148,6 +148,7 @@ def test_no_instance_is_taken_down_while_another_one_is_not_ready(two: Fleet) ->
     assert [len(two.launches(number)) for number in (1, 2)] == [1, 1]
 
 
+@pytest.mark.long  # ten seconds and more
 def test_a_restart_with_options_applies_them_and_the_environment_to_all(two: Fleet) -> None:
     guardians = [row["GUARDIAN"] for row in two.rows()]
     code, _ = two.command("restart", "--instances", "3", "--", "--model", "other", OFA_QUEUE_SIZE=7)
@@ -163,6 +164,7 @@ def test_a_restart_with_options_applies_them_and_the_environment_to_all(two: Fle
     assert [two.launches(number)[-1].runs for number in (1, 2, 3)] == [True, False, False]
 
 
+@pytest.mark.long  # ten seconds and more
 def test_a_start_fails_when_an_instance_does_not_become_ready(fleet: Fleet) -> None:
     fleet.plan(1, {"loading": True})
     fleet.plan(2, {"exit": 78})
