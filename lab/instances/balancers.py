@@ -68,6 +68,7 @@ class Balancer:
         }
 
     def wait_ready(self, *names: str) -> None:
+        wait_for("HAProxy to listen on its control socket", self._control.exists)
         wait_for(f"{names} to be ready", lambda: self.ready() == set(names), self.servers)
 
 

@@ -173,6 +173,8 @@ def test_a_large_picture_is_kept_smaller(visit: Open, ready: client.Page, tmp_pa
     visitor.write("one")
     visitor.judge()
     wait_for_rows(visitor.page, "one")
+    # The picture is reduced meanwhile, and stored after the row.
+    visitor.page.wait_for_function(f"async () => (await ({READ})()).groups.length === 1")
     assert stored(visitor.page)["groups"][0]["bytes"] != large.stat().st_size
     # A page that still has the file asks about the file; after a reload, about what the history kept.
     assert told(visitor)["sha"] == hashlib.sha256(large.read_bytes()).hexdigest()
