@@ -1,8 +1,8 @@
 """The picture's and the encoder's products in int8, sharing the rest with the network they were made from.
 
 Weights have one step per output, activations one per product and request: products take one picture and one
-text at a time, so that no request depends on its neighbours. Sums are exact, so the answers do not depend on
-the processor's kernels. :mod:`ofa.quantize` makes the weights.
+text at a time, so that no request depends on its neighbours. Sums are exact; what is not int8 is rounded as
+on each processor. :mod:`ofa.quantize` makes the weights.
 
 oneDNN multiplies, through operations that torch has for its compiler; :func:`supported` checks for them.
 """
