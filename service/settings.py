@@ -267,8 +267,6 @@ class Settings:
     def _check_engine(self, given: Mapping[str, object]) -> None:
         """``given`` are the fields that were set."""
         if self.engine is None:
-            if self.engine_key_file is not None:
-                raise SettingsError("--engine-key-file needs --engine (OFA_ENGINE).", remedy="Unset it.")
             return
         if local := next((name for name in OF_THE_MODEL if name in given), None):
             raise SettingsError(

@@ -69,7 +69,10 @@ def judge(
     word = inference(snapshot, now, evidence_ttl)
     live = _live(snapshot)
     return Report(
-        healthy=_model(snapshot) == Phase.LOADED and word == "success" and live.ok,
+        healthy=snapshot.phase is Phase.LOADED
+        and (snapshot.remote is None or snapshot.remote.phase is Phase.LOADED)
+        and word == "success"
+        and live.ok,
         live=live,
         ready=_ready(snapshot, word),
         startup=_startup(snapshot),
