@@ -175,13 +175,18 @@ class RemoteEngine:
                 self._events.broken("the engine thread died", error)
 
     async def _main(self) -> None:
-        """Return when the engine is stopped; the runner then cancels what is left."""
+        """Return when the engine is stopped and every connection is closed."""
         async with self._client.opened():
             running = (self._closing.wait(), self._watch.run(), self._keep_beating())
             tasks = [asyncio.ensure_future(one) for one in running]
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
             for task in ended:
                 task.result()
+        await asyncio.sleep(0)  # a transport is closed in the next round of the loop
 
     async def _keep_beating(self) -> None:
         while True:

@@ -83,13 +83,16 @@ def answering() -> Iterator[Answering]:
         scripted = Answering(server.server_address[1])
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield scripted
-        server.shutdown()
-        thread.join()
+        try:
+            yield scripted
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _request(file: Any) -> tuple[str, bytes] | None:
-    head = b""
+    if (head := file.read(4)) not in (b"GET ", b"POST"):  # the end, or TLS
+        return None
     while not head.endswith(b"\r\n\r\n"):
         if not (line := file.readline()):
             return None

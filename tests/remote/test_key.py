@@ -127,7 +127,14 @@ def test_a_server_without_tls_or_with_an_unknown_certificate_is_not_reached(over
 
 @pytest.mark.parametrize(
     ("content", "mode"),
-    [("", 0o600), ("\nkey", 0o600), ("two words", 0o600), ("ké", 0o600), ("k" * 600, 0o600), ("key", 0o644)],
+    [
+        ("", 0o600),
+        ("\nkey", 0o600),
+        ("two words", 0o600),
+        ("ké", 0o600),
+        ("k" * 600, 0o600),
+        ("s3cret", 0o644),
+    ],
 )
 def test_a_key_file_that_is_open_to_others_or_without_a_key_is_refused(
     tmp_path: Path, content: str, mode: int
