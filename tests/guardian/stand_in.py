@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
                     {
                         "details": {"model": model},
                         "leaving": self.orders.get("leaving"),
-                        "remote": {"url": "http://x"} if self.orders.get("remote") else None,
+                        "remote": {"url": "http://localhost"} if self.orders.get("remote") else None,
                     }
                 ),
             ),
