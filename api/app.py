@@ -58,8 +58,8 @@ def create_api(
     storing: Executor | None = None,
 ) -> Api:
     """Make the API over ``application``. Starts nothing. ``intake`` runs the calls that read pictures;
-    ``identity`` decides who may ask, by default everyone; without ``batches`` there are none,
-    and ``storing`` runs what reads and writes them."""
+    ``identity`` decides who may ask, by default everyone; without ``batches`` their paths answer
+    ``not_here``, and ``storing`` runs what reads and writes them."""
     routes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     callers = callers or Callers(settings.trusted_proxies)
     identity = identity or Identity(callers=callers)
