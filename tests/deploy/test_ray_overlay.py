@@ -3,7 +3,6 @@ and nothing of Ray by default."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -16,11 +15,11 @@ import pytest
 import yaml
 
 from cluster.arguments import Arguments
+from cluster.local import ENVIRONMENT
 from lab import ROOT
 from lab.kubernetes.__main__ import main
 from lab.kubernetes.container import image_environment, image_folder
 from lab.kubernetes.manifests import FOLDER
-from lab.kubernetes.serve_config import deployments
 from service.intake.readers import HEAVY_BYTES
 from service.settings import Settings, options
 from tests.pods import objects, one
@@ -33,7 +32,9 @@ HEAD = CLUSTER["headGroupSpec"]
 (WORKERS,) = CLUSTER["workerGroupSpecs"]
 SERVE: dict[str, Any] = yaml.safe_load(SPEC["serveConfigV2"])
 (APPLICATION,) = SERVE["applications"]
-IMAGE = (ROOT / "deploy" / "Dockerfile.ray").read_text(encoding="utf-8")
+DOCKERFILE = ROOT / "deploy" / "Dockerfile.ray"
+IMAGE = DOCKERFILE.read_text(encoding="utf-8")
+VARIABLES = image_environment(DOCKERFILE)
 GIB = 1 << 30
 
 
@@ -70,7 +71,6 @@ def ports(group: dict[str, Any]) -> dict[str, int]:
         ("request_timeout_s: 60", "request_timeout: 60", "'request_timeout' was unexpected"),
         ("route_prefix: /", "route_prefix: api", "applications.0.route_prefix"),
         ("max_replicas_per_node: 1", "max_replica_per_node: 1", "'max_replica_per_node' was unexpected"),
-        ("num_cpus: 1", "num_cpu: 1", "'num_cpu' was unexpected"),
         ("applications:", "applications: [", "serveConfigV2"),
         # what they name in cluster/
         (
@@ -89,8 +89,8 @@ def ports(group: dict[str, Any]) -> dict[str, int]:
         ("cpus: 2", "cpus: '2'", "args: cpus"),
         ("max_replicas: 16", "max_replicas: 1", "args: "),
         ("gpus: 0.5", "gpus: 1.5", "args: "),
-        ("--device", "--devices", "args: "),
-        ("--max-rss, 6G", "--max-rss, much", "args: "),
+        ("--device=", "--devices=", "args: "),
+        ("--max-rss=6G", "--max-rss=much", "args: "),
     ],
 )
 def test_a_mistake_fails(
@@ -103,13 +103,6 @@ def test_a_mistake_fails(
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
     assert main([str(tmp_path)]) == 1
     assert said in capsys.readouterr().out
-
-
-def test_the_names_of_deployments_are_read_from_the_code() -> None:
-    source = (
-        'X: Final = "one"\nserve.deployment(A, name=X)\nserve.deployment(B, name="two")\nother(name="no")'
-    )
-    assert deployments(ast.parse(source)) == {"one", "two"}
 
 
 # ---- closed ports ----------------------------------------------------------------------------------------
@@ -127,24 +120,35 @@ def test_ray_s_own_ports_are_open_to_its_pods_and_its_operator_alone() -> None:
     assert opened == {
         "ingress-nginx": ["serve"],
         "kuberay-system": ["dashboard", "serve"],
-        "monitoring": ["metrics"],
+        "monitoring": ["metrics", "serve", 8100],
     }
     assert {"serve", "metrics", "dashboard"} <= set(ports(HEAD))
     assert set(ports(WORKERS)) == {"serve", "metrics"}
     assert ports(HEAD)["serve"] == ports(WORKERS)["serve"] == SERVE["http_options"]["port"]
 
 
+def test_monitoring_reaches_every_replica() -> None:
+    arguments = Arguments.read(APPLICATION["args"])
+    settings = arguments.settings()
+    (rule,) = (
+        r for r in one("NetworkPolicy", NAME, "ray")["spec"]["ingress"] if _namespace(r) == "monitoring"
+    )
+    health = rule["ports"][-1]
+    assert settings.health_host == "0.0.0.0"
+    assert health["port"] == settings.health_port
+    assert health["endPort"] == settings.health_port + (arguments.max_replicas or 0) - 1
+
+
 def _namespace(rule: dict[str, Any]) -> str:
     (source,) = rule["from"]
-    return str(source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"])
+    labels = source.get("namespaceSelector", {}).get("matchLabels", {})
+    return str(labels.get("kubernetes.io/metadata.name"))
 
 
 def test_a_token_is_required_and_no_usage_is_reported() -> None:
     assert CLUSTER["authOptions"] == {"mode": "token", "secretName": NAME}
-    variables = dict(re.findall(r"(\w+)=(\S+)", " ".join(re.findall(r"^ENV (.+)$", IMAGE, re.MULTILINE))))
-    # `ray start` without a mode and without a token is open to everybody.
-    assert variables["RAY_AUTH_MODE"] == "token"
-    assert variables["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert VARIABLES["RAY_AUTH_MODE"] == "token", "or `ray start` without a token is open to everybody"
+    assert VARIABLES["RAY_USAGE_STATS_ENABLED"] == "0"
     created = (FOLDER / "ray" / "kustomization.yaml").read_text()
     assert f"generic {NAME} --from-file=auth_token --from-file=api_keys" in created
 
@@ -208,9 +212,16 @@ def test_the_image_adds_ray_and_the_cluster_code_to_the_default_one() -> None:
     kept = (ROOT / "deploy" / "Dockerfile.ray.dockerignore").read_text().splitlines()
     assert [line for line in kept if line.startswith("!")] == [f"!{name}" for name in copied]
     assert re.findall(r"^USER (\w+)$", IMAGE, re.MULTILINE) == ["root", "service"]
-    assert f"PYTHONPATH={image_folder()}" in IMAGE, "Ray's processes start in other folders"
+    assert VARIABLES["PYTHONPATH"] == image_folder(), "Ray's processes start in other folders"
     images = {container(group)["image"] for group in (HEAD, WORKERS)}
     assert images == {f"{NAME}:1"}
+
+
+def test_ray_is_set_up_as_on_one_machine() -> None:
+    """But for what is of loopback."""
+    expected = ENVIRONMENT | {"PYTHONPATH": image_folder()}
+    del expected["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
+    assert expected == VARIABLES
 
 
 def test_the_probes_ask_ray_and_its_http_proxy() -> None:
@@ -229,14 +240,11 @@ def test_the_probes_ask_ray_and_its_http_proxy() -> None:
 
 def test_the_engines_fit_on_the_workers() -> None:
     arguments = Arguments.read(APPLICATION["args"])
-    (ingress,) = APPLICATION["deployments"]
     resources = container(WORKERS)["resources"]
     on_each = int(resources["limits"]["nvidia.com/gpu"] / arguments.gpus)
-    cpus = on_each * arguments.cpus + ingress["ray_actor_options"]["num_cpus"]
-    assert cpus <= int(resources["requests"]["cpu"])
+    assert on_each * arguments.cpus < int(resources["requests"]["cpu"]), "the ingress takes a share, too"
     assert arguments.max_replicas == on_each * WORKERS["maxReplicas"]
     assert arguments.replicas >= WORKERS["minReplicas"] == WORKERS["replicas"]
-    assert ingress["ray_actor_options"]["num_cpus"] > 0, "with 0, Ray may place it on the head"
     assert HEAD["rayStartParams"]["num-cpus"] == HEAD["rayStartParams"]["num-gpus"] == "0"
     assert SPEC["excludeHeadPodFromServeSvc"] is True
 
