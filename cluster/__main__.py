@@ -2,7 +2,7 @@
 
     python -m cluster --replicas 2 --port 7860 -- --model demo
 
-Exit code 0 after SIGTERM or SIGINT, 1 if the cluster cannot be started, 2 for a wrong argument. Send the signal
+Exit code 0 after SIGTERM or SIGINT, 1 if the cluster cannot be started, 2 for a wrong argument. Send a signal
 to this process alone (systemd: KillMode=mixed): it ends Ray's processes in order.
 """
 

@@ -46,8 +46,8 @@ ENVIRONMENT: Final = {
 def serve_until_signal(
     arguments: Arguments, port: int, make: Callable[[Arguments], Application] | None = None
 ) -> int:
-    """Serve on ``port`` until SIGTERM or SIGINT, by default what ``cluster.app.application`` makes. Returns the
-    exit code."""
+    """Serve on ``port`` until SIGTERM or SIGINT; returns the exit code. ``make`` replaces
+    ``cluster.app.application``."""
     stop = threading.Event()
     _on_signal(stop)
     with cluster(_cpus(arguments)):
