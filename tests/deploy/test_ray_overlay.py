@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -274,14 +275,20 @@ def test_the_budget_leaves_a_worker() -> None:
 
 
 def test_the_default_install_and_image_have_nothing_of_ray() -> None:
-    files = ("requirements.txt", "constraints.txt", "deploy/Dockerfile", "deploy/Dockerfile.dockerignore")
+    """constraints.txt has its versions; it installs nothing."""
     named = [
         (name, line)
-        for name in files
+        for name in (
+            "requirements.txt",
+            "requirements-dev.txt",
+            "deploy/Dockerfile",
+            "deploy/Dockerfile.dockerignore",
+        )
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
         if re.search(r"\bray\b|\bcluster\b", line)
     ]
     assert named == []
+    assert find_spec("ray") is None
 
 
 @pytest.mark.parametrize("present", [False, True], ids=["absent", "present"])
