@@ -10,16 +10,16 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from api.calls import max_concurrent
-from cluster.arguments import Arguments
+from cluster.arguments import INGRESS, JUDGE, Arguments
 from cluster.ingress import Ingress
+from cluster.readiness import STALE_SECONDS
 from cluster.replica import Judge
-from cluster.routing import STALE_SECONDS, STATS_SECONDS
+from cluster.routing import STATS_SECONDS
 from service.contract.times import STOP_TIMEOUT
 
-INGRESS: Final = "ingress"
-JUDGE: Final = "judge"
 #: Two, since the only one would be missing during a rolling update and after a crash.
 INGRESS_REPLICAS: Final = 2
+INGRESS_CPUS: Final = 0.1  # more than nothing, which would be placed on a head node that computes nothing
 INGRESS_ONGOING: Final = 256  # requests in one of them; more wait in Ray's proxy
 INGRESS_QUEUED: Final = 64  # requests that wait in the proxy; more are answered 503 there
 HEALTH_PERIOD: Final = 2.0  # seconds
@@ -28,7 +28,7 @@ START_ATTEMPTS: Final = 3
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Return the application of ``args``, the fields of ``cluster.arguments.Arguments``. Raises ArgumentError.
+    """Return the application of ``args``, the fields of ``Arguments``. Raises ArgumentError.
 
     The import path of a Serve configuration is ``cluster.app:build``.
     """
@@ -67,7 +67,7 @@ def application(arguments: Arguments, judge: type[Judge] = Judge) -> Application
         max_queued_requests=INGRESS_QUEUED,
         graceful_shutdown_timeout_s=STOP_TIMEOUT,
         graceful_shutdown_wait_loop_s=1,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=logging_config,
     )
     flags = arguments.service_flags
@@ -76,8 +76,8 @@ def application(arguments: Arguments, judge: type[Judge] = Judge) -> Application
 
 
 def _scale(arguments: Arguments) -> dict[str, Any]:
-    """Return how many engines there are. Ray counts requests that an engine has accepted and not answered, which
-    are those in its queue and in its batch."""
+    """Return how many engines there are. Ray counts the requests that an engine has accepted and not
+    answered: those in its queue and in its batch."""
     if arguments.max_replicas is None or arguments.max_replicas == arguments.replicas:
         return {"num_replicas": arguments.replicas}
     return {

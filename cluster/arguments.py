@@ -11,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.contract.errors import SettingsError
 from service.settings import Settings
 
-#: The health API of a replica is for its own node unless a flag says otherwise, on any free port, since a node
-#: may run several.
+#: Names of the deployments in Ray.
+JUDGE: Final = "judge"
+INGRESS: Final = "ingress"
+DEPLOYMENTS: Final = (JUDGE, INGRESS)
+#: A replica's health API is for its own node unless a flag says otherwise, and on any free port, since a node
+#: may run several. With --health-port P, replica N listens on P + N.
 REPLICA_FLAGS: Final = ("--health-host", "127.0.0.1", "--health-port", "0")
 CPU_BATCH: Final = 4  # what --max-batch 0 means, see service.settings
 GPU_BATCH: Final = 32
@@ -57,8 +61,8 @@ class Arguments(BaseModel):
             return cls(**given)
         except ValidationError as error:
             allowed = ", ".join(cls.model_fields)
-            wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in error.errors())
-            raise ArgumentError(f"{wrong}. Allowed arguments: {allowed}.") from None
+            wrong = [f"{'.'.join(map(str, one['loc'])) or 'all'}: {one['msg']}" for one in error.errors()]
+            raise ArgumentError(f"{'; '.join(wrong)}. Allowed arguments: {allowed}.") from None
 
     @property
     def service_flags(self) -> list[str]:

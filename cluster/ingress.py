@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from ray import serve
 from ray.exceptions import RayActorError, RayError, TaskCancelledError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -22,28 +23,32 @@ from api.app import reply_to, with_headers
 from api.bodies import JSON_COPIES, Limits, received
 from api.context import attach, context_of
 from api.problems import Problem
-from cluster import routing
+from cluster import readiness
 from cluster.arguments import settings_of
 from cluster.inprocess import Call
 from service.callers import Callers
-from service.contract.causes import ApiCode, Refusal
+from service.contract.causes import Refusal
 from service.http import bodies
 from service.http.bodies import App, Body, ClientDisconnected, Message, Receive, Refused, Reply, Scope, Send
 from service.http.headers import below_root, check_headers, peer_of
 
-#: A replica that takes longer to say that it has a request is taken for stopped, and the request goes to another.
+#: A replica that takes longer to say that it has a request counts as stopped; the request goes to another.
 RECEIPT_SECONDS: Final = 2.0
 #: The replica itself answers at the time limit; this bounds the wait if it does not.
 SPARE_SECONDS: Final = 1.0
-EVIDENCE_SECONDS: Final = 15.0  # reports of replicas count for so long; outlasts a restart of Ray's controller
+EVIDENCE_SECONDS: Final = (
+    15.0  # reports of replicas count for so long; outlasts a restart of Ray's controller
+)
 #: Ray's errors for a replica that died, or cannot be reached, or gave up the request by itself.
 LOST: Final = (RayActorError, WorkerCrashedError, TaskCancelledError)
 #: A replica that answers with one of these has not begun.
 ELSEWHERE: Final = frozenset({Refusal.STOPPING, Refusal.LOADING})
-_CONNECTION: Final = (b"connection", b"content-length")
+#: Headers of a replica's answer that belong to the connection, or are added again here.
+_OWN: Final = frozenset({b"connection", b"content-length", b"x-request-id"})
 log = logging.getLogger("ray.serve")
 
 
+@serve.ingress()
 class Ingress:
     """The deployment. ``judge`` is the handle of the replicas, ``flags`` are theirs."""
 
@@ -93,9 +98,7 @@ class Front:
         await _send(reply, send_with_headers)
 
     def _own(self, path: str) -> Reply | None:
-        """Answer what is not the API's. Raises Problem."""
-        if path == "/v1/batches" or path.startswith("/v1/batches/"):
-            raise Problem(ApiCode.NOT_HERE)
+        """Answer what is not the API's."""
         match path:
             case "/health":
                 return health()
@@ -138,8 +141,8 @@ class Front:
             raise Problem("error") from None
 
     async def _ask(self, call: Call, arrived: float) -> Reply:
-        """Ask a replica, and once more another if it was lost or has not begun. Not more often: a picture that
-        crashes its process would crash one for each try."""
+        """Ask a replica, and another if it was lost or has not begun. Not more often: a picture that crashes
+        its process would crash one for each try."""
         try:
             reply = await self._ask_once(call, arrived, RECEIPT_SECONDS)
             if not _elsewhere(reply):
@@ -183,12 +186,14 @@ def health() -> Reply:
     replicas = [
         {
             "name": report.get("name"),
+            "node": report.get("node"),
+            "pid": report.get("pid"),
             "healthy": _word(report, age, "healthy"),
             "ready": _word(report, age, "ready"),
             "reason": report.get("why"),
             "age_seconds": round(age, 1),
         }
-        for _, report, age in routing.reports()
+        for _, report, age in readiness.reports()
     ]
     healthy = any(one["healthy"] for one in replicas)
     content = {"status": "healthy" if healthy else "unhealthy", "replicas": replicas}
@@ -197,7 +202,7 @@ def health() -> Reply:
 
 def check(word: str) -> Reply:
     """Return 200 if ``word`` of a replica's report is true."""
-    words = [_word(report, age, word) for _, report, age in routing.reports()]
+    words = [_word(report, age, word) for _, report, age in readiness.reports()]
     text = f"{sum(words)} of {len(words)} replicas {word}"
     return Reply(200 if any(words) else 503, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
 
@@ -206,7 +211,7 @@ def targets() -> Reply:
     """Return the health APIs of the replicas in the form of Prometheus' http_sd_configs."""
     found = [
         {"targets": [report["health"]], "labels": {"replica": report["name"], "replica_id": replica_id}}
-        for replica_id, report, age in routing.reports()
+        for replica_id, report, age in readiness.reports()
         if "health" in report and age <= EVIDENCE_SECONDS
     ]
     return _json(found, 200)
@@ -225,8 +230,9 @@ def _json(content: object, status: int) -> Reply:
 
 def _headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     """Return the headers for the replica: those of the client, with one request id for both logs."""
+    dropped = (b"x-request-id", b"transfer-encoding", b"expect")
     sent = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-    kept = [(name, value) for name, value in sent if name not in (b"x-request-id", b"transfer-encoding", b"expect")]
+    kept = [(name, value) for name, value in sent if name not in dropped]
     return [*kept, (b"x-request-id", context_of(scope).request_id.encode())]
 
 
@@ -240,7 +246,7 @@ def _elsewhere(reply: Reply) -> bool:
 
 
 async def _send(reply: Reply, send: Send) -> None:
-    headers = [(name, value) for name, value in reply.headers if name.lower() not in _CONNECTION]
+    headers = [(name, value) for name, value in reply.headers if name.lower() not in _OWN]
     headers.append((b"content-length", str(len(reply.body)).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})

@@ -5,20 +5,20 @@ Ray starts a replacement for a replica whose health check fails, and asks the re
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import ray
 from ray import serve
 
 from cluster import inprocess
 from cluster.arguments import settings_of
 from cluster.inprocess import Call
-from cluster.routing import BEAT
 from service.contract.errors import SettingsError
 from service.contract.times import START_STALL
 
@@ -60,15 +60,16 @@ class Judge:
     # ---- requests ----------------------------------------------------------------------------------------
 
     async def answer(self, *call: Any, spent: float) -> AsyncIterator[tuple[Any, ...] | None]:
-        """Answer one call, the fields of ``Call``, whose time limit is used up by ``spent`` seconds: first None
-        as the receipt, then status, headers and body. Cancelling this cancels the computation."""
+        """Answer a call, the fields of ``Call``: first None as the receipt, then status, headers and body.
+
+        ``spent`` seconds of its time limit are used up. Cancelling this cancels the computation."""
         yield None
         yield tuple(await inprocess.answer(self._app, Call(*call), spent))
 
     # ---- health ------------------------------------------------------------------------------------------
 
     def check_health(self) -> None:
-        """Raises RuntimeError if only a new process helps; a replica that is merely busy or reloading stays."""
+        """Raises RuntimeError if only a new process helps, not while it is merely busy or reloading."""
         report = self.application.report()
         if not report.live.ok:
             raise RuntimeError(f"not live: {report.live.reason}")
@@ -76,7 +77,7 @@ class Judge:
             raise RuntimeError(f"no inference has succeeded for long: {report.details['inference']}")
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """Report to the routers; ``reports`` in ``cluster.routing`` returns it."""
+        """Report to the routers and ingresses, through Ray's controller; see ``cluster.readiness``."""
         report = self.application.report()
         return {
             "ready": report.ready.ok,
@@ -84,9 +85,10 @@ class Judge:
             "live": report.live.ok,
             "why": report.ready.reason,
             "name": self.settings.run_dir.name,
+            "node": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "health": self._health_address(),
-            BEAT: int(time.monotonic()),
+            "beat": int(time.monotonic()),  # so that each report differs from the one before
         }
 
     def __del__(self) -> None:
@@ -101,8 +103,6 @@ class Judge:
 
         It is named after the rank. A rank may change while its replica runs, so that another has its folder.
         """
-        import dataclasses
-
         from service.main import lock_run_dir
 
         rank = serve.get_replica_context().rank.rank
@@ -116,6 +116,7 @@ class Judge:
                 continue
             if lock is not None:
                 stack.callback(os.close, lock)
+            self._number = number
             return dataclasses.replace(settings, run_dir=run_dir)
         raise RuntimeError(f"All run directories below {settings.run_dir} are taken.")
 
@@ -140,7 +141,8 @@ class Judge:
         from service.health.api import Sidecar
         from service.listening import listen
 
-        listener = listen(self.settings.health_host, self.settings.health_port, "--health-port")
+        port = self.settings.health_port and self.settings.health_port + self._number
+        listener = listen(self.settings.health_host, port, "--health-port")
         sidecar = Sidecar(self.application, listener)
         sidecar.start()
         stack.callback(sidecar.stop)
@@ -165,8 +167,6 @@ class Judge:
                 raise RuntimeError(f"Loading makes no progress: {report.startup.reason}.")
 
     def _health_address(self) -> str:
-        import ray
-
         host = self.settings.health_host
         if host in ("0.0.0.0", "::"):
             host = ray.util.get_node_ip_address()
