@@ -82,7 +82,7 @@ def cluster(cpus: int) -> Iterator[Path]:
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / "ray"),  # which Ray makes writable for everybody
         )
         yield folder
         serve.shutdown()
