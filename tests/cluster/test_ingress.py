@@ -157,7 +157,7 @@ def test_a_full_queue_is_not_asked_again(code: str) -> None:
 def test_it_is_asked_again_only_once() -> None:
     handle = Handle([ActorDiedError()], [ActorDiedError()])
     status, _, body = ask(handle)
-    assert (status, body["code"], len(handle.calls)) == (500, "error", 2)
+    assert (status, body["code"], len(handle.calls)) == (503, "no_instance", 2)
     handle = Handle([None, refusal("stopping")], [None, refusal("stopping")])
     assert ask(handle)[2]["code"] == "stopping"
 
