@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from ray.scripts.scripts import start
+from ray.serve import schema
 
 from lab import ROOT
 from lab.instances.guarded import wait_for
@@ -42,10 +44,7 @@ NETWORK = "10.9.0"  # of the two pods alone
 # ---- the configuration -----------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's import
 def test_the_schema_kept_by_hand_has_only_keys_that_ray_knows() -> None:
-    from ray.serve import schema
-
     deploy = json.loads(SCHEMA.read_text())["properties"]
     application = deploy["applications"]["items"]["properties"]
     deployment = application["deployments"]["items"]["properties"]
@@ -55,12 +54,8 @@ def test_the_schema_kept_by_hand_has_only_keys_that_ray_knows() -> None:
     assert deployment.keys() <= schema.DeploymentSchema.model_fields.keys()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ray_accepts_the_configuration_and_the_parameters_of_its_start() -> None:
-    from ray.scripts.scripts import start
-    from ray.serve.schema import ServeDeploySchema
-
-    ServeDeploySchema.model_validate(yaml.safe_load(SPEC["serveConfigV2"]))
+    schema.ServeDeploySchema.model_validate(yaml.safe_load(SPEC["serveConfigV2"]))
     options = {name for option in start.params for name in option.opts}
     for group in (HEAD, WORKERS):
         assert {f"--{name}" for name in group["rayStartParams"]} <= options
