@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from cluster import local
+from cluster.__main__ import main
 from lab import ROOT
 from tests.scaling import DOCUMENT, blocks
 
@@ -18,6 +24,8 @@ RUN = {
         'documented("./guardian.sh fleet start")',
     ),
     "haproxy -c": ("tests/deploy/test_balancers.py", 'documented("haproxy -c")'),
+    # Without make, which would install Ray; the test below compares the two.
+    "make cluster": ("tests/cluster/starting.py", 'Instance(run_dir, "cluster", "--replicas"'),
 }
 COMMANDS = [command for above, commands in blocks() if not above.endswith(NEVER) for command in commands]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -35,6 +43,24 @@ def test_a_test_runs_the_command_unless_it_is_marked(command: str) -> None:
     for start in known:
         file, words = RUN[start]
         assert words in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make cluster")])
+def test_make_cluster_starts_the_cluster_with_arguments_that_it_accepts(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dry = subprocess.run(
+        [*shlex.split(command), "--dry-run", "--no-print-directory"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},  # without variables of a make that runs this test
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    python, *arguments = shlex.split(dry.stdout.splitlines()[-1])
+    assert [Path(python).name, *arguments[:2]] == ["python", "-m", "cluster"]
+    monkeypatch.setattr(local, "serve_until_signal", lambda *_: 0)
+    assert main(arguments[2:]) == 0
 
 
 def test_no_entry_is_left_of_a_command_that_is_gone() -> None:
