@@ -24,6 +24,7 @@ from lab.kubernetes.manifests import FOLDER
 from service.intake.readers import HEAVY_BYTES
 from service.settings import Settings, options
 from tests.pods import objects, one
+from tests.test_repository import tracked
 
 NAME = "visual-entailment-ray"
 LABEL = {"app.kubernetes.io/name": NAME}
@@ -289,6 +290,13 @@ def test_the_default_install_and_image_have_nothing_of_ray() -> None:
     ]
     assert named == []
     assert find_spec("ray") is None
+
+
+def test_only_the_cluster_and_its_tests_import_ray() -> None:
+    """Entries and tests, too, which the contracts of import-linter do not cover."""
+    line = re.compile(r"^\s*(?:import|from) ray\b", re.MULTILINE)
+    importing = [path for path in tracked("*.py") if line.search((ROOT / path).read_text(encoding="utf-8"))]
+    assert {path.parent.as_posix() for path in importing} == {"cluster", "tests/cluster"}
 
 
 @pytest.mark.parametrize("present", [False, True], ids=["absent", "present"])
