@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -42,6 +44,18 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, timeout=PATIENCE)
         yield browser
         browser.close()
+
+
+def wait_until(page: Page, expression: str, holds: Callable[[Any], bool]) -> Any:
+    """Evaluate ``expression``, awaiting a promise, until its value ``holds``; return that value.
+
+    Playwright's wait_for_function takes a promise itself for a true value.
+    """
+    give_up = time.monotonic() + PATIENCE / 1000
+    while not holds(value := page.evaluate(expression)):
+        assert time.monotonic() < give_up, value
+        page.wait_for_timeout(50)
+    return value
 
 
 class Visit:

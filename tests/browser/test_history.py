@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Error, Page, expect
 
 from page.words import say
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, wait_until
 from tests.web import client
 from tests.web.client import serving
 
@@ -24,11 +25,12 @@ ROW = "#answer li.answer"
 READ = """() => new Promise((done) => {
   const opening = indexedDB.open('ofa-questions');
   opening.onsuccess = async () => {
+    const reading = opening.result.transaction(['groups', 'rows']);
     const all = (name) => new Promise((got) => {
-      const asked = opening.result.transaction(name).objectStore(name).getAll();
+      const asked = reading.objectStore(name).getAll();
       asked.onsuccess = () => got(asked.result);
     });
-    const [groups, rows] = [await all('groups'), await all('rows')];
+    const [groups, rows] = await Promise.all([all('groups'), all('rows')]);
     opening.result.close();
     done({groups: groups.map(({picture, ...group}) => ({...group, bytes: picture?.size ?? null})), rows});
   };
@@ -70,12 +72,12 @@ def stored(page: Page) -> dict[str, list[dict[str, object]]]:
 
 def wait_for_rows(page: Page, *texts: str) -> None:
     """Wait until exactly these sentences are stored with their answers, oldest first."""
-    page.wait_for_function(
-        f"async (texts) => {{ const {{rows}} = await ({READ})();"
-        " rows.sort((one, other) => one.at - other.at);"
-        " return JSON.stringify(rows.map((row) => row.answer && row.text)) === JSON.stringify(texts); }",
-        arg=list(texts),
-    )
+
+    def holds(history: dict[str, list[dict[str, Any]]]) -> bool:
+        rows = sorted(history["rows"], key=lambda row: row["at"])
+        return [row["answer"] and row["text"] for row in rows] == list(texts)
+
+    wait_until(page, READ, holds)
 
 
 def reload(visitor: Visit) -> None:
@@ -152,7 +154,7 @@ def test_a_question_without_an_answer_is_kept_and_can_be_tried_again(
         visitor.upload(red_circle)
         visitor.write("hold")
         visitor.page.click("#judge")
-        visitor.page.wait_for_function(f"async () => (await ({READ})()).rows.length === 1")
+        wait_until(visitor.page, READ, lambda history: len(history["rows"]) == 1)
         server.process.kill()
     with serving(tmp_path, port=port):
         reload(visitor)
@@ -173,9 +175,8 @@ def test_a_large_picture_is_kept_smaller(visit: Open, ready: client.Page, tmp_pa
     visitor.write("one")
     visitor.judge()
     wait_for_rows(visitor.page, "one")
-    # The picture is reduced meanwhile, and stored after the row.
-    visitor.page.wait_for_function(f"async () => (await ({READ})()).groups.length === 1")
-    assert stored(visitor.page)["groups"][0]["bytes"] != large.stat().st_size
+    [group] = stored(visitor.page)["groups"]
+    assert group["bytes"] != large.stat().st_size
     # A page that still has the file asks about the file; after a reload, about what the history kept.
     assert told(visitor)["sha"] == hashlib.sha256(large.read_bytes()).hexdigest()
     reload(visitor)
@@ -252,9 +253,8 @@ def test_the_oldest_pictures_leave_a_full_history(
     visitor.upload(red_circle)
     visitor.write("new")
     visitor.judge()
-    visitor.page.wait_for_function(f"async (kept) => (await ({READ})()).groups.length === kept", arg=kept)
     oldest_first = [f"old {at}" for at in range(pictures - kept + 2, pictures + 1)]
-    history = stored(visitor.page)
+    history = wait_until(visitor.page, READ, lambda history: len(history["groups"]) == kept)
     assert sorted(str(row["text"]) for row in history["rows"]) == sorted([*oldest_first, "new"])
     expect(visitor.page.locator(ROW)).to_have_count(kept)
 
@@ -268,7 +268,7 @@ def test_the_oldest_rows_leave_a_full_history(visit: Open, ready: client.Page, r
     visitor.upload(red_circle)
     visitor.write("new")
     visitor.judge()
-    visitor.page.wait_for_function(f"async () => (await ({READ})()).rows.length === 400")
+    wait_until(visitor.page, READ, lambda history: len(history["rows"]) == 400)
     expect(visitor.page.locator(ROW)).to_have_count(400)
     assert "old 51" not in shown(visitor.page)
     assert "old 52" in shown(visitor.page)

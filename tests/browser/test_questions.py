@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from lab.instances.instance import ROOT, Instance
 from page.words import Language, say
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, wait_until
 from tests.heic import heic
 
 Open = Callable[..., Visit]
@@ -66,8 +66,7 @@ def test_the_copied_curl_command_gets_the_same_verdict(
     for kind in ("json", "curl"):
         page.evaluate("navigator.clipboard.writeText('')")
         page.click(f"{ROW} [data-do={kind}]")
-        page.wait_for_function("navigator.clipboard.readText().then((text) => text !== '')")
-        copied[kind] = page.evaluate("navigator.clipboard.readText()")
+        copied[kind] = wait_until(page, "navigator.clipboard.readText()", bool)
     command = copied["curl"].replace("@PICTURE", f"@{EXAMPLES / 'existence.png'}")
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=60)
     (result,) = json.loads(done.stdout)["results"]

@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from page.words import say
 from service import api_keys
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, wait_until
 from tests.web import client
 from tests.web.client import serving
 
@@ -255,8 +255,7 @@ def copied(visitor: Visit, button: Locator) -> str:
     """Press the button and return the clipboard's text."""
     visitor.page.evaluate("navigator.clipboard.writeText('')")
     button.click()
-    visitor.page.wait_for_function("navigator.clipboard.readText().then((text) => text !== '')")
-    return str(visitor.page.evaluate("navigator.clipboard.readText()"))
+    return str(wait_until(visitor.page, "navigator.clipboard.readText()", bool))
 
 
 def test_a_row_and_all_rows_can_be_copied_as_json(asked: Visit) -> None:
