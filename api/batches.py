@@ -73,11 +73,14 @@ _UPLOAD: Final = {
         },
     },
 }
-_ADDRESSED: Final = (ApiCode.NOT_FOUND, ApiCode.NO_ROOM, BatchCode.EXPIRED, BatchCode.BATCHES_OFF)
+_ADDRESSED: Final = (
+    *(ApiCode.NOT_FOUND, ApiCode.NO_ROOM),
+    *(BatchCode.EXPIRED, BatchCode.BATCHES_OFF, BatchCode.NOT_HERE),
+)
 _UPLOADED: Final = (
     *(ApiCode.TOO_SLOW, ApiCode.TOO_LARGE, ApiCode.NO_ROOM, ApiCode.INVALID_FIELD, ApiCode.INVALID_ID),
     *(Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT, *ListCode),
-    *(BatchCode.BATCHES_OFF, BatchCode.BATCH_LIMIT, BatchCode.IDEMPOTENCY_CONFLICT),
+    *(BatchCode.BATCHES_OFF, BatchCode.NOT_HERE, BatchCode.BATCH_LIMIT, BatchCode.IDEMPOTENCY_CONFLICT),
 )
 
 T = TypeVar("T")
@@ -136,7 +139,7 @@ def add_batches(
     root_path: str = "",
 ) -> None:
     """Add the paths under /v1/batches to ``routes``. ``threads`` run what reads and writes the store; without
-    ``batches`` the paths answer ``batches_off``."""
+    ``batches`` the paths answer ``not_here``."""
     served = _Served(batches, threads, identity, root_path)
 
     @routes.post(
@@ -226,7 +229,7 @@ class _Served:
     def batches(self) -> Batches:
         """Raises Problem where there are none."""
         if self._batches is None:
-            raise Problem(BatchCode.BATCHES_OFF)
+            raise Problem(BatchCode.NOT_HERE)
         return self._batches
 
     async def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:

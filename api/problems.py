@@ -49,6 +49,7 @@ STATUS: Final[Mapping[str, int]] = {
     InputCode.IMAGE_BYTES_TOO_LARGE: 413,
     Denial.RATE_LIMIT: 429,
     Denial.CONCURRENT_LIMIT: 429,
+    BatchCode.NOT_HERE: 404,
     BatchCode.IDEMPOTENCY_CONFLICT: 409,
     BatchCode.EXPIRED: 410,
     **dict.fromkeys(ListCode, 422),

@@ -126,6 +126,7 @@ class BatchCode(StrEnum):
     """Why the service does not take a batch, or does not return one, beside an ApiCode and a ListCode."""
 
     BATCHES_OFF = "batches_off"  # no folder that can hold them
+    NOT_HERE = "not_here"  # this server passes calls on to others and keeps no batches
     BATCH_LIMIT = "batch_limit"  # its caller has too many batches, or too many bytes of them
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     EXPIRED = "expired"

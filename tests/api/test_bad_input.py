@@ -177,6 +177,21 @@ def test_other_paths_and_methods_are_refused(
     assert ("allow" in answer.headers) is (answer.status_code == 405)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", ""),
+        *((method, f"/{'0' * 32}") for method in ("GET", "DELETE")),
+        ("GET", f"/{'0' * 32}/results"),
+    ],
+)
+def test_an_api_without_batches_says_that_they_are_not_here(
+    api: httpx.Client, method: str, path: str
+) -> None:
+    answer = api.request(method, f"/v1/batches{path}", headers={"content-type": "text/csv"})
+    assert code(answer) == (404, "not_here")
+
+
 def test_a_chunked_body_is_counted(front: Front, application: ScriptedApplication) -> None:
     head = request("POST", "/v1/judge", "Content-Type: multipart/form-data; boundary=XX", CHUNKED)
     accepted = exchange(base(front), head, chunks(IMAGE, TEXT, END))
