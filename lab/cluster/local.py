@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,11 +14,13 @@ import psutil
 from lab.faults.watcher import fetch
 from lab.instances.instance import Instance
 
+#: Its name begins a rolling update, see lab.cluster.program.
+DEPLOY: Final = "deploy"
 #: How Ray names its processes.
 CONTROLLER: Final = "ray::ServeController"
 PROXY: Final = "ray::ProxyActor"
 START_SECONDS: Final = 150.0  # a bound for a failed run on a busy machine
-INGRESS: Final = "ray::ServeReplica:ofa:api"
+INGRESS: Final = "ray::ServeReplica:visual-entailment:ingress"
 
 
 class Replica(NamedTuple):
@@ -31,8 +34,21 @@ class Replica(NamedTuple):
 class Cluster(Instance):
     """The start program and all that it starts. Use it as a context manager, which kills them at the end."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        super().__init__(folder, *arguments, interpreter=("-m",), program="cluster", environment=environment)
+    def __init__(
+        self,
+        folder: Path,
+        judge: str,
+        replicas: int,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            folder,
+            *(judge, str(replicas), "1", *flags),
+            interpreter=("-m",),
+            program="lab.cluster.program",
+            environment=environment,
+        )
         self._seen: set[psutil.Process] = set()
 
     def __exit__(self, *_: object) -> None:
@@ -54,6 +70,22 @@ class Cluster(Instance):
                         found.append(process.pid)
         return found
 
+    def order(self, kind: str, **more: object) -> None:
+        """Order a fault from all replicas, or from one ``pid``; see lab.faults.inside."""
+        part = self.run_dir / "fault.part"
+        part.write_text(json.dumps({"kind": kind, **more}))
+        part.replace(self.run_dir / "fault.json")
+
+    def deploy(self, *flags: str) -> None:
+        """Begin a rolling update to these flags."""
+        part = self.run_dir / "deploy.part"
+        part.write_text(json.dumps(flags))
+        part.replace(self.run_dir / DEPLOY)
+
+    @property
+    def deployed(self) -> bool:
+        return not (self.run_dir / DEPLOY).exists()
+
     def replicas(self) -> list[Replica]:
         """Ask the ingress for the replicas; empty without an answer."""
         try:
@@ -61,6 +93,18 @@ class Cluster(Instance):
         except (ValueError, LookupError):
             return []
         return [Replica(one["pid"], one["ready"], one["node"]) for one in seen]
+
+    def scrape(self) -> Counter[str]:
+        """Return the sums of the replicas' metrics, by series."""
+        found: Counter[str] = Counter()
+        for one in json.loads(fetch(f"{self.page}/targets")[1]):
+            status, text = fetch(f"http://{one['targets'][0]}/metrics")
+            assert status == 200, one
+            for line in text.decode().splitlines():
+                if not line.startswith("#"):
+                    series, _, value = line.rpartition(" ")
+                    found[series] += float(value)  # type: ignore[assignment]
+        return found
 
     def ready(self) -> set[int]:
         """Return the PIDs of the ready replicas."""

@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 import psutil
 
+from cluster.local import ENVIRONMENT
+from lab import ROOT
 from lab.instances.guarded import wait_for
 
 HEAD: Final = "127.0.0.1"
 PORT: Final = 6379  # free in a network namespace of its own
 ADDRESS: Final = f"{HEAD}:{PORT}"
-STORE_BYTES: Final = 80_000_000  # the least that Ray accepts is 75 MB
+COMMON: Final = (
+    "--block",
+    "--object-store-memory=80000000",  # the least that Ray accepts is 75 MB
+    *("--min-worker-port=0", "--max-worker-port=0"),  # any
+)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -36,23 +41,37 @@ def descendants(pid: int) -> list[psutil.Process]:
 class Nodes:
     """A head without processors and ``count`` nodes with ``cpus`` each, all killed when the context ends."""
 
-    def __init__(self, count: int, cpus: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, count: int, cpus: int) -> None:
         # Not in a test's folder: the path of a socket has at most 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        self._environment = {**os.environ, **environment}
-        self._processes = {
-            HEAD: self._start(
-                HEAD, "--head", f"--port={PORT}", "--num-cpus=0", f"--temp-dir={self._folder}",
-                "--include-dashboard=false",
-            )
-        }  # fmt: skip
-        for number in range(2, count + 2):
-            ip = f"127.0.0.{number}"
-            self._processes[ip] = self._start(ip, f"--address={ADDRESS}", f"--num-cpus={cpus}")
+        token = self._folder / "token"
+        token.write_text(secrets.token_hex(32))
+        #: For programs that use this cluster.
+        self.environment = {
+            **ENVIRONMENT,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # several nodes, although on loopback
+            "RAY_ADDRESS": ADDRESS,
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "PYTHONPATH": str(ROOT),
+        }
+        self._count, self._cpus = count, cpus
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        for ip in self._processes:
-            wait_for(f"node {ip}", partial(self._started, ip), partial(self._output, ip))
+        try:
+            self._start(
+                HEAD,
+                "--head",
+                f"--port={PORT}",
+                "--num-cpus=0",
+                f"--temp-dir={self._folder}",
+                "--include-dashboard=false",
+            )
+            for number in range(2, self._count + 2):  # one after the other: they choose names in one folder
+                self._start(f"127.0.0.{number}", f"--address={ADDRESS}", f"--num-cpus={self._cpus}")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,7 +83,8 @@ class Nodes:
         """Kill a node with everything that runs on it."""
         process = self._processes[ip]
         below = descendants(process.pid)
-        for one in (process, *below):
+        process.kill()
+        for one in below:
             with contextlib.suppress(psutil.Error):
                 one.kill()
         process.wait()
@@ -78,28 +98,22 @@ class Nodes:
                     return True
         return False
 
-    def _output(self, ip: str) -> str:
-        return (self._folder / f"node-{ip}").read_text()
-
-    def _started(self, ip: str) -> bool:
-        assert self._processes[ip].poll() is None, self._output(ip)
-        return "Ray runtime started." in self._output(ip)
-
-    def _start(self, ip: str, *arguments: str) -> subprocess.Popen[bytes]:
-        program = Path(sys.executable).with_name("ray")
-        common = (
-            "--block",
-            "--min-worker-port=0",
-            "--max-worker-port=0",
-            f"--node-ip-address={ip}",
-            f"--object-store-memory={STORE_BYTES}",
-        )
-        with (self._folder / f"node-{ip}").open("wb") as output:
-            return subprocess.Popen(
-                [program, "start", *common, *arguments],
-                env=self._environment,
+    def _start(self, ip: str, *arguments: str) -> None:
+        """Start a node and wait until it runs."""
+        output = self._folder / f"node-{ip}"
+        program = str(Path(sys.executable).with_name("ray"))
+        with output.open("wb") as file:
+            process = self._processes[ip] = subprocess.Popen(
+                [program, "start", f"--node-ip-address={ip}", *arguments, *COMMON],
+                env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+        def started() -> bool:
+            assert process.poll() is None, output.read_text()
+            return "Ray runtime started." in output.read_text()
+
+        wait_for(f"node {ip}", started, output.read_text)

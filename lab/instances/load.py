@@ -32,13 +32,22 @@ class Call(NamedTuple):
 class Load:
     """Clients in a closed loop while the context lasts, and their calls; each has one of ``pictures``.
 
-    ``pause`` is the wait after a call without a verdict, in seconds.
+    ``pause`` is the wait after a call without a verdict, in seconds. With ``distinct`` each client names an
+    address of its own, which a trusted proxy would.
     """
 
-    def __init__(self, port: int, *pictures: bytes, clients: int = CLIENTS, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        *pictures: bytes,
+        clients: int = CLIENTS,
+        pause: float = 0.0,
+        distinct: bool = False,
+    ) -> None:
         self._port = port
         self._pictures = pictures
         self._pause = pause
+        self._distinct = distinct
         self._lock = threading.Lock()  # guards the two below
         self._calls: list[Call] = []
         self._in_flight: dict[int, float] = {}
@@ -82,7 +91,8 @@ class Load:
             with self._lock:
                 self._in_flight[number] = asked
             try:
-                answer = judge(self._port, picture, "there is a red circle")
+                caller = f"192.0.2.{number}" if self._distinct else ""
+                answer = judge(self._port, picture, "there is a red circle", caller=caller)
                 result, retry_after = str(answer.body.get("code", answer.status)), answer.retry_after
                 label = answer.body["results"][0]["label"] if result == VERDICT else ""
             except (OSError, HTTPException, ValueError) as error:  # ValueError: a body that is not JSON

@@ -16,8 +16,10 @@ NODES = ("127.0.0.2", "127.0.0.3")
 
 def test_replicas_of_a_lost_node_come_back_on_the_other(tmp_path: Path) -> None:
     with (
-        Nodes(len(NODES), cpus=4, environment={}) as nodes,
-        Cluster(tmp_path, f"address={nodes.address}", f"replicas={REPLICAS}") as cluster,
+        Nodes(len(NODES), cpus=5) as nodes,
+        Cluster(
+            tmp_path, "FaultyJudge", REPLICAS, "--model", "demo", environment=nodes.environment
+        ) as cluster,
     ):
         cluster.wait_ready(REPLICAS)
         before = cluster.replicas()
