@@ -95,11 +95,12 @@ def _front(
     callers = Callers(settings.trusted_proxies)
     login = page_login(settings, listener.getsockname()[1], callers)
     identity = Identity(application.api_keys, sessions=login, callers=callers)
-    batches = Batches(application, settings)
+    batches = Batches(application, settings) if settings.engine is None else None
     api = ApiSite(application, settings, identity, batches)
     rest: Site = PageSite(application, settings, identity, login, batches) if settings.page_served else api
     sites = {**dict.fromkeys(PREFIXES, api), "": rest}
-    return Front(sites, listener, connections, root_path=settings.root_path, workers=[batches])
+    workers = [] if batches is None else [batches]
+    return Front(sites, listener, connections, root_path=settings.root_path, workers=workers)
 
 
 if __name__ == "__main__":

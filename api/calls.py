@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from api import problems
 from api.bodies import Limits
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 # The application answers by the deadline; this bounds the wait if it fails to.
 SPARE_SECONDS: Final = 10.0
 SPARE_CALLS: Final = 64
+T = TypeVar("T")
 
 
 class Judged(NamedTuple):
@@ -124,7 +125,8 @@ class Calls:
             async with asyncio.timeout(self.settings.timeout + SPARE_SECONDS):
                 running = [loop.run_in_executor(self._intake, one) for one in submissions]
                 submitted = await _all(running)
-                return await asyncio.gather(*map(asyncio.wrap_future, itertools.chain(*submitted)))
+                waiting = [asyncio.ensure_future(_verdicts(one)) for one in submitted]
+                return list(itertools.chain(*await _all(waiting)))
         except TimeoutError:
             log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self.settings.timeout)
             raise Problem("timeout") from None
@@ -153,8 +155,18 @@ def max_concurrent(settings: Settings) -> int:
     return settings.queue_size + SPARE_CALLS
 
 
-async def _all(running: Sequence[asyncio.Future[list[VerdictFuture]]]) -> list[list[VerdictFuture]]:
-    """Wait for all submissions. If some pictures of several cannot be judged, the Problem lists them."""
+async def _verdicts(futures: Sequence[VerdictFuture]) -> list[Verdict]:
+    """Wait for the verdicts on one picture. Raises Problem for input that the engine behind --engine cannot
+    judge."""
+    try:
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except InputError as error:
+        raise problems.of_input(error) from None
+
+
+async def _all(running: Sequence[asyncio.Future[list[T]]]) -> list[list[T]]:
+    """Wait for all submissions, or verdicts. If some pictures of several cannot be judged, the Problem lists
+    them."""
     if len(running) == 1:
         return [await running[0]]
     await asyncio.wait(running)

@@ -12,7 +12,7 @@ from api import schema
 from api.calls import Application
 from service.contract.causes import CalibrationCode
 from service.contract.request import LABELS, MAX_TEXTS
-from service.contract.status import CalibrationState, Phase
+from service.contract.status import CalibrationState, Limits, Phase, Remote
 from service.settings import Settings
 
 
@@ -56,18 +56,22 @@ def add_model(routes: FastAPI, application: Application, settings: Settings) -> 
     async def model() -> Model:
         """Return the served model, its state and the limits of a call."""
         snapshot = application.snapshot()
+        engine = snapshot.remote or Remote("")
+        limits = engine.limits or Limits(
+            MAX_TEXTS, settings.max_chars, settings.max_bytes, settings.max_pixels, settings.timeout
+        )
         return Model(
             model=snapshot.model,
-            state=snapshot.phase,
+            state=snapshot.phase if snapshot.remote is None else engine.phase,
             ready=is_ready(application),
             device=snapshot.device,
             dtype=snapshot.dtype,
             labels=list(LABELS),
-            max_texts=MAX_TEXTS,
-            max_chars=settings.max_chars,
-            max_bytes=settings.max_bytes,
-            max_pixels=settings.max_pixels,
-            timeout=settings.timeout,
+            max_texts=min(MAX_TEXTS, limits.max_texts),
+            max_chars=min(settings.max_chars, limits.max_chars),
+            max_bytes=min(settings.max_bytes, limits.max_bytes),
+            max_pixels=limits.max_pixels,  # decoded by the engine alone
+            timeout=min(settings.timeout, limits.timeout),
             calibration=_calibration(snapshot.calibration),
         )
 

@@ -27,6 +27,7 @@ RETRY_SECONDS: Final[Mapping[str, int]] = {
     Refusal.LOADING: 5,
     Refusal.STOPPING: 10,
     Refusal.STUCK: 5,
+    Refusal.NO_INSTANCE: 5,
     Refusal.CALLER_LIMIT: 1,
     Refusal.QUEUE_FULL: 1,
     Refusal.TOO_LATE: 1,
@@ -165,6 +166,8 @@ def content(problem: Problem, context: Context) -> dict[str, Any]:
         "detail": texts[problem.text].format_map(_Values(problem.values)),
         "request_id": context.request_id,
     }
+    if problem.values and problem.code in set(InputCode):
+        found["facts"] = dict(problem.values)
     if problem.columns:
         found["columns"] = list(problem.columns)
     return found if problem.errors is None else {**found, "errors": list(problem.errors)}

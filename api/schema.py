@@ -30,7 +30,8 @@ JUDGED: Final = (
     *(InputCode.IMAGE_BYTES_TOO_LARGE, InputCode.PREMISE_REFUSED, InputCode.PREMISE_NEEDED),
     *(ApiCode.INVALID_FIELD, ApiCode.INVALID_ID),
     *(Denial.TEXTS_OVER_LIMIT, Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT),
-    *(Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK, Refusal.LOADING, "timeout"),
+    *(Refusal.QUEUE_FULL, Refusal.TOO_LATE, Refusal.STUCK, Refusal.LOADING, Refusal.NO_INSTANCE),
+    "timeout",
 )
 
 #: How a key is sent, where the service asks for one.
@@ -91,6 +92,11 @@ _PROBLEM: Final = {
         "code": {"type": "string", "enum": sorted(map(str, STATUS))},
         "detail": {"type": "string", "description": "In English or Chinese, by Accept-Language"},
         "request_id": {"type": "string"},
+        "facts": {
+            "type": "object",
+            "description": "The values in the detail of an input error, such as limit",
+            "additionalProperties": {"type": ["string", "number"]},
+        },
         "columns": {
             "type": "array",
             "description": "The columns of a list that lacks one",

@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     from cluster import local
 
-    return local.serve_until_signal(arguments, given.port)
+    port = arguments.settings().port if given.port is None else given.port
+    return local.serve_until_signal(arguments, port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpus", type=int, default=1, help="processor cores of each engine (default: 1)")
     parser.add_argument("--gpus", type=float, default=0, help="share of a GPU of each engine (default: 0)")
     parser.add_argument(
-        "--port", type=int, default=7860, help="port of the API, 0: a free one (default: 7860)"
+        "--port", type=int, help="port of the API, 0: a free one (default: OFA_PORT, or 7860)"
     )
     parser.add_argument("flags", nargs="*", metavar="FLAG", help="flags of the service, after --")
     return parser

@@ -136,6 +136,9 @@ class Front:
             raise Problem(Refusal.QUEUE_FULL) from None
         except DeploymentUnavailableError:
             raise Problem(Refusal.LOADING) from None
+        except LOST as error:
+            log.warning("NO_INSTANCE | ERROR=%s", type(error).__name__)
+            raise Problem(Refusal.NO_INSTANCE) from None
         except (RayError, RayServeException, StopAsyncIteration) as error:
             log.error("NO_ANSWER | ERROR=%s", type(error).__name__)
             raise Problem("error") from None

@@ -40,6 +40,8 @@ ENVIRONMENT: Final = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # A replica that fails its health check is killed at once. Ray would wait for it to end, which it may not.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # By default, engines would run at the lowest priority but four.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -82,7 +84,7 @@ def cluster(cpus: int) -> Iterator[Path]:
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / "ray"),  # which Ray makes writable for everybody
         )
         yield folder
         serve.shutdown()

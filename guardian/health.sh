@@ -27,10 +27,10 @@ use_socket() {
 }
 
 # Requests the health of the instance. Sets live, started and healthy (yes or no), model, progress, leaving (the exit
-# code that it has announced) and reason; over the socket also ready, phase, queue, evidence_age and device. Fails without
+# code that it has announced), reason and remote (its model is in another process); over the socket also ready, phase, queue, evidence_age and device. Fails without
 # a complete answer.
 ask() {
-  live=no started=no healthy=no model='' progress='' leaving='' reason='' ready='' phase='' queue='' evidence_age='' device=''
+  live=no started=no healthy=no model='' progress='' leaving='' reason='' ready='' phase='' queue='' evidence_age='' device='' remote=no
   if use_socket; then
     ask_socket && return
     # Nothing listens on the socket: an earlier process left it, and the disk has become read-only.
@@ -63,6 +63,7 @@ ask_socket() {
       QUEUE) queue=$value ;;
       EVIDENCE_AGE) evidence_age=$value ;;
       DEVICE) device=$value ;;
+      REMOTE) remote=$value ;;
       END) complete=yes ;;
     esac
   done <<<"$answer"
@@ -95,6 +96,7 @@ ask_ports() {
   fetch -- "$base/health"
   reason=${answer//[[:cntrl:]]/ }
   [[ $answer =~ \"details\":\ *\{[^}]*\"model\":\ *\"([a-z]+)\" ]] && model=${BASH_REMATCH[1]}
+  [[ $answer =~ \"remote\":\ *\{ ]] && remote=yes
   return 0
 }
 
@@ -170,6 +172,8 @@ check_health() {
   healthy_since=''
   if [[ $started != yes ]]; then
     check_loading "$progress"
+  elif [[ $remote == yes ]]; then # only its engine is unhealthy, which a restart here would not help
+    loading_since='' unhealthy_since=''
   elif [[ $model == loading ]]; then # a reload
     check_loading reloading
   else

@@ -7,6 +7,7 @@ from html import escape
 from page import pending
 from page.verdicts import device_name
 from page.words import Language, say_html
+from service.contract.causes import Refusal
 from service.contract.status import Phase, Progress, Snapshot
 
 MEGABYTE = 1_000_000
@@ -21,8 +22,10 @@ STATES = {
 
 
 def state_of(snapshot: Snapshot) -> str:
-    """Return the state: loading, ready, degraded, failed or stopping."""
+    """Return the state: loading, ready, degraded, failed, stopping or no_instance."""
     state = STATES[snapshot.phase]
+    if state == "ready" and snapshot.activity.refusal in (Refusal.LOADING, Refusal.NO_INSTANCE):
+        return str(snapshot.activity.refusal)  # of the engine behind --engine
     return "degraded" if state == "ready" and snapshot.degraded else state
 
 

@@ -208,11 +208,14 @@ class Handlers:
         return Caller(self._callers.of(str(client.host), request.headers))
 
     async def _answer(self, awaited: asyncio.Future[Verdict]) -> Verdict:
+        """Raises InputError that the engine behind --engine has found."""
         try:
             return await asyncio.wait_for(awaited, self._limit + SPARE_SECONDS)
         except TimeoutError:
             log.error("BROKEN | MSG=no answer by the deadline | LIMIT=%gs", self._limit)
             return Verdict.none("timeout")
+        except InputError:
+            raise
         except Exception as error:
             return _failed(error)
 

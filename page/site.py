@@ -62,7 +62,8 @@ class PageSite:
         self._callers = Callers(settings.trusted_proxies)
         self._batches = batches
         # The tab calls the API from the browser, which has no key.
-        self._batch_tab = settings.page != "open" or identity is None or not identity.required
+        asks_freely = settings.page != "open" or identity is None or not identity.required
+        self._batch_tab = asks_freely and settings.engine is None
         if identity is None or settings.page == "open":
             identity = Identity(callers=self._callers)
         self._identity = identity

@@ -1,11 +1,13 @@
 """API keys: a file of names, hashes and limits, reloaded when it changes; and the command that makes a key.
 
-    python -m service.api_keys make NAME --file FILE [--per-minute N] [--concurrent N]
+    python -m service.api_keys make NAME --file FILE [--per-minute N] [--concurrent N] [--trusted]
 
-A line of the file is ``NAME SHA256 PER_MINUTE CONCURRENT``, separated by spaces or tabs; empty lines and
-those that begin with ``#`` are skipped. The file holds no key, only the SHA-256 of each in hexadecimal. It
-must belong to the service's user with no access for others (0600), or to root with read access for the
-service's group at most (0640), as Kubernetes mounts a Secret.
+A line of the file is ``NAME SHA256 PER_MINUTE CONCURRENT [trusted]``, separated by spaces or tabs; empty
+lines and those that begin with ``#`` are skipped. The file holds no key, only the SHA-256 of each in
+hexadecimal. It must belong to the service's user with no access for others (0600), or to root with read
+access for the service's group at most (0640), as Kubernetes mounts a Secret.
+
+A trusted key is that of a page in front of this instance (--engine), which names the caller of each request.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import logging
 import os
 import re
 import secrets
-import stat
 import sys
 import threading
 import time
@@ -28,12 +29,16 @@ from pathlib import Path
 from typing import Final
 
 from service.contract.errors import SettingsError
+from service.private_file import PrivateFile
 
 #: Begins with a letter and has no colon, so that no name is also an address: both identify callers.
 NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+#: Between the caller whom a trusted key names and the name of that key.
+AT: Final = "@"
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,4}")
-FORM: Final = "NAME SHA256 PER_MINUTE CONCURRENT"
+FORM: Final = "NAME SHA256 PER_MINUTE CONCURRENT [trusted]"
+TRUSTED: Final = "trusted"
 PREFIX: Final = "ofa_"  # lets secret scanners recognise a key
 KEY_BYTES: Final = 32
 PER_MINUTE: Final = 60  # defaults of the command
@@ -43,17 +48,18 @@ MAX_BYTES: Final = 1 << 18
 CHECK_SECONDS: Final = 1.0  # between two looks at the file
 
 log = logging.getLogger(__name__)
-_Signature = tuple[int, ...] | None  # changes with the file; None while there is no file
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key's owner and limits: ``per_minute`` requests started, ``concurrent`` requests running."""
+    """A key's owner and limits: ``per_minute`` requests started, ``concurrent`` requests running. Of a
+    ``trusted`` one it is believed who the caller is."""
 
     name: str
     digest: bytes
     per_minute: int
     concurrent: int
+    trusted: bool = False
 
 
 class ApiKeys:
@@ -62,9 +68,10 @@ class ApiKeys:
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._file = _file(path)
         self._clock = clock
         self._lock = threading.Lock()  # guards everything below
-        self._signature = _signature(path)
+        self._signature = self._file.signature()
         self._keys = read(path)
         self._checked = clock()
         self._outdated = False
@@ -94,7 +101,7 @@ class ApiKeys:
         if now - self._checked < CHECK_SECONDS:
             return
         self._checked = now
-        if (signature := _signature(self._path)) == self._signature:
+        if (signature := self._file.signature()) == self._signature:
             return
         self._signature = signature
         try:
@@ -109,80 +116,65 @@ class ApiKeys:
 
 def name_of(caller: str) -> str | None:
     """Return the name of the key by which a caller is known, None for an address."""
-    return caller if NAME.fullmatch(caller) else None
+    name = caller.rpartition(AT)[2]
+    return name if NAME.fullmatch(name) else None
 
 
 def read(path: Path) -> tuple[Key, ...]:
     """Return the keys in the file. Raises SettingsError, whose message quotes nothing of the file."""
-    try:
-        # Non-blocking, as the path may be a pipe.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            _check_private(path, os.fstat(file.fileno()))
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _refused(f"The API keys file {path} cannot be read: {error.strerror}.") from error
-    if len(content) > MAX_BYTES:
-        raise _refused(f"The API keys file {path} is larger than {MAX_BYTES} bytes.")
+    file = _file(path)
+    content = file.read(MAX_BYTES)
     keys = [
-        _key(f"Line {number} of the API keys file {path}", fields)
+        _key(file, f"Line {number} of the API keys file {path}", fields)
         for number, line in enumerate(content.decode("latin-1").split("\n"), 1)
         if (fields := line.split()) and not fields[0].startswith("#")
     ]
     if not 0 < len(keys) <= MAX_KEYS:
-        raise _refused(f"The API keys file {path} has {len(keys)} keys. Allowed: 1 to {MAX_KEYS}.")
+        raise file.refused(f"{file} has {len(keys)} keys. Allowed: 1 to {MAX_KEYS}.")
     for values in ([key.name for key in keys], [key.digest for key in keys]):
         if len(set(values)) < len(keys):
-            raise _refused(f"The API keys file {path} has a name or a key twice.")
+            raise file.refused(f"{file} has a name or a key twice.")
     return tuple(keys)
 
 
-def make(path: Path, name: str, per_minute: int = PER_MINUTE, concurrent: int = CONCURRENT) -> str:
+def make(
+    path: Path,
+    name: str,
+    per_minute: int = PER_MINUTE,
+    concurrent: int = CONCURRENT,
+    *,
+    trusted: bool = False,
+) -> str:
     """Return a new key, whose line is appended to the file; create the file if it is missing. Raises
     SettingsError."""
-    secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    line = f"{name} {_digest(secret).hex()} {per_minute} {concurrent}"
-    _key("The new key's line", line.split())
+    secret, private = PREFIX + secrets.token_urlsafe(KEY_BYTES), _file(path)
+    line = f"{name} {_digest(secret).hex()} {per_minute} {concurrent}{f' {TRUSTED}' if trusted else ''}"
+    _key(private, "The new key's line", line.split())
     try:
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            _check_private(path, status := os.fstat(file.fileno()))
+            private.check(status := os.fstat(file.fileno()))
             size = status.st_size
             if size and name in (key.name for key in read(path)):
-                raise _refused(f"The API keys file {path} already has a key named {name}.")
+                raise private.refused(f"{private} already has a key named {name}.")
             ended = not size or os.pread(file.fileno(), 1, size - 1) == b"\n"
             file.write(("" if ended else "\n").encode() + f"{line}\n".encode())
     except OSError as error:
-        raise _refused(f"The API keys file {path} cannot be written: {error.strerror}.") from error
+        raise private.refused(f"{private} cannot be written: {error.strerror}.") from error
     return secret
 
 
-def _key(place: str, fields: Sequence[str]) -> Key:
+def _key(file: PrivateFile, place: str, fields: Sequence[str]) -> Key:
     patterns = (NAME, _DIGEST, _NUMBER, _NUMBER)
-    if len(fields) != len(patterns) or not all(map(re.Pattern.fullmatch, patterns, fields)):
-        raise _refused(f"{place} is not of the form {FORM}.")
-    return Key(fields[0], bytes.fromhex(fields[1]), int(fields[2]), int(fields[3]))
+    limits, marks = fields[: len(patterns)], fields[len(patterns) :]
+    known = len(limits) == len(patterns) and all(map(re.Pattern.fullmatch, patterns, limits))
+    if not known or marks not in ([], [TRUSTED]):
+        raise file.refused(f"{place} is not of the form {FORM}.")
+    return Key(fields[0], bytes.fromhex(fields[1]), int(fields[2]), int(fields[3]), bool(marks))
 
 
-def _check_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _refused(f"The API keys file {path} is not a regular file.")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise _refused(f"The API keys file {path} belongs to another user.")
-    allowed = 0o700 if status.st_uid == os.geteuid() else 0o750
-    if stat.S_IMODE(status.st_mode) & ~allowed:
-        raise _refused(f"The API keys file {path} is accessible to other users.", f"Run: chmod 600 {path}")
-
-
-def _refused(message: str, remedy: str = "Make keys with: python -m service.api_keys make.") -> SettingsError:
-    return SettingsError(message, remedy=remedy, code="api_keys")
-
-
-def _signature(path: Path) -> _Signature:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+def _file(path: Path) -> PrivateFile:
+    return PrivateFile(path, "API keys file", "api_keys", "Make keys with: python -m service.api_keys make.")
 
 
 def _digest(secret: str) -> bytes:
@@ -201,9 +193,13 @@ def main(argv: Sequence[str]) -> int:
     command.add_argument(
         "--concurrent", type=int, default=CONCURRENT, help="requests at once; default %(default)s"
     )
+    command.add_argument(
+        "--trusted", action="store_true", help="for a page in front (--engine), which names its callers"
+    )
     options = parser.parse_args(list(argv))
     try:
-        print(make(options.file, options.name, options.per_minute, options.concurrent))
+        limits = options.per_minute, options.concurrent
+        print(make(options.file, options.name, *limits, trusted=options.trusted))
     except SettingsError as error:
         print(f"api_keys: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
         return error.exit_code

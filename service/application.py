@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from PIL import Image
 
@@ -25,12 +25,12 @@ from service.contract.errors import (
     ShuttingDown,
 )
 from service.contract.events import Listener
+from service.contract.protocols import RequestEngine
 from service.contract.request import MAX_TEXTS, Request, Source, Verdict, VerdictFuture, new_id
 from service.contract.status import Phase, Snapshot, Status
 from service.health.report import Report
-from service.inference.engine import Engine
 from service.inference.jobs import no_verdict, places_per_caller
-from service.intake.prepare import Intake, raw_pair, size_in
+from service.intake.prepare import Prepared, raw_pair, size_in
 from service.lifecycle import RESTARTING, Supervisor
 from service.operations import Operations
 from service.settings import Settings
@@ -41,6 +41,27 @@ from service.telemetry.reporter import Reporter
 
 PROBE_TEXT: Final = "a photo"
 PROBE_PICTURE: Final = Image.new("RGB", (64, 64), (128, 128, 128))
+
+
+class Prepares(Protocol):
+    """The part of the intake that the application uses; see service.intake.prepare.Intake."""
+
+    @property
+    def takes_premise(self) -> bool | None: ...
+
+    def prepare(
+        self,
+        image: object,
+        hypotheses: Sequence[object],
+        premise: object,
+        *,
+        deadline: float,
+        caller: str,
+        wanted: VerdictFuture,
+        probe: bool = False,
+    ) -> Prepared: ...
+
+    def thumbnail(self, image: bytes, most: int, *, deadline: float, caller: str) -> bytes: ...
 
 
 class Application:
@@ -54,8 +75,8 @@ class Application:
         supervisor: Supervisor,
         operations: Operations,
         status: Status,
-        intake: Intake,
-        engine: Engine,
+        intake: Prepares,
+        engine: RequestEngine,
         events: Listener,
         reporter: Reporter,
         metrics: Metrics,
@@ -128,7 +149,8 @@ class Application:
             futures: the futures to use. Cancelling one ends its request wherever it is; cancelling all ends
                 the decoding, too.
 
-        Raises InputError for input that cannot be judged, InvalidTexts if the texts are the reason.
+        Raises InputError for input that cannot be judged, InvalidTexts if the texts are the reason. With
+        --engine, the futures may raise them instead.
         """
         arrived = time.monotonic() if arrived is None else arrived
         futures = [VerdictFuture() for _ in hypotheses] if futures is None else list(futures)

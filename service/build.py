@@ -7,18 +7,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import doctor
 from service.api_keys import ApiKeys
-from service.application import PROBE_PICTURE, PROBE_TEXT, Application
+from service.application import PROBE_PICTURE, PROBE_TEXT, Application, Prepares
 from service.contract.events import Events
-from service.contract.protocols import Deferring, Listed, Model, MultiDevice
+from service.contract.protocols import Deferring, Listed, Loads, Model, MultiDevice, RequestEngine
 from service.contract.request import Pair, Verdict
 from service.contract.status import DeviceState, Snapshot, Status
 from service.health.memory_limit import MemoryLimit
 from service.health.prober import Prober
-from service.health.resources import Sampler
+from service.health.resources import Sampler, memory_left
 from service.hub import resolve as hub
 from service.inference.converting import Converter
 from service.inference.engine import Engine, Limits
@@ -64,8 +64,9 @@ def build(
     ``exit_now`` ends the process with an exit code when a computation hangs; only a program that owns its
     process passes it. ``connections`` are the servers', for the metrics.
     """
-    model = model if model is not None else _model(settings)
-    status = Status(Snapshot(model=hub.shown_name(settings.model), started_unix=int(time.time())))
+    name = hub.shown_name(settings.model) if settings.engine is None else ""
+    status = Status(Snapshot(model=name, started_unix=int(time.time())))
+    model = model if model is not None else _model(settings, status)
     supervisor = Supervisor(settings, status, exit_now)
 
     readers = Readers()
@@ -83,18 +84,11 @@ def build(
     events = Events(request_log, history, metrics, *traces)
 
     fallback = _fallback(model, sampler, supervisor, events)
-    engine = Engine(
-        fallback if isinstance(fallback, MemoryFallback) else model,
-        events,
-        _limits(settings),
-        on_success=supervisor.inference_succeeded,
-        on_fatal=supervisor.restart_needed,
-        on_hung=supervisor.hung,
-        verdict_of=lambda scores, **known: Verdict.of(scores, calibration=status.calibration, **known),
-    )
-    late_loader = LateLoader(engine.retry_deferred)
-    if isinstance(model, Deferring):
-        model.defer(late_loader.begin)
+    listed = _listed(settings, resolve)
+    if settings.engine is None:
+        judging = _local(settings, model, fallback, status, supervisor, events, readers, resolve, listed)
+    else:
+        judging = _remote(settings, model, supervisor, events)
     reporter = Reporter(status, sampler, settings.evidence_ttl)
     operations = Operations(
         reporter=reporter,
@@ -111,8 +105,8 @@ def build(
         supervisor=supervisor,
         operations=operations,
         status=status,
-        intake=Intake(settings, model, readers),
-        engine=engine,
+        intake=judging.intake,
+        engine=judging.engine,
         events=events,
         reporter=reporter,
         metrics=metrics,
@@ -125,13 +119,13 @@ def build(
         timeout=settings.probe_timeout,
         on_probe_failing=supervisor.probe_failing,
         on_probe_passed=supervisor.probe_passed,
+        one_model=settings.engine is None,
         events=events,
     )
 
     # The parts that others were made with, completed now that all exist.
-    listed = _listed(settings, resolve)
     status.attach(
-        activity=engine.activity,
+        activity=judging.engine.activity,
         evidence=prober.evidence,
         reading=readers.state,
         device=functools.partial(_device, model, fallback),
@@ -139,10 +133,10 @@ def build(
     supervisor.attach(
         Parts(
             model=model,
-            engine=engine,
+            engine=judging.engine,
             fallback=fallback,
-            loader=Loader(settings, model, status, resolve, events, listed, pause=LOAD_PAUSE),
-            late_loader=late_loader,
+            loader=judging.loader,
+            late_loader=judging.late_loader,
             converter=Converter(model, listed, on_damaged=supervisor.reload),
             prober=prober,
             sampler=sampler,
@@ -168,7 +162,67 @@ def build(
     return application
 
 
-def _model(settings: Settings) -> Model:
+class _Judging(NamedTuple):
+    """What judges requests, and what prepares both for it."""
+
+    engine: RequestEngine
+    intake: Prepares
+    loader: Loads
+    late_loader: LateLoader
+
+
+def _local(
+    settings: Settings,
+    model: Model,
+    fallback: Fallback,
+    status: Status,
+    supervisor: Supervisor,
+    events: Events,
+    readers: Readers,
+    resolve: Resolve,
+    listed: Listed,
+) -> _Judging:
+    engine = Engine(
+        fallback if isinstance(fallback, MemoryFallback) else model,
+        events,
+        _limits(settings),
+        on_success=supervisor.inference_succeeded,
+        on_fatal=supervisor.restart_needed,
+        on_hung=supervisor.hung,
+        verdict_of=lambda scores, **known: Verdict.of(scores, calibration=status.calibration, **known),
+    )
+    late_loader = LateLoader(engine.retry_deferred)
+    if isinstance(model, Deferring):
+        model.defer(late_loader.begin)
+    loader = Loader(settings, model, status, resolve, events, listed, pause=LOAD_PAUSE)
+    return _Judging(engine, Intake(settings, model, readers), loader, late_loader)
+
+
+def _remote(settings: Settings, model: Model, supervisor: Supervisor, events: Events) -> _Judging:
+    """With --engine: only this process imports the HTTP client, and it imports no network."""
+    from service.engine_key import EngineKey
+    from service.remote.engine import RemoteEngine
+    from service.remote.intake import RemoteIntake
+    from service.remote.model import RemoteLoader, RemoteModel
+
+    assert settings.engine is not None
+    assert isinstance(model, RemoteModel)
+    engine = RemoteEngine(
+        settings.engine,
+        EngineKey(settings.engine_key_file) if settings.engine_key_file is not None else None,
+        events,
+        _limits(settings),
+        on_change=model.show,
+        on_success=supervisor.inference_succeeded,
+    )
+    return _Judging(engine, RemoteIntake(settings), RemoteLoader(engine.wait_first), LateLoader(lambda: None))
+
+
+def _model(settings: Settings, status: Status) -> Model:
+    if settings.engine is not None:
+        from service.remote.model import RemoteModel
+
+        return RemoteModel(status)
     if settings.backend == "modelscope":
         from service.inference.modelscope.backend import ChildPredictor
 
@@ -186,6 +240,7 @@ def _model(settings: Settings) -> Model:
         threads=settings.threads,
         guard=settings.precision_guard == "on",
         cache=hub.converted_cache(settings.cache_dir) if settings.converted_cache == "on" else None,
+        memory_left=memory_left,
     )
 
 

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 from service.contract.causes import ExitCode
 from service.contract.errors import Hung, ServiceError, ShuttingDown, Unstable, UnusableWeights
 from service.contract.log_line import fields
-from service.contract.protocols import Model
+from service.contract.protocols import Loads, Model, RequestEngine
 from service.contract.request import Request
 from service.contract.status import MOVES, Phase, Status
 from service.contract.times import STOP_THREADS
 from service.health.prober import Prober
 from service.health.resources import Sampler
 from service.inference.converting import Converter
-from service.inference.engine import Engine
 from service.inference.late_loading import LateLoader
-from service.inference.loader import Loader, error_fields
+from service.inference.loader import error_fields
 from service.inference.memory_fallback import Fallback
 from service.intake.readers import Readers
 from service.process import postmortem
@@ -49,9 +48,9 @@ class Parts:
     """What the supervisor starts, stops and steers."""
 
     model: Model
-    engine: Engine
+    engine: RequestEngine
     fallback: Fallback
-    loader: Loader
+    loader: Loads
     late_loader: LateLoader
     converter: Converter
     prober: Prober
@@ -92,8 +91,8 @@ class Supervisor:
 
     def start_threads(self, *, pictures: bool = True) -> None:
         """Start all threads but the loader. Without ``pictures`` the reader processes are started by the
-        first picture file."""
-        if pictures:
+        first picture file; with --engine there are none."""
+        if pictures and self._settings.engine is None:
             self._parts.readers.start()
         self._start_threads()
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from service import api_keys
+from service import api_keys, engine_key
 from service.callers import Network
 from service.contract.errors import SettingsError
 from service.contract.times import STOP_GRACE
 from service.value_types import (
     DEVICE,
+    ENGINE,
     FILE,
     FOLDER,
     HOST,
@@ -45,6 +46,8 @@ DESCRIPTION = "Judge whether a picture shows what a sentence says: Yes, No or Ma
 DEFAULT_MODEL = "iic/ofa_visual-entailment_snli-ve_large_en"
 #: Variables of earlier versions. Setting one has no effect but a warning.
 REMOVED: Final = ("OFA_BATCH_WAIT", "OFA_GOLDEN_INTERVAL", "OFA_LOAD_PAUSE", "OFA_TRIAL_PAUSE")
+#: Settings of a model in this process, which would mislead beside --engine.
+OF_THE_MODEL: Final = ("model", "revision", "backend", "device", "dtype")
 #: What requirements-otel.txt installs.
 TRACING: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _SERVICE_LINKS: Final = (
@@ -112,6 +115,15 @@ class Settings:
         "on", SWITCH, "cache large weights in a form that loads faster, beside the fetched models"
     )
     threads: int = _option(0, integer(0, 1024), "CPU threads of the model; 0 follows cores and CPU quota")
+    engine: str | None = _option(
+        None,
+        ENGINE,
+        "address of the API of an instance, or of a proxy before several, that judges in place of a model in "
+        "this process",
+    )
+    engine_key_file: Path | None = _option(
+        None, FILE, "file whose first line is the API key that is sent to --engine"
+    )
     host: str = _option("0.0.0.0", HOST, "address the page and the API listen on")
     port: int = _option(7860, PORT, "port of the page and the API; 0 picks a free one")
     health_host: str = _option("0.0.0.0", HOST, "address the health API listens on")
@@ -248,8 +260,21 @@ class Settings:
             elif environ.get(option.env):
                 values[name] = _read(option, environ[option.env], option.env)
         settings = cls(**values)
+        settings._check_engine(values)
         settings._check_together()
         return settings
+
+    def _check_engine(self, given: Mapping[str, object]) -> None:
+        """``given`` are the fields that were set."""
+        if self.engine is None:
+            return
+        if local := next((name for name in OF_THE_MODEL if name in given), None):
+            raise SettingsError(
+                f"--engine and {flag(local)} ({options()[local].env}) exclude each other.",
+                remedy="The engine has its own model: unset one of them.",
+            )
+        if self.engine_key_file is not None:
+            engine_key.read(self.engine_key_file)
 
     def _check_together(self) -> None:
         if self.port and self.port == self.health_port:
@@ -379,7 +404,8 @@ def _read(option: Option, text: str, source: str) -> object:
     try:
         return option.type.parse(text)
     except (ValueError, OverflowError):
-        shown = source if option.secret else f"{source}={text!r}"
+        hidden = option.secret or "@" in text  # an address may hold a password
+        shown = source if hidden else f"{source}={text!r}"
         remedy = _SERVICE_LINKS if text.startswith("tcp://") else None
         raise SettingsError(
             f"{shown} is not allowed. Allowed: {option.type.allowed}.", remedy=remedy

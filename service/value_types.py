@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from service.callers import networks
 
@@ -65,6 +66,17 @@ def _folder(text: str) -> object:
     return path
 
 
+def _engine(text: str) -> object:
+    found = urlsplit(text)
+    if found.port == 0 or not found.hostname:  # the port raises ValueError if it is not one
+        raise ValueError
+    secret = found.username is not None or found.password is not None
+    odd = found.query or found.fragment or "?" in text or "#" in text or not text.isprintable()
+    if found.scheme not in ("http", "https") or secret or odd or " " in text or "\\" in text:
+        raise ValueError
+    return text.rstrip("/")
+
+
 PORT = integer(0, 65535)
 HOST = pattern(r"[0-9A-Za-z._:%-]+", "a host name or an address, e.g. 127.0.0.1 or 0.0.0.0", "HOST")
 DEVICE = pattern(r"auto|cpu|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N", "auto|cpu|cuda[:N]")
@@ -75,6 +87,9 @@ SIZE = ValueType(_size, "bytes, or a number with K, M, G or T (of 1024); 0 is of
 NETWORKS = ValueType(networks, "addresses and networks such as 10.0.0.0/8,::1, separated by commas", "NET,…")
 ROOT_PATH = pattern(r"(/[A-Za-z0-9._~-]+)+", "a path that begins with / and does not end with it", "PATH")
 URL = pattern(r"https?://\S+", "an http:// or https:// address", "URL")
+ENGINE = ValueType(
+    _engine, "an http:// or https:// address, also with a path, without user name, ? and #", "URL"
+)
 FOLDER = ValueType(_folder, "a folder, or a path where one can be created", "DIR")
 PROGRAM = ValueType(lambda text: Path(text).expanduser(), "the path of a Python interpreter", "PATH")
 FILE = ValueType(lambda text: Path(text).expanduser().absolute(), "the path of a file", "FILE")

@@ -30,6 +30,7 @@ class Refusal(StrEnum):
     STUCK = "stuck"  # a cancelled computation still runs
     LOADING = "loading"
     STOPPING = "stopping"
+    NO_INSTANCE = "no_instance"  # the engine elsewhere, or every instance behind a proxy, cannot be reached
 
 
 #: The refusals that an answer reports as ``reason: "busy"``.

@@ -18,6 +18,7 @@
     ├── MemoryLimitReached      exit 75  resident or GPU memory went over its absolute limit
     ├── ModelError              503
     │   ├── NotReady                 still loading
+    │   ├── Unreachable              the engine behind --engine does not answer
     │   ├── Unstable            exit 1   the probe fails even after a reload
     │   ├── TransientLoadError  exit 1   may pass: retried
     │   │   ├── HubUnavailable       the hub does not answer, or answers 5xx
@@ -34,6 +35,8 @@
         ├── OutOfMemory              host or device memory
         ├── DeviceLost          exit 71  the CUDA context is lost; only a new process helps
         ├── NotFinite                NaN or infinite scores
+        ├── KeyRefused               the engine behind --engine does not accept this server's key
+        ├── InvalidAnswer            what answers behind --engine is not this service's API
         └── ComputationStopped       cancelled at a cancel point
 
 Messages are ours and never quote user input, so they may be logged and shown. A foreign exception is mapped
@@ -205,6 +208,13 @@ class NotReady(ModelError):
     default_remedy = "Wait until the model is loaded; see /startupz."
 
 
+class Unreachable(ModelError):
+    """The engine behind --engine does not answer, or its proxy reaches no instance."""
+
+    code = Refusal.NO_INSTANCE
+    default_remedy = "Check that it runs, and that --engine (OFA_ENGINE) is its address."
+
+
 class Unstable(ModelError):
     code = "unstable"
     default_remedy = "The device, its memory or the dtype may be at fault: try --device cpu or --dtype fp32."
@@ -287,6 +297,16 @@ class DeviceLost(InferenceError):
 
 class NotFinite(InferenceError):
     default_remedy = "The weights or the dtype may be at fault: try --dtype fp32, or fetch the model again."
+
+
+class KeyRefused(InferenceError):
+    default_remedy = (
+        "Check --engine-key-file (OFA_ENGINE_KEY_FILE), and the key's line in the engine's --api-keys-file."
+    )
+
+
+class InvalidAnswer(InferenceError):
+    default_remedy = "Check that --engine (OFA_ENGINE) is the address of this service's API, without /v1."
 
 
 class ComputationStopped(InferenceError):

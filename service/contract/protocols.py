@@ -3,12 +3,14 @@ what servers and batches need of the application."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from service.contract.correlation import Trace
-from service.contract.request import Pair, Source, VerdictFuture
+from service.contract.request import Pair, Request, Source, VerdictFuture
+from service.contract.status import Activity
 
 CancelPoint = Callable[[], None]
 
@@ -41,6 +43,43 @@ class Submits(Protocol):
         trace: Trace | None = None,
         futures: Sequence[VerdictFuture] | None = None,
     ) -> list[VerdictFuture]: ...
+
+
+class RequestEngine(Protocol):
+    """Judges requests, or has them judged."""
+
+    def start(self) -> None: ...
+
+    def check(self, source: Source, caller: str = "", count: int = 1) -> None:
+        """Raise the refusal that ``count`` requests would get now."""
+
+    def submit_group(self, requests: Sequence[Request], futures: Sequence[VerdictFuture]) -> None:
+        """Accept or refuse the requests of one call together. Each future gets a verdict; one whose input
+        was only checked later, its InputError."""
+
+    def activity(self) -> Activity:
+        """What it is doing now."""
+
+    def pause(self) -> None:
+        """Start no computation until ``resume``."""
+
+    def resume(self) -> None: ...
+
+    def keep_heartbeat(self, beat: Callable[[], None]) -> None:
+        """Call ``beat`` every second."""
+
+    def stop(self, grace: float) -> bool:
+        """Refuse new requests, answer accepted ones for ``grace`` seconds, cancel the rest. True when its
+        threads have ended."""
+
+
+class Loads(Protocol):
+    """Loads the model; one ``run`` at a time. Setting ``stopping`` ends it."""
+
+    stopping: threading.Event
+
+    def run(self, verify: str | None = None) -> bool:
+        """Load the model; True if its weights were replaced. Raises ServiceErrors."""
 
 
 class Predictor(Protocol):

@@ -102,6 +102,39 @@ class CalibrationState:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of a call to the engine behind --engine; ``timeout`` is in seconds."""
+
+    max_texts: int
+    max_chars: int
+    max_bytes: int
+    max_pixels: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The engine behind --engine as it last described itself.
+
+    Attributes:
+        url: its address.
+        problem: why it cannot be used, a code; None while it can.
+        phase: its model's, UNINITIALIZED while there is a problem.
+        ready: whether it would accept a request.
+    """
+
+    url: str
+    problem: str | None = Refusal.NO_INSTANCE
+    phase: Phase = Phase.UNINITIALIZED
+    ready: bool = False
+    model: str = ""
+    device: str = ""
+    dtype: str = ""
+    calibration: CalibrationState = CalibrationState()
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """The reader processes. ``left`` of them are usable; ``stuck`` ones have survived SIGKILL."""
 
@@ -148,7 +181,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of the service at one moment. While ``draining`` it serves, but is not ready."""
+    """The state of the service at one moment. While ``draining`` it serves, but is not ready. ``remote`` is
+    the engine behind --engine; None where the model is in this process."""
 
     phase: Phase = Phase.UNINITIALIZED
     progress: Progress = Progress()
@@ -166,6 +200,7 @@ class Snapshot:
     activity: Activity = Activity()
     evidence: Evidence = Evidence()
     reading: Reading = Reading()
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def create_app(report: Callable[[], Report]) -> Flask:
 
 def lines(report: Report) -> str:
     """The guardian's input. LEAVING is the announced exit code; EVIDENCE_AGE is in seconds. READY and the
-    following ones are for its tables."""
+    following ones but REMOTE (the model is in another process) are for its tables."""
     more: Any = report.more
     evidence_age = more["evidence"]["age_seconds"]
     stopping = report.ready.reason == Refusal.STOPPING
@@ -63,6 +63,7 @@ def lines(report: Report) -> str:
         "QUEUE": str(more["queue"]["waiting"]),
         "EVIDENCE_AGE": "" if evidence_age is None else f"{evidence_age:.0f}",
         "DEVICE": more["model"]["device"] or "",
+        "REMOTE": _word(more["remote"] is not None),
         "END": "yes",
     }
     return "".join(f"{key}={' '.join(value.split())}\n" for key, value in fields.items())

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 
+from service.contract.causes import Refusal
 from service.contract.errors import NotFinite, ServiceError
 from service.contract.events import NO_EVENTS, Listener
 from service.contract.request import Verdict
@@ -31,7 +32,8 @@ class Prober:
     """Schedules probes and interprets their answers. ``ask`` starts a probe and returns its future.
 
     The prober's thread calls ``on_probe_failing`` when UNSTABLE_LIMIT probes in a row were unstable, and
-    ``on_probe_passed`` when a probe returned the baseline label. Times are seconds.
+    ``on_probe_passed`` when a probe returned the baseline label. Without ``one_model`` different models may
+    answer the probes, whose labels are not compared. Times are seconds.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Prober:
         timeout: float,
         on_probe_failing: Callable[[], None] = lambda: None,
         on_probe_passed: Callable[[], None] = lambda: None,
+        one_model: bool = True,
         events: Listener = NO_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._on_probe_failing = on_probe_failing
         self._on_probe_passed = on_probe_passed
+        self._one_model = one_model
         self._events = events
         self._interval = interval
         self._baseline_interval = baseline_interval
@@ -121,10 +125,11 @@ class Prober:
                 return None
             if known.probe_at is None or self._requested:
                 return 0.0
+            again_at = known.probe_at + min(RETRY, self._interval)  # also after a probe that was refused
             if known.proven_at is None or known.standing_failure or known.unstable:
-                return max(0.0, known.probe_at + min(RETRY, self._interval) - now)
+                return max(0.0, again_at - now)
             next_at = min(known.proven_at + self._interval, known.probe_at + self._baseline_interval)
-            return max(0.0, next_at - now)
+            return max(0.0, max(next_at, again_at) - now)
 
     def probe(self) -> None:
         """Run one probe and record its result."""
@@ -159,8 +164,9 @@ class Prober:
                 probes=before.probes + 1,
             )
             if verdict.reason is None:
-                baseline = self._baseline_labels.setdefault((verdict.device, verdict.dtype), verdict.label)
-                known = _compared(known, verdict.label, baseline, now)
+                place = (verdict.device, verdict.dtype)
+                baseline = self._baseline_labels.setdefault(place, verdict.label)
+                known = _compared(known, verdict.label, baseline if self._one_model else verdict.label, now)
             elif isinstance(verdict.error, NotFinite):
                 known = replace(known, unstable=before.unstable + 1)
             elif verdict.reason == "timeout":
@@ -168,6 +174,8 @@ class Prober:
             elif verdict.reason == "error":
                 message = verdict.error.message if verdict.error else "no answer"
                 known = replace(known, failure=Failure(f"failed: {message[:50]}", started))
+            elif verdict.reason == Refusal.NO_INSTANCE:
+                known = replace(known, failure=Failure(f"failed: {verdict.reason}", started))
             # busy, stopping, loading: the probe did not run
             self._evidence = known
         wrong = known.unstable > before.unstable

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from service.contract.causes import Refusal
-from service.contract.status import Phase, Snapshot
+from service.contract.status import Phase, Remote, Snapshot
 from service.health.resources import Resources, Use
 
 LOADING_RETRY = 5.0  # seconds a client should wait while the model loads or inference is not proven
@@ -69,7 +69,10 @@ def judge(
     word = inference(snapshot, now, evidence_ttl)
     live = _live(snapshot)
     return Report(
-        healthy=snapshot.phase is Phase.LOADED and word == "success" and live.ok,
+        healthy=snapshot.phase is Phase.LOADED
+        and (snapshot.remote is None or snapshot.remote.phase is Phase.LOADED)
+        and word == "success"
+        and live.ok,
         live=live,
         ready=_ready(snapshot, word),
         startup=_startup(snapshot),
@@ -127,6 +130,8 @@ def level(use: Use | None, *, warning: float, critical: float) -> str:
 def _model(snapshot: Snapshot) -> str:
     if snapshot.phase is Phase.STOPPING:
         return "loaded" if snapshot.ready_seconds is not None else "uninitialized"
+    if snapshot.phase is Phase.LOADED and snapshot.remote is not None:
+        return str(snapshot.remote.phase)
     return str(snapshot.phase)
 
 
@@ -217,6 +222,7 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "totals": dict(activity.counts),
         },
         "readers": {name: getattr(snapshot.reading, name) for name in ("idle", "busy", "stuck", "waiting")},
+        "remote": None if snapshot.remote is None else _remote(snapshot.remote),
         "figures": {
             "memory": _figures(resources.memory) | {"limit_by": resources.memory_by},
             "process_bytes": resources.process_memory,
@@ -227,6 +233,10 @@ def _more(snapshot: Snapshot, resources: Resources, now: float, unix: float) -> 
             "age_seconds": _age(resources.at, now),
         },
     }
+
+
+def _remote(engine: Remote) -> dict[str, object]:
+    return {"url": engine.url, "problem": engine.problem, "ready": engine.ready}
 
 
 def _figures(use: Use) -> dict[str, object]:

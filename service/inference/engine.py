@@ -46,6 +46,7 @@ from service.inference.jobs import (
     Limits,
     expired,
     no_verdict,
+    refuse,
     stopping,
     unexpected,
 )
@@ -142,10 +143,7 @@ class Engine:
             if refusal is None:
                 job.future.add_done_callback(functools.partial(self._abandon, job))
                 continue
-            at = self._clock()
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_result(no_verdict(refusal, job.request, at))
-            self._events.refused(job.request, refusal, job.request.age(at))
+            refuse(job, refusal, self._events, self._clock())
 
     def _accept(self, jobs: Sequence[Job], now: float) -> ServiceError | None:
         """Queue ``jobs``, or return why not. Needs the lock."""

@@ -17,6 +17,7 @@ from service.contract.errors import (
     ServiceError,
     ShuttingDown,
 )
+from service.contract.events import Listener
 from service.contract.request import Request, RequestTiming, Verdict, VerdictFuture
 
 #: Default batch sizes. A larger batch gains little on a CPU and delays answers; a GPU idles in small ones.
@@ -184,6 +185,13 @@ def no_verdict(error: ServiceError, request: Request, now: float) -> Verdict:
         request_id=request.id,
         error=error,
     )
+
+
+def refuse(job: Job, refusal: ServiceError, events: Listener, now: float) -> None:
+    """Answer a request that was not accepted."""
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_result(no_verdict(refusal, job.request, now))
+    events.refused(job.request, refusal, job.request.age(now))
 
 
 def expired(job: Job) -> DeadlineExceeded:

@@ -44,7 +44,7 @@ def test_every_option_has_a_flag_and_a_variable_that_do_the_same(
     samples |= {"hub_endpoint": "http://127.0.0.1:1", "log_max_bytes": "2048", "ops": "off"}
     samples |= {"log_level": "debug", "log_format": "json", "otlp_endpoint": "http://127.0.0.1:4318"}
     samples |= {"ops_password_file": str(password_file), "trusted_proxies": "10.0.0.0/8,::1"}
-    samples |= {"root_path": "/vqa", "language": "any"}
+    samples |= {"root_path": "/vqa", "language": "any", "engine": "http://127.0.0.1:1"}
     samples |= {"page_password_file": str(password_file), "api_keys_file": str(tmp_path / "keys")}
     make(tmp_path / "keys", "shop")
     samples |= dict.fromkeys(("precision_guard", "converted_cache", "page"), "off")

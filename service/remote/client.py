@@ -1,0 +1,110 @@
+"""The HTTP client of the engine's API. Bounded in connections, time and bytes; never follows a redirect.
+
+Proxies and credentials of the environment are not used, so that the key goes to that address only.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import httpx
+
+from service.contract.errors import Unreachable
+from service.contract.request import Request
+from service.engine_key import EngineKey
+from service.http.identity import NAMED_CALLER
+from service.remote.answers import Answer
+from service.remote.picture import Form
+
+CONNECT_SECONDS: Final = 3.0
+MODEL_SECONDS: Final = 5.0  # the whole of GET /v1/model, which computes nothing
+MAX_ANSWER: Final = 1 << 18  # bytes; 32 verdicts take 8 KiB
+log = logging.getLogger(__name__)
+
+
+class Client:
+    """For the event loop that calls ``opened``."""
+
+    def __init__(self, url: str, connections: int, key: EngineKey | None) -> None:
+        self._url = url.rstrip("/")
+        self._connections = connections
+        self._key = key
+        self._http: httpx.AsyncClient
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Keep connections inside the context."""
+        async with httpx.AsyncClient(
+            verify=ssl.create_default_context(),  # the system's authorities, or SSL_CERT_FILE
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=20),
+        ) as self._http:
+            yield
+
+    async def model(self) -> Answer:
+        """Return the answer of GET /v1/model. Raises Unreachable."""
+        try:
+            return await self._sent("GET", "/v1/model", httpx.Timeout(MODEL_SECONDS))
+        except httpx.TransportError as error:
+            raise _unreachable(error) from error
+
+    async def judge(self, requests: Sequence[Request]) -> Answer:
+        """Return the answer of POST /v1/judge on requests of one group. A connection that breaks before the
+        answer is followed by one more, since judging changes nothing. Raises Unreachable."""
+        form, first = Form([one.pair for one in requests]), requests[0]
+        headers = {
+            "content-type": form.content_type,
+            "content-length": str(form.size),
+            "x-request-id": first.client_id or first.id,
+        }
+        if first.trace is not None:
+            flag = "01" if first.trace.sampled else "00"
+            headers["traceparent"] = f"00-{first.trace.trace_id}-{first.trace.parent_id}-{flag}"
+        if first.caller:
+            headers[NAMED_CALLER.decode()] = first.caller
+        try:
+            return await self._sent("POST", "/v1/judge", None, headers, form)
+        except httpx.TimeoutException as error:
+            raise _unreachable(error) from error
+        except httpx.TransportError:
+            pass
+        try:
+            return await self._sent("POST", "/v1/judge", None, headers, form)
+        except httpx.TransportError as error:
+            raise _unreachable(error) from error
+
+    async def _sent(
+        self,
+        method: str,
+        path: str,
+        timeout: httpx.Timeout | None,
+        headers: Mapping[str, str] | None = None,
+        form: Form | None = None,
+    ) -> Answer:
+        sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
+        if self._key is not None:
+            sent["authorization"] = f"Bearer {self._key.current()}"
+        async with self._http.stream(
+            method,
+            self._url + path,
+            headers=sent,
+            content=None if form is None else form.pieces(),
+            timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
+        ) as response:
+            body = bytearray()
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) > MAX_ANSWER:
+                    body.clear()  # not the API's
+                    break
+            return Answer.of(response.status_code, bytes(body), response.headers)
+
+
+def _unreachable(error: httpx.TransportError) -> Unreachable:
+    return Unreachable(f"The engine cannot be reached: {type(error).__name__}.")
