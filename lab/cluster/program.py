@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from cluster import local
@@ -34,13 +35,24 @@ def main() -> None:
         arguments = Arguments.read({"replicas": replicas, "cpus": cpus, "flags": flags})
         local.deploy(arguments, port, lambda checked: application(checked, judge))
 
-    with contextlib.nullcontext() if "RAY_ADDRESS" in os.environ else local.cluster(replicas * cpus + 1):
+    with joined() if "RAY_ADDRESS" in os.environ else local.cluster(replicas * cpus + 1):
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         deploy(sys.argv[4:])
         while not stop.wait(local.POLL_SECONDS):
             if order.exists():
                 deploy(json.loads(order.read_text(encoding="utf-8")))
                 order.unlink()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Use the cluster at RAY_ADDRESS."""
+    import ray
+    from ray import serve
+
+    ray.init(log_to_driver=False, _node_ip_address=local.LOOPBACK)
+    yield
+    serve.shutdown()
 
 
 if __name__ == "__main__":
