@@ -24,11 +24,12 @@ INGRESS: Final = "ray::ServeReplica:visual-entailment:ingress"
 
 
 class Replica(NamedTuple):
-    """A replica that the ingress sees; ``node`` is the address of its node."""
+    """A replica in its last report, which is ``age`` seconds old; ``node`` is the address of its node."""
 
     pid: int
     ready: bool
     node: str
+    age: float
 
 
 class Cluster(Instance):
@@ -92,7 +93,7 @@ class Cluster(Instance):
             seen = json.loads(fetch(f"{self.page}/health", 5)[1])["replicas"]
         except (ValueError, LookupError):
             return []
-        return [Replica(one["pid"], one["ready"], one["node"]) for one in seen]
+        return [Replica(one["pid"], one["ready"], one["node"], one["age_seconds"]) for one in seen]
 
     def scrape(self) -> Counter[str]:
         """Return the sums of the replicas' metrics, by series."""
