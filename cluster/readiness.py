@@ -89,9 +89,11 @@ class Watched:
         return ready or responding or list(replicas)
 
     def reports(self) -> list[Report]:
+        """Return the last report of each replica that has made one."""
         now = self._clock()
         with self._lock:
-            return [Report(str(one), seen.stats, now - seen.reported) for one, seen in self._seen.items()]
+            seen = [(str(one), known) for one, known in self._seen.items() if known.stats]
+        return [Report(name, known.stats, now - known.reported) for name, known in seen]
 
 
 #: One of each router in this process.

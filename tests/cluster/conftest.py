@@ -10,10 +10,11 @@ from importlib.util import find_spec
 import pytest
 
 from lab.instances.instance import Instance
+from tests.applications import make
 from tests.cluster.starting import start
 from tests.fakes import clock
 
-__all__ = ["clock"]
+__all__ = ["clock", "make"]
 
 collect_ignore_glob = [] if find_spec("ray") else ["*.py"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import stat
 from pathlib import Path
 
 import grpc
+import httpx
 import psutil
 import pytest
 
@@ -68,6 +70,17 @@ def test_ray_s_own_ports_need_the_token(cluster: Instance) -> None:
         with pytest.raises(grpc.RpcError) as error:
             call(b"", timeout=30)
     assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_agents_take_no_jobs_without_the_token(cluster: Instance) -> None:
+    asked = []
+    for title, _, port in listening(cluster):
+        if title.startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent")):
+            with contextlib.suppress(httpx.TransportError):  # a port for gRPC
+                asked.append(httpx.get(f"http://127.0.0.1:{port}/api/job_agent/jobs/"))
+    refused = [one for one in asked if one.status_code == 401]
+    assert len(refused) == 2
+    assert all(one.text.startswith("# HELP") for one in asked if one not in refused), "metrics, on any path"
 
 
 def test_the_token_is_only_this_user_s(cluster: Instance) -> None:
