@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import psutil
 
@@ -51,6 +51,9 @@ class Cluster(Instance):
             environment=environment,
         )
         self._seen: set[psutil.Process] = set()
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.find("")
