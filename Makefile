@@ -76,7 +76,7 @@ help:
 	@echo 'make cluster   serve the demo model with Ray Serve on loopback, 2 replicas (ARGS="--replicas 3", docs/scaling.md)'
 	@echo 'make setup   create the environment only, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, including a real browser (ARGS="-k name" selects some)'
-	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions'
+	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions, and test-cluster'
 	@echo 'make test-cluster   kill, stop and disturb a real Ray cluster and its nodes (6 minutes)'
 	@echo 'make lint    ruff, mypy, import-linter, shellcheck, Kubernetes manifests'
 	@echo 'make format  format the code'
@@ -116,6 +116,7 @@ test-cluster: $(RAY)
 test-all: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory test-cluster)
 
 lint: $(DEV)
 	@tests/system_packages.sh git shellcheck
