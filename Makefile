@@ -68,7 +68,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 # Programs that the tests start besides Python.
 TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate nginx haproxy caddy
 
-.PHONY: help setup demo run cluster test test-all lint format evaluate parity bench gpu-check gpu-site faults clean
+.PHONY: help setup demo run cluster test test-all test-cluster lint format evaluate parity bench gpu-check gpu-site faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
@@ -76,7 +76,8 @@ help:
 	@echo 'make cluster   serve the demo model with Ray Serve on loopback, 2 replicas (ARGS="--replicas 3", docs/scaling.md)'
 	@echo 'make setup   create the environment only, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, including a real browser (ARGS="-k name" selects some)'
-	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions'
+	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions, and test-cluster'
+	@echo 'make test-cluster   kill, stop and disturb a real Ray cluster and its nodes (6 minutes)'
 	@echo 'make lint    ruff, mypy, import-linter, shellcheck, Kubernetes manifests'
 	@echo 'make format  format the code'
 	@echo 'make evaluate   accuracy and calibration on labelled data (DATA=file, MODEL=demo, ARGS="--pictures folder")'
@@ -106,9 +107,16 @@ test: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(PYTEST) -m 'not long' $(ARGS)
 
+# In a network namespace: what Ray opens is reached by nobody, and the nodes of a cluster can have loopback addresses.
+test-cluster: $(RAY)
+	@tests/system_packages.sh unshare ip
+	unshare --map-root-user --net sh -c 'ip link set lo up; exec "$$@"' sh \
+	    $(RAY_BIN)/python -m pytest tests/cluster $(ARGS)
+
 test-all: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory test-cluster)
 
 lint: $(DEV)
 	@tests/system_packages.sh git shellcheck

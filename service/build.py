@@ -15,7 +15,7 @@ from service.application import PROBE_PICTURE, PROBE_TEXT, Application, Prepares
 from service.contract.events import Events
 from service.contract.protocols import Deferring, Listed, Loads, Model, MultiDevice, RequestEngine
 from service.contract.request import Pair, Verdict
-from service.contract.status import DeviceState, Snapshot, Status
+from service.contract.status import DeviceState, Remote, Snapshot, Status
 from service.health.memory_limit import MemoryLimit
 from service.health.prober import Prober
 from service.health.resources import Sampler, memory_left
@@ -64,8 +64,7 @@ def build(
     ``exit_now`` ends the process with an exit code when a computation hangs; only a program that owns its
     process passes it. ``connections`` are the servers', for the metrics.
     """
-    name = hub.shown_name(settings.model) if settings.engine is None else ""
-    status = Status(Snapshot(model=name, started_unix=int(time.time())))
+    status = Status(_first_snapshot(settings))
     model = model if model is not None else _model(settings, status)
     supervisor = Supervisor(settings, status, exit_now)
 
@@ -160,6 +159,12 @@ def build(
         )
     )
     return application
+
+
+def _first_snapshot(settings: Settings) -> Snapshot:
+    if settings.engine is not None:
+        return Snapshot(remote=Remote(settings.engine), started_unix=int(time.time()))
+    return Snapshot(model=hub.shown_name(settings.model), started_unix=int(time.time()))
 
 
 class _Judging(NamedTuple):

@@ -13,6 +13,7 @@ package_of() {
     flock | setsid | setpriv | unshare) echo util-linux ;;
     ps | pgrep) echo procps ;;
     promtool) echo prometheus ;;
+    ip) echo iproute2 ;;
     *) echo "$1" ;;
   esac
 }

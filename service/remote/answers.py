@@ -78,7 +78,7 @@ def error_of(answer: Answer) -> ServiceError:
     code, retry = answer.code, answer.retry_after
     if code in set(InputCode):
         return _input_error(answer, InputCode(code))
-    if code == ApiCode.TOO_LARGE or answer.status == 413:  # also of a proxy
+    if code == ApiCode.TOO_LARGE or (not code and answer.status == 413):  # the latter of a proxy
         return InputError("The picture file is too large.", code=InputCode.IMAGE_BYTES_TOO_LARGE)
     if code == Refusal.CALLER_LIMIT:
         return CallerBusy("The engine has too many requests of this caller.", retry_after=retry)

@@ -138,8 +138,7 @@ class RemoteEngine:
             while (left := drained - self._clock()) > 0 and self._thread.is_alive() and self._pending:
                 self._idle.wait(left)
             jobs, loop = list(self._pending), self._loop
-        for job in jobs:
-            self._end(job, no_verdict(stopping(), job.request, self._clock()))
+        self._end(jobs, [no_verdict(stopping(), job.request, self._clock()) for job in jobs])
         if loop is None:
             return True
         with suppress(RuntimeError):  # closed
@@ -171,18 +170,23 @@ class RemoteEngine:
                 # Only a bug gets here. Fail all pending requests, since this thread is exiting.
                 with self._lock:
                     self._refusing, jobs = True, list(self._pending)
-                for job in jobs:
-                    self._end(job, no_verdict(unexpected(error), job.request, self._clock()))
+                now = self._clock()
+                self._end(jobs, [no_verdict(unexpected(error), job.request, now) for job in jobs])
                 self._events.broken("the engine thread died", error)
 
     async def _main(self) -> None:
-        """Return when the engine is stopped; the runner then cancels what is left."""
+        """Return when the engine is stopped and every connection is closed."""
         async with self._client.opened():
             running = (self._closing.wait(), self._watch.run(), self._keep_beating())
             tasks = [asyncio.ensure_future(one) for one in running]
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
             for task in ended:
                 task.result()
+        await asyncio.sleep(0)  # a transport is closed in the next round of the loop
 
     async def _keep_beating(self) -> None:
         while True:
@@ -214,8 +218,7 @@ class RemoteEngine:
             verdicts = [no_verdict(error, request, self._clock()) for request in requests]
         elif requests[0].of_user:
             self._on_success(self._clock())
-        for job, verdict in zip(jobs, verdicts, strict=True):
-            self._end(job, verdict, _timing(job, answer, len(jobs), self._clock()))
+        self._end(jobs, verdicts, _timing(jobs, answer, self._clock()))
 
     def _report(self, error: ServiceError, answer: Answer | None) -> None:
         """Log what an operator must act on, and look at the engine soon."""
@@ -241,18 +244,24 @@ class RemoteEngine:
 
     # ---- shared ------------------------------------------------------------------------------------------
 
-    def _end(self, job: Job, verdict: Verdict, timing: RequestTiming | None = None) -> None:
-        """End an accepted request, unless it has ended before."""
-        error = verdict.error
+    def _end(
+        self, jobs: Sequence[Job], verdicts: Sequence[Verdict], timing: RequestTiming | None = None
+    ) -> None:
+        """End accepted requests, unless they have ended before: all of them at once, since the first error
+        may make the caller cancel the others."""
         with self._lock:
-            if job.ended:
-                return
-            job.ended = True
-            self._count[_outcome(verdict)] += 1
-            self._pending.pop(job, None)
+            ended = [pair for pair in zip(jobs, verdicts, strict=True) if not pair[0].ended]
+            for job, verdict in ended:
+                job.ended = True
+                self._count[_outcome(verdict)] += 1
+                self._pending.pop(job, None)
             if not self._pending:
                 self._idle.notify_all()
-        job.future.timing = timing = timing or job.timing(self._clock())
+        for job, verdict in ended:
+            self._answer(job, verdict, timing or job.timing(self._clock()))
+
+    def _answer(self, job: Job, verdict: Verdict, timing: RequestTiming) -> None:
+        error, job.future.timing = verdict.error, timing
         if job.future.set_running_or_notify_cancel():
             if isinstance(error, InputError):
                 job.future.set_exception(error)
@@ -270,7 +279,7 @@ class RemoteEngine:
         """If the caller cancelled its ``future``, end the request; if it cancelled all, the call."""
         if not future.cancelled():
             return
-        self._end(job, no_verdict(Abandoned(), job.request, self._clock()))
+        self._end([job], [no_verdict(Abandoned(), job.request, self._clock())])
         if all(one.ended for one in jobs):
             cancel()
 
@@ -311,12 +320,12 @@ class RemoteEngine:
         return Refusal.QUEUE_FULL if full else None
 
 
-def _timing(job: Job, answer: Answer | None, batch: int, now: float) -> RequestTiming:
+def _timing(jobs: Sequence[Job], answer: Answer | None, now: float) -> RequestTiming:
     """Return where the time went: by the engine's own account, else all of it counts as waiting."""
     computed = answer.seconds("compute") if answer is not None else None
     if answer is None or computed is None:
-        return RequestTiming(waited=now - job.queued)
-    return RequestTiming(waited=answer.seconds("queue") or 0.0, computed=computed, batch=batch)
+        return RequestTiming(waited=now - jobs[0].queued)
+    return RequestTiming(waited=answer.seconds("queue") or 0.0, computed=computed, batch=len(jobs))
 
 
 def _outcome(verdict: Verdict) -> str:

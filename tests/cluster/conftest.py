@@ -1,4 +1,4 @@
-"""Tests of the cluster; `make test-cluster` runs them in an environment with Ray."""
+"""Tests of the cluster: `make test-cluster`, in a network namespace and an environment with Ray."""
 
 from __future__ import annotations
 

@@ -1,0 +1,109 @@
+"""A page process in front of a real engine process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from lab.instances.instance import ROOT, Instance
+from lab.instances.ports import free_ports
+from tests.fakes import PATIENCE
+
+PICTURE = (ROOT / "models" / "demo" / "examples" / "existence.png").read_bytes()
+TEXTS = ("there is a red circle", "there is a blue square")
+
+
+@pytest.fixture(scope="module")
+def page(running_service: Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    folder = tmp_path_factory.mktemp("page")
+    with Instance(folder, "--engine", running_service.page, "--timeout", "60") as page:
+        page.wait_healthy()
+        yield page
+
+
+def judge(instance: Instance, *texts: str, picture: bytes = PICTURE) -> httpx.Response:
+    return httpx.post(
+        f"{instance.page}/v1/judge", data={"text": list(texts)}, files={"image": picture}, timeout=PATIENCE
+    )
+
+
+def test_the_verdict_is_the_engines_own(page: Instance, running_service: Instance) -> None:
+    here, there = (judge(instance, *TEXTS).json() for instance in (page, running_service))
+    assert here["results"] == there["results"]
+    assert [one["label"] for one in here["results"]] == ["Yes", "No"]
+    assert here["model"] == there["model"]
+    by_page = page.judge(PICTURE, TEXTS[0])
+    assert {name: by_page[name] for name in ("label", "scores", "reason")} == {
+        name: there["results"][0][name] for name in ("label", "scores", "reason")
+    }
+
+
+def test_the_log_lines_of_both_processes_share_an_id(page: Instance, running_service: Instance) -> None:
+    answer = judge(page, TEXTS[0])
+    line = f"CLIENT_ID={answer.headers['x-request-id']}"
+    running_service.wait_for(line, lambda: line in running_service.log)
+
+
+def test_the_model_and_its_limits_are_the_engines(page: Instance, running_service: Instance) -> None:
+    here, there = (httpx.get(f"{one.page}/v1/model", timeout=PATIENCE) for one in (page, running_service))
+    assert here.json() == there.json()
+    health = json.loads(page.get("/health")[1])
+    assert health["model"]["name"] == "demo"
+    assert health["remote"]["url"] == running_service.page
+    assert health["remote"]["problem"] is None
+
+
+def test_the_process_loads_no_network_and_starts_no_readers(page: Instance) -> None:
+    judge(page, TEXTS[0])
+    mapped = Path(f"/proc/{page.process.pid}/maps").read_text()
+    assert not [name for name in ("libtorch", "tokenizers", "safetensors") if name in mapped]
+    assert psutil.Process(page.process.pid).children() == []
+
+
+def test_batches_are_not_here(page: Instance) -> None:
+    answer = httpx.get(f"{page.page}/v1/batches/{'0' * 32}", timeout=PATIENCE)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_here")
+    assert not (page.run_dir / "batches").exists()
+    assert 'id="batch"' not in httpx.get(page.page, timeout=PATIENCE).text
+
+
+def test_the_page_outlives_its_engine(tmp_path: Path) -> None:
+    """Before the engine is there, after it was killed, and when it is back: one process, which says so."""
+    ports = tuple(free_ports(2))
+    url = f"http://127.0.0.1:{ports[0]}"
+    with Instance(tmp_path / "page", "--engine", url, "--timeout", "60", "--probe-interval", "2") as page:
+        page.wait_for("its log", lambda: "ENGINE_UNUSABLE" in page.log and "SERVER=page" in page.log)
+        pid = page.process.pid
+        _says_no_instance(page)
+        for _ in range(2):
+            with Instance(tmp_path / "engine", "--model", "demo", "--page", "off", ports=ports):  # type: ignore[arg-type]
+                page.wait_healthy()
+                page.wait_for("readiness", lambda: page.get("/readyz")[0] == 200)
+                assert judge(page, TEXTS[0]).json()["results"][0]["label"] == "Yes"
+            page.wait_for("the end of readiness", lambda: page.get("/readyz")[0] == 503)
+            _says_no_instance(page)
+        assert page.process.pid == pid
+        assert page.process.poll() is None
+        events = [line.split(" | ")[2] for line in page.log.splitlines() if " | ENGINE_" in line]
+        assert events.count("ENGINE_UNUSABLE") == 3, "one line a change, not one a request"
+        assert page.terminate() == 0
+
+
+def _says_no_instance(page: Instance) -> None:
+    assert page.get("/readyz") == (503, "no_instance")
+    assert page.get("/livez")[0] == 200
+    assert page.get("/startupz")[0] == 200
+    status, health = page.get("/health")
+    assert (status, json.loads(health)["details"]["model"]) == (503, "uninitialized")
+    for _ in range(3):
+        answer = judge(page, TEXTS[0])
+        assert (answer.status_code, answer.json()["code"]) == (503, "no_instance")
+        assert int(answer.headers["retry-after"]) > 0
+    assert page.judge(PICTURE, TEXTS[0])["reason"] == "no_instance"
+    status_line = httpx.get(f"{page.page}/status", timeout=PATIENCE).json()
+    assert status_line["state"] == "no_instance"
