@@ -43,6 +43,9 @@ ENVIRONMENT: Final = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     # A replica that fails its health check is killed at once. Ray would wait for it to end, which it may not.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # Ray's HTTP proxy would let any program on this machine name another address as its own with a header.
+    # --trusted-proxies are those that may.
+    "FORWARDED_ALLOW_IPS": "none",
     # By default, engines would run at the lowest priority but four.
     "RAY_worker_niceness": "0",
 }
