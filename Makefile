@@ -12,11 +12,16 @@ DEV := $(VENV)/.dev-installed
 EVALUATION := $(VENV)/.evaluation-installed
 REFERENCE_VENV := .venv-modelscope
 REFERENCE := $(REFERENCE_VENV)/.installed
+RAY_VENV := .venv-ray
+RAY_BIN := $(RAY_VENV)/bin
+RAY := $(RAY_VENV)/.installed
 
 # Arguments for the command, e.g. make demo ARGS="--port 7861", make test ARGS="-k tokenizer".
 ARGS ?=
 # A hub id or model folder for `make run`, `make evaluate`, `make parity` and `make bench`.
 MODEL ?=
+# Flags of the service for `make cluster`, e.g. FLAGS="--model FOLDER --timeout 20".
+FLAGS ?=
 # Labelled data for `make evaluate`.
 DATA ?=
 # An extra index for torch wheels, e.g. CPU-only ones. Used when the environment is created.
@@ -31,7 +36,7 @@ PYTHON ?=
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --retries 10 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # Remove an environment whose interpreter no longer runs (moved folder, upgraded system).
-$(foreach venv,$(VENV) $(REFERENCE_VENV),$(shell \
+$(foreach venv,$(VENV) $(REFERENCE_VENV) $(RAY_VENV),$(shell \
     if [ -e $(venv) ] && ! $(venv)/bin/python -c '' 2>/dev/null; then rm -rf $(venv); fi))
 
 # Create the environment $(1) unless it exists.
@@ -63,14 +68,16 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 # Programs that the tests start besides Python.
 TEST_PROGRAMS := git chromium curl gcc ps flock setsid setpriv prometheus promtool faketime logrotate nginx haproxy caddy
 
-.PHONY: help setup demo run test test-all lint format evaluate parity bench gpu-check gpu-site faults clean
+.PHONY: help setup demo run cluster test test-all test-cluster lint format evaluate parity bench gpu-check gpu-site faults clean
 
 help:
 	@echo 'make demo    serve the page with the bundled demo model on http://127.0.0.1:7860'
 	@echo 'make run     serve the real model (MODEL=hub id or folder) on all addresses, ports 7860 and 8000'
+	@echo 'make cluster   serve the demo model with Ray Serve on loopback, 2 replicas (ARGS="--replicas 3", docs/scaling.md)'
 	@echo 'make setup   create the environment only, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, including a real browser (ARGS="-k name" selects some)'
-	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions'
+	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions, and test-cluster'
+	@echo 'make test-cluster   kill, stop and disturb a real Ray cluster and its nodes (6 minutes)'
 	@echo 'make lint    ruff, mypy, import-linter, shellcheck, Kubernetes manifests'
 	@echo 'make format  format the code'
 	@echo 'make evaluate   accuracy and calibration on labelled data (DATA=file, MODEL=demo, ARGS="--pictures folder")'
@@ -92,13 +99,25 @@ demo: $(RUNTIME)
 run: $(RUNTIME)
 	$(BIN)/python web_app.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
+# ARGS are those of the cluster; flags of the service follow after -- in FLAGS.
+cluster: $(RAY)
+	$(RAY_BIN)/python -m cluster $(ARGS) -- --model demo $(FLAGS)
+
 test: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(PYTEST) -m 'not long' $(ARGS)
 
+# In a network namespace: what Ray opens is reached by nobody, and the nodes of a cluster can have loopback addresses.
+# The test of deploy/kubernetes/ray needs the users of this machine, which only root can have in it.
+test-cluster: $(RAY)
+	@tests/system_packages.sh unshare nsenter ip curl
+	unshare $(if $(filter-out 0,$(shell id -u)),--map-root-user) --net sh -c 'ip link set lo up; exec "$$@"' sh \
+	    $(RAY_BIN)/python -m pytest tests/cluster $(ARGS)
+
 test-all: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory test-cluster)
 
 lint: $(DEV)
 	@tests/system_packages.sh git shellcheck
@@ -138,7 +157,7 @@ faults: $(DEV)
 	@$(BIN)/python -m lab.faults.report $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(REFERENCE_VENV) .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) $(REFERENCE_VENV) $(RAY_VENV) .mypy_cache .pytest_cache .ruff_cache build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): requirements.txt constraints.txt
@@ -155,6 +174,13 @@ $(DEV): requirements-dev.txt $(RUNTIME)
 $(EVALUATION): requirements-evaluation.txt $(RUNTIME)
 	@echo 'Installing requirements-evaluation.txt (figures and plots)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements-evaluation.txt
+	@touch $@
+
+# With the runner of its tests.
+$(RAY): requirements-ray.txt requirements.txt constraints.txt
+	$(call make_venv,$(RAY_VENV))
+	@echo 'Installing requirements-ray.txt: requirements.txt and Ray'
+	@$(RAY_BIN)/python $(PIP_INSTALL) -r requirements-ray.txt $$(grep -E '^pytest(-timeout)?==' requirements-dev.txt)
 	@touch $@
 
 # torch, torchvision and torchaudio first, since fairseq builds against them.

@@ -116,7 +116,7 @@ class Api:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = _with_headers(message.get("headers", []), context.request_id)
+                message["headers"] = with_headers(message.get("headers", []), context.request_id)
             await send(message)
 
         with ExitStack() as held:
@@ -130,7 +130,7 @@ class Api:
                     if scope["method"] == "POST":
                         held.enter_context(self._identity.admitted(caller))
             except (Refused, Problem, Denied) as error:
-                await bodies.refuse(scope, body, send_with_headers, _reply(scope, error))
+                await bodies.refuse(scope, body, send_with_headers, reply_to(scope, error))
                 return
             await self._routes(scope, body.receive, send_with_headers)
 
@@ -174,7 +174,7 @@ class ApiSite:
 
 async def _refusal(request: Request, error: Exception) -> Any:
     """Return the ASGI application that answers with an error."""
-    answer = _reply(request.scope, error)
+    answer = reply_to(request.scope, error)
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await bodies.refuse(scope, scope[_BODY], send, answer)
@@ -191,7 +191,7 @@ async def _nothing(request: Request, error: Exception) -> Any:
     return ignore
 
 
-def _reply(scope: Scope, error: Exception) -> Reply:
+def reply_to(scope: Scope, error: Exception) -> Reply:
     """Map any error to an answer. An unexpected one is logged by the server."""
     if isinstance(error, HTTPException):
         error = problems.of_status(error.status_code, error.headers)
@@ -205,7 +205,7 @@ def _reply(scope: Scope, error: Exception) -> Reply:
     return problems.reply(error, context_of(scope), more)
 
 
-def _with_headers(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+def with_headers(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
     """Add HEADERS, except those that the answer already has, and the request's id."""
     present = {name for name, _ in headers}
     added = [(name, value) for name, value in HEADERS if name not in present]

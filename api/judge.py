@@ -66,7 +66,7 @@ def add_judge(routes: FastAPI, calls: Calls, application: Application) -> None:
         context = context_of(request.scope)
         with calls.limits.held(request.scope) as held:
             question = await reader.read(request.scope, request.receive, held)
-            arrived = time.monotonic()
+            arrived = context.read()
             judged = await calls.judge([question], request.receive, arrived=arrived, context=context)
         now = time.monotonic()
         content = {

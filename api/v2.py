@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -124,7 +123,7 @@ def add_v2(routes: FastAPI, calls: Calls, application: Application) -> None:
         length = by_name(request.scope).get(HEADER_LENGTH)
         with calls.limits.held(request.scope) as held:
             body = await reader.whole(request.scope, request.receive, held)
-            arrived = time.monotonic()
+            arrived = context.read()
             call = await parsed(body, functools.partial(_read, length, calls.limits.values, outputs()))
             del body
             judged = await calls.judge(call.questions, request.receive, arrived=arrived, context=context)

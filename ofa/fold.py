@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ofa.errors import Misfit
 from ofa.layers import Attention, DecoderLayer, EncoderLayer
 from ofa.network import OFA, Encoder
 from ofa.vision import Bottleneck, ResNet
@@ -19,7 +20,7 @@ from ofa.vision import Bottleneck, ResNet
 @torch.no_grad()
 def fold(network: OFA) -> None:
     """Fold ``network`` in place. On the meta device only the structure changes, to load folded weights into:
-    arithmetic there would make torch import its compiler."""
+    arithmetic there would make torch import its compiler. Raises Misfit if a picture weight is not finite."""
     for module in network.modules():
         if isinstance(module, Attention):
             _fold_heads(module)
@@ -67,19 +68,23 @@ def _fold_image_embedding(encoder: Encoder) -> None:
 
 
 def _fold_norms(vision: ResNet) -> None:
-    vision.conv1, vision.bn1 = _fold_norm(vision.conv1, vision.bn1), nn.Identity()
-    for block in vision.modules():
+    vision.conv1, vision.bn1 = _fold_norm(vision.conv1, vision.bn1, "conv1"), nn.Identity()
+    for name, block in vision.named_modules():
         if isinstance(block, Bottleneck):
             for index in ("1", "2", "3"):
                 conv, norm = getattr(block, "conv" + index), getattr(block, "bn" + index)
-                setattr(block, "conv" + index, _fold_norm(conv, norm))
+                setattr(block, "conv" + index, _fold_norm(conv, norm, f"{name}.conv{index}"))
                 setattr(block, "bn" + index, nn.Identity())
             if block.downsample is not None:
-                block.downsample = nn.Sequential(_fold_norm(block.downsample[0], block.downsample[1]))
+                conv, norm = block.downsample[0], block.downsample[1]
+                block.downsample = nn.Sequential(_fold_norm(conv, norm, f"{name}.downsample.0"))
 
 
-def _fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    """Fold a norm into its convolution: γ (W x - μ) / √(σ² + ε) + β."""
+def _fold_norm(conv: nn.Module, norm: nn.Module, name: str) -> nn.Conv2d:
+    """Fold a norm into its convolution: γ (W x - μ) / √(σ² + ε) + β.
+
+    Raises Misfit if the result is not finite: oneDNN's relu turns NaN into 0, so that no score would show it.
+    """
     if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
         raise TypeError("a network can be folded only once")
     if norm.running_mean is None or norm.running_var is None:
@@ -91,6 +96,8 @@ def _fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     kernel = (conv.weight.double() * factor[:, None, None, None]).to(memory_format=torch.channels_last)
     conv.weight = _parameter(kernel, conv.weight)
     conv.bias = _parameter(norm.bias.double() - norm.running_mean.double() * factor, conv.weight)
+    if not (conv.weight.isfinite().all() and conv.bias.isfinite().all()):
+        raise Misfit(f"encoder.embed_images.{name} or its norm has values that are not finite")
     return conv
 
 

@@ -186,6 +186,7 @@ class GuardedModel:
         first step that was needed and missing, if any."""
         answers: dict[int, dict[str, float]] = {}
         close: Sequence[int] = range(len(pairs))
+        again: dict[str, Sequence[int]] = {}
         missing = None
         for number, step in enumerate(self.steps):
             model = model_of(number)
@@ -194,7 +195,7 @@ class GuardedModel:
                 break
             found = model.judge([pairs[index] for index in close], cancel_point)
             if number:
-                self.counts.recomputed[step.name] += len(close)
+                again[step.name] = close
             answers |= zip(close, found, strict=True)
             close = [index for index in close if _is_close(answers[index], step, pairs[index])]
             if not close:
@@ -203,6 +204,8 @@ class GuardedModel:
             for index in close:
                 del answers[index]
         self.counts.judged += len(answers)
+        for name, indices in again.items():  # a pair without an answer will be judged again, and counts then
+            self.counts.recomputed[name] += sum(index in answers for index in indices)
         return answers, missing
 
 

@@ -18,7 +18,7 @@ from service.contract.request import Pair, Verdict
 from service.contract.status import DeviceState, Remote, Snapshot, Status
 from service.health.memory_limit import MemoryLimit
 from service.health.prober import Prober
-from service.health.resources import Sampler
+from service.health.resources import Sampler, memory_left
 from service.hub import resolve as hub
 from service.inference.converting import Converter
 from service.inference.engine import Engine, Limits
@@ -245,6 +245,7 @@ def _model(settings: Settings, status: Status) -> Model:
         threads=settings.threads,
         guard=settings.precision_guard == "on",
         cache=hub.converted_cache(settings.cache_dir) if settings.converted_cache == "on" else None,
+        memory_left=memory_left,
     )
 
 

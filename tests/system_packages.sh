@@ -10,9 +10,10 @@ PATH=$PATH:/usr/sbin  # servers are there; not in the PATH of other users
 # The Debian package of a program.
 package_of() {
   case "$1" in
-    flock | setsid | setpriv | unshare) echo util-linux ;;
+    flock | nsenter | setsid | setpriv | unshare) echo util-linux ;;
     ps | pgrep) echo procps ;;
     promtool) echo prometheus ;;
+    ip) echo iproute2 ;;
     *) echo "$1" ;;
   esac
 }

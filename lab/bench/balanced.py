@@ -89,10 +89,11 @@ def main() -> None:
         print(table(ports, (ROOT / "models/demo/examples/existence.png").read_bytes()))
 
 
-def table(ports: dict[str, int], picture: bytes) -> str:
+def table(ports: dict[str, int], picture: bytes, rounds: int = ROUNDS) -> str:
+    """Measure the servers at ``ports`` in turn, and return a row for each."""
     many: dict[str, list[float]] = {side: [] for side in ports}
     single: dict[str, list[float]] = {side: [] for side in ports}
-    for turn in range(-1, ROUNDS):
+    for turn in range(-1, rounds):
         for side in list(ports)[:: 1 if turn % 2 else -1]:
             one = closed_loop(ports[side], picture, 1, SINGLE)
             all_ = closed_loop(ports[side], picture, CLIENTS, SECONDS if turn >= 0 else SINGLE)
@@ -106,7 +107,7 @@ def table(ports: dict[str, int], picture: bytes) -> str:
         "|---|---|---|---|---|",
     ]
     for side in ports:
-        rate, spread = len(many[side]) / (ROUNDS * SECONDS), Spread(many[side])
+        rate, spread = len(many[side]) / (rounds * SECONDS), Spread(many[side])
         lines.append(
             f"| {side} | {rate:.0f} | {1000 * spread.median:.0f} ms | {1000 * spread.p95:.0f} ms "
             f"| {1000 * Spread(single[side]).median:.1f} ms |"

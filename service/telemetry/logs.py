@@ -26,7 +26,7 @@ from service.contract.log_line import fields, split
 from service.contract.times import STOP_LOGS
 from service.telemetry.log_writers import Console, LogFile, Writer
 
-LOGGERS: Final = ("service", "web_app", "health_api", "page", "api", "batch", "ofa", "doctor")
+LOGGERS: Final = ("service", "web_app", "health_api", "page", "api", "batch", "cluster", "ofa", "doctor")
 LOG_FILE: Final = "web_app.log"
 SLOW_FILE: Final = "slow_requests.log"
 SLOW_LOGGER: Final = "slow_requests"

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from batch.limits import BATCH_BYTES
+from lab import ROOT
 from lab.instances import balancers
 from lab.instances.balancers import HAPROXY, NGINX, Balancer
 from service.settings import Settings
 from tests.deploy.stand_in_instance import RETRY_AFTER, StandIn
 from tests.fakes import until
+from tests.scaling import documented
 
 JUDGE = "/v1/judge"
 PICTURE = b"x" * 5_700_000  # a picture of 4.3 MB in base64
@@ -94,9 +96,8 @@ def three(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
 
 
 def test_haproxy_accepts_the_shipped_file_without_a_warning() -> None:
-    checked = subprocess.run(
-        ["haproxy", "-c", "-f", HAPROXY], capture_output=True, text=True, check=False, timeout=60
-    )
+    command = documented("haproxy -c")
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert checked.returncode == 0, checked.stderr
     assert "WARNING" not in checked.stderr
 

@@ -50,7 +50,7 @@ def gib(size: str) -> int:
 
 
 def test_every_folder_is_checked_and_has_no_problem(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {path.name for path in folders()} == {"base", "gpu"}
+    assert {path.name for path in folders()} == {"base", "gpu", "ray"}
     assert main([]) == 0, capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ import pytest
 from lab.faults.users import red_circle
 from lab.instances.client import judge
 from lab.instances.fleet import Fleet
+from tests.scaling import documented
 
 TIMES = {"WATCH_INTERVAL": "0.1", "CHECK_INTERVAL": "0.5", "CHECK_TIMEOUT": "10"}
 CLIENTS = 2
@@ -27,7 +28,8 @@ REQUESTS = 40  # before, between and after the restarts
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with Fleet(tmp_path / "fleet", 2, TIMES, OFA_DRAIN_DELAY=1) as fleet:
-        code, output = fleet.command("start", "--instances", "2", "--", "--model", "demo", "--page", "off")
+        _, _, *arguments = documented("./guardian.sh fleet start")
+        code, output = fleet.command(*arguments, "--page", "off")
         assert code == 0, output
         yield fleet
         assert fleet.command("stop")[0] == 0

@@ -9,7 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.health.resources import Resources, Sampler, Use, disk_use, memory_use, process_start_ticks
+from service.health.resources import (
+    Resources,
+    Sampler,
+    Use,
+    disk_use,
+    memory_left,
+    memory_use,
+    process_start_ticks,
+)
 from tests.fakes import PATIENCE, until
 
 MEGABYTE = 1 << 20
@@ -44,6 +52,15 @@ def test_the_tightest_group_above_us_counts(tmp_path: Path) -> None:
     group(tmp_path / "a" / "b", memory__max=80 * MEGABYTE, memory__current=10 * MEGABYTE)
     use, _ = memory_use(tmp_path, own(tmp_path, "0::/a/b\n"))
     assert use == Use(95 * MEGABYTE, 100 * MEGABYTE)
+
+
+def test_what_is_left_is_left_under_every_limit(tmp_path: Path) -> None:
+    """The tightest by share is not the one that leaves least."""
+    group(tmp_path / "a", memory__max=100 * MEGABYTE, memory__current=95 * MEGABYTE)
+    group(tmp_path / "a" / "b", memory__max=8 * MEGABYTE, memory__current=4 * MEGABYTE)
+    assert memory_left(tmp_path, own(tmp_path, "0::/a/b\n")) == 4 * MEGABYTE
+    group(tmp_path / "a" / "b", memory__current=9 * MEGABYTE)
+    assert memory_left(tmp_path, own(tmp_path, "0::/a/b\n")) == 0
 
 
 def test_in_a_container_our_group_is_the_root_of_what_is_mounted(tmp_path: Path) -> None:

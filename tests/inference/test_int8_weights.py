@@ -9,14 +9,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
 
 from ofa import int8
+from ofa.model import EntailmentModel
 from service.contract.errors import ShuttingDown, TransientLoadError, UnsupportedModel
 from service.contract.request import Pair
+from service.inference.int8_weights import BYTES
 from service.inference.native import NativePredictor
 from tests.fakes import go_on
 
@@ -40,8 +43,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     monkeypatch.setattr("service.inference.int8_weights.NICE", 0)  # other tests run beside this one
     loaded: list[NativePredictor] = []
 
-    def load(dtype: str = "auto", guard: bool = True, cache: Path | None = tmp_path) -> NativePredictor:
-        predictor = NativePredictor(device="cpu", dtype=dtype, guard=guard, cache=cache)
+    def load(
+        dtype: str = "auto", guard: bool = True, cache: Path | None = tmp_path, **more: Any
+    ) -> NativePredictor:
+        predictor = NativePredictor(device="cpu", dtype=dtype, guard=guard, cache=cache, **more)
         predictor.load(DEMO)
         loaded.append(predictor)
         return predictor
@@ -81,6 +86,18 @@ def test_weights_that_did_not_pass_are_not_used_and_not_checked_again(load: Load
     predictor.keep_converted(go_on, unlisted)
     assert predictor.dtype != "int8"
     assert json.loads(record(tmp_path).read_text()) == found
+
+
+@pytest.mark.parametrize(("missing", "checked"), [(1, False), (0, True)])
+def test_a_check_that_the_memory_does_not_allow_is_not_begun(
+    tmp_path: Path, load: Load, caplog: pytest.LogCaptureFixture, missing: int, checked: bool
+) -> None:
+    caplog.set_level("INFO")
+    needed = BYTES * sum(one.numel() for one in EntailmentModel.load(DEMO).network.parameters())
+    predictor = load(memory_left=lambda: needed - missing)
+    predictor.keep_converted(go_on, unlisted)
+    assert ("INT8_CHECKED" in caplog.text, "INT8_NOT_CHECKED" in caplog.text) == (checked, not checked)
+    assert len(list(tmp_path.glob("*-int8.json"))) == checked
 
 
 def test_without_the_guard_auto_stays_as_it_is(load: Load, tmp_path: Path) -> None:

@@ -5,10 +5,8 @@ Prints the figures of docs/scaling.md: `make test-all ARGS="-k test_two_instance
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import random
 import signal
 import time
 import urllib.request
@@ -17,7 +15,6 @@ from contextlib import contextmanager
 from urllib.error import HTTPError
 
 import pytest
-from PIL import Image
 
 from lab.faults.service import Service
 from lab.faults.users import red_circle
@@ -25,20 +22,13 @@ from lab.instances import balancers
 from lab.instances.balancers import Balancer
 from lab.instances.client import judge
 from lab.instances.guarded import wait_for
-from tests.two_instances import CLIENTS, DRAIN_SECONDS, VERDICT, Load, places, two_instances
+from lab.instances.load import CLIENTS, VERDICT, Load, large_picture
+from tests.two_instances import DRAIN_SECONDS, places, two_instances
 
 pytestmark = pytest.mark.long
 SOME = 20  # calls before and after a fault
 NGINX_TRIES = 4  # one call every five seconds tries an instance that has failed, for 20 s
 LIST = b'{"image": "data:image/png;base64,%s", "text": "there is a red circle"}\n'
-
-
-def large_picture() -> bytes:
-    """Return a PNG of 4 MB."""
-    side = 1183
-    file = io.BytesIO()
-    Image.frombytes("RGB", (side, side), random.Random(1).randbytes(3 * side * side)).save(file, "PNG")
-    return file.getvalue()
 
 
 PICTURES = (red_circle(), large_picture())

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ofa.checkpoint import is_ignored, read_state
-from ofa.errors import CheckpointError
+from ofa.errors import CheckpointError, Misfit
 from ofa.model import EntailmentModel
 from ofa.pair import Pair
 
@@ -54,6 +54,19 @@ def add(key: str, value: Tensor) -> Change:
 def test_keys_shapes_and_copies_must_fit(folder_copy: Path, change: Change, message: str) -> None:
     rewrite(folder_copy, change)
     with pytest.raises(CheckpointError, match=message):
+        EntailmentModel.load(folder_copy)
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "layer1.0.bn2.running_var", "layer1.0.bn3.bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_weight_that_is_not_finite_is_refused_since_relu_would_hide_it(
+    folder_copy: Path, key: str, value: float
+) -> None:
+    def spoil(state: State) -> None:
+        state[f"encoder.embed_images.{key}"].view(-1)[0] = value if "var" not in key else -abs(value)
+
+    rewrite(folder_copy, spoil)
+    with pytest.raises(Misfit, match=key.partition("bn")[0].replace("weight", "")):
         EntailmentModel.load(folder_copy)
 
 

@@ -118,6 +118,23 @@ def test_what_needs_a_missing_step_has_no_answer_until_it_is_loaded(
     assert load.times == 1
 
 
+def test_a_pair_without_an_answer_counts_when_it_is_judged_again(
+    fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
+) -> None:
+    """The second step judges all and passes all on to a third that is not loaded yet."""
+    steps = [
+        Step("int8", math.inf, Loading(model)),
+        Step("bf16", math.inf, Loading(fast)),
+        Step("fp32", 0.0, Loading(model)),
+    ]
+    guarded = GuardedModel(steps)
+    guarded.load(1)
+    assert guarded.judge_loaded(asked(picture)) == ([None] * 4, 2)
+    assert (guarded.counts.judged, guarded.counts.recomputed) == (0, {"bf16": 0, "fp32": 0})
+    guarded.judge(asked(picture))
+    assert (guarded.counts.judged, guarded.counts.recomputed) == (4, {"bf16": 4, "fp32": 4})
+
+
 def test_a_load_that_failed_is_tried_again(
     fast: EntailmentModel, model: EntailmentModel, picture: Image.Image
 ) -> None:

@@ -1,0 +1,188 @@
+"""One replica: the service without page and public port, whose API is called in the process.
+
+Ray starts a replacement for a replica whose health check fails, and asks the replica itself how busy it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray import serve
+
+from cluster import inprocess
+from cluster.arguments import settings_of
+from cluster.inprocess import Call
+from service.contract.errors import SettingsError
+from service.contract.times import START_STALL
+
+if TYPE_CHECKING:
+    from service.application import Application
+    from service.health.report import Report
+    from service.settings import Settings
+
+CHECK_SECONDS: Final = 0.05
+MOST_FOLDERS: Final = 1000  # of replicas on one machine
+log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Serves one model. ``flags`` are the service's own."""
+
+    def __init__(self, flags: list[str]) -> None:
+        """Return once an inference has proven the model. Raises RuntimeError if that fails."""
+        with ExitStack() as stack:
+            self.settings = self._open_run_dir(settings_of(flags), stack)
+            self._open_logs(stack)
+            self.application = self.build(self.settings)
+            stack.callback(self._stop_application)
+            self._health_port = self._start_health(stack)
+            self._app = self._start_api(stack)
+            self._progress = Progress(time.monotonic())
+            self.application.supervisor.start()
+            self._wait_until_proven()
+            self._cleanup = stack.pop_all()
+        log.info("READY | HEALTH_PORT=%d", self._health_port)
+
+    def build(self, settings: Settings) -> Application:
+        """Make the application. Tests make one with faults."""
+        from service.build import build
+        from service.process.exit_file import exit_now
+
+        return build(settings, exit_now=exit_now)
+
+    # ---- requests ----------------------------------------------------------------------------------------
+
+    async def answer(self, *call: Any, spent: float) -> AsyncIterator[tuple[Any, ...] | None]:
+        """Answer a call, the fields of ``Call``: first None as the receipt, then status, headers and body.
+
+        ``spent`` seconds of its time limit are used up. Cancelling this cancels the computation."""
+        yield None
+        yield tuple(await inprocess.answer(self._app, Call(*call), spent))
+
+    # ---- health ------------------------------------------------------------------------------------------
+
+    def check_health(self) -> None:
+        """Raises RuntimeError if only a new process helps, not while it is merely busy or reloading."""
+        report = self.application.report()
+        if not report.live.ok:
+            raise RuntimeError(f"not live: {report.live.reason}")
+        if self._progress.stalled(report, time.monotonic()) > self.settings.evidence_ttl:
+            raise RuntimeError(f"no inference has succeeded for long: {report.details['inference']}")
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Report to the routers and ingresses, through Ray's controller; see ``cluster.readiness``."""
+        report = self.application.report()
+        return {
+            "ready": report.ready.ok,
+            "healthy": report.healthy,
+            "live": report.live.ok,
+            "why": report.ready.reason,
+            "name": self.settings.run_dir.name,
+            "node": ray.util.get_node_ip_address(),
+            "pid": os.getpid(),
+            "health": self._health_address(),
+            "beat": int(time.monotonic()),  # so that each report differs from the one before
+        }
+
+    def __del__(self) -> None:
+        """Stop in order; Ray calls this when the last request has been answered."""
+        if (cleanup := getattr(self, "_cleanup", None)) is not None:
+            cleanup.close()
+
+    # ---- start -------------------------------------------------------------------------------------------
+
+    def _open_run_dir(self, settings: Settings, stack: ExitStack) -> Settings:
+        """Return ``settings`` with the replica's own run directory, locked until the replica has ended.
+
+        It is named after the rank. A rank may change while its replica runs, so that another has its folder.
+        """
+        from service.main import lock_run_dir
+
+        rank = serve.get_replica_context().rank.rank
+        for number in (rank, *range(MOST_FOLDERS)):
+            run_dir = settings.run_dir / f"replica-{number}"
+            try:
+                lock = lock_run_dir(run_dir, must_write=True)
+            except SettingsError as error:
+                if error.code != "run_dir_taken":
+                    raise RuntimeError(f"{error.message} {error.remedy} ({error.code})") from None
+                continue
+            if lock is not None:
+                stack.callback(os.close, lock)
+            self._number = number
+            return dataclasses.replace(settings, run_dir=run_dir)
+        raise RuntimeError(f"All run directories below {settings.run_dir} are taken.")
+
+    def _open_logs(self, stack: ExitStack) -> None:
+        from service.telemetry.logs import Logs
+
+        settings = self.settings
+        logs = Logs(
+            settings.run_dir,
+            max_bytes=settings.log_max_bytes,
+            backups=settings.log_backups,
+            level=settings.log_level,
+            form=settings.log_format,
+        )
+        logs.open()
+        stack.callback(logs.close)
+
+    def _stop_application(self) -> None:
+        self.application.supervisor.stop(self.settings.stop_grace)
+
+    def _start_health(self, stack: ExitStack) -> int:
+        from service.health.api import Sidecar
+        from service.listening import listen
+
+        port = self.settings.health_port and self.settings.health_port + self._number
+        listener = listen(self.settings.health_host, port, "--health-port")
+        sidecar = Sidecar(self.application, listener)
+        sidecar.start()
+        stack.callback(sidecar.stop)
+        return sidecar.port
+
+    def _start_api(self, stack: ExitStack) -> Any:
+        from api.app import ApiSite
+        from service.callers import Callers
+        from service.http.identity import Identity
+
+        identity = Identity(self.application.api_keys, callers=Callers(self.settings.trusted_proxies))
+        site = ApiSite(self.application, self.settings, identity)
+        stack.callback(site.close)
+        return site.start(0)
+
+    def _wait_until_proven(self) -> None:
+        supervisor = self.application.supervisor
+        while not (report := self.application.report()).healthy:
+            if supervisor.wait(CHECK_SECONDS):
+                raise RuntimeError(f"The model could not be loaded: exit code {supervisor.fatal}.")
+            if self._progress.stalled(report, time.monotonic()) > START_STALL:
+                raise RuntimeError(f"Loading makes no progress: {report.startup.reason}.")
+
+    def _health_address(self) -> str:
+        host = self.settings.health_host
+        if host in ("0.0.0.0", "::"):
+            host = ray.util.get_node_ip_address()
+        return f"[{host}]:{self._health_port}" if ":" in host else f"{host}:{self._health_port}"
+
+
+class Progress:
+    """Since when an application is unproven without visible progress of loading."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._word = ""
+
+    def stalled(self, report: Report, now: float) -> float:
+        """Return seconds, 0 for a healthy ``report``. Times are monotonic seconds."""
+        word = str(report.more.get("model"))
+        if report.healthy or word != self._word:
+            self._since, self._word = now, word
+        return now - self._since

@@ -1,0 +1,1 @@
+"""Drive Ray Serve clusters on loopback from outside, and measure them. Runs in the environment .venv-ray."""

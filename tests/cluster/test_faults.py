@@ -1,0 +1,253 @@
+"""Two engines behind two ingress replicas: what callers lose when a process of the cluster fails.
+
+Prints the figures of docs/scaling.md: `make test-cluster ARGS=-rP`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+
+import pytest
+
+from cluster.readiness import STALE_SECONDS
+from lab.cluster.local import CONTROLLER, INGRESS, PROXY, Cluster
+from lab.faults.users import red_circle
+from lab.instances.guarded import wait_for
+from lab.instances.load import CLIENTS, VERDICT, Load, large_picture
+from tests.cluster.faults import SOME, fault
+
+REPLICAS = 2
+PICTURES = (red_circle(), large_picture())
+FLAGS = ("--model", "demo", "--trusted-proxies", "127.0.0.1")
+#: For faults within an engine, which its own limits end.
+IMPATIENT = (
+    *FLAGS,
+    *("--timeout", "6", "--cancel-grace", "2", "--hang-limit", "6", "--probe-interval", "2"),
+    *("--queue-size", "8"),
+)
+ANSWERED = 'ofa_requests_total{outcome="answered",source="api"}'
+REJECTED = 'ofa_requests_total{outcome="rejected",source="api"}'
+ABANDONED = 'ofa_requests_total{outcome="abandoned",source="api"}'
+WAITING = "ofa_queue_depth_requests"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), "FaultyJudge", REPLICAS, *FLAGS) as cluster:
+        yield cluster
+        assert cluster.terminate() == 0
+        assert not cluster.find("")
+
+
+@pytest.fixture(autouse=True)
+def all_ready(cluster: Cluster) -> None:
+    cluster.wait_ready(REPLICAS)
+
+
+def replaced(cluster: Cluster, pid: int) -> Callable[[], bool]:
+    def healed() -> bool:
+        ready = cluster.ready()
+        return len(ready) == REPLICAS and pid not in ready
+
+    return healed
+
+
+def test_a_killed_replica_loses_nothing(cluster: Cluster) -> None:
+    pid = min(cluster.ready())
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "kill -9 of a replica",
+            load,
+            lambda: os.kill(pid, signal.SIGKILL),
+            lambda: pid not in cluster.ready(),
+            replaced(cluster, pid),
+        ),
+    ):
+        pass
+    assert not load.lost
+    assert len({(call.size, call.label) for call in load.calls}) == len(PICTURES)
+
+
+def test_nothing_is_lost_while_the_controller_is_away(cluster: Cluster) -> None:
+    """What replicas report passes through it; the next test needs it to replace a replica."""
+    (pid,) = cluster.find(CONTROLLER)
+
+    def reports() -> bool:
+        replicas = cluster.replicas()
+        return len(replicas) == REPLICAS and all(one.age < STALE_SECONDS for one in replicas)
+
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "kill -9 of the controller",
+            load,
+            lambda: os.kill(pid, signal.SIGKILL),
+            lambda: not reports(),
+            reports,
+        ),
+    ):
+        pass
+    assert cluster.find(CONTROLLER) not in ([], [pid])
+    assert not load.lost
+
+
+def test_a_stopped_replica_loses_only_what_was_in_flight(cluster: Cluster) -> None:
+    pid = min(cluster.ready())
+    in_flight = 0
+
+    def stop() -> None:
+        nonlocal in_flight
+        os.kill(pid, signal.SIGSTOP)
+        in_flight = load.in_flight
+
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "SIGSTOP of a replica", load, stop, lambda: pid not in cluster.ready(), replaced(cluster, pid)
+        ) as found,
+    ):
+        load.more(SOME)
+    assert in_flight <= CLIENTS
+    assert len(load.lost) <= in_flight
+    assert not [call for call in load.lost if call.asked > found]
+
+
+def test_a_killed_ingress_replica_loses_only_what_it_held(cluster: Cluster) -> None:
+    pids = cluster.find(INGRESS)
+    assert len(pids) == 2
+    in_flight = 0
+
+    def kill() -> None:
+        nonlocal in_flight
+        os.kill(pids[0], signal.SIGKILL)
+        in_flight = load.in_flight
+
+    def healed() -> bool:
+        now = cluster.find(INGRESS)
+        return len(now) == 2 and pids[0] not in now
+
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "kill -9 of an ingress replica", load, kill, lambda: pids[0] not in cluster.find(INGRESS), healed
+        ),
+    ):
+        pass
+    assert len(load.lost) <= in_flight
+
+
+def test_a_killed_proxy_comes_back(cluster: Cluster) -> None:
+    """Until then connections are refused, as a machine has one proxy."""
+    (pid,) = cluster.find(PROXY)
+    with (
+        Load(cluster.port, *PICTURES, pause=0.2) as load,
+        fault(
+            "kill -9 of the proxy",
+            load,
+            lambda: os.kill(pid, signal.SIGKILL),
+            lambda: bool(load.lost),
+            lambda: load.calls[-1].result == VERDICT,
+        ),
+    ):
+        pass
+    results = [call.result for call in sorted(load.calls, key=lambda call: call.asked)]
+    print(Counter(results))
+    last = len(results) - results[::-1].index("ConnectionRefusedError")
+    assert set(results[last:]) == {VERDICT}
+
+
+@pytest.fixture(scope="module")
+def updated(cluster: Cluster) -> Load:
+    """The load during a rolling update to IMPATIENT."""
+    old = cluster.wait_ready(REPLICAS)
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "rolling update",
+            load,
+            lambda: cluster.deploy(*IMPATIENT),
+            lambda: cluster.ready() != old,
+            lambda: cluster.deployed,
+        ),
+    ):
+        pass
+    cluster.wait_ready(REPLICAS, without=old)
+    return load
+
+
+def test_a_rolling_update_loses_nothing(updated: Load) -> None:
+    assert not updated.lost
+
+
+def test_an_overload_is_refused_and_what_is_accepted_is_answered(cluster: Cluster, updated: Load) -> None:
+    before = cluster.scrape()
+    with Load(cluster.port, red_circle(), clients=60, distinct=True) as load:
+        load.more(600)
+    results = Counter(call.result for call in load.calls)
+    assert set(results) == {VERDICT, "queue_full"}
+    assert min(call.retry_after for call in load.lost) >= 1
+    after = cluster.scrape()
+    assert after[ANSWERED] - before[ANSWERED] == results[VERDICT]
+    assert after[REJECTED] - before[REJECTED] <= results["queue_full"]
+    assert after[WAITING] == 0
+    print(f"60 clients: {results}")
+
+
+def test_a_caller_that_leaves_cancels_the_computation(cluster: Cluster, updated: Load) -> None:
+    before = cluster.scrape()[ABANDONED]
+    cluster.order("slow")
+    body = json.dumps({"image": base64.b64encode(red_circle()).decode(), "text": "there is a red circle"})
+    with ExitStack() as held:
+        for _ in range(CLIENTS):
+            connection = HTTPConnection("127.0.0.1", cluster.port)
+            held.callback(connection.close)
+            connection.request("POST", "/v1/judge", body, {"Content-Type": "application/json"})
+        wait_for("the requests to wait", lambda: cluster.scrape()[WAITING] >= 1)
+    wait_for("the requests to be abandoned", lambda: cluster.scrape()[ABANDONED] > before)
+    cluster.order("none")
+    assert cluster.scrape()[WAITING] == 0
+
+
+def test_a_hanging_engine_loses_only_what_it_held(cluster: Cluster, updated: Load) -> None:
+    pid = min(cluster.ready())
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "hanging engine",
+            load,
+            lambda: cluster.order("stuck", pid=pid),
+            lambda: pid not in cluster.ready(),
+            replaced(cluster, pid),
+        ) as found,
+    ):
+        pass
+    assert {call.result for call in load.lost} <= {"timeout", "stuck", "error"}
+    assert len(load.lost) <= 2 * CLIENTS
+    assert not [call for call in load.lost if call.asked > found]
+
+
+def test_an_engine_that_only_produces_nan_is_replaced(cluster: Cluster, updated: Load) -> None:
+    """Until its readiness says so, its callers get an error."""
+    pid = min(cluster.ready())
+    with (
+        Load(cluster.port, *PICTURES) as load,
+        fault(
+            "NaN scores",
+            load,
+            lambda: cluster.order("nan", pid=pid),
+            lambda: pid not in cluster.ready(),
+            replaced(cluster, pid),
+        ) as found,
+    ):
+        pass
+    assert {call.result for call in load.lost} <= {"error"}
+    late = [call for call in load.lost if call.asked > found]
+    assert len(late) <= CLIENTS
