@@ -1,7 +1,7 @@
 """The browser tests of asking, history, texts and errors, with the page in front of an engine behind HAProxy.
 
-They are the same tests, in a run of their own, in which PAGE_IN_FRONT puts a scripted engine, or a real one, behind
-the API.
+They are the same tests, in a run of their own, in which PAGE_IN_FRONT puts a scripted engine, or a real one,
+behind the API.
 """
 
 from __future__ import annotations
