@@ -128,7 +128,7 @@ def test_an_unhealthy_engine_elsewhere_is_no_reason_to_restart(
     guarded.order(simple=503, model=model)
     guarded.wait_checks(12, path)
     assert len(guarded.launches) == 1
-    guarded.order(livez=503)  # its own failure is
+    guarded.order(simple=503, livez=503)  # its own failure is
     guarded.wait_launches(2)
 
 
