@@ -14,13 +14,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.contract.request import VerdictFuture
+from service.contract.causes import Refusal
+from service.contract.request import Verdict, VerdictFuture
 from service.telemetry.http_metrics import HttpMetrics
 from tests.web.application import FakeApplication
 
 
 class ScriptedEngine(FakeApplication):
-    """Each text of a call is a command."""
+    """Each text of a call is a command. ``busy`` is a full queue, as the API has no other word for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,10 +37,12 @@ class ScriptedEngine(FakeApplication):
         caller: str = "",
         **_: Any,
     ) -> list[VerdictFuture]:
-        return [
-            self.submit(image, text, premise, caller=caller, future=future)
-            for text, future in zip(hypotheses, futures, strict=True)
-        ]
+        for text, future in zip(hypotheses, futures, strict=True):
+            if text == "reason busy":
+                future.set_result(Verdict.none("busy", code=Refusal.QUEUE_FULL, retry_after=3.2))
+            else:
+                self.submit(image, text, premise, caller=caller, future=future)
+        return list(futures)
 
 
 class _Ready(BaseHTTPRequestHandler):
