@@ -23,8 +23,8 @@ INGRESS_CPUS: Final = 0.1  # more than nothing, which would be placed on a head 
 INGRESS_ONGOING: Final = 256  # requests in one of them; more wait in Ray's proxy
 INGRESS_QUEUED: Final = 64  # requests that wait in the proxy; more are answered 503 there
 HEALTH_PERIOD: Final = 2.0  # seconds
-#: Seconds. Ray replaces a replica after three failed checks in a row; the number is fixed. They end within the
-#: default time limit of a request, so that those of a stopped replica are repeated in time.
+#: Seconds. Ray replaces a replica after three failed checks in a row; the number is fixed. They end within
+#: the default time limit of a request, so that those of a stopped replica are repeated in time.
 HEALTH_TIMEOUT: Final = 4.0
 START_ATTEMPTS: Final = 3
 
