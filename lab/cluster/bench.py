@@ -24,6 +24,7 @@ from lab.bench.balanced import instance, table
 from lab.bench.processes import running, wait_for
 from lab.bench.timing import Spread
 from lab.cluster.local import Cluster
+from lab.faults.users import red_circle
 from lab.instances import balancers
 from lab.instances.ports import free_ports
 
@@ -107,7 +108,7 @@ def open_loop(port: int, body: str, rate: float, seconds: float) -> list[Timed]:
 
 def routing() -> str:
     """Return the time that a call spends outside the engines, by their number."""
-    image = b64encode(PICTURE.read_bytes()).decode()
+    image = b64encode(red_circle()).decode()
     body = json.dumps({"image": image, "text": "there is a red circle"})
     lines = [
         f"{os.cpu_count()} processors; a computation sleeps {SLEEP_SECONDS:g} s, three quarters of the load",
