@@ -1,7 +1,7 @@
 """What Ray costs: `.venv-ray/bin/python -m lab.cluster.bench`, and with `routing` what its router costs.
 
 The first compares clusters of one and two replicas with one instance alone and with two behind HAProxy: the
-demo model, one thread each, all on this machine and in turn. The second has 1, 4 and 16 replicas whose model
+demo model, one thread each, all on this machine and in turn. The second has 4 and 16 replicas whose model
 only sleeps. Both print Markdown tables.
 """
 
@@ -29,12 +29,12 @@ from lab.instances import balancers
 from lab.instances.ports import free_ports
 
 PICTURE: Final = ROOT / "models/demo/examples/existence.png"
-ROUNDS: Final = 3
+ROUNDS: Final = 2
 START_SECONDS: Final = 150.0
-REPLICAS: Final = (1, 4, 16)
+REPLICAS: Final = (4, 16)
 SLEEP_SECONDS: Final = 0.25
 RATE: Final = 3.0  # calls per second for each replica: three quarters of what it can
-SECONDS: Final = 8.0
+SECONDS: Final = 6.0
 
 
 def compare() -> str:
