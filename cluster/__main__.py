@@ -2,8 +2,9 @@
 
     python -m cluster --replicas 2 --port 7860 -- --model demo
 
-Exit code 0 after SIGTERM or SIGINT, 1 if the cluster cannot be started, 2 for a wrong argument. Send a signal
-to this process alone (systemd: KillMode=mixed): it ends Ray's processes in order.
+Exit codes are those of the service: 0 after SIGTERM or SIGINT, 1 if the model cannot be served, 69 if the
+port is taken, 78 for a wrong argument. Send a signal to this process alone (systemd: KillMode=mixed): it ends
+Ray's processes in order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cluster import local
 from cluster.arguments import ArgumentError, Arguments
+from service.contract.causes import ExitCode
+from service.contract.errors import SettingsError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,11 +34,13 @@ def main(argv: Sequence[str]) -> int:
         )
     except ArgumentError as error:
         print(f"python -m cluster: {error}", file=sys.stderr)
-        return 2
-    from cluster import local
-
+        return ExitCode.CONFIGURATION
     port = arguments.settings().port if given.port is None else given.port
-    return local.serve_until_signal(arguments, port)
+    try:
+        return local.serve_until_signal(arguments, port)
+    except SettingsError as error:
+        print(f"python -m cluster: {error.message} {error.remedy} ({error.code})", file=sys.stderr)
+        return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

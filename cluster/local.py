@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import signal
-import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +21,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from cluster.arguments import Arguments
+from service.contract.causes import ExitCode
+from service.listening import listen
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -36,10 +38,14 @@ ENVIRONMENT: Final = {
     "RAY_AUTH_MODE": "token",
     # With it Ray takes a loopback address for the node's instead of looking for one that others can reach.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # A dead HTTP proxy is replaced after three failed checks of this period. The default is 10.
+    # An HTTP proxy is replaced after three failed checks. The defaults are 10.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     # A replica that fails its health check is killed at once. Ray would wait for it to end, which it may not.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # Ray's HTTP proxy would let any program on this machine name another address as its own with a header.
+    # --trusted-proxies are those that may.
+    "FORWARDED_ALLOW_IPS": "none",
     # By default, engines would run at the lowest priority but four.
     "RAY_worker_niceness": "0",
 }
@@ -49,20 +55,25 @@ def serve_until_signal(
     arguments: Arguments, port: int, make: Callable[[Arguments], Application] | None = None
 ) -> int:
     """Serve on ``port`` until SIGTERM or SIGINT; returns the exit code. ``make`` replaces
-    ``cluster.app.application``."""
-    stop = threading.Event()
+    ``cluster.app.application``. Raises SettingsError if the port is taken."""
+    with listen(LOOPBACK, port, "--port") as probe:
+        port = int(probe.getsockname()[1])
+    stop, code = threading.Event(), ExitCode.ORDERLY
     _on_signal(stop)
     with cluster(_cpus(arguments)):
         _on_signal(stop)  # again, as Ray has its own handler
         deployed = _in_thread(lambda: deploy(arguments, port, make))
         while not stop.wait(POLL_SECONDS) and not deployed.done():
             pass
-        if not stop.is_set():
+        if deployed.done() and (error := deployed.exception()) is not None:
+            print(f"NOT_STARTED | ERROR={type(error).__name__} | MSG={error}", file=sys.stderr, flush=True)
+            code = ExitCode.LOAD_FAILED
+        elif not stop.is_set():
             print(f"LISTENING | SERVER=cluster | URL={deployed.result()}", flush=True)
             stop.wait()
         print("STOPPING", flush=True)
     print("ENDED", flush=True)
-    return 0
+    return code
 
 
 @contextmanager
@@ -94,7 +105,7 @@ def cluster(cpus: int) -> Iterator[Path]:
 
 
 def deploy(arguments: Arguments, port: int, make: Callable[[Arguments], Application] | None = None) -> str:
-    """Serve the application, return its URL once it answers. ``port`` 0 picks a free one."""
+    """Serve the application on ``port``, return its URL once it answers. Raises RuntimeError."""
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
@@ -107,7 +118,6 @@ def deploy(arguments: Arguments, port: int, make: Callable[[Arguments], Applicat
         raise RuntimeError(
             f"{arguments.replicas} replicas need {gpus:g} GPUs. Pass fewer --gpus or --replicas."
         )
-    port = port or _free_port()
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
         http_options=HTTPOptions(host=LOOPBACK, port=port),
@@ -129,12 +139,6 @@ def _in_thread(work: Callable[[], str]) -> Future[str]:
 
     threading.Thread(target=run, name="deploy", daemon=True).start()
     return future
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _cpus(arguments: Arguments) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import psutil
 
 from lab.instances.client import judge
+from lab.instances.instance import Instance
+from service.contract.causes import ExitCode
 from tests.cluster.starting import start
 from tests.cluster.test_serving import PICTURE
 
@@ -34,7 +37,22 @@ def test_it_ends_while_it_starts(tmp_path: Path) -> None:
     assert left == []
 
 
+def test_it_ends_if_the_model_cannot_be_loaded(tmp_path: Path) -> None:
+    with start(tmp_path, 1, "--model", str(tmp_path / "none")) as cluster:
+        assert cluster.exit_code() == ExitCode.LOAD_FAILED
+        assert "NOT_STARTED" in cluster.output
+    assert "MODEL_NOT_LOADED" in (tmp_path / "replica-0" / "web_app.log").read_text()
+
+
+def test_a_taken_port_is_named_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Instance(tmp_path, "cluster", "--port", f"{port}", program="-m") as cluster:
+            assert cluster.exit_code() == ExitCode.PORT_TAKEN
+            assert f"{port}" in cluster.output
+
+
 def test_a_wrong_argument_is_refused_at_once(tmp_path: Path) -> None:
     with start(tmp_path, replicas=0) as cluster:
-        assert cluster.exit_code() == 2
+        assert cluster.exit_code() == ExitCode.CONFIGURATION
         assert "replicas" in cluster.output
