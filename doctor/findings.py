@@ -23,7 +23,7 @@ _CODES: Final[Mapping[Severity, tuple[str, ...]]] = {
         *("memory-full", "oom-killed", "device-lost", "scores-not-finite", "probe-unstable"),
         *("hung", "crashed", "unhealthy", "start-stuck", "restart-loop", "gave-up", "halted", "undead"),
         *("guardian-ended", "port-taken", "two-instances", "setting-refused", "run-dir-unwritable"),
-        *("api-keys-refused", "not-answering", "unhealthy-now"),
+        *("api-keys-refused", "engine-unusable", "not-answering", "unhealthy-now"),
     ),
     "warning": (
         *("latency-drift", "timeouts-long-text", "timeouts-large-picture", "overload"),
@@ -31,6 +31,7 @@ _CODES: Final[Mapping[Severity, tuple[str, ...]]] = {
         *("orphaned", "reader-stuck", "killed", "ended-from-outside", "died-silently"),
         *("log-gap", "uploads-no-room", "descriptors-exhausted", "api-keys-outdated", "unforeseen"),
         *("batches-off", "batches-paused", "batches-moved-aside", "batch-row-crashed"),
+        *("engine-answers", "engine-key-outdated"),
         *("degraded-now", "resources-short", "log-failing", "calibration-ignored"),
     ),
     "info": ("caller-limit", "converted-not-kept", "log-moved"),

@@ -85,6 +85,10 @@ PATTERNS: Final = (
     _refused("setting-refused", "settings"),
     _refused("api-keys-refused", "api_keys"),
     Pattern("api-keys-outdated", "app", r"API_KEYS \| OUTCOME=kept_old", r"API_KEYS \| OUTCOME=loaded"),
+    _refused("setting-refused", "engine_key"),
+    Pattern("engine-unusable", "app", r"ENGINE_UNUSABLE \|", r"ENGINE_REACHED \|"),
+    Pattern("engine-answers", "app", r"ENGINE_ANSWER \|"),
+    Pattern("engine-key-outdated", "app", r"ENGINE_KEY \| OUTCOME=kept_old", r"ENGINE_KEY \| OUTCOME=loaded"),
     _refused("run-dir-unwritable", "run_dir_unwritable"),
     Pattern("converted-not-kept", "app", r"CONVERTED_WEIGHTS_NOT_KEPT \|", r"SETTLED \|"),
     # A load logs this after MODEL_LOADED: the next one without it has resolved it.

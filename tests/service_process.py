@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from lab.instances.instance import Instance
+from tests.web import in_front
 
 
 class _Shared:
@@ -25,7 +26,9 @@ class _Shared:
     def take(self, factory: pytest.TempPathFactory) -> Instance:
         if self._instance is None:
             run_dir = factory.mktemp("service")
-            self._instance = self._held.enter_context(Instance(run_dir, "--model", "demo", "--timeout", "60"))
+            flags = ("--model", "demo", "--timeout", "60")
+            instance = in_front.page_of(run_dir, *flags) if in_front.wanted() else Instance(run_dir, *flags)
+            self._instance = self._held.enter_context(instance)
         self._users += 1
         return self._instance
 

@@ -105,7 +105,7 @@ class Metrics(Listener):
         self._rejections = Counter(
             "ofa_rejections",
             "Requests of users and probes not accepted, by code: queue_full, caller_limit, too_late, stuck, "
-            "loading, stopping, or an input error.",
+            "loading, stopping, no_instance, or an input error.",
             ["reason"],
             registry=registry,
         )

@@ -19,7 +19,7 @@ from cluster.arguments import Arguments
 from cluster.local import ENVIRONMENT
 from lab import ROOT
 from lab.kubernetes.__main__ import main
-from lab.kubernetes.container import image_environment, image_folder
+from lab.kubernetes.container import environment, image_environment, image_folder
 from lab.kubernetes.manifests import FOLDER
 from service.intake.readers import HEAVY_BYTES
 from service.settings import Settings, options
@@ -193,9 +193,11 @@ def test_user_and_folders_are_the_image_s() -> None:
     claim = volumes["models"]["persistentVolumeClaim"]["claimName"]
     assert one("PersistentVolumeClaim", claim, "ray")
     (secrets,) = (path for path, name in names.items() if name == "secrets")
-    (variable,) = container(WORKERS)["env"]
-    assert variable["name"] in {option.env for option in options().values()}
-    assert variable["value"] == f"{secrets}/api_keys"
+    variables = environment(container(WORKERS))
+    ours = {name: value for name, value in variables.items() if not name.startswith("RAY_")}
+    assert ours == {"OFA_API_KEYS_FILE": f"{secrets}/api_keys"}
+    assert ours.keys() <= {option.env for option in options().values()}
+    assert variables.keys() - ours == environment(container(HEAD)).keys()
     assert [item["key"] for item in volumes["secrets"]["secret"]["items"]] == ["api_keys"], "not Ray's token"
 
 

@@ -84,6 +84,15 @@ def test_a_run_directory_that_is_not_writable_is_found(tmp_path: Path) -> None:
     ("message", "code"),
     [
         ("UPLOAD_REFUSED | REASON=no_room | FROM=127.0.0.1 | MORE=0", "uploads-no-room"),
+        (
+            "ENGINE_UNUSABLE | URL=http://127.0.0.1:1 | CODE=no_instance | CAUSE=ConnectError",
+            "engine-unusable",
+        ),
+        (
+            "ENGINE_ANSWER | STATUS=429 | CODE=rate_limit | MSG=The engine's limit is reached.",
+            "engine-answers",
+        ),
+        ("ENGINE_KEY | OUTCOME=kept_old | MSG=it is larger", "engine-key-outdated"),
         ("BATCHES_OFF | REASON=network | DETAIL=nfs4", "batches-off"),
         ("BATCHES_PAUSED | REASON=disk_full", "batches-paused"),
         ("BATCHES_LOST | FOLDER=batches", "batches-moved-aside"),

@@ -13,6 +13,7 @@ any moment by ``orders.json``:
     livez_fails how often /livez fails               says       what /livez says
     readyz      the status of /readyz                chatty    write this many lines to the console
     model       the model's state in /health         silent    no endpoint answers in time
+    remote      its model is in another process
     leaving     the exit code that it announces      socketless  no socket: the port alone is asked
     heartbeat   renew the heartbeat file             answers   never end: endless (at once) or drip
 """
@@ -95,7 +96,13 @@ class Handler(BaseHTTPRequestHandler):
             "/health/simple": (simple, "OK" if simple == 200 else "FAIL"),
             "/health": (
                 simple,
-                json.dumps({"details": {"model": model}, "leaving": self.orders.get("leaving")}),
+                json.dumps(
+                    {
+                        "details": {"model": model},
+                        "leaving": self.orders.get("leaving"),
+                        "remote": {"url": "http://localhost"} if self.orders.get("remote") else None,
+                    }
+                ),
             ),
             "/guardian": (200, self._lines(simple, loading, moved, model)),
         }[self.path]
@@ -115,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             "QUEUE": "0",
             "EVIDENCE_AGE": "1",
             "DEVICE": "cpu",
+            "REMOTE": "yes" if self.orders.get("remote") else "no",
             "END": "yes",
         }
         return "".join(f"{key}={value}\n" for key, value in told.items())

@@ -208,6 +208,38 @@ def test_a_probe_that_was_not_run_shows_nothing(
     assert (after.proven_at, after.failure, after.unstable) == (before.proven_at, None, 0)
 
 
+@pytest.mark.parametrize("reason", ["busy", "loading", "stopping"])
+def test_a_refused_probe_is_tried_again_after_a_pause(
+    prober: Prober, model: Model, clock: Clock, reason: str
+) -> None:
+    """Also when the last evidence is old: otherwise one would follow the other without a pause."""
+    prober.probe()
+    clock.move(1000)
+    model.answer = lambda: Verdict.none(reason)
+    prober.probe()
+    assert prober.due_in(clock.now) == RETRY
+
+
+def test_an_engine_that_is_not_reached_is_a_failure(prober: Prober, model: Model, clock: Clock) -> None:
+    prober.probe()
+    clock.move(1)
+    model.answer = lambda: Verdict.none("no_instance")
+    prober.probe()
+    assert prober.evidence().standing_failure is not None
+    model.answer = model.verdict
+    prober.probe()
+    assert prober.evidence().standing_failure is None
+
+
+def test_probes_of_several_models_are_not_compared(model: Model, clock: Clock) -> None:
+    prober = Prober(model, interval=60, baseline_interval=300, timeout=15, one_model=False, clock=clock)
+    prober.enable()
+    for label in ("Yes", "No", "Maybe"):
+        model.answer = lambda label=label: model.verdict(label)  # type: ignore[misc]
+        prober.probe()
+        assert (prober.evidence().label, prober.evidence().unstable) == (label, 0)
+
+
 def test_a_probe_that_cannot_even_be_asked_is_a_failed_one(prober: Prober, model: Model) -> None:
     def stumble() -> Verdict:
         raise KeyError("secret")

@@ -13,7 +13,7 @@ import pytest
 
 from lab.instances.instance import ROOT
 from service import api_keys
-from service.api_keys import CHECK_SECONDS, MAX_KEYS, ApiKeys, make, read
+from service.api_keys import CHECK_SECONDS, MAX_KEYS, ApiKeys, make, name_of, read
 from service.contract.errors import SettingsError
 from tests.fakes import Clock
 
@@ -54,10 +54,23 @@ def test_a_line_is_a_name_a_hash_and_two_limits(tmp_path: Path) -> None:
     assert keys[0].digest.hex() == HASH
 
 
+def test_only_the_word_at_the_end_makes_a_key_trusted(tmp_path: Path) -> None:
+    made = make(tmp_path / "keys", "front", 90_000, 500, trusted=True)
+    make(tmp_path / "keys", "shop")
+    front, shop = read(tmp_path / "keys")
+    assert (front.trusted, shop.trusted) == (True, False)
+    assert ApiKeys(tmp_path / "keys").find(made) == front
+    assert name_of("203.0.113.7@front") == name_of("front") == "front"
+    assert name_of("203.0.113.7") is name_of("fe80::/64") is None
+
+
 @pytest.mark.parametrize(
     "line",
     [
         "shop",
+        f"shop {HASH} 60 4 Trusted",
+        f"shop {HASH} 60 4 trusted trusted",
+        f"shop {HASH} trusted",
         f"shop {HASH}",
         f"shop {HASH} 60",
         f"shop {HASH} 60 4 5",

@@ -114,6 +114,43 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
     assert "a folder" in refused(["--run-dir", str(tmp_path / "file")])
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:7860",
+        "ftp://127.0.0.1",
+        "http://",
+        "http:///v1",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1:65536",
+        "http://127.0.0.1:port",
+        "http://[::1",
+        "http://127.0.0.1/?key=s3cret",
+        "http://127.0.0.1?",
+        "http://127.0.0.1/#s3cret",
+        "http://127.0.0.1/a b",
+        "http://127.0.0.1/\n",
+        "http://user:s3cret@127.0.0.1",
+        "http://s3cret@127.0.0.1",
+    ],
+)
+def test_an_odd_address_of_the_engine_is_refused_without_its_secrets(url: str) -> None:
+    message = refused(["--engine", url])
+    assert message.startswith("--engine")
+    assert "s3cret" not in message or "@" not in url
+
+
+def test_an_engine_may_have_a_path_and_excludes_a_model() -> None:
+    assert Settings.from_args(["--engine", "https://[::1]:8443/vqa/"], {}).engine == "https://[::1]:8443/vqa"
+    engine = ["--engine", "http://127.0.0.1:8080"]
+    for name, sample in {"model": "demo", "revision": "v1", "device": "cpu", "dtype": "fp32"}.items():
+        message = refused([*engine, flag(name), sample])
+        assert "--engine" in message
+        assert flag(name) in message
+        assert options()[name].env in refused(engine, {options()[name].env: sample})
+    assert "--backend" in refused([*engine, "--backend", "native"])
+
+
 def test_help_names_every_flag_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         Settings.from_args(["--help"], {})

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import httpx
 
 from lab.instances.instance import EXIT_SECONDS, ROOT, START_SECONDS
 from lab.instances.ports import free_ports
+from tests.web import in_front
 
 META = {"_type": "gradio.FileData"}
 T = TypeVar("T")
@@ -46,6 +47,15 @@ class Page:
         """Return its uploaded files."""
         return present(self.temporary, "ofa-page-*/*/picture*")
 
+    def wait_serving(self) -> None:
+        # In front of an engine, the page serves before it knows the engine.
+        signs = ("SERVER=page", "ENGINE_REACHED") if in_front.wanted() else ("serving",)
+        give_up = time.monotonic() + START_SECONDS
+        while not all(sign in self.output for sign in signs):
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < give_up, self.output
+            time.sleep(0.05)
+
     @property
     def output(self) -> str:
         return self._output.read_text(encoding="utf-8", errors="replace")
@@ -74,27 +84,32 @@ def serving(
     port = port or free_ports(1)[0]
     output, temporary = folder / "output.txt", folder / "temporary"
     temporary.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.web.application", str(port), "--model", "demo"]
-    command += ["--run-dir", str(folder), *flags]
-    with output.open("wb") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(output.open("wb"))
+        if in_front.wanted():
+            engine = stack.enter_context(in_front.scripted_engine(folder, file))
+            command = ["web_app.py", "--engine", engine, "--port", str(port), "--health-port", "0"]
+            command += ["--health-host", "127.0.0.1", "--ops", "off"]
+        else:
+            command = ["-m", "tests.web.application", str(port), "--model", "demo"]
         process = subprocess.Popen(
-            command,
+            [
+                sys.executable,
+                *command,
+                "--run-dir",
+                str(folder),
+                *(in_front.flags_of(flags) if in_front.wanted() else flags),
+            ],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(temporary), **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    page = Page(process, f"http://127.0.0.1:{port}", output, temporary)
-    try:
-        give_up = time.monotonic() + START_SECONDS
-        while "serving" not in page.output:
-            assert process.poll() is None, page.output
-            assert time.monotonic() < give_up, page.output
-            time.sleep(0.05)
+        stack.callback(process.wait, EXIT_SECONDS)
+        stack.callback(process.kill)
+        page = Page(process, f"http://127.0.0.1:{port}", output, temporary)
+        page.wait_serving()
         yield page
-    finally:
-        process.kill()
-        process.wait(EXIT_SECONDS)
 
 
 async def upload(client: httpx.AsyncClient, content: bytes, name: str = "picture.png") -> dict[str, Any]:
