@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from ray import serve
@@ -19,33 +19,39 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError, WorkerCr
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from api.app import reply_to, with_headers
+from api.app import FREE, reply_to, with_headers
 from api.bodies import JSON_COPIES, Limits, received
-from api.context import attach, context_of
+from api.context import attach, context_of, identify
 from api.problems import Problem
 from cluster import readiness
 from cluster.arguments import settings_of
 from cluster.inprocess import Call
+from cluster.run_dir import open_run_dir
+from service.api_keys import ApiKeys
 from service.callers import Callers
-from service.contract.causes import Refusal
+from service.contract.causes import ApiCode, Refusal
+from service.contract.errors import Denied
 from service.http import bodies
 from service.http.bodies import App, Body, ClientDisconnected, Message, Receive, Refused, Reply, Scope, Send
 from service.http.headers import below_root, check_headers, peer_of
+from service.http.identity import Identity
+from service.settings import Settings
 
 #: A replica that takes longer to say that it has a request counts as stopped; the request goes to another.
 RECEIPT_SECONDS: Final = 2.0
+RECEIPT_PER_BYTE: Final = 0.2 / (1 << 20)  # more for the body's way there; a slow network's 5 MB/s
 #: The replica itself answers at the time limit; this bounds the wait if it does not.
 SPARE_SECONDS: Final = 1.0
-EVIDENCE_SECONDS: Final = (
-    15.0  # reports of replicas count for so long; outlasts a restart of Ray's controller
-)
+#: How long a report of a replica counts. Longer than Ray's controller takes to start again.
+EVIDENCE_SECONDS: Final = 15.0
 #: Ray's errors for a replica that died, or cannot be reached, or gave up the request by itself.
 LOST: Final = (RayActorError, WorkerCrashedError, TaskCancelledError)
 #: A replica that answers with one of these has not begun.
 ELSEWHERE: Final = frozenset({Refusal.STOPPING, Refusal.LOADING})
+OWN_PATHS: Final = ("/health", "/readyz", "/livez", "/targets")
 #: Headers of a replica's answer that belong to the connection, or are added again here.
 _OWN: Final = frozenset({b"connection", b"content-length", b"x-request-id"})
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 
 @serve.ingress()
@@ -53,7 +59,13 @@ class Ingress:
     """The deployment. ``judge`` is the handle of the replicas, ``flags`` are theirs."""
 
     def __init__(self, judge: DeploymentHandle[Any], flags: list[str]) -> None:
-        self._front = Front(judge, flags)
+        self._cleanup = ExitStack()
+        settings, _ = open_run_dir(settings_of(flags), "ingress", self._cleanup)
+        self._front = Front(judge, settings)
+
+    def __del__(self) -> None:
+        if (cleanup := getattr(self, "_cleanup", None)) is not None:
+            cleanup.close()
 
     async def __serve_build_asgi_app__(self) -> App:
         return self._front
@@ -62,11 +74,14 @@ class Ingress:
 class Front:
     """The ASGI application."""
 
-    def __init__(self, judge: DeploymentHandle[Any], flags: list[str]) -> None:
-        self._settings = settings_of(flags)
+    def __init__(self, judge: DeploymentHandle[Any], settings: Settings) -> None:
+        self._settings = settings
         self._judge = judge.options(stream=True)
         self._limits = Limits(self._settings)
         self._callers = Callers(self._settings.trusted_proxies)
+        file = self._settings.api_keys_file
+        keys = ApiKeys(file) if file is not None else None
+        self._identity = Identity(keys, callers=self._callers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -87,26 +102,32 @@ class Front:
             check_headers(scope)
             bodies.check_framing(scope)
             path = below_root(scope["path"], self._settings.root_path)
-            reply = self._own(path)
+            reply = self._own(scope["method"], path)
             if reply is None:
+                if not FREE.fullmatch(path):  # no memory for strangers; the replica counts and limits
+                    identify(scope, self._identity)
                 reply = await self._from_replica(scope, body.receive)
         except ClientDisconnected:
             return
-        except (Problem, Refused) as error:
+        except (Problem, Refused, Denied) as error:
             await bodies.refuse(scope, body, send_with_headers, reply_to(scope, error))
             return
         await _send(reply, send_with_headers)
 
-    def _own(self, path: str) -> Reply | None:
-        """Answer what is not the API's."""
+    def _own(self, method: str, path: str) -> Reply | None:
+        """Answer what is not the API's. Raises Problem."""
+        if path not in OWN_PATHS:
+            return None
+        if method not in ("GET", "HEAD"):
+            raise Problem(ApiCode.METHOD_NOT_ALLOWED, headers={"allow": "GET, HEAD"})
         match path:
             case "/health":
-                return health()
-            case "/readyz" | "/livez":
-                return check("ready" if path == "/readyz" else "live")
+                reply = health()
             case "/targets":
-                return targets()
-        return None
+                reply = targets()
+            case _:
+                reply = check("ready" if path == "/readyz" else "live")
+        return reply._replace(body=b"") if method == "HEAD" else reply
 
     async def _from_replica(self, scope: Scope, receive: Receive) -> Reply:
         """Receive the body, and return a replica's answer. Raises Problem, Refused and ClientDisconnected."""
@@ -147,7 +168,8 @@ class Front:
         """Ask a replica, and another if it was lost or has not begun. Not more often: a picture that crashes
         its process would crash one for each try."""
         try:
-            reply = await self._ask_once(call, arrived, RECEIPT_SECONDS)
+            limit = RECEIPT_SECONDS + RECEIPT_PER_BYTE * len(call.body)
+            reply = await self._ask_once(call, arrived, limit)
             if not _elsewhere(reply):
                 return reply
             log.warning("ASKED_AGAIN | REASON=not_begun")
@@ -213,8 +235,8 @@ def check(word: str) -> Reply:
 def targets() -> Reply:
     """Return the health APIs of the replicas in the form of Prometheus' http_sd_configs."""
     found = [
-        {"targets": [report["health"]], "labels": {"replica": report["name"], "replica_id": replica_id}}
-        for replica_id, report, age in readiness.reports()
+        {"targets": [report["health"]], "labels": {"replica": report["name"]}}
+        for _, report, age in readiness.reports()
         if "health" in report and age <= EVIDENCE_SECONDS
     ]
     return _json(found, 200)

@@ -6,6 +6,7 @@ another user of the machine reaches loopback, too.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -15,11 +16,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+import psutil
+
+from api.bodies import BODY_SECONDS
 from cluster.arguments import Arguments
 from service.contract.causes import ExitCode
 from service.listening import listen
@@ -32,6 +36,10 @@ LOOPBACK: Final = "127.0.0.1"
 APPLICATION: Final = "visual-entailment"
 OBJECT_STORE_BYTES: Final = 512 << 20  # holds the bodies of requests on their way to a replica
 POLL_SECONDS: Final = 0.2
+SPARE_SECONDS: Final = 15.0
+PREFIX: Final = "ofa-ray-"
+LOCK: Final = "lock"  # held while the cluster runs
+VITAL: Final = ("raylet", "gcs_server")  # without them nothing is served
 #: Read by Ray's processes when they start.
 ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,50 +66,103 @@ def serve_until_signal(
     ``cluster.app.application``. Raises SettingsError if the port is taken."""
     with listen(LOOPBACK, port, "--port") as probe:
         port = int(probe.getsockname()[1])
-    stop, code = threading.Event(), ExitCode.ORDERLY
+    stop = threading.Event()
     _on_signal(stop)
-    with cluster(_cpus(arguments)):
-        _on_signal(stop)  # again, as Ray has its own handler
-        deployed = _in_thread(lambda: deploy(arguments, port, make))
-        while not stop.wait(POLL_SECONDS) and not deployed.done():
-            pass
-        if deployed.done() and (error := deployed.exception()) is not None:
-            print(f"NOT_STARTED | ERROR={type(error).__name__} | MSG={error}", file=sys.stderr, flush=True)
-            code = ExitCode.LOAD_FAILED
-        elif not stop.is_set():
-            print(f"LISTENING | SERVER=cluster | URL={deployed.result()}", flush=True)
-            stop.wait()
-        print("STOPPING", flush=True)
+    try:
+        with cluster(_cpus(arguments)):
+            _on_signal(stop)  # again, as Ray has its own handler
+            _serve(stop, _in_thread(lambda: deploy(arguments, port, make)))
+            print("STOPPING", flush=True)
+    except SystemExit:  # by Ray's handler, while Ray starts
+        pass
+    except NotServing as error:
+        print(f"NOT_SERVING | CODE={error.code} | MSG={error}", file=sys.stderr, flush=True)
+        return ExitCode.LOAD_FAILED
     print("ENDED", flush=True)
-    return code
+    return ExitCode.ORDERLY
+
+
+class NotServing(Exception):
+    """The application could not be deployed (``not_started``), or a process of Ray ended (``ray_ended``)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _serve(stop: threading.Event, deployed: Future[str]) -> None:
+    """Return when ``stop`` is set. Raises NotServing."""
+    vital = [one for one in psutil.Process().children() if one.name() in VITAL]
+    announced = False
+    while not stop.wait(POLL_SECONDS):
+        if deployed.done() and not announced:
+            if (error := deployed.exception()) is not None:
+                raise NotServing("not_started", f"{type(error).__name__}: {error}")
+            print(f"LISTENING | SERVER=cluster | URL={deployed.result()}", flush=True)
+            announced = True
+        if ended := [one for one in vital if not _runs(one)]:
+            raise NotServing("ray_ended", f"Ray's process {ended[0].pid} ended.")
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
 def cluster(cpus: int) -> Iterator[Path]:
     """Run a Ray cluster that promises ``cpus`` to engines; yields its folder, which is only this user's."""
-    folder = Path(tempfile.mkdtemp(prefix="ofa-ray-"))  # short: Ray's Unix sockets are below it
-    token = folder / "auth_token"
-    token.touch(0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ |= {**ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token), "PYTHONPATH": _python_path()}
-    import ray
-    from ray import serve
+    with _folder() as folder:
+        token = folder / "auth_token"
+        token.touch(0o600)
+        token.write_text(secrets.token_hex(32))
+        os.environ |= {**ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token), "PYTHONPATH": _python_path()}
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
+        import ray
+        from ray import serve
 
-    try:
-        ray.init(
-            address="local",  # never a cluster that another program has left behind
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder / "ray"),  # which Ray makes writable for everybody
-        )
-        yield folder
-        serve.shutdown()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            ray.init(
+                address="local",  # never a cluster that another program has left behind
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder / "ray"),  # which Ray makes writable for everybody
+            )
+            yield folder
+            serve.shutdown()
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a folder for one cluster, and remove it at the end; remove those of clusters that were killed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError), (old / LOCK).open("rb") as lock:
+            if old.stat().st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its cluster runs
+                _remove(old)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # short: Ray's Unix sockets are below it
+    with (folder / LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a cluster's folder, after killing what is left of its processes."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()) and process.pid != os.getpid():
+                process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def deploy(arguments: Arguments, port: int, make: Callable[[Arguments], Application] | None = None) -> str:
@@ -118,9 +179,11 @@ def deploy(arguments: Arguments, port: int, make: Callable[[Arguments], Applicat
         raise RuntimeError(
             f"{arguments.replicas} replicas need {gpus:g} GPUs. Pass fewer --gpus or --replicas."
         )
+    # A bound for an ingress that answers nothing; its own limits are shorter.
+    limit = BODY_SECONDS + arguments.settings().timeout + SPARE_SECONDS
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host=LOOPBACK, port=port),
+        http_options=HTTPOptions(host=LOOPBACK, port=port, request_timeout_s=limit),
         logging_config=LoggingConfig(enable_access_log=False),
     )
     serve.run((make or application)(arguments), name=APPLICATION, route_prefix="/")

@@ -5,7 +5,6 @@ Ray starts a replacement for a replica whose health check fails, and asks the re
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
@@ -14,12 +13,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
-from ray import serve
 
 from cluster import inprocess
 from cluster.arguments import settings_of
 from cluster.inprocess import Call
-from service.contract.errors import SettingsError
+from cluster.run_dir import open_run_dir
+from service.contract.status import Phase
 from service.contract.times import START_STALL
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 CHECK_SECONDS: Final = 0.05
-MOST_FOLDERS: Final = 1000  # of replicas on one machine
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +36,7 @@ class Judge:
     def __init__(self, flags: list[str]) -> None:
         """Return once an inference has proven the model. Raises RuntimeError if that fails."""
         with ExitStack() as stack:
-            self.settings = self._open_run_dir(settings_of(flags), stack)
-            self._open_logs(stack)
+            self.settings, self._number = open_run_dir(settings_of(flags), "replica", stack)
             self.application = self.build(self.settings)
             stack.callback(self._stop_application)
             self._health_port = self._start_health(stack)
@@ -73,7 +70,9 @@ class Judge:
         report = self.application.report()
         if not report.live.ok:
             raise RuntimeError(f"not live: {report.live.reason}")
-        if self._progress.stalled(report, time.monotonic()) > self.settings.evidence_ttl:
+        # A replacement would have to load the model, too.
+        limit = START_STALL if report.details["model"] == Phase.LOADING else self.settings.evidence_ttl
+        if self._progress.stalled(report, time.monotonic()) > limit:
             raise RuntimeError(f"no inference has succeeded for long: {report.details['inference']}")
 
     def record_routing_stats(self) -> dict[str, Any]:
@@ -97,42 +96,6 @@ class Judge:
             cleanup.close()
 
     # ---- start -------------------------------------------------------------------------------------------
-
-    def _open_run_dir(self, settings: Settings, stack: ExitStack) -> Settings:
-        """Return ``settings`` with the replica's own run directory, locked until the replica has ended.
-
-        It is named after the rank. A rank may change while its replica runs, so that another has its folder.
-        """
-        from service.main import lock_run_dir
-
-        rank = serve.get_replica_context().rank.rank
-        for number in (rank, *range(MOST_FOLDERS)):
-            run_dir = settings.run_dir / f"replica-{number}"
-            try:
-                lock = lock_run_dir(run_dir, must_write=True)
-            except SettingsError as error:
-                if error.code != "run_dir_taken":
-                    raise RuntimeError(f"{error.message} {error.remedy} ({error.code})") from None
-                continue
-            if lock is not None:
-                stack.callback(os.close, lock)
-            self._number = number
-            return dataclasses.replace(settings, run_dir=run_dir)
-        raise RuntimeError(f"All run directories below {settings.run_dir} are taken.")
-
-    def _open_logs(self, stack: ExitStack) -> None:
-        from service.telemetry.logs import Logs
-
-        settings = self.settings
-        logs = Logs(
-            settings.run_dir,
-            max_bytes=settings.log_max_bytes,
-            backups=settings.log_backups,
-            level=settings.log_level,
-            form=settings.log_format,
-        )
-        logs.open()
-        stack.callback(logs.close)
 
     def _stop_application(self) -> None:
         self.application.supervisor.stop(self.settings.stop_grace)

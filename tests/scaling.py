@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 from lab import ROOT
 
 DOCUMENT = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^([^\n]*)\n+```(?:bash|sh|console)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^([^\n]*)\n+ *```bash\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks() -> list[tuple[str, list[str]]]:
@@ -23,6 +22,7 @@ def _commands(text: str) -> list[str]:
 
 
 def documented(start: str) -> list[str]:
-    """Return the words of the command that begins with ``start``; there must be exactly one."""
-    (found,) = [command for _, commands in blocks() for command in commands if command.startswith(start)]
-    return shlex.split(found)
+    """Return the different commands that begin with ``start``; there is at least one."""
+    found = [command for _, commands in blocks() for command in commands if command.startswith(start)]
+    assert found, f"docs/scaling.md has no {start}"
+    return list(dict.fromkeys(found))

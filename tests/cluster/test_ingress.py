@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from cluster import ingress
 from cluster.ingress import Front
+from service.settings import Settings
 
 OK = (200, [(b"content-type", b"application/json"), (b"connection", b"close")], b'{"ok": true}')
 
@@ -64,10 +67,15 @@ class Handle:
 
 
 def ask(
-    handle: Handle, body: bytes = b"{}", path: str = "/v1/judge", leave: bool = False, **headers: str
+    handle: Handle,
+    body: bytes = b"{}",
+    path: str = "/v1/judge",
+    leave: bool = False,
+    keys: Path | None = None,
+    **headers: str,
 ) -> tuple[int, dict[bytes, bytes], Any]:
     """Return status, headers and body of the front's answer. ``leave`` cancels it once a replica is asked."""
-    front = Front(handle, ["--model", "demo", "--timeout", "1", "--max-bytes", "100000"])
+    front = Front(handle, Settings(model="demo", timeout=1.0, max_bytes=100_000, api_keys_file=keys))
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -208,3 +216,30 @@ def test_the_error_of_the_inference_protocol_has_its_own_member() -> None:
 
 def test_without_replicas_nothing_is_healthy() -> None:
     assert ask(Handle(), b"", "/health")[::2] == (503, {"status": "unhealthy", "replicas": []})
+
+
+def test_a_body_is_received_only_from_who_has_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tmp_path / "keys"
+    line = f"owner {hashlib.sha256(b'a-key').hexdigest()} 60 4\n"
+    keys.touch(0o600)
+    keys.write_text(line)
+    received = []
+    monkeypatch.setattr(ingress, "received", lambda *_, **__: received.append(1))
+    status, _, body = ask(Handle(), keys=keys, x_api_key="another")
+    assert (status, body["code"], received) == (401, "wrong_key", [])
+    monkeypatch.undo()
+    assert ask(Handle([None, OK]), keys=keys, x_api_key="a-key")[0] == 200
+    assert ask(Handle([None, OK]), b"", "/openapi.json", keys=keys)[0] == 200, "free"
+
+
+@pytest.mark.parametrize("path", ingress.OWN_PATHS)
+def test_its_own_paths_are_only_read(path: str) -> None:
+    status, headers, body = ask(Handle(), b"{}", path)
+    assert (status, body["code"], headers[b"allow"]) == (405, "method_not_allowed", b"GET, HEAD")
+
+
+def test_a_large_body_gets_more_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "RECEIPT_PER_BYTE", 1.0)
+    handle = Handle(["hang"])
+    assert ask(handle, b"xx")[2]["code"] == "timeout"
+    assert len(handle.calls) == 1, "the receipt may take 2 s more, which the time limit ends"

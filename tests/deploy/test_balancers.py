@@ -96,8 +96,10 @@ def three(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
 
 
 def test_haproxy_accepts_the_shipped_file_without_a_warning() -> None:
-    command = documented("haproxy -c")
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    (command,) = documented("haproxy -c")
+    checked = subprocess.run(
+        command.split(), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
     assert checked.returncode == 0, checked.stderr
     assert "WARNING" not in checked.stderr
 

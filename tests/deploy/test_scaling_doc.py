@@ -23,6 +23,12 @@ RUN = {
         "tests/guardian/test_fleet_of_instances.py",
         'documented("./guardian.sh fleet start")',
     ),
+    "OFA_RUN_DIR=front": ("tests/remote/test_process.py", 'documented("OFA_RUN_DIR=front")'),
+    "python -m service.api_keys make front": (
+        "tests/remote/test_key.py",
+        'documented("python -m service.api_keys make front")',
+    ),
+    "chmod 600 engine-key": ("tests/remote/test_key.py", 'documented("chmod 600 engine-key")'),
     "haproxy -c": ("tests/deploy/test_balancers.py", 'documented("haproxy -c")'),
     # Without make, which would install Ray; the test below compares the two.
     "make cluster": ("tests/cluster/starting.py", 'Instance(run_dir, "cluster", "--replicas"'),
@@ -32,11 +38,11 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_every_block_is_found() -> None:
-    assert 2 * len(blocks()) == len(re.findall(r"^```", DOCUMENT, re.MULTILINE))
+    assert 2 * len(blocks()) == len(re.findall(r"^ *```", DOCUMENT, re.MULTILINE))
     assert all(commands for _, commands in blocks())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_a_test_runs_the_command_unless_it_is_marked(command: str) -> None:
     known = [start for start in RUN if command.startswith(start)]
     assert known, f"no test runs it, and the line above its block does not end with '{NEVER}'"

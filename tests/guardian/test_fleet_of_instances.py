@@ -21,20 +21,22 @@ from lab.instances.fleet import Fleet
 from tests.scaling import documented
 
 TIMES = {"WATCH_INTERVAL": "0.1", "CHECK_INTERVAL": "0.5", "CHECK_TIMEOUT": "10"}
+WITH_PAGE, WITHOUT_PAGE = documented("./guardian.sh fleet start")
 CLIENTS = 2
 REQUESTS = 40  # before, between and after the restarts
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(params=[WITHOUT_PAGE])
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     with Fleet(tmp_path / "fleet", 2, TIMES, OFA_DRAIN_DELAY=1) as fleet:
-        _, _, *arguments = documented("./guardian.sh fleet start")
-        code, output = fleet.command(*arguments, "--page", "off")
+        _, _, *arguments = request.param.split()
+        code, output = fleet.command(*arguments)
         assert code == 0, output
         yield fleet
         assert fleet.command("stop")[0] == 0
 
 
+@pytest.mark.parametrize("fleet", [WITH_PAGE], indirect=True)
 def test_two_instances_serve_and_one_that_is_killed_comes_back_alone(fleet: Fleet) -> None:
     before = fleet.rows()
     columns = ("PHASE", "READY", "HEALTHY", "QUEUE", "RESTARTS", "DEVICE")

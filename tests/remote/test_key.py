@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from api.app import ApiSite
-from service.api_keys import ApiKeys, make
+from lab import ROOT
+from service.api_keys import ApiKeys, make, read
 from service.contract.causes import Refusal
 from service.contract.errors import SettingsError
 from service.engine_key import EngineKey
@@ -23,6 +26,7 @@ from tests.api.serving import PICTURE, ScriptedApplication, base, serving
 from tests.fakes import Clock, until
 from tests.remote.answering import answer, answering
 from tests.remote.conftest import Over
+from tests.scaling import documented
 
 
 @contextmanager
@@ -148,6 +152,17 @@ def test_a_key_file_that_is_open_to_others_or_without_a_key_is_refused(
     assert not content.strip() or content not in refused.value.sentence
     with pytest.raises(SettingsError):
         Settings.from_args(["--engine", "http://127.0.0.1:1", "--engine-key-file", str(path)], {})
+
+
+def test_the_documented_commands_make_a_trusted_key_and_its_file(tmp_path: Path) -> None:
+    for command in documented("python -m service.api_keys make front") + documented("chmod 600 engine-key"):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "PYTHONPATH": str(ROOT)}
+        subprocess.run(["bash", "-ec", command], cwd=tmp_path, env=environment, check=True)
+    (key,) = read(tmp_path / "api-keys")
+    assert key.trusted
+    secret = EngineKey(tmp_path / "engine-key").current()
+    assert ApiKeys(tmp_path / "api-keys").find(secret) == key
 
 
 def test_a_key_file_that_cannot_be_read_any_more_keeps_the_last_key(

@@ -13,9 +13,12 @@ import httpx
 import psutil
 import pytest
 
+from lab.faults.service import Service
+from lab.instances.guarded import wait_for
 from lab.instances.instance import ROOT, Instance
 from lab.instances.ports import free_ports
 from tests.fakes import PATIENCE
+from tests.scaling import documented
 
 PICTURE = (ROOT / "models" / "demo" / "examples" / "existence.png").read_bytes()
 TEXTS = ("there is a red circle", "there is a blue square")
@@ -137,3 +140,19 @@ def _says_no_instance(page: Instance) -> None:
     assert page.judge(PICTURE, TEXTS[0])["reason"] == "no_instance"
     status_line = httpx.get(f"{page.page}/status", timeout=PATIENCE).json()
     assert status_line["state"] == "no_instance"
+
+
+def test_the_documented_command_guards_a_page(running_service: Instance, tmp_path: Path) -> None:
+    """The ports and the folder of the document are those of this test instead."""
+    (command,) = documented("OFA_RUN_DIR=front")
+    run_dir, port, health_port, _, *arguments, _ = command.split()
+    with Service(tmp_path / "front", plain=True) as front:
+        assert {part.partition("=")[0] for part in (run_dir, port, health_port)} <= front.environment.keys()
+        started = front.command(*arguments, running_service.page)
+        assert started.returncode == 0, started.stdout
+        wait_for("health", front.healthy, lambda: front.log)
+        answer = httpx.post(
+            f"{front.page}/v1/judge", data={"text": TEXTS}, files={"image": PICTURE}, timeout=PATIENCE
+        )
+        assert [one["label"] for one in answer.json()["results"]] == ["Yes", "No"]
+        assert front.command("stop").returncode == 0
