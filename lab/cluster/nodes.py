@@ -44,7 +44,9 @@ class Nodes:
     def __init__(self, count: int, cpus: int) -> None:
         # Not in a test's folder: the path of a socket has at most 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        token = self._folder / "token"
+        self._secret = Path(tempfile.mkdtemp(prefix="ray-"))  # Ray opens the other folder to all users
+        token = self._secret / "token"
+        token.touch(0o600)
         token.write_text(secrets.token_hex(32))
         #: For programs that use this cluster.
         self.environment = {
@@ -78,6 +80,7 @@ class Nodes:
         for ip in reversed(self._processes):
             self.kill(ip)
         shutil.rmtree(self._folder)
+        shutil.rmtree(self._secret)
 
     def kill(self, ip: str) -> None:
         """Kill a node with everything that runs on it."""

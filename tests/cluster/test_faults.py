@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from cluster.app import INGRESS_REPLICAS
 from cluster.readiness import STALE_SECONDS
 from lab.cluster.local import CONTROLLER, INGRESS, PROXY, Cluster
 from lab.faults.users import red_circle
@@ -29,6 +30,7 @@ IMPATIENT = (
 )
 ANSWERED = 'ofa_requests_total{outcome="answered",source="api"}'
 REJECTED = 'ofa_requests_total{outcome="rejected",source="api"}'
+PLAIN = "JSONDecodeError"  # an error of Ray's proxy, in plain text
 WAITING = "ofa_queue_depth_requests"
 
 
@@ -114,28 +116,30 @@ def test_a_stopped_replica_loses_only_what_was_in_flight(cluster: Cluster) -> No
     assert not [call for call in load.lost if call.asked > found]
 
 
-def test_a_killed_ingress_replica_loses_only_what_it_held(cluster: Cluster) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_lost_ingress_loses_only_what_it_held(cluster: Cluster, number: signal.Signals) -> None:
+    """Its calls end when Ray has replaced it; the proxy repeats none."""
     pids = cluster.find(INGRESS)
-    assert len(pids) == 2
-    in_flight = 0
-
-    def kill() -> None:
-        nonlocal in_flight
-        os.kill(pids[0], signal.SIGKILL)
-        in_flight = load.in_flight
+    assert len(pids) == INGRESS_REPLICAS
 
     def healed() -> bool:
         now = cluster.find(INGRESS)
-        return len(now) == 2 and pids[0] not in now
+        return len(now) == INGRESS_REPLICAS and pids[0] not in now
 
     with (
         Load(cluster.port, *PICTURES) as load,
         fault(
-            "kill -9 of an ingress replica", load, kill, lambda: pids[0] not in cluster.find(INGRESS), healed
-        ),
+            f"{number.name} of an ingress",
+            load,
+            lambda: os.kill(pids[0], number),
+            lambda: pids[0] not in cluster.find(INGRESS),
+            healed,
+        ) as found,
     ):
         pass
-    assert len(load.lost) <= in_flight
+    assert len(load.lost) <= CLIENTS
+    assert {call.result for call in load.lost} <= {PLAIN}
+    assert not [call for call in load.lost if call.asked > found]
 
 
 def test_a_killed_proxy_comes_back(cluster: Cluster) -> None:
