@@ -26,7 +26,7 @@ HEALTH_PERIOD: Final = 2.0  # seconds
 #: Seconds. Ray replaces a replica after three failed checks in a row; the number is fixed. They end within
 #: the default time limit of a request, so that those of a stopped replica are repeated in time.
 HEALTH_TIMEOUT: Final = 4.0
-START_ATTEMPTS: Final = 3
+START_ATTEMPTS: Final = 3  # of each replica; Ray counts those of all together
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -51,7 +51,7 @@ def application(arguments: Arguments, judge: type[Judge] = Judge) -> Application
         health_check_timeout_s=HEALTH_TIMEOUT,
         graceful_shutdown_timeout_s=STOP_TIMEOUT,
         graceful_shutdown_wait_loop_s=1,
-        max_constructor_retry_count=START_ATTEMPTS,
+        max_constructor_retry_count=START_ATTEMPTS * arguments.replicas,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
         request_router_config=RequestRouterConfig(
             request_router_class="cluster.routing:ReadyRouter",

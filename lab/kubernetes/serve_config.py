@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from api.bodies import BODY_SECONDS
 from cluster.arguments import DEPLOYMENTS, ArgumentError, Arguments
 from lab import ROOT
 
@@ -17,6 +18,7 @@ Object = dict[str, Any]
 
 def mistakes(config: Object) -> Iterator[str]:
     """Yield what is wrong in a configuration that its schema allows."""
+    limit = config.get("http_options", {}).get("request_timeout_s", float("inf"))
     for application in config["applications"]:
         if not _is_function(application["import_path"]):
             yield f"import_path: {application['import_path']} is not a function of this repository"
@@ -24,9 +26,12 @@ def mistakes(config: Object) -> Iterator[str]:
             if deployment["name"] not in DEPLOYMENTS:
                 yield f"deployments: {deployment['name']} is not one of {', '.join(DEPLOYMENTS)}"
         try:
-            Arguments.read(application.get("args", {}))
+            arguments = Arguments.read(application.get("args", {}))
         except ArgumentError as error:
             yield f"args: {error}"
+            continue
+        if limit <= (needed := BODY_SECONDS + arguments.settings().timeout):
+            yield f"http_options.request_timeout_s: {limit:g} is not above {needed:g} (upload and answer)"
 
 
 def _is_function(import_path: str) -> bool:

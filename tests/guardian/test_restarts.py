@@ -115,14 +115,18 @@ def test_an_instance_that_stays_unhealthy_is_restarted(guarded: Guarded) -> None
     assert "model loaded, inference stale" in guarded.restart_log, "its last answer is logged"
 
 
-@pytest.mark.parametrize("model", ["uninitialized", "loading"])
-def test_an_unhealthy_engine_elsewhere_is_no_reason_to_restart(guarded: Guarded, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "path"), [("uninitialized", "/guardian"), ("loading", "/guardian"), ("loading", "/health")]
+)
+def test_an_unhealthy_engine_elsewhere_is_no_reason_to_restart(
+    guarded: Guarded, model: str, path: str
+) -> None:
     """Neither at once nor, if it looks like a load without progress, later."""
-    guarded.plan({"remote": True})
+    guarded.plan({"remote": True, "socketless": path == "/health"})
     guarded.guard(START_STALL=1)
     guarded.wait_healthy()
     guarded.order(simple=503, model=model)
-    guarded.wait_checks(12)
+    guarded.wait_checks(12, path)
     assert len(guarded.launches) == 1
     guarded.order(livez=503)  # its own failure is
     guarded.wait_launches(2)

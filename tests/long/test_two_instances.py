@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
@@ -22,6 +23,7 @@ from lab.instances import balancers
 from lab.instances.balancers import Balancer
 from lab.instances.client import judge
 from lab.instances.guarded import wait_for
+from lab.instances.instance import Instance
 from lab.instances.load import CLIENTS, VERDICT, Load, large_picture
 from tests.two_instances import DRAIN_SECONDS, places, two_instances
 
@@ -115,6 +117,20 @@ def test_no_call_is_lost_when_an_instance_ends(
                 pass
     assert not load.lost
     assert len({(call.size, call.label) for call in load.calls}) == len(PICTURES)
+
+
+def test_no_call_through_a_page_in_front_is_lost_when_an_instance_ends(
+    instances: list[Service], haproxy: Balancer, tmp_path: Path
+) -> None:
+    with Instance(tmp_path, "--engine", haproxy.page, "--ops", "off") as page:
+        page.wait_healthy()
+        with Load(page.port, *PICTURES) as load:
+            for instance in instances:
+                with fault("a page in front, KILL", sent(signal.SIGKILL), instance, haproxy, load):
+                    pass
+        assert not load.lost
+        assert page.get("/health/simple")[0] == 200
+        assert "ENGINE_UNUSABLE" not in page.log
 
 
 def test_a_stopped_process_loses_only_what_was_in_flight(
