@@ -20,6 +20,7 @@ DEPLOY: Final = "deploy"
 CONTROLLER: Final = "ray::ServeController"
 PROXY: Final = "ray::ProxyActor"
 START_SECONDS: Final = 150.0  # a bound for a failed run on a busy machine
+STARTING: Final = ".initialize_and_get_metadata"
 INGRESS: Final = "ray::ServeReplica:visual-entailment:ingress"
 
 
@@ -64,13 +65,15 @@ class Cluster(Instance):
         psutil.wait_procs(list(self._seen), timeout=30)
 
     def find(self, title: str) -> list[int]:
-        """Return the PIDs of its processes whose command line begins with ``title``."""
+        """Return the PIDs of its processes whose command line begins with ``title``, without replicas that
+        are starting."""
         found = []
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     self._seen.add(process)
-                    if " ".join(process.cmdline()).startswith(title):
+                    line = " ".join(process.cmdline()).strip()
+                    if line.startswith(title) and not line.endswith(STARTING):
                         found.append(process.pid)
         return found
 

@@ -45,6 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def all_ready(cluster: Cluster) -> None:
     cluster.wait_ready(REPLICAS)
+    cluster.wait_for("both ingresses", lambda: len(cluster.find(INGRESS)) == INGRESS_REPLICAS)
 
 
 def replaced(cluster: Cluster, pid: int) -> Callable[[], bool]:
