@@ -158,7 +158,7 @@ def test_troubleshooting_explains_every_event_in_the_logs() -> None:
     explained = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     sources = [
         (ROOT / path).read_text(encoding="utf-8")
-        for path in tracked("batch/*.py", "ofa/*.py", "service/*.py", "page/*.py")
+        for path in tracked("batch/*.py", "cluster/*.py", "ofa/*.py", "service/*.py", "page/*.py")
     ]
     events = {event for source in sources for event in re.findall(r'"([A-Z][A-Z_]{3,})(?: \||%s)', source)}
     assert {event for event in events if f"`{event}" not in explained} == set()
