@@ -23,7 +23,7 @@ KNOWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "[::1]", "www.apache.org", "
 KNOWN_HOSTS |= {"prometheus"}  # the service of that name in deploy/compose.yaml
 KNOWN_HOSTS |= {"visual_entailment_api;", "visual_entailment_page;"}  # upstreams of deploy/nginx
 KNOWN_HOSTS |= {"git-lfs.github.com"}  # in the first line of a Git LFS pointer
-URL = re.compile(r"https?://(\[[0-9a-f:]+\]|[^\s/:\"'`<>()\[\]{}|,\\]+)")
+URL = re.compile(r"https?://(?:[^\s/@\"'`<>]+@)?(\[[0-9a-f:]+\]|[^\s/:?#@\"'`<>()\[\]{}|,\\]+)")
 # Built from parts, so that this file does not match.
 MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "work")))
 
