@@ -16,6 +16,8 @@ from lab.instances.instance import Instance
 
 #: Its name begins a rolling update, see lab.cluster.program.
 DEPLOY: Final = "deploy"
+#: In the environment: how long a computation of lab.cluster.judges.SleepingJudge takes, in seconds.
+SLEEP: Final = "SLEEP_SECONDS"
 #: How Ray names its processes.
 CONTROLLER: Final = "ray::ServeController"
 PROXY: Final = "ray::ProxyActor"
