@@ -23,6 +23,8 @@ from service.remote.picture import Form
 CONNECT_SECONDS: Final = 3.0
 MODEL_SECONDS: Final = 5.0  # the whole of GET /v1/model, which computes nothing
 MAX_ANSWER: Final = 1 << 18  # bytes; 32 verdicts take 8 KiB
+#: A TLS error may be the system's own; a host may be no host name only for this client.
+_BROKEN: Final = (httpx.TransportError, httpx.InvalidURL, OSError)
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +53,7 @@ class Client:
         """Return the answer of GET /v1/model. Raises Unreachable."""
         try:
             return await self._sent("GET", "/v1/model", httpx.Timeout(MODEL_SECONDS))
-        except httpx.TransportError as error:
+        except _BROKEN as error:
             raise _unreachable(error) from error
 
     async def judge(self, requests: Sequence[Request]) -> Answer:
@@ -72,11 +74,11 @@ class Client:
             return await self._sent("POST", "/v1/judge", None, headers, form)
         except httpx.TimeoutException as error:
             raise _unreachable(error) from error
-        except httpx.TransportError:
+        except _BROKEN:
             pass
         try:
             return await self._sent("POST", "/v1/judge", None, headers, form)
-        except httpx.TransportError as error:
+        except _BROKEN as error:
             raise _unreachable(error) from error
 
     async def _sent(
@@ -106,5 +108,5 @@ class Client:
             return Answer.of(response.status_code, bytes(body), response.headers)
 
 
-def _unreachable(error: httpx.TransportError) -> Unreachable:
+def _unreachable(error: Exception) -> Unreachable:
     return Unreachable(f"The engine cannot be reached: {type(error).__name__}.")

@@ -65,6 +65,9 @@ class Watch:
             engine, failure = Remote(self._url), None
         except ServiceError as error:
             engine, failure = Remote(self._url, problem=_problem(error)), error
+        except Exception as error:  # the thread carries every call
+            failure = InvalidAnswer(f"The engine's answer could not be read: {type(error).__name__}.")
+            engine = Remote(self._url, problem=_problem(failure))
         self._log(engine, failure)
         if engine != self.engine:
             self.engine = engine
