@@ -5,12 +5,14 @@ Proxies and credentials of the environment are not used, so that the key goes to
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
+import anyio
 import httpx
 
 from service.contract.errors import Unreachable
@@ -33,7 +35,7 @@ class Client:
 
     def __init__(self, url: str, connections: int, key: EngineKey | None) -> None:
         self._url = url.rstrip("/")
-        self._connections = connections
+        self._room = asyncio.Semaphore(connections)
         self._key = key
         self._http: httpx.AsyncClient
 
@@ -45,7 +47,7 @@ class Client:
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=20),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),  # _room bounds them
         ) as self._http:
             yield
 
@@ -92,20 +94,35 @@ class Client:
         sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
         if self._key is not None:
             sent["authorization"] = f"Bearer {self._key.current()}"
-        async with self._http.stream(
-            method,
-            self._url + path,
-            headers=sent,
-            content=None if form is None else form.pieces(),
-            timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
-        ) as response:
-            body = bytearray()
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > MAX_ANSWER:
-                    body.clear()  # not the API's
-                    break
-            return Answer.of(response.status_code, bytes(body), response.headers)
+        async with self._room, _connection_taken() as extensions:
+            request = self._http.stream(
+                method,
+                self._url + path,
+                headers=sent,
+                content=None if form is None else form.pieces(),
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
+                extensions=extensions,
+            )
+            async with request as response:
+                body = bytearray()
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > MAX_ANSWER:
+                        body.clear()  # not the API's
+                        break
+                return Answer.of(response.status_code, bytes(body), response.headers)
+
+
+@asynccontextmanager
+async def _connection_taken() -> AsyncIterator[dict[str, Any]]:
+    """Yield the extensions of a request that cannot be cancelled before it has begun to use a connection:
+    httpcore's pool would keep one that it has made for the request for good, unopened."""
+    with anyio.CancelScope(shield=True) as taking:
+
+        async def used(event: str, info: object) -> None:
+            taking.shield = False
+
+        yield {"trace": used}
 
 
 def _unreachable(error: Exception) -> Unreachable:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import anyio
+
 from service.contract.causes import Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
@@ -40,6 +42,7 @@ from service.engine_key import EngineKey
 from service.http.log_limit import LogLimit
 from service.inference.jobs import Job, Limits, expired, no_verdict, refuse, stopping, unexpected
 from service.remote.answers import Answer, error_of, verdicts_of
+from service.remote.call import Call
 from service.remote.client import Client
 from service.remote.watch import Watch
 
@@ -105,7 +108,7 @@ class RemoteEngine:
             if refusal is None and self._loop is not None:
                 self._count["accepted"] += len(jobs)
                 self._pending.update(dict.fromkeys(jobs))
-                call = asyncio.run_coroutine_threadsafe(self._send(jobs), self._loop)
+                (call := Call(self._loop)).start(functools.partial(self._send, jobs))
         if refusal is not None:
             for job in jobs:
                 refuse(job, refusal, self._events, self._clock())
@@ -202,7 +205,7 @@ class RemoteEngine:
         error: ServiceError | None = None
         verdicts: Sequence[Verdict] = ()
         try:
-            async with asyncio.timeout(jobs[0].deadline - began):
+            with anyio.fail_after(jobs[0].deadline - began):  # as service.remote.call does
                 answer = await self._client.judge(requests)
             if answer.status != 200:
                 raise error_of(answer)

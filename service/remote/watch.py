@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import anyio
+
 from service.contract.causes import Refusal
 from service.contract.errors import InvalidAnswer, KeyRefused, ServiceError
 from service.contract.log_line import fields
@@ -56,7 +58,7 @@ class Watch:
     async def look(self) -> None:
         """Ask once."""
         try:
-            async with asyncio.timeout(MODEL_SECONDS):
+            with anyio.fail_after(MODEL_SECONDS):
                 answer = await self._client.model()
             if answer.status != 200:
                 raise error_of(answer)
