@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import Counter
 
@@ -23,10 +24,12 @@ class Quota:
         self._lock = threading.Lock()  # guards the two below
         self._held: Counter[str] = Counter()
         self._sum = 0
+        self._released: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
 
     def acquire(self, caller: str, amount: int) -> None:
         """Raises QuotaExceeded or NoCapacity; then nothing is acquired."""
         with self._lock:
+            self._drain()
             if self._held[caller] + amount > self.per_caller:
                 raise QuotaExceeded
             if self._sum + amount > self.total:
@@ -36,12 +39,26 @@ class Quota:
 
     def release(self, caller: str, amount: int) -> None:
         with self._lock:
-            self._sum -= amount
-            self._held[caller] -= amount
-            if not self._held[caller]:
-                del self._held[caller]
+            self._release(caller, amount)
+
+    def release_later(self, caller: str, amount: int) -> None:
+        """Release before the next look at the quota. Takes no lock: for finalizers, which may run in a thread
+        that holds it."""
+        self._released.put((caller, amount))
 
     def used(self, caller: str | None = None) -> int:
         """Return the units held by ``caller``, or by all."""
         with self._lock:
+            self._drain()
             return self._sum if caller is None else self._held.get(caller, 0)
+
+    def _drain(self) -> None:
+        """Release what finalizers handed in. Needs the lock."""
+        while not self._released.empty():
+            self._release(*self._released.get_nowait())
+
+    def _release(self, caller: str, amount: int) -> None:
+        self._sum -= amount
+        self._held[caller] -= amount
+        if not self._held[caller]:
+            del self._held[caller]

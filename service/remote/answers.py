@@ -37,6 +37,8 @@ MAX_FACTS: Final = 16
 _FACT: Final = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _STAGE: Final = re.compile(r"(queue|compute);dur=([0-9]{1,9}(?:\.[0-9]{1,6})?)")
 _KEY_CODES: Final = frozenset(Denial) - {Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT}
+#: What reading a value of another type than expected raises.
+_ODD: Final = (AttributeError, KeyError, TypeError, ValueError)
 _NOT_READ: Final = "The engine's answer is not one of this service's API."
 
 
@@ -111,8 +113,13 @@ def verdicts_of(answer: Answer, requests: Sequence[Request], engine: Remote, now
 
 
 def engine_of(answer: Answer, url: str) -> Remote:
-    """Return the engine that describes itself. Raises InvalidAnswer."""
+    """Return the engine that describes itself. Raises InvalidAnswer, and Unreachable for a page that has not
+    reached its own engine, such as this process."""
     content = answer.content
+    if content.get("state") == Phase.UNINITIALIZED and not content.get("model"):
+        raise Unreachable(
+            "The address is that of a page without an engine.", remedy="Point --engine at an instance."
+        )
     try:
         if not isinstance(content["ready"], bool) or list(content["labels"]) != list(LABELS):
             raise ValueError("not this API")
@@ -131,7 +138,7 @@ def engine_of(answer: Answer, url: str) -> Remote:
                 timeout=_number(content["timeout"], 0.0, 86400.0),
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except _ODD as error:
         raise InvalidAnswer(_NOT_READ) from error
 
 
@@ -156,7 +163,7 @@ def _input_error(answer: Answer, code: InputCode) -> InputError:
     found = [
         (one["index"], InputError(error.message, code=one["code"]))
         for one in listed[:MAX_TEXTS]
-        if isinstance(one, dict) and isinstance(one.get("index"), int) and one.get("code") in set(InputCode)
+        if isinstance(one, dict) and isinstance(one.get("index"), int) and one.get("code") in list(InputCode)
     ]
     if not found:
         return error
@@ -194,7 +201,7 @@ def _verdict(result: object, request: Request, engine: Remote, now: float) -> Ve
         if (decision := result["decision"]) not in get_args(Decision):
             raise ValueError("not a decision")
         return replace(verdict, calibrated=_scores(result["calibrated"]), decision=decision)
-    except (KeyError, TypeError, ValueError) as error:
+    except _ODD as error:
         raise InvalidAnswer(_NOT_READ) from error
 
 
@@ -217,7 +224,11 @@ def _calibration(sent: Mapping[str, Any]) -> CalibrationState:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that fits into a float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _number(value: Any, least: float, most: float) -> float:

@@ -5,12 +5,14 @@ Proxies and credentials of the environment are not used, so that the key goes to
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
+import anyio
 import httpx
 
 from service.contract.errors import Unreachable
@@ -23,6 +25,8 @@ from service.remote.picture import Form
 CONNECT_SECONDS: Final = 3.0
 MODEL_SECONDS: Final = 5.0  # the whole of GET /v1/model, which computes nothing
 MAX_ANSWER: Final = 1 << 18  # bytes; 32 verdicts take 8 KiB
+#: A TLS error may be the system's own; a host may be no host name only for this client.
+_BROKEN: Final = (httpx.TransportError, httpx.InvalidURL, OSError)
 log = logging.getLogger(__name__)
 
 
@@ -31,7 +35,7 @@ class Client:
 
     def __init__(self, url: str, connections: int, key: EngineKey | None) -> None:
         self._url = url.rstrip("/")
-        self._connections = connections
+        self._room = asyncio.Semaphore(connections)
         self._key = key
         self._http: httpx.AsyncClient
 
@@ -43,7 +47,7 @@ class Client:
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=20),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),  # _room bounds them
         ) as self._http:
             yield
 
@@ -51,7 +55,7 @@ class Client:
         """Return the answer of GET /v1/model. Raises Unreachable."""
         try:
             return await self._sent("GET", "/v1/model", httpx.Timeout(MODEL_SECONDS))
-        except httpx.TransportError as error:
+        except _BROKEN as error:
             raise _unreachable(error) from error
 
     async def judge(self, requests: Sequence[Request]) -> Answer:
@@ -72,11 +76,11 @@ class Client:
             return await self._sent("POST", "/v1/judge", None, headers, form)
         except httpx.TimeoutException as error:
             raise _unreachable(error) from error
-        except httpx.TransportError:
+        except _BROKEN:
             pass
         try:
             return await self._sent("POST", "/v1/judge", None, headers, form)
-        except httpx.TransportError as error:
+        except _BROKEN as error:
             raise _unreachable(error) from error
 
     async def _sent(
@@ -90,21 +94,36 @@ class Client:
         sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
         if self._key is not None:
             sent["authorization"] = f"Bearer {self._key.current()}"
-        async with self._http.stream(
-            method,
-            self._url + path,
-            headers=sent,
-            content=None if form is None else form.pieces(),
-            timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
-        ) as response:
-            body = bytearray()
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > MAX_ANSWER:
-                    body.clear()  # not the API's
-                    break
-            return Answer.of(response.status_code, bytes(body), response.headers)
+        async with self._room, _connection_taken() as extensions:
+            request = self._http.stream(
+                method,
+                self._url + path,
+                headers=sent,
+                content=None if form is None else form.pieces(),
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
+                extensions=extensions,
+            )
+            async with request as response:
+                body = bytearray()
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > MAX_ANSWER:
+                        body.clear()  # not the API's
+                        break
+                return Answer.of(response.status_code, bytes(body), response.headers)
 
 
-def _unreachable(error: httpx.TransportError) -> Unreachable:
+@asynccontextmanager
+async def _connection_taken() -> AsyncIterator[dict[str, Any]]:
+    """Yield the extensions of a request that cannot be cancelled before it has begun to use a connection:
+    httpcore's pool would keep one that it has made for the request for good, unopened."""
+    with anyio.CancelScope(shield=True) as taking:
+
+        async def used(event: str, info: object) -> None:
+            taking.shield = False
+
+        yield {"trace": used}
+
+
+def _unreachable(error: Exception) -> Unreachable:
     return Unreachable(f"The engine cannot be reached: {type(error).__name__}.")

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import anyio
+
 from service.contract.causes import Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
@@ -39,7 +41,9 @@ from service.contract.times import STOP_ENGINE
 from service.engine_key import EngineKey
 from service.http.log_limit import LogLimit
 from service.inference.jobs import Job, Limits, expired, no_verdict, refuse, stopping, unexpected
+from service.remote import picture
 from service.remote.answers import Answer, error_of, verdicts_of
+from service.remote.call import Call
 from service.remote.client import Client
 from service.remote.watch import Watch
 
@@ -105,8 +109,9 @@ class RemoteEngine:
             if refusal is None and self._loop is not None:
                 self._count["accepted"] += len(jobs)
                 self._pending.update(dict.fromkeys(jobs))
-                call = asyncio.run_coroutine_threadsafe(self._send(jobs), self._loop)
+                (call := Call(self._loop)).start(functools.partial(self._send, jobs))
         if refusal is not None:
+            picture.close(requests[0])
             for job in jobs:
                 refuse(job, refusal, self._events, self._clock())
             return
@@ -195,14 +200,22 @@ class RemoteEngine:
 
     async def _send(self, jobs: Sequence[Job]) -> None:
         """Send one call and end its requests."""
-        requests, began = [job.request for job in jobs], self._clock()
+        began = self._clock()
         for job in jobs:
             job.began = began
+        try:
+            verdicts, answer = await self._judged(jobs)
+        finally:
+            picture.close(jobs[0].request)
+        self._end(jobs, verdicts, _timing(jobs, answer, self._clock()))
+
+    async def _judged(self, jobs: Sequence[Job]) -> tuple[Sequence[Verdict], Answer | None]:
+        requests = [job.request for job in jobs]
         answer: Answer | None = None
         error: ServiceError | None = None
         verdicts: Sequence[Verdict] = ()
         try:
-            async with asyncio.timeout(jobs[0].deadline - began):
+            with anyio.fail_after(jobs[0].deadline - self._clock()):  # as service.remote.call does
                 answer = await self._client.judge(requests)
             if answer.status != 200:
                 raise error_of(answer)
@@ -218,7 +231,7 @@ class RemoteEngine:
             verdicts = [no_verdict(error, request, self._clock()) for request in requests]
         elif requests[0].of_user:
             self._on_success(self._clock())
-        self._end(jobs, verdicts, _timing(jobs, answer, self._clock()))
+        return verdicts, answer
 
     def _report(self, error: ServiceError, answer: Answer | None) -> None:
         """Log what an operator must act on, and look at the engine soon."""

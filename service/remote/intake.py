@@ -73,7 +73,8 @@ class RemoteIntake:
             except BaseException:
                 self._memory.release(caller, size)
                 raise
-            weakref.finalize(file, self._memory.release, caller, size).atexit = False
+            file.on_close = weakref.finalize(file, self._memory.release_later, caller, size)
+            file.on_close.atexit = False
             return file
 
 

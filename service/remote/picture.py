@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.contract.request import Pair
+from service.contract.request import Pair, Request
 
 _CHUNK: Final = 1 << 18
 
 
 class PictureFile:
-    """The bytes of a picture file as sent. Their memory counts until the last reference is gone."""
+    """The bytes of a picture file as sent. Their memory counts until ``close``, or until the last reference
+    is gone; ``on_close`` ends that and may be called twice."""
 
-    __slots__ = ("__weakref__", "content")
+    __slots__ = ("__weakref__", "content", "on_close")
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self.on_close: Callable[[], object] = lambda: None
+
+    def close(self) -> None:
+        """Drop the bytes: what else refers to them may wait for the garbage collector."""
+        self.content = b""
+        self.on_close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,12 @@ class Form:
         for start in range(0, len(content), _CHUNK):
             yield content[start : start + _CHUNK]
         yield self._tail
+
+
+def close(request: Request) -> None:
+    """Free the picture of a request that is over."""
+    if isinstance(request.pair, FilePair):
+        request.pair.file.close()
 
 
 def _named(name: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import anyio
+
 from service.contract.causes import Refusal
 from service.contract.errors import InvalidAnswer, KeyRefused, ServiceError
 from service.contract.log_line import fields
@@ -56,7 +58,7 @@ class Watch:
     async def look(self) -> None:
         """Ask once."""
         try:
-            async with asyncio.timeout(MODEL_SECONDS):
+            with anyio.fail_after(MODEL_SECONDS):
                 answer = await self._client.model()
             if answer.status != 200:
                 raise error_of(answer)
@@ -65,6 +67,9 @@ class Watch:
             engine, failure = Remote(self._url), None
         except ServiceError as error:
             engine, failure = Remote(self._url, problem=_problem(error)), error
+        except Exception as error:  # the thread carries every call
+            failure = InvalidAnswer(f"The engine's answer could not be read: {type(error).__name__}.")
+            engine = Remote(self._url, problem=_problem(failure))
         self._log(engine, failure)
         if engine != self.engine:
             self.engine = engine

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -65,6 +67,24 @@ def test_a_cancelled_request_ends_at_the_engine(
     until(lambda: all(future.cancelled() for future in at_engine))
     until(lambda: application.snapshot().activity.counts.get("abandoned") == 2)
     assert application.snapshot().activity.depth == 0
+
+
+def test_cancelled_calls_give_their_connections_back(
+    engine: tuple[ScriptedApplication, Front], over: Over
+) -> None:
+    """Cancelled at any point: while it connects, sends, waits, reads, or hands its connection back."""
+    application = over(base(engine[1]), queue_size=4, probe_interval=3600.0)
+    pause = random.Random(1)
+    for _ in range(400):
+        futures = [application.submit(PICTURE, "a") for _ in range(2)]
+        time.sleep(pause.uniform(0, 0.01))
+        for future in futures:
+            future.cancel()
+    until(lambda: application.snapshot().activity.depth == 0)
+    pool = application._engine._client._http._transport._pool  # type: ignore[attr-defined]
+    until(lambda: "Requests: 0 active, 0 queued" in repr(pool))
+    until(lambda: all(one.is_idle() or one.is_closed() for one in pool.connections))
+    assert application.submit(PICTURE, "a").result(30).label == "Yes"
 
 
 def test_a_request_ends_at_its_deadline_here_and_there(

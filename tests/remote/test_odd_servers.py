@@ -34,7 +34,10 @@ ODD: Final[dict[str, bytes]] = {
     "no results": answer({"id": None}),
     "one result too many": judged("Yes", "Yes"),
     "no result": answer({"results": []}),
-    "not a number": answer(b'{"results": [{"label": "Yes", "scores": {"Yes": NaN, "No": 0, "Maybe": 0}}]}'),
+    "not a number": answer(
+        b'{"results": [{"label": "Yes", "reason": null, "scores": {"Yes": NaN, "No": 0, "Maybe": 0}}]}'
+    ),
+    "a number of 400 digits": one(scores={**SCORES, "Yes": 10**400}),
     "another label": one(label="No"),
     "an unknown label": one(scores={"Yes": 0.9, "No": 0.1}),
     "a reason": one(reason="busy"),
@@ -79,6 +82,9 @@ NO_ENGINE: Final[dict[str, Raw]] = {
     "an unknown state": answer({**MODEL, "state": "asleep"}),
     "no limits": answer({name: value for name, value in MODEL.items() if not name.startswith("max")}),
     "a name with a line feed": answer({**MODEL, "model": "demo\nFATAL | x"}),
+    "a calibration that is none": answer({**MODEL, "calibration": None}),
+    "a limit of 400 digits": answer({**MODEL, "max_bytes": 10**400}),
+    "a page that reaches no engine": answer({**MODEL, "state": "uninitialized", "model": ""}),
     "nothing": None,
 }
 

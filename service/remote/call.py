@@ -1,0 +1,37 @@
+"""A call on its way to the engine behind --engine, which any thread can cancel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+
+
+class Call:
+    """Runs work in ``loop`` and cancels it through a scope of anyio: httpcore would keep the connection of a
+    cancelled task in its pool for good, taken by nobody."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._scope: anyio.CancelScope | None = None  # this and the next for the loop's thread only
+        self._cancelled = False
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        asyncio.run_coroutine_threadsafe(self._run(work), self._loop)
+
+    def cancel(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
+        with anyio.CancelScope() as self._scope:
+            if self._cancelled:  # before it began
+                self._scope.cancel()
+            await work()
