@@ -20,7 +20,7 @@ from typing import Final
 
 import anyio
 
-from service.contract.causes import Outcome, Refusal
+from service.contract.causes import InputCode, Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
     Busy,
@@ -217,6 +217,8 @@ class RemoteEngine:
         try:
             with anyio.fail_after(jobs[0].deadline - self._clock()):  # as service.remote.call does
                 answer = await self._client.judge(requests)
+                if requests[0].source == "probe" and answer.code == InputCode.PREMISE_NEEDED:
+                    answer = await self._client.judge([picture.with_premise(one) for one in requests])
             if answer.status != 200:
                 raise error_of(answer)
             verdicts = verdicts_of(answer, requests, self._watch.engine, self._clock())
