@@ -6,7 +6,6 @@ Nothing of an answer but numbers, known codes and names of the model is used: it
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from service.contract.status import CalibrationState, Limits, Phase, Remote
 
 RETRY_SECONDS: Final = 5.0  # where the answer has no Retry-After
 MAX_FACTS: Final = 16
+MOST: Final = 2**53  # a larger number is not the API's; neither is a NaN
 _FACT: Final = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _STAGE: Final = re.compile(r"(queue|compute);dur=([0-9]{1,9}(?:\.[0-9]{1,6})?)")
 _KEY_CODES: Final = frozenset(Denial) - {Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT}
@@ -156,7 +156,7 @@ def _input_error(answer: Answer, code: InputCode) -> InputError:
     found = [
         (one["index"], InputError(error.message, code=one["code"]))
         for one in listed[:MAX_TEXTS]
-        if isinstance(one, dict) and isinstance(one.get("index"), int) and one.get("code") in set(InputCode)
+        if isinstance(one, dict) and isinstance(one.get("index"), int) and one.get("code") in list(InputCode)
     ]
     if not found:
         return error
@@ -204,7 +204,9 @@ def _scores(sent: Any) -> dict[str, float]:
     return {label: _number(sent[label], 0.0, 1.0) for label in LABELS}
 
 
-def _calibration(sent: Mapping[str, Any]) -> CalibrationState:
+def _calibration(sent: Any) -> CalibrationState:
+    if not isinstance(sent, dict):
+        raise ValueError("not an object")
     code = sent.get("code")
     if sent["state"] not in ("used", "ignored", "none"):
         raise ValueError("not a state")
@@ -217,7 +219,7 @@ def _calibration(sent: Mapping[str, Any]) -> CalibrationState:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _number(value: Any, least: float, most: float) -> float:

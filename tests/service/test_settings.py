@@ -122,6 +122,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         "http://",
         "http:///v1",
         "http://127.0.0.1:0",
+        "http://ü..x",
         "http://127.0.0.1:65536",
         "http://127.0.0.1:port",
         "http://[::1",
