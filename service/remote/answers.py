@@ -111,16 +111,23 @@ def verdicts_of(answer: Answer, requests: Sequence[Request], engine: Remote, now
 
 
 def engine_of(answer: Answer, url: str) -> Remote:
-    """Return the engine that describes itself. Raises InvalidAnswer."""
+    """Return the engine that describes itself. Raises InvalidAnswer, and Unreachable for a page
+    without one."""
     content = answer.content
     try:
         if not isinstance(content["ready"], bool) or list(content["labels"]) != list(LABELS):
             raise ValueError("not this API")
+        if content["state"] == Phase.UNINITIALIZED and content["model"] == "":
+            raise Unreachable(
+                "What answers is a page, whose own engine does not answer.",
+                remedy="Point --engine at an engine, not at this page.",
+            )
         return Remote(
             url,
             problem=None,
             phase=Phase(content["state"]),
             ready=content["ready"],
+            refusal=None if (refusal := content.get("refusal")) is None else Refusal(refusal),
             model=_name(content["model"], 200),
             device=_name(content["device"], 40),
             dtype=_name(content["dtype"], 40),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from api.app import ApiSite
@@ -57,11 +58,11 @@ def test_the_caller_is_believed_only_with_a_trusted_key(over: Over, tmp_path: Pa
     file = written(tmp_path, make(keys, "front", 90_000, 100, trusted=trusted))
     with keyed(scripted, keys) as front:
         application = over(base(front), engine_key_file=file)
-        for caller in ("203.0.113.7", "2001:db8::/64", "shop", ""):
+        for caller in ("203.0.113.7", "2001:db8::/64", "shop", "a@shop", ""):
             application.submit(PICTURE, "a", caller=caller).result(30)
     callers = [one["caller"] for one in scripted.seen if one["texts"] == ["a"]]
-    named = ["203.0.113.7@front", "2001:db8::/64@front", "shop@front", "front"]
-    assert callers == (named if trusted else ["front"] * 4)
+    named = ["203.0.113.7@front", "2001:db8::/64@front", "shop@front", "a/shop@front", "front"]
+    assert callers == (named if trusted else ["front"] * 5)
 
 
 def test_without_keys_at_the_engine_nobody_is_believed(over: Over) -> None:
@@ -104,6 +105,18 @@ def test_the_limits_of_the_key_are_busy_with_a_line_for_the_operator(
     (line,) = [line for line in caplog.messages if line.startswith("ENGINE_ANSWER")]
     assert "CODE=rate_limit" in line
     assert "--api-keys-file" in line
+
+
+def test_a_probe_over_the_limit_of_the_key_has_failed(over: Over, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    key = make(keys, "front", 1, 100)
+    with keyed(ScriptedApplication(), keys) as front:
+        files, headers = {"image": PICTURE}, {"authorization": f"Bearer {key}"}
+        sent = httpx.post(f"{base(front)}/v1/judge", data={"text": "a"}, files=files, headers=headers)
+        assert sent.status_code == 200
+        application = over(base(front), ready=False, engine_key_file=written(tmp_path, key))
+        until(lambda: application.snapshot().evidence.failure is not None)
+        assert not application.report().healthy
 
 
 def test_the_key_goes_to_its_address_only(over: Over, tmp_path: Path) -> None:

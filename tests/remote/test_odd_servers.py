@@ -172,6 +172,24 @@ def test_the_page_is_ready_when_the_engine_is(over: Over, state: str, ready: boo
         until(lambda: application.report().ready.ok)
 
 
+def test_the_page_gives_the_engines_reason(over: Over) -> None:
+    with answering() as engine:
+        engine.model = answer({**MODEL, "ready": False, "refusal": "stuck"})
+        application = over(engine.url, ready=False)
+        until(lambda: application.report().ready.reason == Refusal.STUCK)
+
+
+def test_a_page_that_points_at_itself_says_so(over: Over, caplog: pytest.LogCaptureFixture) -> None:
+    with answering() as engine:
+        engine.model = answer({**MODEL, "state": "uninitialized", "model": "", "ready": False})
+        application = over(engine.url, ready=False)
+        until(lambda: "ENGINE_UNUSABLE" in caplog.text)
+        assert application.report().ready.reason == Refusal.NO_INSTANCE
+        assert "Point --engine at an engine" in caplog.text
+        assert application.submit(PICTURE, "a").result(30).reason == Refusal.NO_INSTANCE
+        assert engine.calls == 0
+
+
 def test_the_model_its_limits_and_its_calibration_are_the_engines(over: Over) -> None:
     used = {"state": "used", "temperature": 1.5, "accept": 0.9, "review": 0.6}
     with answering() as engine:

@@ -150,6 +150,7 @@ def test_an_engine_may_have_a_path_and_excludes_a_model() -> None:
         assert flag(name) in message
         assert options()[name].env in refused(engine, {options()[name].env: sample})
     assert "--backend" in refused([*engine, "--backend", "native"])
+    assert "--engine" in refused(["--engine-key-file", "key"])
 
 
 def test_help_names_every_flag_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
