@@ -167,8 +167,8 @@ def test_a_key_file_that_is_open_to_others_or_without_a_key_is_refused(
         Settings.from_args(["--engine", "http://127.0.0.1:1", "--engine-key-file", str(path)], {})
 
 
-def test_the_documented_commands_make_a_trusted_key_and_its_file(tmp_path: Path) -> None:
-    for command in documented("python -m service.api_keys make front") + documented("chmod 600 engine-key"):
+def test_the_documented_command_makes_a_trusted_key_and_its_file(tmp_path: Path) -> None:
+    for command in documented("(umask 077; python -m"):
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"PATH": path, "PYTHONPATH": str(ROOT)}
         subprocess.run(["bash", "-ec", command], cwd=tmp_path, env=environment, check=True)
