@@ -41,6 +41,11 @@ def application(arguments: Arguments, judge: type[Judge] = Judge) -> Application
     """Join both deployments. Tests pass a ``judge`` with faults."""
     # Access logs would contain paths and queries, which may contain anything that a client sends.
     logging_config = LoggingConfig(enable_access_log=False)
+    router = RequestRouterConfig(
+        request_router_class="cluster.routing:ReadyRouter",
+        request_routing_stats_period_s=STATS_SECONDS,
+        request_routing_stats_timeout_s=STALE_SECONDS,
+    )
     engines: Any = serve.deployment(
         judge,
         name=JUDGE,
@@ -53,11 +58,7 @@ def application(arguments: Arguments, judge: type[Judge] = Judge) -> Application
         graceful_shutdown_wait_loop_s=1,
         max_constructor_retry_count=START_ATTEMPTS * arguments.replicas,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
-        request_router_config=RequestRouterConfig(
-            request_router_class="cluster.routing:ReadyRouter",
-            request_routing_stats_period_s=STATS_SECONDS,
-            request_routing_stats_timeout_s=STALE_SECONDS,
-        ),
+        request_router_config=router,
         logging_config=logging_config,
         **_scale(arguments),
     )
@@ -72,6 +73,7 @@ def application(arguments: Arguments, judge: type[Judge] = Judge) -> Application
         graceful_shutdown_timeout_s=STOP_TIMEOUT,
         graceful_shutdown_wait_loop_s=1,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
+        request_router_config=router,
         logging_config=logging_config,
     )
     flags = arguments.service_flags

@@ -23,7 +23,7 @@ KNOWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "[::1]", "www.apache.org", "
 KNOWN_HOSTS |= {"prometheus"}  # the service of that name in deploy/compose.yaml
 KNOWN_HOSTS |= {"visual_entailment_api;", "visual_entailment_page;"}  # upstreams of deploy/nginx
 KNOWN_HOSTS |= {"git-lfs.github.com"}  # in the first line of a Git LFS pointer
-URL = re.compile(r"https?://(\[[0-9a-f:]+\]|[^\s/:\"'`<>()\[\]{}|,\\]+)")
+URL = re.compile(r"https?://(?:[^\s/@\"'`<>]+@)?(\[[0-9a-f:]+\]|[^\s/:?#@\"'`<>()\[\]{}|,\\]+)")
 # Built from parts, so that this file does not match.
 MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "work")))
 
@@ -158,7 +158,7 @@ def test_troubleshooting_explains_every_event_in_the_logs() -> None:
     explained = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     sources = [
         (ROOT / path).read_text(encoding="utf-8")
-        for path in tracked("batch/*.py", "ofa/*.py", "service/*.py", "page/*.py")
+        for path in tracked("batch/*.py", "cluster/*.py", "ofa/*.py", "service/*.py", "page/*.py")
     ]
     events = {event for source in sources for event in re.findall(r'"([A-Z][A-Z_]{3,})(?: \||%s)', source)}
     assert {event for event in events if f"`{event}" not in explained} == set()

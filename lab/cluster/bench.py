@@ -23,7 +23,7 @@ from lab import ROOT
 from lab.bench.balanced import instance, table
 from lab.bench.processes import running, wait_for
 from lab.bench.timing import Spread
-from lab.cluster.local import Cluster
+from lab.cluster.local import SLEEP, Cluster
 from lab.faults.users import red_circle
 from lab.instances import balancers
 from lab.instances.ports import free_ports
@@ -31,9 +31,9 @@ from lab.instances.ports import free_ports
 PICTURE: Final = ROOT / "models/demo/examples/existence.png"
 ROUNDS: Final = 2
 START_SECONDS: Final = 150.0
-REPLICAS: Final = (4, 16)
+#: Replicas, and calls per second for all of them: with the last, three quarters of what they can.
+LOADS: Final = ((4, (12.0,)), (16, (12.0, 48.0)))
 SLEEP_SECONDS: Final = 0.25
-RATE: Final = 3.0  # calls per second for each replica: three quarters of what it can
 SECONDS: Final = 6.0
 
 
@@ -111,26 +111,27 @@ def routing() -> str:
     image = b64encode(red_circle()).decode()
     body = json.dumps({"image": image, "text": "there is a red circle"})
     lines = [
-        f"{os.cpu_count()} processors; a computation sleeps {SLEEP_SECONDS:g} s, three quarters of the load",
+        f"{os.cpu_count()} processors; a computation sleeps {SLEEP_SECONDS:g} s",
         "",
         "| replicas | ready after | calls per second | outside the engines: p50 | p95 |",
         "|---|---|---|---|---|",
     ]
     flags = ("--model", "demo", "--max-batch", "1", "--probe-interval", "3600")
-    for replicas in REPLICAS:
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.monotonic()
-            environment = {"SLEEP_SECONDS": str(SLEEP_SECONDS)}
-            with Cluster(Path(folder), "SleepingJudge", replicas, *flags, environment=environment) as cluster:
-                cluster.wait_ready(replicas)
-                ready = time.monotonic() - began
-                open_loop(cluster.port, body, RATE * replicas, SECONDS / 4)  # warms up
-                cost = Spread([one.cost for one in open_loop(cluster.port, body, RATE * replicas, SECONDS)])
-                lines.append(
-                    f"| {replicas} | {ready:.0f} s | {RATE * replicas:g} "
-                    f"| {1000 * cost.median:.1f} ms | {1000 * cost.p95:.1f} ms |"
-                )
-                cluster.terminate()
+    environment = {SLEEP: str(SLEEP_SECONDS)}
+    for replicas, rates in LOADS:
+        began = time.monotonic()
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Cluster(Path(folder), "SleepingJudge", replicas, *flags, environment=environment) as cluster,
+        ):
+            cluster.wait_ready(replicas)
+            ready = time.monotonic() - began
+            for rate in rates:
+                open_loop(cluster.port, body, rate, SECONDS / 4)  # warms up
+                cost = Spread([one.cost for one in open_loop(cluster.port, body, rate, SECONDS)])
+                median, p95 = 1000 * cost.median, 1000 * cost.p95
+                lines.append(f"| {replicas} | {ready:.0f} s | {rate:g} | {median:.1f} ms | {p95:.1f} ms |")
+            cluster.terminate()
     return "\n".join(lines)
 
 

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.replica import Judge
+from lab.cluster.local import SLEEP
 from service.build import Application, build
 from service.contract.protocols import CancelPoint
 from service.contract.request import Pair
 from service.process.exit_file import exit_now
 from service.settings import Settings
 
-#: In the environment: how long a computation of SleepingJudge takes, in seconds.
-SLEEP = "SLEEP_SECONDS"
 SURE: Mapping[str, float] = {"Yes": 0.9, "No": 0.06, "Maybe": 0.04}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -16,11 +15,14 @@ from lab.instances.instance import Instance
 
 #: Its name begins a rolling update, see lab.cluster.program.
 DEPLOY: Final = "deploy"
-#: How Ray names its processes.
+#: In the environment: how long a computation of lab.cluster.judges.SleepingJudge takes, in seconds.
+SLEEP: Final = "SLEEP_SECONDS"
+#: How Ray names its processes; STARTING ends the name of a replica or ingress that does not serve yet.
 CONTROLLER: Final = "ray::ServeController"
 PROXY: Final = "ray::ProxyActor"
-START_SECONDS: Final = 150.0  # a bound for a failed run on a busy machine
 INGRESS: Final = "ray::ServeReplica:visual-entailment:ingress"
+STARTING: Final = ".initialize_and_get_metadata"
+START_SECONDS: Final = 150.0  # a bound for a failed run on a busy machine
 
 
 class Replica(NamedTuple):
@@ -64,13 +66,15 @@ class Cluster(Instance):
         psutil.wait_procs(list(self._seen), timeout=30)
 
     def find(self, title: str) -> list[int]:
-        """Return the PIDs of its processes whose command line begins with ``title``."""
+        """Return the PIDs of its processes whose command line begins with ``title``, without replicas that
+        are starting."""
         found = []
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     self._seen.add(process)
-                    if " ".join(process.cmdline()).startswith(title):
+                    line = " ".join(process.cmdline()).strip()
+                    if line.startswith(title) and not line.endswith(STARTING):
                         found.append(process.pid)
         return found
 
@@ -98,17 +102,11 @@ class Cluster(Instance):
             return []
         return [Replica(one["pid"], one["ready"], one["node"], one["age_seconds"]) for one in seen]
 
-    def scrape(self) -> Counter[str]:
-        """Return the sums of the replicas' metrics, by series."""
-        found: Counter[str] = Counter()
-        for one in json.loads(fetch(f"{self.page}/targets")[1]):
-            status, text = fetch(f"http://{one['targets'][0]}/metrics")
-            assert status == 200, one
-            for line in text.decode().splitlines():
-                if not line.startswith("#"):
-                    series, _, value = line.rpartition(" ")
-                    found[series] += float(value)  # type: ignore[assignment]
-        return found
+    def waiting(self) -> int:
+        """Return how many requests wait in the queues of all replicas."""
+        targets = [one["targets"][0] for one in json.loads(fetch(f"{self.page}/targets")[1])]
+        reports = [json.loads(fetch(f"http://{target}/health")[1]) for target in targets]
+        return sum(report["queue"]["waiting"] for report in reports)
 
     def ready(self) -> set[int]:
         """Return the PIDs of the ready replicas."""

@@ -205,7 +205,11 @@ def _compared(known: Evidence, label: str, baseline: str, now: float) -> Evidenc
 
 
 def _log_change(before: Evidence, after: Evidence, verdict: Verdict, seconds: float) -> None:
-    """Log failures, and the first success after one."""
+    """Log failures, and the first success after one; of an engine elsewhere that is not reached, the
+    first."""
+    words = [one.standing_failure.word if one.standing_failure else "" for one in (before, after)]
+    if verdict.reason == Refusal.NO_INSTANCE and words[0] == words[1]:
+        return
     if after.unstable:
         _log.error("PROBE | OUTCOME=unstable | LABEL=%s | IN_A_ROW=%d", after.label, after.unstable)
     elif verdict.reason is not None:

@@ -41,7 +41,8 @@ CONCURRENT_RETRY: Final = 1  # seconds
 LOG_SECONDS: Final = 60.0  # between two lines about denied callers
 #: The header in which the owner of a trusted key, a page in front, names the caller of its request.
 NAMED_CALLER: Final = b"x-ofa-caller"
-_CALLER: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # an address, a /64, a key's name
+#: An address, a /64, a key's name, or with ``@`` what a page behind a page names so.
+_CALLER: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 log = logging.getLogger(__name__)
 
 

@@ -37,6 +37,8 @@ MOST: Final = 2**53  # a larger number is not the API's; neither is a NaN
 _FACT: Final = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _STAGE: Final = re.compile(r"(queue|compute);dur=([0-9]{1,9}(?:\.[0-9]{1,6})?)")
 _KEY_CODES: Final = frozenset(Denial) - {Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT}
+#: What reading a value of another type than expected raises.
+_ODD: Final = (AttributeError, KeyError, TypeError, ValueError)
 _NOT_READ: Final = "The engine's answer is not one of this service's API."
 
 
@@ -111,17 +113,16 @@ def verdicts_of(answer: Answer, requests: Sequence[Request], engine: Remote, now
 
 
 def engine_of(answer: Answer, url: str) -> Remote:
-    """Return the engine that describes itself. Raises InvalidAnswer, and Unreachable for a page
-    without one."""
+    """Return the engine that describes itself. Raises InvalidAnswer, and Unreachable for a page that has not
+    reached its own engine, such as this process."""
     content = answer.content
+    if content.get("state") == Phase.UNINITIALIZED and not content.get("model"):
+        raise Unreachable(
+            "The address is that of a page without an engine.", remedy="Point --engine at an instance."
+        )
     try:
         if not isinstance(content["ready"], bool) or list(content["labels"]) != list(LABELS):
             raise ValueError("not this API")
-        if content["state"] == Phase.UNINITIALIZED and content["model"] == "":
-            raise Unreachable(
-                "What answers is a page, whose own engine does not answer.",
-                remedy="Point --engine at an engine, not at this page.",
-            )
         return Remote(
             url,
             problem=None,
@@ -138,7 +139,7 @@ def engine_of(answer: Answer, url: str) -> Remote:
                 timeout=_number(content["timeout"], 0.0, 86400.0),
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except _ODD as error:
         raise InvalidAnswer(_NOT_READ) from error
 
 
@@ -201,7 +202,7 @@ def _verdict(result: object, request: Request, engine: Remote, now: float) -> Ve
         if (decision := result["decision"]) not in get_args(Decision):
             raise ValueError("not a decision")
         return replace(verdict, calibrated=_scores(result["calibrated"]), decision=decision)
-    except (KeyError, TypeError, ValueError) as error:
+    except _ODD as error:
         raise InvalidAnswer(_NOT_READ) from error
 
 
@@ -211,9 +212,7 @@ def _scores(sent: Any) -> dict[str, float]:
     return {label: _number(sent[label], 0.0, 1.0) for label in LABELS}
 
 
-def _calibration(sent: Any) -> CalibrationState:
-    if not isinstance(sent, dict):
-        raise ValueError("not an object")
+def _calibration(sent: Mapping[str, Any]) -> CalibrationState:
     code = sent.get("code")
     if sent["state"] not in ("used", "ignored", "none"):
         raise ValueError("not a state")

@@ -15,7 +15,6 @@ from typing import Any, Final
 import anyio
 import httpx
 
-from service.api_keys import AT
 from service.contract.errors import Unreachable
 from service.contract.request import Request
 from service.engine_key import EngineKey
@@ -68,7 +67,7 @@ class Client:
             flag = "01" if first.trace.sampled else "00"
             headers["traceparent"] = f"00-{first.trace.trace_id}-{first.trace.parent_id}-{flag}"
         if first.caller:
-            headers[NAMED_CALLER.decode()] = first.caller.replace(AT, "/")  # the engine adds its own AT
+            headers[NAMED_CALLER.decode()] = first.caller
         return await self._answered("POST", "/v1/judge", None, headers, form)
 
     async def _answered(

@@ -81,7 +81,7 @@ class RequestLog(Listener):
         line = _error_line(request.id, error, seconds)
         key = name_of(request.caller)
         more = fields(reason=error.code, stage=stage, source=request.source, key=key)
-        level = logging.WARNING if failed else logging.INFO
+        level = logging.WARNING if failed else _level(request)
         self._write_error(level, request, error, line + more, stage, seconds)
 
     def ended(
@@ -178,7 +178,7 @@ def _timing(request: Request, timing: RequestTiming) -> str:
 
 
 def _level(request: Request) -> int:
-    """Of probes, one a minute, only the failures are logged."""
+    """Of probes, one a minute, only the failures are logged; the prober logs those that are refused."""
     return logging.DEBUG if request.source == "probe" else logging.INFO
 
 

@@ -22,6 +22,7 @@ from tests.cluster.starting import start
 def test_it_ends_in_order(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.touch(0o600)
+    keys.write_text(f"owner {'0' * 64} 60 4\n")
     with start(tmp_path, 1, "--api-keys-file", str(keys)) as cluster:
         cluster.wait_for("the cluster", lambda: "LISTENING" in cluster.output)
         headers = {"X-API-Key": "wrong", "X-Forwarded-For": "192.0.2.7"}
@@ -64,13 +65,17 @@ def test_it_ends_before_ray_has_started(tmp_path: Path) -> None:
 
 def test_what_a_killed_cluster_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with local._folder() as running, subprocess.Popen(["sleep", "600", str(tmp_path)]) as other:
-        left = tmp_path / f"{local.PREFIX}left"
+    left = tmp_path / f"{local.PREFIX}left"
+    waiting = (sys.executable, "-c", "input()")
+    with (
+        local._folder() as running,
+        subprocess.Popen([*waiting, str(tmp_path)], stdin=subprocess.PIPE) as other,
+        subprocess.Popen([*waiting, str(left)], stdin=subprocess.PIPE) as process,
+    ):
         left.mkdir()
         (left / local.LOCK).touch()
-        with subprocess.Popen([sys.executable, "-c", "input()", str(left)], stdin=subprocess.PIPE) as process:
-            with local._folder():
-                assert process.wait(60) < 0
+        with local._folder():
+            assert process.wait(60) < 0
         assert not left.exists()
         assert running.exists()
         assert other.poll() is None

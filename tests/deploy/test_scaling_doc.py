@@ -24,7 +24,10 @@ RUN = {
         'documented("./guardian.sh fleet start")',
     ),
     "OFA_RUN_DIR=front": ("tests/remote/test_process.py", 'documented("OFA_RUN_DIR=front")'),
-    "(umask 077; python -m": ("tests/remote/test_key.py", 'documented("(umask 077; python -m")'),
+    "(umask 077; python -m service.api_keys make front": (
+        "tests/remote/test_key.py",
+        'documented("(umask 077; python -m service.api_keys make front")',
+    ),
     "haproxy -c": ("tests/deploy/test_balancers.py", 'documented("haproxy -c")'),
     # Without make, which would install Ray; the test below compares the two.
     "make cluster": ("tests/cluster/starting.py", 'Instance(run_dir, "cluster", "--replicas"'),

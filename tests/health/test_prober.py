@@ -220,11 +220,15 @@ def test_a_refused_probe_is_tried_again_after_a_pause(
     assert prober.due_in(clock.now) == RETRY
 
 
-def test_an_engine_that_is_not_reached_is_a_failure(prober: Prober, model: Model, clock: Clock) -> None:
+def test_an_engine_that_is_not_reached_is_a_failure_with_one_line(
+    prober: Prober, model: Model, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     prober.probe()
     clock.move(1)
     model.answer = lambda: Verdict.none("no_instance")
-    prober.probe()
+    for _ in range(3):
+        prober.probe()
+    assert len([line for line in caplog.messages if "OUTCOME=no_instance" in line]) == 1
     assert prober.evidence().standing_failure is not None
     model.answer = model.verdict
     prober.probe()

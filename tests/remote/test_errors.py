@@ -152,3 +152,11 @@ def _judge(address: str, texts: Sequence[str]) -> tuple[int, dict[str, Any]]:
     )
     content = answer.json()
     return answer.status_code, {name: content.get(name) for name in ("code", "facts", "errors", "detail")}
+
+
+@pytest.mark.parametrize("code", [["no_text"], {}, None, "teapot"])
+def test_an_odd_list_of_errors_leaves_the_error_itself(code: object) -> None:
+    error = error_of(
+        Answer(422, {"code": "no_text", "errors": [{"index": 0, "code": code}], "facts": {"x": 10**400}})
+    )
+    assert (type(error), error.code, error.facts) == (InputError, InputCode.NO_TEXT, {})

@@ -41,8 +41,10 @@ ODD: Final[dict[str, bytes]] = {
     "no results": answer({"id": None}),
     "one result too many": judged("Yes", "Yes"),
     "no result": answer({"results": []}),
-    "not a number": one(scores={**SCORES, "No": float("nan")}),
-    "a number of 400 digits": one(scores={**SCORES, "No": 10**400}),
+    "not a number": answer(
+        b'{"results": [{"label": "Yes", "reason": null, "scores": {"Yes": NaN, "No": 0, "Maybe": 0}}]}'
+    ),
+    "a number of 400 digits": one(scores={**SCORES, "Yes": 10**400}),
     "another label": one(label="No"),
     "an unknown label": one(scores={"Yes": 0.9, "No": 0.1}),
     "a reason": one(reason="busy"),
@@ -129,6 +131,7 @@ NO_ENGINE: Final[dict[str, Raw]] = {
     **{f"a calibration of {odd}": answer({**MODEL, "calibration": odd}) for odd in (None, "none", ["none"])},
     "a limit of 400 digits": answer({**MODEL, "max_bytes": 10**400}),
     "a name with a line feed": answer({**MODEL, "model": "demo\nFATAL | x"}),
+    "a page that reaches no engine": answer({**MODEL, "state": "uninitialized", "model": ""}),
     "nothing": None,
 }
 
@@ -177,17 +180,6 @@ def test_the_page_gives_the_engines_reason(over: Over) -> None:
         engine.model = answer({**MODEL, "ready": False, "refusal": "stuck"})
         application = over(engine.url, ready=False)
         until(lambda: application.report().ready.reason == Refusal.STUCK)
-
-
-def test_a_page_that_points_at_itself_says_so(over: Over, caplog: pytest.LogCaptureFixture) -> None:
-    with answering() as engine:
-        engine.model = answer({**MODEL, "state": "uninitialized", "model": "", "ready": False})
-        application = over(engine.url, ready=False)
-        until(lambda: "ENGINE_UNUSABLE" in caplog.text)
-        assert application.report().ready.reason == Refusal.NO_INSTANCE
-        assert "Point --engine at an engine" in caplog.text
-        assert application.submit(PICTURE, "a").result(30).reason == Refusal.NO_INSTANCE
-        assert engine.calls == 0
 
 
 def test_the_model_its_limits_and_its_calibration_are_the_engines(over: Over) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +76,33 @@ def test_batches_are_not_here(page: Instance) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "not_here")
     assert not (page.run_dir / "batches").exists()
     assert 'id="batch"' not in httpx.get(page.page, timeout=PATIENCE).text
+
+
+SCRIPT = """
+import json, sys
+from web_app import InputError, health_check, init_model, predict
+assert init_model()
+verdict = predict(sys.argv[1], "there is a red circle")
+try:
+    predict(sys.argv[2], "there is a red circle")
+except InputError as error:
+    refused = str(error.code)
+imported = [name for name in ("torch", "ofa.network", "flask", "gradio") if name in sys.modules]
+print(json.dumps([verdict["label"], refused, imported, health_check()["model"]]))
+"""
+
+
+def test_a_script_asks_the_engine_too(running_service: Instance, tmp_path: Path) -> None:
+    picture, text = ROOT / "models" / "demo" / "examples" / "existence.png", tmp_path / "text"
+    text.write_text("no picture")
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, picture, text],
+        cwd=ROOT,
+        env={**os.environ, "OFA_ENGINE": running_service.page, "OFA_RUN_DIR": str(tmp_path)},
+        capture_output=True,
+        timeout=PATIENCE * 4,
+    )
+    assert json.loads(ran.stdout.splitlines()[-1]) == ["Yes", "not_an_image", [], "loaded"], ran.stderr
 
 
 def test_the_page_outlives_its_engine(tmp_path: Path) -> None:
