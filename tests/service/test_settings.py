@@ -47,13 +47,17 @@ def test_every_option_has_a_flag_and_a_variable_that_do_the_same(
     samples |= {"root_path": "/vqa", "language": "any", "engine": "http://127.0.0.1:1"}
     samples |= {"page_password_file": str(password_file), "api_keys_file": str(tmp_path / "keys")}
     make(tmp_path / "keys", "shop")
+    samples |= {"engine_key_file": str(tmp_path / "key")}
+    (tmp_path / "key").write_text("key\n")
+    (tmp_path / "key").chmod(0o600)
     samples |= dict.fromkeys(("precision_guard", "converted_cache", "page"), "off")
     for name, option in options().items():
         if option.secret:
             continue
         sample = samples.get(name, "1")
-        by_flag = Settings.from_args([flag(name), sample], {})
-        by_variable = Settings.from_args([], {option.env: sample})
+        needed = ["--engine", samples["engine"]] if name == "engine_key_file" else []
+        by_flag = Settings.from_args([*needed, flag(name), sample], {})
+        by_variable = Settings.from_args(needed, {option.env: sample})
         assert by_flag == by_variable, name
         assert name == "backend" or by_flag != Settings(), name
 
