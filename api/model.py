@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from api import schema
 from api.calls import Application
-from service.contract.causes import CalibrationCode
+from service.contract.causes import CalibrationCode, Refusal
 from service.contract.request import LABELS, MAX_TEXTS
 from service.contract.status import CalibrationState, Limits, Phase, Remote
 from service.settings import Settings
@@ -27,11 +27,13 @@ class Calibration(BaseModel):
 
 
 class Model(BaseModel):
-    """The served model. ``state`` is a word of /health: uninitialized, loading, loaded, failed, stopping."""
+    """The served model. ``state`` is a word of /health: uninitialized, loading, loaded, failed, stopping.
+    ``refusal`` is what the next call would be refused with."""
 
     model: str
     state: Phase
     ready: bool
+    refusal: Refusal | SkipJsonSchema[None] = None
     device: str
     dtype: str
     labels: list[str]
@@ -64,6 +66,7 @@ def add_model(routes: FastAPI, application: Application, settings: Settings) -> 
             model=snapshot.model,
             state=snapshot.phase if snapshot.remote is None else engine.phase,
             ready=is_ready(application),
+            refusal=snapshot.activity.refusal,
             device=snapshot.device,
             dtype=snapshot.dtype,
             labels=list(LABELS),

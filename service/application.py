@@ -40,6 +40,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.reporter import Reporter
 
 PROBE_TEXT: Final = "a photo"
+QUOTED_PROBE: Final = f'"{PROBE_TEXT}"'  # a model of any language takes quoted words
 PROBE_PICTURE: Final = Image.new("RGB", (64, 64), (128, 128, 128))
 
 
@@ -203,7 +204,8 @@ class Application:
     def probe(self) -> VerdictFuture:
         """Submit the probe, which takes every step of a user's request but the decoding of a file."""
         premise = PROBE_TEXT if self._intake.takes_premise else None
-        return self.submit(PROBE_PICTURE, PROBE_TEXT, premise, source="probe")
+        text = PROBE_TEXT if self._settings.engine is None else QUOTED_PROBE
+        return self.submit(PROBE_PICTURE, text, premise, source="probe")
 
     def snapshot(self) -> Snapshot:
         return self._status.snapshot()

@@ -267,6 +267,11 @@ class Settings:
     def _check_engine(self, given: Mapping[str, object]) -> None:
         """``given`` are the fields that were set."""
         if self.engine is None:
+            if self.engine_key_file is not None:
+                raise SettingsError(
+                    "--engine-key-file (OFA_ENGINE_KEY_FILE) needs --engine (OFA_ENGINE).",
+                    remedy="Set the engine's address, or unset the key file.",
+                )
             return
         if local := next((name for name in OF_THE_MODEL if name in given), None):
             raise SettingsError(

@@ -70,6 +70,7 @@ def _engine(text: str) -> object:
     found = urlsplit(text)
     if found.port == 0 or not found.hostname:  # the port raises ValueError if it is not one
         raise ValueError
+    found.hostname.encode("idna")  # UnicodeError is a ValueError, too
     secret = found.username is not None or found.password is not None
     odd = found.query or found.fragment or "?" in text or "#" in text or not text.isprintable()
     if found.scheme not in ("http", "https") or secret or odd or " " in text or "\\" in text:

@@ -121,12 +121,14 @@ class Remote:
         problem: why it cannot be used, a code; None while it can.
         phase: its model's, UNINITIALIZED while there is a problem.
         ready: whether it would accept a request.
+        refusal: what it would refuse one with, if it says so.
     """
 
     url: str
     problem: str | None = Refusal.NO_INSTANCE
     phase: Phase = Phase.UNINITIALIZED
     ready: bool = False
+    refusal: Refusal | None = None
     model: str = ""
     device: str = ""
     dtype: str = ""

@@ -6,7 +6,6 @@ Nothing of an answer but numbers, known codes and names of the model is used: it
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from service.contract.status import CalibrationState, Limits, Phase, Remote
 
 RETRY_SECONDS: Final = 5.0  # where the answer has no Retry-After
 MAX_FACTS: Final = 16
+MOST: Final = 2**53  # a larger number is not the API's; neither is a NaN
 _FACT: Final = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _STAGE: Final = re.compile(r"(queue|compute);dur=([0-9]{1,9}(?:\.[0-9]{1,6})?)")
 _KEY_CODES: Final = frozenset(Denial) - {Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT}
@@ -128,6 +128,7 @@ def engine_of(answer: Answer, url: str) -> Remote:
             problem=None,
             phase=Phase(content["state"]),
             ready=content["ready"],
+            refusal=None if (refusal := content.get("refusal")) is None else Refusal(refusal),
             model=_name(content["model"], 200),
             device=_name(content["device"], 40),
             dtype=_name(content["dtype"], 40),
@@ -224,11 +225,7 @@ def _calibration(sent: Mapping[str, Any]) -> CalibrationState:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number that fits into a float."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _number(value: Any, least: float, most: float) -> float:

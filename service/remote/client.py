@@ -25,8 +25,8 @@ from service.remote.picture import Form
 CONNECT_SECONDS: Final = 3.0
 MODEL_SECONDS: Final = 5.0  # the whole of GET /v1/model, which computes nothing
 MAX_ANSWER: Final = 1 << 18  # bytes; 32 verdicts take 8 KiB
-#: A TLS error may be the system's own; a host may be no host name only for this client.
-_BROKEN: Final = (httpx.TransportError, httpx.InvalidURL, OSError)
+#: An error of TLS after the handshake comes as it is, and so does an address that is none.
+NOT_REACHED: Final = (httpx.TransportError, httpx.InvalidURL, OSError, UnicodeError)
 log = logging.getLogger(__name__)
 
 
@@ -53,14 +53,10 @@ class Client:
 
     async def model(self) -> Answer:
         """Return the answer of GET /v1/model. Raises Unreachable."""
-        try:
-            return await self._sent("GET", "/v1/model", httpx.Timeout(MODEL_SECONDS))
-        except _BROKEN as error:
-            raise _unreachable(error) from error
+        return await self._answered("GET", "/v1/model", httpx.Timeout(MODEL_SECONDS))
 
     async def judge(self, requests: Sequence[Request]) -> Answer:
-        """Return the answer of POST /v1/judge on requests of one group. A connection that breaks before the
-        answer is followed by one more, since judging changes nothing. Raises Unreachable."""
+        """Return the answer of POST /v1/judge on requests of one group. Raises Unreachable."""
         form, first = Form([one.pair for one in requests]), requests[0]
         headers = {
             "content-type": form.content_type,
@@ -72,15 +68,27 @@ class Client:
             headers["traceparent"] = f"00-{first.trace.trace_id}-{first.trace.parent_id}-{flag}"
         if first.caller:
             headers[NAMED_CALLER.decode()] = first.caller
+        return await self._answered("POST", "/v1/judge", None, headers, form)
+
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        timeout: httpx.Timeout | None,
+        headers: Mapping[str, str] | None = None,
+        form: Form | None = None,
+    ) -> Answer:
+        """Return the answer. A connection that breaks before it is followed by one more, since neither call
+        changes anything. Raises Unreachable."""
         try:
-            return await self._sent("POST", "/v1/judge", None, headers, form)
+            return await self._sent(method, path, timeout, headers, form)
         except httpx.TimeoutException as error:
             raise _unreachable(error) from error
-        except _BROKEN:
+        except NOT_REACHED:
             pass
         try:
-            return await self._sent("POST", "/v1/judge", None, headers, form)
-        except _BROKEN as error:
+            return await self._sent(method, path, timeout, headers, form)
+        except NOT_REACHED as error:
             raise _unreachable(error) from error
 
     async def _sent(
@@ -88,8 +96,8 @@ class Client:
         method: str,
         path: str,
         timeout: httpx.Timeout | None,
-        headers: Mapping[str, str] | None = None,
-        form: Form | None = None,
+        headers: Mapping[str, str] | None,
+        form: Form | None,
     ) -> Answer:
         sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
         if self._key is not None:

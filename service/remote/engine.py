@@ -20,12 +20,13 @@ from typing import Final
 
 import anyio
 
-from service.contract.causes import Outcome, Refusal
+from service.contract.causes import Denial, InputCode, Outcome, Refusal
 from service.contract.errors import (
     Abandoned,
     Busy,
     CallerBusy,
     DeadlineExceeded,
+    InferenceError,
     InputError,
     InvalidAnswer,
     KeyRefused,
@@ -217,6 +218,8 @@ class RemoteEngine:
         try:
             with anyio.fail_after(jobs[0].deadline - self._clock()):  # as service.remote.call does
                 answer = await self._client.judge(requests)
+                if requests[0].source == "probe" and answer.code == InputCode.PREMISE_NEEDED:
+                    answer = await self._client.judge([picture.with_premise(one) for one in requests])
             if answer.status != 200:
                 raise error_of(answer)
             verdicts = verdicts_of(answer, requests, self._watch.engine, self._clock())
@@ -228,6 +231,8 @@ class RemoteEngine:
             error = unexpected(failure)
         if error is not None:
             self._report(error, answer)
+            if requests[0].source == "probe" and _limited(error, answer):
+                error = InferenceError("The limit of this server's key is reached.")
             verdicts = [no_verdict(error, request, self._clock()) for request in requests]
         elif requests[0].of_user:
             self._on_success(self._clock())
@@ -237,8 +242,7 @@ class RemoteEngine:
         """Log what an operator must act on, and look at the engine soon."""
         if isinstance(error, Unreachable):
             self._watch.look_soon()
-        code = answer.code if answer is not None else ""
-        limited = isinstance(error, Busy) and code in ("rate_limit", "concurrent_limit")
+        limited = _limited(error, answer)
         if not isinstance(error, KeyRefused | InvalidAnswer) and not limited:
             return
         if answer is None or (more := self._answers.admit()) is None:
@@ -248,7 +252,7 @@ class RemoteEngine:
             "ENGINE_ANSWER%s",
             fields(
                 status=answer.status,
-                code=code or "none",
+                code=answer.code or "none",
                 msg=error.message,
                 remedy=remedy if limited else error.remedy,
                 more=more or None,
@@ -329,8 +333,15 @@ class RemoteEngine:
             return Refusal.NO_INSTANCE
         if engine.phase is not Phase.LOADED:
             return Refusal.LOADING
-        full = not engine.ready or len(self._pending) >= self._limits.queue_size
-        return Refusal.QUEUE_FULL if full else None
+        if not engine.ready:
+            return engine.refusal or Refusal.QUEUE_FULL
+        return Refusal.QUEUE_FULL if len(self._pending) >= self._limits.queue_size else None
+
+
+def _limited(error: ServiceError, answer: Answer | None) -> bool:
+    """Whether this server's key is at its limit, which only an operator can change."""
+    codes = (Denial.RATE_LIMIT, Denial.CONCURRENT_LIMIT)
+    return isinstance(error, Busy) and answer is not None and answer.code in codes
 
 
 def _timing(jobs: Sequence[Job], answer: Answer | None, now: float) -> RequestTiming:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from service.contract.request import Pair, Request
@@ -62,6 +62,11 @@ class Form:
         for start in range(0, len(content), _CHUNK):
             yield content[start : start + _CHUNK]
         yield self._tail
+
+
+def with_premise(request: Request) -> Request:
+    """Return the request with its text as the premise, too."""
+    return replace(request, pair=replace(request.pair, premise=request.pair.hypothesis))
 
 
 def close(request: Request) -> None:

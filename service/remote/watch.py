@@ -14,12 +14,14 @@ import anyio
 from service.contract.causes import Refusal
 from service.contract.errors import InvalidAnswer, KeyRefused, ServiceError
 from service.contract.log_line import fields
-from service.contract.status import Remote
+from service.contract.status import Phase, Remote
 from service.remote.answers import engine_of, error_of
 from service.remote.client import MODEL_SECONDS, Client
 
 POLL_SECONDS: Final = 5.0
-RETRY_SECONDS: Final = 1.0  # while it cannot be used; also the least time between two questions
+RETRY_SECONDS: Final = (
+    1.0  # while it is not reached or its model not loaded; also the least time between two questions
+)
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ class Watch:
         self._wake = asyncio.Event()
         self._looked = threading.Event()
         self._logged: tuple[object, ...] = ()
+        self._unreached = 0  # times in a row that it was not reached, by a look or a request
         self.engine = Remote(url)  # replaced whole
 
     def wait_first(self, seconds: float) -> None:
@@ -43,20 +46,23 @@ class Watch:
         self._looked.wait(seconds)
 
     def look_soon(self) -> None:
-        """A request has met a problem."""
+        """A request has not reached the engine."""
+        self._unreached += 1
         self._wake.set()
 
     async def run(self) -> None:
         while True:
             await self.look()
             await asyncio.sleep(RETRY_SECONDS)
-            if self.engine.problem is None and not self._wake.is_set():
+            steady = self.engine.phase is Phase.LOADED and not self._unreached
+            if steady and not self._wake.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_SECONDS - RETRY_SECONDS)
             self._wake.clear()
 
     async def look(self) -> None:
-        """Ask once."""
+        """Ask once. The engine counts as unreachable at the second failure in a row: until then requests are
+        sent as before, and their answers decide."""
         try:
             with anyio.fail_after(MODEL_SECONDS):
                 answer = await self._client.model()
@@ -67,9 +73,13 @@ class Watch:
             engine, failure = Remote(self._url), None
         except ServiceError as error:
             engine, failure = Remote(self._url, problem=_problem(error)), error
-        except Exception as error:  # the thread carries every call
-            failure = InvalidAnswer(f"The engine's answer could not be read: {type(error).__name__}.")
+        except Exception as error:  # the thread must go on, whatever was answered
+            failure = InvalidAnswer("The engine's answer cannot be read.")
+            failure.__cause__ = error
             engine = Remote(self._url, problem=_problem(failure))
+        self._unreached = self._unreached + 1 if engine.problem == Refusal.NO_INSTANCE else 0
+        if self._unreached == 1 and self.engine.problem is None:
+            return
         self._log(engine, failure)
         if engine != self.engine:
             self.engine = engine

@@ -58,7 +58,7 @@ class Answering:
             self.heads.append(head)
             if head.startswith("GET "):
                 return self.model
-            if b"\r\n\r\na photo\r\n" in body:
+            if b'\r\n\r\n"a photo"\r\n' in body:
                 return self.probe
             self.calls += 1
             return self.judge.pop(0) if len(self.judge) > 1 else self.judge[0]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from api.app import ApiSite
@@ -104,6 +105,18 @@ def test_the_limits_of_the_key_are_busy_with_a_line_for_the_operator(
     (line,) = [line for line in caplog.messages if line.startswith("ENGINE_ANSWER")]
     assert "CODE=rate_limit" in line
     assert "--api-keys-file" in line
+
+
+def test_a_probe_over_the_limit_of_the_key_has_failed(over: Over, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    key = make(keys, "front", 1, 100)
+    with keyed(ScriptedApplication(), keys) as front:
+        files, headers = {"image": PICTURE}, {"authorization": f"Bearer {key}"}
+        sent = httpx.post(f"{base(front)}/v1/judge", data={"text": "a"}, files=files, headers=headers)
+        assert sent.status_code == 200
+        application = over(base(front), ready=False, engine_key_file=written(tmp_path, key))
+        until(lambda: application.snapshot().evidence.failure is not None)
+        assert not application.report().healthy
 
 
 def test_the_key_goes_to_its_address_only(over: Over, tmp_path: Path) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import json
 import logging
+import socketserver
+import ssl
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from service.build import Application
 from service.contract.causes import Refusal
+from service.contract.errors import InvalidTexts
 from tests.api.serving import PICTURE
 from tests.fakes import until
 from tests.remote.answering import MODEL, SCORES, Raw, answer, answering, judged
@@ -62,6 +69,46 @@ def test_an_odd_answer_is_an_error(over: Over, name: str, caplog: pytest.LogCapt
     assert "nginx" not in lines[0]
 
 
+def test_codes_of_texts_that_are_none_are_skipped(over: Over) -> None:
+    with answering() as engine:
+        application = over(engine.url)
+        errors = [{"index": 0, "code": ["no_text"]}, {"index": 0, "code": "no_text"}]
+        engine.judge = [answer({"code": "no_text", "errors": errors, "facts": {"limit": 10**400}}, 400)]
+        with pytest.raises(InvalidTexts) as refused:
+            application.submit(PICTURE, "a").result(30)
+    assert (refused.value.errors, refused.value.facts) == ([(0, "no_text")], {})
+
+
+def test_an_error_of_tls_after_the_handshake_is_no_engine(
+    over: Over, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that demands a certificate of the client says so only then."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command.split(), *subject], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate)
+
+    class Demanding(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                context.wrap_socket(self.request, server_side=True).recv(10)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Demanding) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        application = over(f"https://127.0.0.1:{server.server_address[1]}", ready=False)
+        until(lambda: application.snapshot().evidence.probes > 1)
+        _lives_on(application)
+        assert application.report().ready.reason == Refusal.NO_INSTANCE
+        application.supervisor.stop(0.0)
+        server.shutdown()
+
+
 def test_a_verdict_with_a_calibration_is_complete(over: Over) -> None:
     calibrated = {"Yes": 0.7, "No": 0.2, "Maybe": 0.1}
     with answering() as engine:
@@ -81,9 +128,9 @@ NO_ENGINE: Final[dict[str, Raw]] = {
     "other labels": answer({**MODEL, "labels": ["cat", "dog"]}),
     "an unknown state": answer({**MODEL, "state": "asleep"}),
     "no limits": answer({name: value for name, value in MODEL.items() if not name.startswith("max")}),
-    "a name with a line feed": answer({**MODEL, "model": "demo\nFATAL | x"}),
-    "a calibration that is none": answer({**MODEL, "calibration": None}),
+    **{f"a calibration of {odd}": answer({**MODEL, "calibration": odd}) for odd in (None, "none", ["none"])},
     "a limit of 400 digits": answer({**MODEL, "max_bytes": 10**400}),
+    "a name with a line feed": answer({**MODEL, "model": "demo\nFATAL | x"}),
     "a page that reaches no engine": answer({**MODEL, "state": "uninitialized", "model": ""}),
     "nothing": None,
 }
@@ -98,9 +145,9 @@ def test_what_is_no_engine_makes_the_page_unready_and_unhealthy(
         engine.model = NO_ENGINE[name]
         application = over(engine.url, ready=False)
         until(lambda: not application.report().ready.ok and "ENGINE_UNUSABLE" in caplog.text)
+        _lives_on(application)
         report = application.report()
         assert (report.ready.reason, report.healthy) == (Refusal.NO_INSTANCE, False)
-        assert (report.live.ok, report.startup.ok) == (True, True)
         assert report.details["model"] == "uninitialized"
         engine.model = answer(MODEL)
         until(lambda: application.report().healthy)
@@ -126,6 +173,13 @@ def test_the_page_is_ready_when_the_engine_is(over: Over, state: str, ready: boo
         assert verdict.reason == (None if state == "loaded" else "loading"), "the engine decides what is full"
         engine.model = answer(MODEL)
         until(lambda: application.report().ready.ok)
+
+
+def test_the_page_gives_the_engines_reason(over: Over) -> None:
+    with answering() as engine:
+        engine.model = answer({**MODEL, "ready": False, "refusal": "stuck"})
+        application = over(engine.url, ready=False)
+        until(lambda: application.report().ready.reason == Refusal.STUCK)
 
 
 def test_the_model_its_limits_and_its_calibration_are_the_engines(over: Over) -> None:

@@ -118,7 +118,7 @@ def test_the_page_outlives_its_engine(tmp_path: Path) -> None:
                 page.wait_healthy()
                 page.wait_for("readiness", lambda: page.get("/readyz")[0] == 200)
                 assert judge(page, TEXTS[0]).json()["results"][0]["label"] == "Yes"
-            page.wait_for("the end of readiness", lambda: page.get("/readyz")[0] == 503)
+            page.wait_for("the end of readiness", lambda: page.get("/readyz") == (503, "no_instance"))
             _says_no_instance(page)
         assert page.process.pid == pid
         assert page.process.poll() is None

@@ -47,13 +47,17 @@ def test_every_option_has_a_flag_and_a_variable_that_do_the_same(
     samples |= {"root_path": "/vqa", "language": "any", "engine": "http://127.0.0.1:1"}
     samples |= {"page_password_file": str(password_file), "api_keys_file": str(tmp_path / "keys")}
     make(tmp_path / "keys", "shop")
+    samples |= {"engine_key_file": str(tmp_path / "key")}
+    (tmp_path / "key").write_text("key\n")
+    (tmp_path / "key").chmod(0o600)
     samples |= dict.fromkeys(("precision_guard", "converted_cache", "page"), "off")
     for name, option in options().items():
         if option.secret:
             continue
         sample = samples.get(name, "1")
-        by_flag = Settings.from_args([flag(name), sample], {})
-        by_variable = Settings.from_args([], {option.env: sample})
+        needed = ["--engine", samples["engine"]] if name == "engine_key_file" else []
+        by_flag = Settings.from_args([*needed, flag(name), sample], {})
+        by_variable = Settings.from_args(needed, {option.env: sample})
         assert by_flag == by_variable, name
         assert name == "backend" or by_flag != Settings(), name
 
@@ -123,6 +127,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         "http://",
         "http:///v1",
         "http:HOST:0",
+        "http:" + "//ü..x",
         "http:HOST:65536",
         "http:HOST:port",
         "http://[::1",
@@ -151,6 +156,7 @@ def test_an_engine_may_have_a_path_and_excludes_a_model() -> None:
         assert flag(name) in message
         assert options()[name].env in refused(engine, {options()[name].env: sample})
     assert "--backend" in refused([*engine, "--backend", "native"])
+    assert "--engine" in refused(["--engine-key-file", "key"])
 
 
 def test_help_names_every_flag_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
