@@ -11,10 +11,15 @@ import anyio
 
 class Call:
     """Runs work in ``loop`` and cancels it through a scope of anyio: httpcore would keep the connection of a
-    cancelled task in its pool for good, taken by nobody."""
+    cancelled task in its pool for good, taken by nobody.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    ``running`` is the loop's set of calls that have begun; each removes itself at its end.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, running: set[Call]) -> None:
         self._loop = loop
+        self._running = running
+        self.task: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None  # this and the next for the loop's thread only
         self._cancelled = False
 
@@ -23,15 +28,21 @@ class Call:
 
     def cancel(self) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._cancel)
+            self._loop.call_soon_threadsafe(self.cancel_now)
 
-    def _cancel(self) -> None:
+    def cancel_now(self) -> None:
+        """As ``cancel``, in the loop's thread."""
         self._cancelled = True
         if self._scope is not None:
             self._scope.cancel()
 
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
-        with anyio.CancelScope() as self._scope:
-            if self._cancelled:  # before it began
-                self._scope.cancel()
-            await work()
+        self.task = asyncio.current_task()
+        self._running.add(self)
+        try:
+            with anyio.CancelScope() as self._scope:
+                if self._cancelled:  # before it began
+                    self._scope.cancel()
+                await work()
+        finally:
+            self._running.discard(self)

@@ -78,6 +78,7 @@ class RemoteEngine:
         self._watch = Watch(self._client, url, on_change)
         self._beat: Callable[[], None] = lambda: None
         self._answers = LogLimit(LOG_SECONDS)
+        self._calls: set[Call] = set()  # for the loop's thread only
         # One lock guards everything below. It is never held while logging or resolving a future.
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -110,7 +111,7 @@ class RemoteEngine:
             if refusal is None and self._loop is not None:
                 self._count["accepted"] += len(jobs)
                 self._pending.update(dict.fromkeys(jobs))
-                (call := Call(self._loop)).start(functools.partial(self._send, jobs))
+                (call := Call(self._loop, self._calls)).start(functools.partial(self._send, jobs))
         if refusal is not None:
             picture.close(requests[0])
             for job in jobs:
@@ -186,9 +187,13 @@ class RemoteEngine:
             running = (self._closing.wait(), self._watch.run(), self._keep_beating())
             tasks = [asyncio.ensure_future(one) for one in running]
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
+            # Only these: anyio's own tasks must be cancelled by anyio.
+            for task in tasks:
                 task.cancel()
+            calls = list(self._calls)
+            for call in calls:
+                call.cancel_now()
+            left = [*tasks, *(call.task for call in calls if call.task is not None)]
             await asyncio.gather(*left, return_exceptions=True)
             for task in ended:
                 task.result()
