@@ -1,8 +1,8 @@
 """Which replica gets a request: the shorter queue of two among those that say they are ready.
 
 A replica that refuses at once has the shortest queue of all, and a stopped one keeps the queue length it had.
-Ray's own router would send both more requests. What replicas report (``Judge.record_routing_stats``) reaches
-this router through Ray's controller, about once a second.
+Ray's own router would send both more requests. What they report (``record_routing_stats``) reaches this
+router through Ray's controller, about once a second.
 """
 
 from __future__ import annotations
