@@ -242,7 +242,9 @@ def test_a_full_storage_is_said_and_the_answers_stay_shown(
     assert visitor.errors == []
 
 
-@pytest.mark.parametrize(("pictures", "size", "kept"), [(60, 10, 40), (24, 2 << 20, 16)])
+@pytest.mark.parametrize(
+    ("pictures", "size", "kept"), [(60, 10, 40), pytest.param(24, 2 << 20, 16, marks=pytest.mark.long)]
+)
 def test_the_oldest_pictures_leave_a_full_history(
     visit: Open, ready: client.Page, red_circle: Path, pictures: int, size: int, kept: int
 ) -> None:

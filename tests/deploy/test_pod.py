@@ -40,6 +40,7 @@ def post(url: str, key: str, file: tuple[str, bytes], **fields: str) -> tuple[in
             return error.code, json.load(error)
 
 
+@pytest.mark.long
 def test_it_serves_with_nothing_but_its_volumes_writable(tmp_path: Path) -> None:
     key = make(tmp_path / "keys", "tests")
     write_secrets(

@@ -60,6 +60,7 @@ def engines(tmp_path: Path) -> Iterator[Engines]:
         yield scripted, balancer, ends
 
 
+@pytest.mark.long
 def test_a_cancelled_request_ends_at_the_engine_behind_haproxy(engines: Engines, over: Over) -> None:
     scripted, balancer, _ = engines
     application = over(balancer.page)
