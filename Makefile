@@ -107,7 +107,7 @@ test: $(DEV)
 	@tests/system_packages.sh $(TEST_PROGRAMS)
 	$(PYTEST) -m 'not long' $(ARGS)
 
-# In a network namespace: what Ray opens is reached by nobody, and the nodes of a cluster can have loopback addresses.
+# In a network namespace of its own: no other process can reach Ray's ports, and nodes can have loopback addresses.
 # The test of deploy/kubernetes/ray needs the users of this machine, which only root can have in it.
 test-cluster: $(RAY)
 	@tests/system_packages.sh unshare nsenter ip curl

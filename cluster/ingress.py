@@ -44,7 +44,7 @@ RECEIPT_PER_BYTE: Final = 0.2 / (1 << 20)  # more for the body's way there; a sl
 SPARE_SECONDS: Final = 1.0
 #: How long a report of a replica counts. Longer than Ray's controller takes to start again.
 EVIDENCE_SECONDS: Final = 15.0
-#: Ray's errors for a replica that died, or cannot be reached, or gave up the request by itself.
+#: Ray's errors for a replica that died or cannot be reached, and for a request that Ray itself cancelled.
 LOST: Final = (RayActorError, WorkerCrashedError, TaskCancelledError)
 #: A replica that answers with one of these has not begun.
 ELSEWHERE: Final = frozenset({Refusal.STOPPING, Refusal.LOADING})

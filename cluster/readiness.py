@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-STALE_SECONDS: Final = 3.0  # a report is no longer evidence; also allows for a busy machine
+STALE_SECONDS: Final = 3.0  # age at which a report counts no longer; six periods, for busy machines
 SILENT_SECONDS: Final = 1.0  # a replica has not said that it takes a request sent to it
 
 

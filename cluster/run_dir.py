@@ -25,23 +25,17 @@ def open_run_dir(settings: Settings, kind: str, stack: ExitStack) -> tuple[Setti
     """
     rank = serve.get_replica_context().rank.rank
     for number in (rank, *range(MOST_FOLDERS)):
-        run_dir = settings.run_dir / f"{kind}-{number}"
+        own = dataclasses.replace(settings, run_dir=settings.run_dir / f"{kind}-{number}")
         try:
-            lock = lock_run_dir(run_dir, must_write=True)
+            lock = lock_run_dir(own.run_dir, must_write=True)
         except SettingsError as error:
             if error.code != "run_dir_taken":
                 raise RuntimeError(f"{error.message} {error.remedy} ({error.code})") from None
             continue
         if lock is not None:
             stack.callback(os.close, lock)
-        logs = Logs(
-            run_dir,
-            max_bytes=settings.log_max_bytes,
-            backups=settings.log_backups,
-            level=settings.log_level,
-            form=settings.log_format,
-        )
+        logs = Logs.of(own)
         logs.open()
         stack.callback(logs.close)
-        return dataclasses.replace(settings, run_dir=run_dir), number
+        return own, number
     raise RuntimeError(f"All run directories below {settings.run_dir} are taken.")

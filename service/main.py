@@ -109,13 +109,7 @@ def main(argv: Sequence[str], *, prog: str, description: str, front: MakeFront |
                 public = stack.enter_context(listen(settings.host, settings.port, "--port"))
             if (lock := lock_run_dir(settings.run_dir, first)) is not None:
                 stack.callback(os.close, lock)
-            logs = Logs(
-                settings.run_dir,
-                max_bytes=settings.log_max_bytes,
-                backups=settings.log_backups,
-                level=settings.log_level,
-                form=settings.log_format,
-            )
+            logs = Logs.of(settings)
             logs.open(must_write=first)
         except SettingsError as error:
             print(f"{prog}: {error.message} {error.remedy} ({error.code})", file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.contract.errors import SettingsError
 
-Signature = tuple[int, ...] | None  # changes with the file; None while there is no file
+Signature = tuple[int, ...] | None  # differs after each change of the file; None if it does not exist
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""`python -m lab.bench.balanced`: calls per second of one instance alone, and of one and two behind HAProxy.
+"""`python -m lab.bench.balanced`: calls per second of one instance alone, of a page in front of it, and
+of one and two instances behind HAProxy.
 
 The demo model on a CPU, with CLIENTS callers in a closed loop, and with one for the latency. The sides take
 turns in one run. Prints a Markdown table.
@@ -14,6 +15,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from lab import ROOT
 from lab.bench.cases import sentence
@@ -55,28 +58,36 @@ def closed_loop(port: int, picture: bytes, clients: int, seconds: float) -> list
 
 
 def instance(held: ExitStack, scratch: Path) -> Place:
-    """Start an instance of the demo model and wait until it is ready.
+    """Start an instance of the demo model, without the page.
 
     With one thread, since two wait for each other where the callers take processors of the same machine.
     """
+    model = ("--model", "demo", "--device", "cpu", "--threads", "1")
+    return started(held, scratch, *model, "--page", "off")[0]
+
+
+def started(held: ExitStack, scratch: Path, *flags: str) -> tuple[Place, int]:
+    """Start ``web_app.py``, wait until it is ready, and return where it is and its PID."""
     place = Place(*free_ports(2))
     command = [
-        *(sys.executable, "web_app.py", "--model", "demo", "--device", "cpu", "--threads", "1"),
+        *(sys.executable, "web_app.py", *flags),
         *("--host", "127.0.0.1", "--port", str(place.port), "--trusted-proxies", "127.0.0.1"),
-        *("--health-host", "127.0.0.1", "--health-port", str(place.health_port), "--page", "off"),
+        *("--health-host", "127.0.0.1", "--health-port", str(place.health_port)),
         *("--run-dir", str(scratch / f"run{place.port}")),
     ]
     child = held.enter_context(running(command, scratch))
     wait_for(child, place.health_port, "/readyz", 120.0)
-    return place
+    return place, child.pid
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         scratch = Path(folder)
         ports: dict[str, int] = {}
-        alone = instance(held, scratch)
+        alone, engine = started(held, scratch, "--model", "demo", "--device", "cpu", "--threads", "1")
         ports["one instance"] = alone.port
+        front, page = started(held, scratch, "--engine", f"http://127.0.0.1:{alone.port}")
+        ports["the page in front of it"] = front.port
         places = {
             "HAProxy, one instance": [alone, alone],
             "HAProxy, two instances": [instance(held, scratch) for _ in range(2)],
@@ -87,6 +98,8 @@ def main() -> None:
             balancer.wait_ready("1", "2")
             ports[side] = balancer.port
         print(table(ports, (ROOT / "models/demo/examples/existence.png").read_bytes()))
+        for name, pid in (("instance with its page", engine), ("page in front", page)):
+            print(f"resident memory of the {name}: {psutil.Process(pid).memory_info().rss / 1e6:.0f} MB")
 
 
 def table(ports: dict[str, int], picture: bytes, rounds: int = ROUNDS) -> str:

@@ -76,7 +76,7 @@ class Answer:
 
 
 def error_of(answer: Answer) -> ServiceError:
-    """Return why there is no verdict."""
+    """Map an answer without verdicts to an error."""
     code, retry = answer.code, answer.retry_after
     if code in set(InputCode):
         return _input_error(answer, InputCode(code))

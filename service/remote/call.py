@@ -10,8 +10,8 @@ import anyio
 
 
 class Call:
-    """Runs work in ``loop`` and cancels it through a scope of anyio: httpcore would keep the connection of a
-    cancelled task in its pool for good, taken by nobody.
+    """Runs work in ``loop`` and cancels it through a scope of anyio: when a task is cancelled, httpcore
+    never removes its connection from the pool.
 
     ``running`` is the loop's set of calls that have begun; each removes itself at its end.
     """

@@ -24,6 +24,7 @@ from typing import Final, TextIO
 from service.contract.errors import SettingsError
 from service.contract.log_line import fields, split
 from service.contract.times import STOP_LOGS
+from service.settings import Settings
 from service.telemetry.log_writers import Console, LogFile, Writer
 
 LOGGERS: Final = ("service", "web_app", "health_api", "page", "api", "batch", "cluster", "ofa", "doctor")
@@ -147,6 +148,17 @@ class Logs:
             None: _Libraries(lines, self._file, self._console),  # the root logger
         }
         self._thread_hook = threading.excepthook
+
+    @classmethod
+    def of(cls, settings: Settings) -> Logs:
+        """The logs in the settings' run directory."""
+        return cls(
+            settings.run_dir,
+            max_bytes=settings.log_max_bytes,
+            backups=settings.log_backups,
+            level=settings.log_level,
+            form=settings.log_format,
+        )
 
     def open(self, *, must_write: bool = False) -> None:
         """Start logging. With ``must_write``, raises SettingsError if this user may not write to the run

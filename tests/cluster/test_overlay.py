@@ -37,7 +37,7 @@ HEAD = SPEC["rayClusterConfig"]["headGroupSpec"]
 PICTURE = ROOT / "models" / "demo" / "examples" / "colour.png"
 SCHEMA = ROOT / "lab" / "kubernetes" / "schemas" / "serve_config.json"
 WHOLE_RANGE = ["0", "0", "4294967295"]  # every user of the machine exists in this namespace
-DRAIN = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}  # of a node; there is no other for its replicas
+DRAIN = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2"}  # no other node could take its replicas
 PAUSE = 0.5  # seconds between two looks
 NETWORK = "10.9.0"  # of the two pods alone
 

@@ -1,4 +1,4 @@
-"""Calls to the engine behind --engine: cancelled, late, broken, many, and what it is told of them."""
+"""Calls to the engine behind --engine: cancelled, late, broken, many at once, and what they carry."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +15,6 @@ from service.contract.causes import Refusal
 from tests.api.serving import PICTURE, ScriptedApplication, serving
 from tests.fakes import until
 from tests.remote.conftest import Over
-
-pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 
 
 @contextmanager
