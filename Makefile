@@ -77,7 +77,7 @@ help:
 	@echo 'make setup   create the environment only, e.g. before ./guardian.sh'
 	@echo 'make test    run the tests, including a real browser (ARGS="-k name" selects some)'
 	@echo 'make test-all   also run the long tests: picture corpora, all hostile folders, repetitions, and test-cluster'
-	@echo 'make test-cluster   kill, stop and disturb a real Ray cluster and its nodes (6 minutes)'
+	@echo 'make test-cluster   kill, stop and disturb a real Ray cluster and its nodes (about 6 minutes)'
 	@echo 'make lint    ruff, mypy, import-linter, shellcheck, Kubernetes manifests'
 	@echo 'make format  format the code'
 	@echo 'make evaluate   accuracy and calibration on labelled data (DATA=file, MODEL=demo, ARGS="--pictures folder")'
