@@ -261,6 +261,7 @@ def test_the_oldest_pictures_leave_a_full_history(
     expect(visitor.page.locator(ROW)).to_have_count(kept)
 
 
+@pytest.mark.long
 def test_the_oldest_rows_leave_a_full_history(visit: Open, ready: client.Page, red_circle: Path) -> None:
     one_picture = FILL.replace("group: `g${at}`", "group: 'g1'")
     visitor = visit(ready.base)

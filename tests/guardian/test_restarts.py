@@ -279,7 +279,7 @@ def test_a_pause_of_the_guardian_does_not_count_against_the_instance(guarded: Gu
     ("answers", "socketless"),
     [
         pytest.param("endless", False, id="socket-endless"),
-        pytest.param("drip", False, id="socket-drip"),
+        pytest.param("drip", False, id="socket-drip", marks=pytest.mark.long),
         pytest.param("endless", True, id="port-endless"),
         pytest.param("drip", True, id="port-drip", marks=pytest.mark.long),
     ],

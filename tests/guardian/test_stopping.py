@@ -154,6 +154,7 @@ def test_a_listener_on_another_address_is_no_conflict(guarded: Guarded) -> None:
     assert guarded.restart_log == ""
 
 
+@pytest.mark.long
 def test_it_gives_up_on_a_port_that_stays_taken(
     guarded: Guarded, hold_port: Callable[[int], subprocess.Popen[bytes]]
 ) -> None:
